@@ -1,0 +1,61 @@
+"""Scores of predictions, each with its uncertainty."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """A mean with its standard error over `n` independent observations."""
+
+    mean: float
+    standard_error: float
+    n: int
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval, normal approximation."""
+        half = 1.96 * self.standard_error
+        return self.mean - half, self.mean + half
+
+
+def estimate(values: Tensor) -> Estimate:
+    """Mean and standard error (ddof = 1) of `values` (n,); n = 1 has a standard error of NaN."""
+    n = values.numel()
+    values = values.double()
+    se = values.std().item() / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(values.mean().item(), se, n)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Unweighted mean of independent estimates (tasks, say); n counts them all."""
+    k = len(estimates)
+    se = math.sqrt(sum(e.standard_error**2 for e in estimates)) / k
+    return Estimate(sum(e.mean for e in estimates) / k, se, sum(e.n for e in estimates))
+
+
+def skill(accuracy: Tensor, way: int) -> Tensor:
+    """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 worse than guessing."""
+    chance = 1.0 / way
+    return (accuracy - chance) / (1.0 - chance)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of queries classified right; logits (..., q, c), labels (..., q) -> (...)."""
+    return (logits.argmax(-1) == labels).double().mean(-1)
+
+
+def macro_f1(logits: Tensor, labels: Tensor) -> Tensor:
+    """Unweighted mean over classes of F1; logits (..., q, c), labels (..., q) -> (...).
+
+    A class that is neither present nor predicted counts as zero, as in scikit-learn with
+    `zero_division=0` over all c classes.
+    """
+    n_classes = logits.shape[-1]
+    predicted = torch.nn.functional.one_hot(logits.argmax(-1), n_classes).double()
+    actual = torch.nn.functional.one_hot(labels, n_classes).double()
+    hits = (predicted * actual).sum(-2)
+    total = predicted.sum(-2) + actual.sum(-2)
+    return (2 * hits / total.clamp(min=1)).mean(-1)

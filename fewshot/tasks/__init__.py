@@ -1,0 +1,1 @@
+"""Where examples come from, and the episodes that are drawn from them."""

@@ -1,0 +1,1 @@
+"""Which trials to run, where, and what came of them."""

@@ -1,0 +1,208 @@
+"""What passes between the orchestrator and the trials: plain, frozen, and able to be run again."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from fewshot.metrics import Estimate
+
+Outcome = Literal["complete", "stopped", "failed"]
+Stage = Literal["search", "final", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A registered part (dataset, model, learner) by name, with its keyword arguments."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """Which rows of a dataset are a task, and what is to be told of them.
+
+    `where` keeps the rows whose column has one of the values; `label` is the column to predict.
+    `query` and `unlabelled` (adaptation programs only) are other rows of the same dataset:
+    those that score, and those whose labels nobody may see.
+    """
+
+    name: str
+    dataset: str
+    label: str
+    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    within: str | None = None  # column inside whose values the classes of an episode are drawn
+    corrupt: Literal["shuffle"] | None = None
+    query: Mapping[str, tuple[Any, ...]] | None = None
+    unlabelled: Mapping[str, tuple[Any, ...]] | None = None
+    n_unlabelled: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that fixes shapes and control flow. Trials of equal recipes can share a worker."""
+
+    program: str  # a name in trials.build.PROGRAMS
+    datasets: Mapping[str, Component]
+    tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
+    model: Component
+    learner: Component
+    way: int
+    shot: int
+    query: int
+    episodes: int  # per training task and outer step
+    validation_episodes: int  # per validation task
+    test_episodes: int  # per test task
+    batch: int = 0  # examples per step, of adaptation programs
+    teacher: Component | None = None
+    seed: int = 0  # of the episodes that score: the same for every trial
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that tell unequal recipes apart."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """All that is needed to run a trial, and to run it again."""
+
+    number: int
+    stage: Stage = "search"
+    attempt: int = 0
+    seed: int
+    recipe: Recipe
+    hyperparameters: Mapping[str, float]
+    task_weights: Mapping[str, float]  # >= 0, sums to 1; empty where nothing is meta-trained
+    rungs: tuple[int, ...]  # outer steps at which a report is due, ascending
+    initial: str | None = None  # key of the trial from whose last rung this one starts
+
+    @property
+    def key(self) -> str:
+        """Names the trial within its search, in files and in MLflow."""
+        return f"{self.stage}-{self.number:04d}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrialSpec":
+        data = json.loads(text)
+        data["recipe"] = _recipe(data["recipe"])
+        data["rungs"] = tuple(data["rungs"])
+        return cls(**data)
+
+
+def _recipe(data: dict[str, Any]) -> Recipe:
+    def component(part: dict[str, Any] | None) -> Component | None:
+        return None if part is None else Component(**part)
+
+    def task(part: dict[str, Any]) -> TaskSpec:
+        for rows in ("where", "query", "unlabelled"):
+            if part[rows] is not None:
+                part[rows] = {column: tuple(values) for column, values in part[rows].items()}
+        return TaskSpec(**part)
+
+    data["datasets"] = {name: Component(**part) for name, part in data["datasets"].items()}
+    data["tasks"] = {split: tuple(map(task, parts)) for split, parts in data["tasks"].items()}
+    for part in ("model", "learner", "teacher"):
+        data[part] = component(data[part])
+    return Recipe(**data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungReport:
+    """How a live trial stands at a rung. A score of NaN says that it diverged."""
+
+    key: str
+    step: int
+    score: Estimate  # mean skill over the validation tasks; higher is better
+    per_task: Mapping[str, Estimate]  # skill
+    metrics: Mapping[str, float]  # "val/<task>/accuracy", "train/loss", ...
+    time: float  # seconds since 1970 when it was made; a repeated report repeats it
+    seconds: float  # of training since the trial was admitted
+    lane_seconds: float  # the same, divided by the lanes that shared the step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationResult:
+    """One trial's model adapted to one held-out task."""
+
+    task: str
+    split: Literal["validation", "test"]
+    score: Estimate  # skill
+    metrics: Mapping[str, float]  # "accuracy", "f1"
+    time: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """How a trial ended. Every admitted trial ends exactly once."""
+
+    key: str
+    outcome: Outcome
+    step: int
+    adaptations: tuple[AdaptationResult, ...] = ()
+    checkpoint: str | None = None
+    error: str | None = None
+    time: float = 0.0
+
+
+class TrialProgram(Protocol):
+    """Runs up to `lanes` trials of one recipe side by side.
+
+    Laws (one conformance suite, run over every program and every executor):
+    - alone: a trial's reports do not depend on its lane, on its neighbours, or on when it was
+      admitted (to rounding; seeds hang on the spec, never on the place);
+    - one report per live trial per rung, in order; every admitted trial ends exactly once;
+    - isolation: a lane that diverges (NaN/inf) fails alone;
+    - resume: admitted again after a crash, it goes on from its last rung and repeats the reports
+      that it made before, with their times;
+    - the searched weights never enter the score.
+    """
+
+    lanes: int
+
+    def admit(self, spec: TrialSpec) -> None:
+        """Queue a trial; it starts at the next `advance` that finds a lane free."""
+
+    def advance(self) -> list[RungReport]:
+        """Train all lanes until at least one is at a rung; no reports if nothing is live."""
+
+    def release(self, key: str, outcome: Outcome) -> TrialResult:
+        """End a trial and free its lane. A complete one is adapted to every held-out task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A worker's say: what it found since its last orders. It now waits for the next ones."""
+
+    worker: int
+    reports: tuple[RungReport, ...] = ()
+    results: tuple[TrialResult, ...] = ()
+    free: int = 0  # lanes that could take a trial
+    lost: tuple[str, ...] = ()  # keys of the trials that were on a worker that died
+
+
+class Executor(Protocol):
+    """Places workers and carries orders to them.
+
+    Inline and Ray can't be told apart by their results. After a turn a worker stands still until
+    `exchange` gives it orders; orders with nothing to do put it to rest until the next ones.
+    """
+
+    lanes: int  # over all workers
+
+    def exchange(
+        self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
+    ) -> None:
+        """Give a waiting worker its orders: trials to end, then trials to take in."""
+
+    def turn(self) -> Turn:
+        """Wait for the next worker that has something to say."""
+
+    def close(self) -> None:
+        """End all workers."""
