@@ -1,0 +1,1 @@
+"""Learners: how a model learns a new task from its support set."""

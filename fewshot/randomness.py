@@ -1,0 +1,51 @@
+"""Counter-based random numbers: a pure function of a seed and counters, on any device.
+
+Nothing is stored and nothing advances, so the draw of any (seed, step, task, episode) can be made
+again, in any order, alone or among thousands. The hash is SplitMix64's finaliser (Steele, Lea and
+Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) over wrapping int64.
+"""
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical shift: int64 is signed, so what the sign drags in is masked away."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    return z ^ _shift_right(z, 31)
+
+
+def fold(key: Tensor, counter: Tensor | int) -> Tensor:
+    """A new key for each (key, counter), int64; shapes broadcast."""
+    return _mix(key ^ _mix((torch.as_tensor(counter, device=key.device) + 1) * _GAMMA))
+
+
+def uniform(key: Tensor, n: int) -> Tensor:
+    """Uniform numbers in [0, 1), float32, shape key.shape + (n,)."""
+    counters = torch.arange(n, device=key.device)
+    bits = _shift_right(fold(key[..., None], counters), 40)
+    return bits.float() * 2.0**-24
+
+
+def integers(key: Tensor, n: int, bound: int) -> Tensor:
+    """Uniform integers in [0, bound), int64, shape key.shape + (n,)."""
+    return (uniform(key, n) * bound).long().clamp(max=bound - 1)
+
+
+def distinct(key: Tensor, valid: Tensor, n: int) -> Tensor:
+    """n distinct indices among the valid ones, in random order.
+
+    valid: (..., m) bool, broadcast against `key` (...), with at least n true values a row.
+    Returns int64, shape (..., n).
+    """
+    ranks = uniform(key, valid.shape[-1]).masked_fill(~valid, 2.0)
+    return ranks.topk(n, largest=False, sorted=True).indices

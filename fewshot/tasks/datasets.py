@@ -1,0 +1,48 @@
+"""Datasets by name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fewshot.faults import Fault, InputError, fault
+from fewshot.tasks import glyphs, images, text
+from fewshot.tasks.base import Dataset
+
+DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
+    {
+        "glyphs": glyphs.load,
+        "images": images.load,
+        "text": text.load,
+    }
+)
+
+
+def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
+    """The dataset `name` of `DATASETS`, with its options; what it keeps lies in `cache`.
+
+    Raises InputError where there is no such dataset, where it has no such options or lacks some,
+    or where it can't be loaded.
+    """
+    if name not in DATASETS:
+        raise fault("dataset", "must be a known name.", name, f"There are {', '.join(DATASETS)}.")
+    known = {
+        option: parameter
+        for option, parameter in inspect.signature(DATASETS[name]).parameters.items()
+        if option != "cache"
+    }
+    remedy = f"It has {', '.join(known)}."
+    faults = [
+        Fault(f"{name}.{option}", "is no option of this dataset.", None, remedy)
+        for option in options
+        if option not in known
+    ]
+    faults += [
+        Fault(f"{name}.{option}", "must be given.")
+        for option, parameter in known.items()
+        if parameter.default is parameter.empty and option not in options
+    ]
+    if faults:
+        raise InputError(faults)
+    return DATASETS[name](cache=cache, **options)

