@@ -10,7 +10,7 @@ Hyperparameters = Mapping[str, Tensor]
 
 
 def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weight (n_in, n_out) and bias (n_out,), uniform in +-1/sqrt(n_in) as torch.nn.Linear has it."""
+    """Weight (n_in, n_out), bias (n_out,), uniform in +-1/sqrt(n_in) as torch.nn.Linear's."""
     bound = n_in**-0.5
     weight = (torch.rand(n_in, n_out, generator=generator) * 2 - 1) * bound
     bias = (torch.rand(n_out, generator=generator) * 2 - 1) * bound

@@ -37,7 +37,7 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def skill(accuracy: Tensor, way: int) -> Tensor:
-    """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 worse than guessing."""
+    """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 worse than that."""
     chance = 1.0 / way
     return (accuracy - chance) / (1.0 - chance)
 

@@ -27,7 +27,7 @@ class Range:
     def at(self, share: float) -> float:
         """The value a `share` in [0, 1] of the way from low to high."""
         if self.log:
-            value = self.low * (self.high / self.low) ** share
+            value = float(self.low * (self.high / self.low) ** share)
         else:
             value = self.low + (self.high - self.low) * share
         return min(max(value, self.low), self.high)

@@ -82,6 +82,12 @@ class Record:
         trial = self._study.ask(self._box)
         return _studied(self._frozen(trial.number))
 
+    def adopt(self, number: int) -> int:
+        """Take over a running trial whose driver is gone; returns which attempt this is."""
+        attempt = int(self._frozen(number).user_attrs.get("attempt", 0)) + 1
+        self._live(number).set_user_attr("attempt", attempt)
+        return attempt
+
     def report(self, number: int, step: int, score: float) -> None:
         """Keep the score at a step; the first one given for a step stays."""
         if step not in self._frozen(number).intermediate_values:

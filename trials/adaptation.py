@@ -3,7 +3,8 @@
 L = (1 - w) * CE on the support + w * tau^2 * KL(teacher || student) on support and unlabelled.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,7 @@ from fewshot.functional import Hyperparameters, Params
 from fewshot.losses.distillation import soft_loss
 from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import Model
-from fewshot.randomness import fold
-from fewshot.tasks.pool import uniform_rows
+from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.objective import TaskScores
 
@@ -47,7 +47,17 @@ class NewTask:
     labels: Tensor
     transfer: Tensor
     teacher: Tensor
-    query: dict[Stage, tuple[Tensor, Tensor]]
+    query: Mapping[Stage, tuple[Tensor, Tensor]]
+
+    def to(self, device: torch.device) -> "NewTask":
+        return replace(
+            self,
+            support=self.support.to(device),
+            labels=self.labels.to(device),
+            transfer=self.transfer.to(device),
+            teacher=self.teacher.to(device),
+            query={s: (rows.to(device), y.to(device)) for s, (rows, y) in self.query.items()},
+        )
 
 
 class Adaptation:
@@ -66,8 +76,8 @@ class Adaptation:
     def batch(self, seeds: Tensor, steps: Tensor) -> Batch:
         key = fold(seeds, steps)
         task = self._task
-        support = uniform_rows(fold(key, 0), self._batch, torch.arange(len(task.support)))
-        transfer = uniform_rows(fold(key, 1), self._batch, torch.arange(len(task.transfer)))
+        support = integers(fold(key, 0), self._batch, len(task.support))
+        transfer = integers(fold(key, 1), self._batch, len(task.transfer))
         return Batch(
             self._inputs[task.support[support]],
             task.labels[support],

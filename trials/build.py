@@ -1,32 +1,29 @@
 """From a recipe to the program that runs its trials."""
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 from fewshot.faults import Fault, InputError
+from fewshot.learners.base import Learner
 from fewshot.learners.learners import LEARNERS
-from fewshot.learners.teacher import fit_logistic
 from fewshot.models.base import Model
 from fewshot.models.models import MODELS
 from fewshot.randomness import fold
-from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.pool import TaskPool, pool
-from trials.adaptation import Adaptation, NewTask
-from trials.contract import Component, Recipe, Stage, TaskSpec
+from trials.adaptation import Adaptation
+from trials.contract import Component, Recipe, Stage
 from trials.lanes import Lanes
 from trials.meta_training import MetaTraining
+from trials.new_task import distilled_task
 from trials.objective import Objective
 from trials.sources import Sources
 
 # Which stream of episodes scores which stage. The finalists' are fresh, the test's are elsewhere.
-_STREAMS: dict[Stage, int] = {"search": 1, "final": 2, "test": 3}
+_STREAMS: Mapping[Stage, int] = {"search": 1, "final": 2, "test": 3}
 
 
 def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
@@ -40,7 +37,38 @@ def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
     return Lanes(objective, lanes=lanes, folder=folder, device=device)
 
 
-def part(registry: dict[str, Callable[..., Any]], component: Component, path: str, **more: Any) -> Any:
+@dataclass(frozen=True)
+class Examination:
+    """What the data of a recipe turned out to be.
+
+    task_sizes: number of examples of each training task.
+    figures: accuracies to be shown beside the search's, such as the teacher's.
+    """
+
+    features: tuple[int, ...]
+    task_sizes: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+def examine(recipe: Recipe, cache: Path) -> Examination:
+    """Load all that the trials will load, without running any; raises InputError as `build`."""
+    sources = Sources(recipe.datasets, cache)
+    features = tuple(sources.inputs.shape[1:])
+    if recipe.program == "adaptation":
+        found = distilled_task(recipe, sources, cache)
+        figures = {"teacher": found.teacher_accuracy}
+        return Examination(features, figures=figures, classes=found.classes)
+    pools = _pools(recipe, sources, torch.device("cpu"))
+    present = pools["train"].present
+    sizes = present.flatten(1).sum(1).tolist()
+    part(MODELS, recipe.model, "model", features=features)
+    return Examination(features, dict(zip(pools["train"].names, sizes, strict=True)))
+
+
+def part(
+    registry: Mapping[str, Callable[..., Any]], component: Component, path: str, **more: Any
+) -> Any:
     """The registered part that `component` names, built with its options."""
     if component.name not in registry:
         raise InputError(
@@ -52,12 +80,20 @@ def part(registry: dict[str, Callable[..., Any]], component: Component, path: st
         raise InputError([Fault(path, f"has an option that does not fit: {error}.")]) from error
 
 
-def _model(recipe: Recipe, features: tuple[int, ...], n_out: int | None = None) -> Model:
-    more: dict[str, Any] = {"features": features}
-    if n_out is not None:
-        more["n_out"] = n_out
-    model: Model = part(MODELS, recipe.model, "model", **more)
+def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
+    """The model of an adaptation recipe."""
+    model: Model = part(MODELS, recipe.model, "model", features=features, n_out=n_classes)
     return model
+
+
+def learner(recipe: Recipe, features: tuple[int, ...], way: int) -> Learner:
+    """The learner of a meta-training recipe, for problems of `way` classes."""
+    more: dict[str, Any] = {"features": features}
+    if getattr(LEARNERS.get(recipe.learner.name), "model_scores_classes", False):
+        more["n_out"] = way
+    model = part(MODELS, recipe.model, "model", **more)
+    found: Learner = part(LEARNERS, recipe.learner, "learner", model=model, way=way)
+    return found
 
 
 def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
@@ -68,12 +104,8 @@ def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objecti
     def held_out(stage: Stage, split: str, episodes: int) -> tuple[TaskPool, int, torch.Tensor]:
         return pools[split], episodes, fold(key, _STREAMS[stage])
 
-    features = tuple(sources.inputs.shape[1:])
-    scores_classes = getattr(LEARNERS.get(recipe.learner.name), "model_scores_classes", False)
-    model = _model(recipe, features, recipe.way if scores_classes else None)
-    learner = part(LEARNERS, recipe.learner, "learner", model=model, way=recipe.way)
     return MetaTraining(
-        learner,
+        learner(recipe, tuple(sources.inputs.shape[1:]), recipe.way),
         pools["train"],
         recipe.episodes,
         {
@@ -111,105 +143,12 @@ def _pools(recipe: Recipe, sources: Sources, device: torch.device) -> dict[str, 
 
 def _adaptation(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
     sources = Sources(recipe.datasets, cache)
-    (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
-    task = distilled_task(recipe, sources, validation, test, cache).task
-    model = _model(recipe, tuple(sources.inputs.shape[1:]), task.n_classes)
+    task = distilled_task(recipe, sources, cache).task.to(device)
+    model = student(recipe, tuple(sources.inputs.shape[1:]), task.n_classes)
     return Adaptation(model, sources.inputs.to(device), task, recipe.batch)
 
 
-@dataclass(frozen=True, eq=False)
-class Distilled:
-    """A new task with its teacher's knowledge, and how good the teacher is on its test queries."""
-
-    task: NewTask
-    teacher_accuracy: float
-    classes: tuple[str, ...]
-
-
-def distilled_task(
-    recipe: Recipe, sources: Sources, validation: TaskSpec, test: TaskSpec, cache: Path
-) -> Distilled:
-    """The one task of an adaptation recipe. The teacher is fitted to the support alone."""
-    path = f"tasks.validation.{validation.name}"
-    columns = sources.dataset(validation.dataset, path).columns
-    support = _support(sources, validation, path, recipe)
-    codes, classes = pd.factorize(columns[validation.label].iloc[support], sort=True)
-    code_of = {label: code for code, label in enumerate(classes)}
-    unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
-    unlabelled = _sample(unlabelled, validation.n_unlabelled, recipe.seed)
-    transfer = np.concatenate([support, unlabelled])
-    assert recipe.teacher is not None, "a config without a teacher has no adaptation program"
-    features = load_dataset(recipe.teacher.name, _without(recipe.teacher.options, "c"), cache).inputs
-    labels = torch.from_numpy(codes)
-    c = float(recipe.teacher.options.get("c", 10.0))
-    weight, bias = fit_logistic(features[support], labels, len(classes), c=c)
-
-    def queries(spec: TaskSpec, half: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = sources.rows(spec, spec.query or {}, f"tasks.{spec.name}.query")
-        rows = rows[[columns[spec.label].iloc[row] in code_of for row in rows]]
-        if half is not None:
-            rows = rows[_half_of(columns[_text_column(columns)].iloc[rows]) == half]
-        return torch.from_numpy(rows), torch.tensor(
-            [code_of[columns[spec.label].iloc[row]] for row in rows]
-        )
-
-    query: dict[Stage, tuple[torch.Tensor, torch.Tensor]] = {
-        "search": queries(validation, 0),
-        "final": queries(validation, 1),
-        "test": queries(test, None),
-    }
-    rows, answers = query["test"]
-    right = (features[rows] @ weight + bias).argmax(-1) == answers
-    task = NewTask(
-        validation.name,
-        len(classes),
-        torch.from_numpy(support),
-        labels,
-        torch.from_numpy(transfer),
-        features[transfer] @ weight + bias,
-        query,
-    )
-    return Distilled(task, right.double().mean().item(), tuple(map(str, classes)))
-
-
-def _support(sources: Sources, spec: TaskSpec, path: str, recipe: Recipe) -> np.ndarray:
-    """`shot` rows of each class, drawn by the recipe's seed."""
-    places = sources.rows(spec, spec.where, path)
-    labels = sources.dataset(spec.dataset, path).columns[spec.label].iloc[places].to_numpy()
-    rng = np.random.default_rng(recipe.seed)
-    faults, chosen = [], []
-    for label in sorted(set(labels)):
-        members = places[labels == label]
-        if len(members) < recipe.shot:
-            rule = f"class {label!r} needs at least shot = {recipe.shot} examples."
-            faults.append(Fault(path, rule, len(members), "Lower `shot`."))
-        else:
-            chosen.append(np.sort(rng.permutation(members)[: recipe.shot]))
-    if faults:
-        raise InputError(faults)
-    return np.concatenate(chosen)
-
-
-def _sample(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:
-    if n is None or n >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:n])
-
-
-def _text_column(columns: pd.DataFrame) -> str:
-    return "text" if "text" in columns else str(columns.columns[0])
-
-
-def _half_of(texts: Iterable[str]) -> np.ndarray:
-    """0 or 1 for each text, by its content: a fixed half scores the search, the other finalists."""
-    return np.array([hashlib.sha256(str(text).encode()).digest()[0] & 1 for text in texts])
-
-
-def _without(options: Any, *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
-
-
-PROGRAMS: dict[str, Callable[[Recipe, Path, torch.device], Objective]] = {
+PROGRAMS: Mapping[str, Callable[[Recipe, Path, torch.device], Objective]] = {
     "adaptation": _adaptation,
     "meta_training": _meta_training,
 }

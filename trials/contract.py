@@ -165,6 +165,12 @@ class TrialProgram(Protocol):
     """
 
     lanes: int
+    lane_steps: int  # steps of live lanes so far
+    capacity_steps: int  # the same, had every lane been live
+
+    @property
+    def free(self) -> int:
+        """Lanes that neither hold a trial nor will take one that is queued."""
 
     def admit(self, spec: TrialSpec) -> None:
         """Queue a trial; it starts at the next `advance` that finds a lane free."""
@@ -185,24 +191,27 @@ class Turn:
     results: tuple[TrialResult, ...] = ()
     free: int = 0  # lanes that could take a trial
     lost: tuple[str, ...] = ()  # keys of the trials that were on a worker that died
+    lane_steps: int = 0  # steps of live lanes since the last turn
+    capacity_steps: int = 0  # the same, had every lane been live
 
 
 class Executor(Protocol):
     """Places workers and carries orders to them.
 
-    Inline and Ray can't be told apart by their results. After a turn a worker stands still until
-    `exchange` gives it orders; orders with nothing to do put it to rest until the next ones.
+    Inline and Ray can't be told apart by their results. A worker that has had its turn is idle
+    until `exchange` gives it orders, and stays idle if it has no trial and is given none.
     """
 
-    lanes: int  # over all workers
+    def idle(self) -> Mapping[int, int]:
+        """The workers that wait for orders, each with the number of its lanes that are free."""
 
     def exchange(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
         """Give a waiting worker its orders: trials to end, then trials to take in."""
 
-    def turn(self) -> Turn:
-        """Wait for the next worker that has something to say."""
+    def turn(self) -> Turn | None:
+        """Wait for the next worker that has something to say; None if none has for a second."""
 
     def close(self) -> None:
         """End all workers."""

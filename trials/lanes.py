@@ -18,7 +18,7 @@ from trials.objective import Objective, TaskScores
 
 @dataclass(eq=False)
 class _Lane:
-    """The host's side of a live trial. Its tensors are row `i` of the stack, i its place in line."""
+    """The host's side of a live trial, whose tensors are the row of the stack at its place."""
 
     spec: TrialSpec
     step: int = 0

@@ -31,7 +31,7 @@ class ProtoNet:
         b, n_support = episodes.support_y.shape
         # One pass of the model over all examples of all episodes.
         x = torch.cat([episodes.support_x, episodes.query_x], 1)
-        embedded = self._model.apply(params, x.flatten(0, 1)).unflatten(0, (b, x.shape[1]))
+        embedded = self._model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
         means = class_means(embedded[:, :n_support], episodes.support_y, self._way)
         return -squared_distances(embedded[:, n_support:], means)
 

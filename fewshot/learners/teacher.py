@@ -22,8 +22,8 @@ def fit_logistic(x: Tensor, y: Tensor, n_classes: int, *, c: float = 10.0) -> tu
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = cross_entropy(x @ weight + bias, y) + weight.square().sum() / (2 * c * len(y))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return weight.detach(), bias.detach()

@@ -1,4 +1,4 @@
-"""A bag of token ids: the mean of their embeddings, then a linear layer. Small enough for a phone."""
+"""A bag of token ids, small enough for a phone: their mean embedding, then a linear layer."""
 
 from collections.abc import Sequence
 

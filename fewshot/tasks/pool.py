@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.faults import Fault, InputError
-from fewshot.randomness import distinct, fold, integers
+from fewshot.randomness import distinct, fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class TaskPool:
     query: int
 
     def draw(self, keys: Tensor, episodes: int) -> Episode:
-        """`episodes` episodes of each task for each key; keys (...) -> leading (..., t, episodes)."""
+        """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
         n_tasks = len(self.names)
         device = keys.device
         keys = fold(keys[..., None], torch.arange(n_tasks, device=device))
@@ -147,7 +147,3 @@ def _largest(table: list[list[np.ndarray]], n: int) -> str:
     smallest, most = (min(sizes), max(sizes)) if sizes else (0, 0)
     return f"{_largest_way(table, n)} such classes; classes have {smallest} to {most} examples"
 
-
-def uniform_rows(keys: Tensor, n: int, rows: Tensor) -> Tensor:
-    """n of `rows` (m,) with replacement for each key: keys (...) -> (..., n)."""
-    return rows[integers(keys, n, len(rows))]

@@ -1,0 +1,211 @@
+"""Starting a search: checks first, then everything it needs, then the search, then its report."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fewshot.faults import fault
+from orchestrator import config as configs
+from orchestrator import tracking
+from orchestrator.executor import InlineExecutor
+from orchestrator.home import Home
+from orchestrator.leaderboard import Summary, summarise
+from orchestrator.plan import Plan, plan_of
+from orchestrator.recording import Recorder
+from orchestrator.schema import Config
+from orchestrator.search import Records, Stopped, search
+from orchestrator.study import Record, opened, read
+from trials.build import build, examine
+from trials.contract import Executor
+
+Placement = Literal["inline", "ray"]
+
+# How long the end of a search waits for MLflow to have taken in the record.
+_DRAIN_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left when a search has ended."""
+
+    summary: Summary
+    drained: bool  # whether MLflow has the whole record
+
+
+def run(
+    config: Config,
+    home: Home,
+    *,
+    resume: bool = False,
+    placement: Placement = "ray",
+    observe: Callable[[str, Records], None] = lambda stage, records: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Ended:
+    """Run the search of `config`, or what is left of it.
+
+    Raises InputError before anything of the search is written, and Stopped if asked to stop.
+    """
+    plan = plan_of(config)
+    before = _before(config, home, resume)
+    if before is not None and before.state == "complete":
+        return Ended(before, drained=True)
+    observe("data", None)  # type: ignore[arg-type]
+    found = examine(plan.recipe, home.cache)
+    with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
+        _write(home.config(plan.name), configs.dump(config))
+        records = open_records(plan, storage)
+        records.search.note("figures", dict(found.figures))
+        recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
+        with _recorded(recorder, plan, records, home):
+            observe("start", records)
+            executor = _executor(plan, config, home, placement)
+            try:
+                search(
+                    plan,
+                    records,
+                    executor,
+                    recorder,
+                    task_sizes=found.task_sizes,
+                    observe=lambda stage: observe(stage, records),
+                    stopping=stopping,
+                )
+            finally:
+                executor.close()
+            records.search.note("state", "complete")
+        observe("record", records)
+        drained = recorder.drain(_DRAIN_SECONDS)
+        recorder.close()
+        return Ended(summarise(plan.name, records), drained)
+
+
+def open_records(plan: Plan, storage: object) -> Records:
+    """The three studies of the search."""
+    return Records(
+        Record.open(storage, plan.name, plan.space.box()),  # type: ignore[arg-type]
+        Record.open(storage, f"{plan.name}/final", {}),  # type: ignore[arg-type]
+        Record.open(storage, f"{plan.name}/test", {}),  # type: ignore[arg-type]
+    )
+
+
+def read_records(name: str, home: Home) -> Records | None:
+    """The records of a search for reading, whether or not it is running."""
+    found = [read(home.storage(name), f"{name}{stage}") for stage in ("", "/final", "/test")]
+    if any(record is None for record in found):
+        return None
+    return Records(*found)  # type: ignore[arg-type]
+
+
+def summary_of(name: str, home: Home) -> Summary:
+    """The summary of the search `name`; raises InputError if this home has none."""
+    records = read_records(name, home)
+    if records is None:
+        known = ", ".join(home.searches()) or "none yet"
+        raise fault("NAME", f"is no search of {home.path}; there are: {known}.", name)
+    return summarise(name, records)
+
+
+def _before(config: Config, home: Home, resume: bool) -> Summary | None:
+    """What an earlier run of the same search left; a different one of that name is refused."""
+    path = home.config(config.name)
+    if not path.exists():
+        if resume:
+            raise fault("--resume", "there is no such search to resume.", config.name)
+        return None
+    if path.read_text() != configs.dump(config):
+        raise fault(
+            "name",
+            f"{path} holds a search of this name with another config.",
+            config.name,
+            "Give this one another name, as by `--set name=NAME`.",
+        )
+    summary = summary_of(config.name, home) if read_records(config.name, home) else None
+    if summary is not None and summary.state != "complete" and not resume:
+        done = sum(summary.trials.values())
+        raise fault(
+            "name",
+            f"this search was begun before and has {done} of {config.search.trials} trials.",
+            config.name,
+            "Add `--resume` to go on with it, or give another name.",
+        )
+    return summary
+
+
+def _executor(plan: Plan, config: Config, home: Home, placement: Placement) -> Executor:
+    folder, lanes = home.checkpoints(plan.name), config.search.lanes
+    if placement == "inline":
+        return InlineExecutor(
+            lambda: build(plan.recipe, lanes=lanes, folder=folder, cache=home.cache)
+        )
+    from orchestrator.ray_executor import RayExecutor  # Ray takes seconds to import
+
+    workers = config.search.workers
+    return RayExecutor(
+        plan.recipe, lanes=lanes, folder=folder, cache=home.cache, workers=workers
+    )
+
+
+@contextmanager
+def _recorded(recorder: Recorder, plan: Plan, records: Records, home: Home) -> Iterator[None]:
+    """The search's own run in MLflow, ended as the search ends."""
+    weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
+    recorder.search_started(
+        name=plan.name,
+        experiment="fewtune",
+        params={
+            "trials": plan.trials,
+            "seed": plan.seed,
+            "learner": plan.recipe.learner.name,
+            "model": plan.recipe.model.name,
+            "training_tasks": len(weights),
+        },
+        tags={"fewtune.recipe": plan.recipe.fingerprint()},
+        time=time.time(),
+    )
+    try:
+        yield
+    except Stopped:
+        _end(recorder, plan, records, home, "stopped")
+        recorder.drain(10.0)
+        recorder.close()
+        raise
+    except BaseException:
+        _end(recorder, plan, records, home, "failed")
+        recorder.drain(10.0)
+        recorder.close()
+        raise
+    _end(recorder, plan, records, home, "complete")
+
+
+def _end(
+    recorder: Recorder,
+    plan: Plan,
+    records: Records,
+    home: Home,
+    state: Literal["complete", "stopped", "failed"],
+) -> None:
+    summary = summarise(plan.name, records)
+    metrics = {"occupancy": summary.occupancy}
+    if summary.best is not None:
+        metrics["score"] = summary.best.score.mean
+    if summary.difference is not None:
+        metrics["test/gain"] = summary.difference.mean
+        metrics |= {f"test/{name}_accuracy": value.mean for name, value in summary.test.items()}
+    result = home.search(plan.name) / "summary.json"
+    _write(result, json.dumps(summary.to_dict(), indent=2))
+    recorder.search_ended(
+        state=state,
+        metrics={name: value for name, value in metrics.items() if value == value},
+        artifacts=[home.config(plan.name), result],
+        time=time.time(),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

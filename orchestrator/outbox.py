@@ -1,0 +1,178 @@
+"""What is to be told to others, kept on disk until it has been told."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
+
+SYNC_SECONDS = 1.0
+
+
+class Pending(NamedTuple):
+    """An event that has not been sent, and where the next one begins."""
+
+    event: dict[str, Any]
+    next: int
+
+
+class Outbox:
+    """A file of events in the order in which they were recorded; one process at a time has it open.
+
+    Laws:
+    - an event that was appended survives the death of the process;
+    - an id is kept once: appending it again, also after a restart, does nothing;
+    - events are sent in order, each at least once: one whose `sent` was lost is sent again;
+    - the file is never shortened, so that `rewind` can tell everything anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "outbox.jsonl"
+        self._mark = folder / "outbox.sent"
+        self._changed = threading.Condition()
+        self._ends: dict[str, int] = {}  # id -> where its line ends
+        self._counts: Counter[str] = Counter()
+        for event, end in read_lines(self._path):
+            self._add(event["id"], end)
+        self._sent = self._read_mark()
+        self._n_sent = sum(end <= self._sent for end in self._ends.values())
+        self._file = self._path.open("ab")
+        self._size = self._file.tell()
+        self._synced = time.monotonic()
+        self.closed = False
+
+    def append(self, event: Mapping[str, Any]) -> bool:
+        """Record `event`, which has an "id"; False if that id is there already."""
+        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        with self._changed:
+            if event["id"] in self._ends:
+                return False
+            self._file.write(line)
+            self._file.flush()
+            self._size += len(line)
+            self._add(event["id"], self._size)
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+            self._changed.notify_all()
+        return True
+
+    def count(self, group: str) -> int:
+        """How many ids are `group/<something without a slash>`."""
+        with self._changed:
+            return self._counts[group]
+
+    def ids(self, prefix: str) -> list[str]:
+        """Ids that begin with `prefix`, in order."""
+        with self._changed:
+            return [id for id in self._ends if id.startswith(prefix)]
+
+    def backlog(self) -> int:
+        """Events that were not sent yet."""
+        with self._changed:
+            return len(self._ends) - self._n_sent
+
+    def next(self, timeout: float) -> Pending | None:
+        """The first event not sent yet; None after `timeout` seconds without one, or if closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._sent < self._size, timeout)
+            if self.closed or self._sent >= self._size:
+                return None
+            start = self._sent
+        with self._path.open("rb") as file:
+            file.seek(start)
+            while line := file.readline():
+                event = _parse(line)
+                if event is not None:
+                    return Pending(event, file.tell())
+        with self._changed:  # nothing readable is left
+            self._sent = self._size
+        return None
+
+    def sent(self, pending: Pending) -> None:
+        """Note that `pending`, which `next` gave, need not be sent again."""
+        with self._changed:
+            self._sent = pending.next
+            self._n_sent += 1
+            _replace(self._mark, str(self._sent))
+            self._changed.notify_all()
+
+    def rewind(self) -> bool:
+        """Have every event sent again, from the first; False if none was sent."""
+        with self._changed:
+            if self._sent == 0:
+                return False
+            self._sent = self._n_sent = 0
+            _replace(self._mark, "0")
+            return True
+
+    def drained(self, timeout: float) -> bool:
+        """Wait until all is sent; False if it was not within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._ends) == self._n_sent, timeout)
+
+    def close(self) -> None:
+        """Flush to the disk; whoever waits for events gets None."""
+        with self._changed:
+            if not self.closed:
+                os.fsync(self._file.fileno())
+                self._file.close()
+            self.closed = True
+            self._changed.notify_all()
+
+    def wait_closed(self, timeout: float) -> bool:
+        """Sleep for `timeout` seconds, or until the outbox is closed: True."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.closed, timeout)
+
+    def _add(self, id: str, end: int) -> None:
+        self._ends[id] = end
+        self._counts[id.rpartition("/")[0]] += 1
+
+    def _read_mark(self) -> int:
+        """Where to go on sending; from the start if the mark is not at the end of an event."""
+        try:
+            mark = int(self._mark.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return mark if mark in self._ends.values() else 0
+
+
+def read_lines(path: Path) -> list[tuple[Any, int]]:
+    """JSON lines of `path` with where each ends; a last line torn by a crash is cut off."""
+    if not path.exists():
+        return []
+    lines: list[tuple[Any, int]] = []
+    end = 0
+    with path.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                log.warning("cut_torn_line path=%s at=%d", path, end)
+                file.truncate(end)
+                break
+            end += len(line)
+            value = _parse(line)
+            if value is not None:
+                lines.append((value, end))
+    return lines
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:  # blocks that never reached the disk before the power went
+        log.warning("skip_unreadable_line length=%d", len(line))
+        return None
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)

@@ -1,0 +1,106 @@
+"""Workers on a Ray cluster: one actor each, with a GPU of its own where there are GPUs."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from orchestrator.executor import Roster, Worker
+from trials.build import build
+from trials.contract import Outcome, Recipe, TrialSpec, Turn
+
+log = logging.getLogger(__name__)
+
+
+class _Actor:
+    """A worker, in a process that Ray placed."""
+
+    def __init__(
+        self, number: int, recipe: Recipe, lanes: int, folder: str, cache: str, threads: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        program = build(recipe, lanes=lanes, folder=Path(folder), cache=Path(cache))
+        self._worker = Worker(number, program)
+
+    def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
+        return self._worker.turn(release, admit)
+
+
+class RayExecutor:
+    """The `Executor` whose workers are Ray actors.
+
+    Joins the cluster that RAY_ADDRESS names (as it does inside a Ray job), or else starts one on
+    this machine for as long as the search lasts. A worker that dies is started again by us, not by
+    Ray, which would hide that its trials were lost.
+
+    workers: how many; None for one per GPU of the cluster, or a single one if there is none.
+    folder, cache: must be the same files for every node.
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, lanes: int, folder: Path, cache: Path, workers: int | None = None
+    ) -> None:
+        self._started = _join()
+        cluster = ray.cluster_resources()
+        gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
+        workers = workers or max(1, gpus)
+        self._share = {"num_gpus": 1 if gpus else 0, "num_cpus": max(1, cpus // workers)}
+        self._arguments = (recipe, lanes, str(folder), str(cache), self._share["num_cpus"])
+        self._roster = Roster(workers, lanes)
+        self._actors = {worker: self._spawn(worker) for worker in range(workers)}
+        self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
+
+    def _spawn(self, worker: int) -> Any:
+        actor = ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, **self._share)
+        return actor.remote(worker, *self._arguments)
+
+    def idle(self) -> Mapping[int, int]:
+        return dict(self._roster.idle)
+
+    def exchange(
+        self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
+    ) -> None:
+        if self._roster.ordered(worker, release, admit):
+            reference = self._actors[worker].turn.remote(dict(release), list(admit))
+            self._pending[reference] = (worker, release)
+
+    def turn(self) -> Turn | None:
+        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
+        if not ready:
+            return None
+        worker, release = self._pending.pop(ready[0])
+        try:
+            turn: Turn = ray.get(ready[0])
+        except RayActorError as error:
+            log.warning("worker lost worker=%d error=%s", worker, str(error).splitlines()[0])
+            self._actors[worker] = self._spawn(worker)
+            return self._roster.lost(worker, release)
+        self._roster.had_turn(turn)
+        return turn
+
+    def close(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors.clear()
+        if self._started:
+            ray.shutdown()
+
+
+def _join() -> bool:
+    """Connect to a cluster; whether it is one that we started."""
+    if ray.is_initialized():
+        return False
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto", **quiet)
+    else:
+        # Only this process talks to it, through 127.0.0.1, so it needs no dashboard.
+        ray.init(address="local", include_dashboard=False, **quiet)
+    return True

@@ -1,0 +1,295 @@
+"""What a search has to say of its trials, as events that can be told twice."""
+
+import getpass
+import math
+import re
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from fewshot.metrics import Estimate
+from orchestrator.outbox import Outbox
+from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
+
+Kind = Literal["search", "trial", "adaptation"]
+
+STATUS: Mapping[Outcome, str] = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+class Recorder(Protocol):
+    """Keeps what a search says of itself for people to look at.
+
+    Laws:
+    - the same call twice, also from a process that was started again, leaves what one leaves;
+    - a call returns at once, and does not fail because whoever shows the record is away;
+    - `search_started` comes first in every process of a search.
+    """
+
+    def search_started(
+        self,
+        *,
+        name: str,
+        experiment: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        time: float,
+    ) -> None: ...
+
+    def trial_started(
+        self, spec: TrialSpec, *, params: Mapping[str, float | int | str], time: float
+    ) -> None: ...
+
+    def reported(self, report: RungReport) -> None: ...
+
+    def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None: ...
+
+    def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None: ...
+
+    def search_ended(
+        self,
+        *,
+        state: Outcome,
+        metrics: Mapping[str, float],
+        artifacts: Sequence[Path],
+        time: float,
+    ) -> None: ...
+
+    def backlog(self) -> int:
+        """How much has been recorded and is not to be seen yet."""
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until all is to be seen; False if it was not within `timeout` seconds."""
+
+    def close(self) -> None:
+        """Stop showing; what is in the backlog is shown by the next process of the search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """What is to be true of one run. The run is made if there is none with this key."""
+
+    id: str
+    search: str
+    experiment: str
+    key: str  # the search's name, then "/<trial>", then "/<split>/<task>"
+    kind: Kind
+    name: str
+    parent: str | None = None
+    time: float  # of the metrics, and of the end if there is a status that ends it
+    start: float | None = None  # of a run that has to be made; `time` if None
+    status: str | None = None
+    step: int = 0
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    artifacts: tuple[str, ...] = ()
+
+
+class Sending(Protocol):
+    """Whoever empties the outbox."""
+
+    rejected: int  # events that will never be accepted
+
+    def close(self) -> None: ...
+
+
+class OutboxRecorder:
+    """A `Recorder` that writes to an outbox, which somebody else empties."""
+
+    def __init__(self, outbox: Outbox, sending: Sending | None = None) -> None:
+        self._outbox = outbox
+        self._sending = sending
+        self._search = self._experiment = ""
+        steps = [int(id.split("/")[2]) for id in outbox.ids("search/step/")]
+        self._last_step = max(steps, default=0)
+
+    @property
+    def rejected(self) -> int:
+        """Events of this process that will never be seen."""
+        return self._sending.rejected if self._sending else 0
+
+    def search_started(
+        self,
+        *,
+        name: str,
+        experiment: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        time: float,
+    ) -> None:
+        self._search, self._experiment = name, experiment
+        attempt = self._outbox.count("search/started")
+        self._record(
+            f"search/started/{time!r}",
+            time=time,
+            status="RUNNING",
+            params=_as_params(params),
+            tags={**tags, "fewtune.state": "running", "fewtune.attempt": str(attempt)},
+        )
+
+    def trial_started(
+        self, spec: TrialSpec, *, params: Mapping[str, float | int | str], time: float
+    ) -> None:
+        own = {"trial_number": spec.number, "stage": spec.stage, "seed": spec.seed}
+        self._record(
+            f"{spec.key}/started/{spec.attempt}",
+            trial=spec.key,
+            time=time,
+            status="RUNNING",
+            params=_as_params(own | dict(params)),
+            tags={"fewtune.state": "running", "fewtune.attempt": str(spec.attempt)},
+        )
+
+    def reported(self, report: RungReport) -> None:
+        self._record(
+            f"{report.key}/step/{report.step}",
+            trial=report.key,
+            time=report.time,
+            step=report.step,
+            metrics=_scored(report.score, report.metrics),
+        )
+
+    def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None:
+        for adaptation in result.adaptations:
+            self._adapted(result, adaptation)
+        tags: dict[str, str] = {"fewtune.state": state}
+        if note:
+            tags["mlflow.note.content"] = note
+        if result.error:
+            tags["fewtune.error"] = result.error[:500]
+        # One end for each start: a trial that is admitted again ends again.
+        self._record(
+            f"{result.key}/ended/{self._outbox.count(f'{result.key}/started')}",
+            trial=result.key,
+            time=result.time or clock.time(),
+            status=STATUS[state],
+            tags=tags,
+        )
+
+    def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
+        self._last_step = max(self._last_step, step)
+        self._record(
+            f"search/step/{step}/{','.join(sorted(metrics))}",
+            time=time,
+            step=step,
+            metrics=_as_metrics(metrics),
+        )
+
+    def search_ended(
+        self,
+        *,
+        state: Outcome,
+        metrics: Mapping[str, float],
+        artifacts: Sequence[Path],
+        time: float,
+    ) -> None:
+        self._record(
+            f"search/ended/{self._outbox.count('search/started')}",
+            time=time,
+            status=STATUS[state],
+            step=self._last_step,  # MLflow shows the value of the highest step
+            metrics=_as_metrics(metrics),
+            tags={"fewtune.state": state},
+            artifacts=tuple(str(path.resolve()) for path in artifacts),
+        )
+
+    def backlog(self) -> int:
+        return self._outbox.backlog()
+
+    def drain(self, timeout: float) -> bool:
+        return self._outbox.drained(timeout)
+
+    def close(self) -> None:
+        self._outbox.close()
+        if self._sending:
+            self._sending.close()
+
+    def _adapted(self, result: TrialResult, adaptation: AdaptationResult) -> None:
+        stage, _, number = result.key.rpartition("-")
+        own = {
+            "task": adaptation.task,
+            "split": adaptation.split,
+            "stage": stage,
+            "trial_number": int(number),
+        }
+        self._record(
+            f"{result.key}/{adaptation.split}/{adaptation.task}",
+            trial=result.key,
+            below=f"{adaptation.split}/{adaptation.task}",
+            name=f"{adaptation.task} ({result.key})",
+            start=adaptation.time - adaptation.seconds,
+            time=adaptation.time,
+            step=result.step,
+            status="FINISHED",
+            params=_as_params(own),
+            metrics=_scored(adaptation.score, adaptation.metrics),
+            tags={
+                "fewtune.state": "complete",
+                "fewtune.attempt": str(max(0, self._outbox.count(f"{result.key}/started/") - 1)),
+            },
+        )
+
+    def _record(self, id: str, *, trial: str = "", below: str = "", **what: Any) -> None:
+        if not self._search:
+            raise RuntimeError("`search_started` must be called before anything else is recorded.")
+        parts = [part for part in (self._search, trial, below) if part]
+        kinds: tuple[Kind, ...] = ("search", "trial", "adaptation")
+        event = RunEvent(
+            id=id,
+            search=self._search,
+            experiment=self._experiment,
+            key="/".join(parts),
+            kind=kinds[len(parts) - 1],
+            parent="/".join(parts[:-1]) or None,
+            **{"name": parts[-1], **what},
+        )
+        self._outbox.append(asdict(event))
+
+
+def common_tags(event: RunEvent) -> dict[str, str]:
+    """Tags that every run has, whatever happens to it."""
+    return {
+        "fewtune.search": event.search,
+        "fewtune.kind": event.kind,
+        "fewtune.key": event.key,
+        "mlflow.user": _user(),
+        "mlflow.source.name": "fewtune",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def clean(name: str) -> str:
+    """`name` as MLflow accepts it for a metric or parameter; other characters become `_<hex>`."""
+    name = re.sub(r"[^\w\-. :/]", lambda match: f"_{ord(match[0]):x}", name)
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))[:250]
+
+
+def _as_params(values: Mapping[str, object]) -> dict[str, str]:
+    """Parameters as text. A rate gets its logarithm too: MLflow's charts have no such axis."""
+    params = {}
+    for name, value in values.items():
+        params[clean(name)] = f"{value:.6g}" if isinstance(value, float) else str(value)
+        if name.startswith("lr/") and isinstance(value, int | float) and value > 0:
+            params[clean(f"log10_{name}")] = f"{math.log10(value):.4f}"
+    return params
+
+
+def _as_metrics(values: Mapping[str, float]) -> dict[str, float]:
+    return {clean(name): float(value) for name, value in values.items()}
+
+
+def _scored(score: Estimate, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with the score beside them, and its standard error where there is one."""
+    found = {**metrics, "score": score.mean}
+    if not math.isnan(score.standard_error):
+        found["score_se"] = score.standard_error
+    return _as_metrics(found)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return "unknown"

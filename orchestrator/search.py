@@ -1,0 +1,300 @@
+"""A search: ask, train, judge at rungs, tell; then train the best again and look at the test."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from orchestrator.plan import Plan, derived_seed
+from orchestrator.promotion import promote
+from orchestrator.recording import Recorder
+from orchestrator.sampler import suggest
+from orchestrator.selection import Candidate, candidates
+from orchestrator.simplex import Simplex
+from orchestrator.space import Values
+from orchestrator.study import Record, Studied
+from trials.contract import Executor, Outcome, RungReport, TrialResult, TrialSpec
+
+# How often a trial is begun again because its worker was lost, before it is given up.
+_LOSSES = 5
+
+
+class Stopped(Exception):
+    """The search was asked to stop. What was reported is kept, and it can be resumed."""
+
+
+class Work(Protocol):
+    """A list of trials to be run, and what is to become of each."""
+
+    record: Record
+
+    def next(self) -> TrialSpec | None:
+        """The next trial to run; None when there is none (now, or ever)."""
+
+    def judge(self, report: RungReport) -> tuple[Outcome | None, str]:
+        """Whether the trial ends at this rung, and why; it goes on with None."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """The three studies of a search: its trials, the finalists trained again, their tests."""
+
+    search: Record
+    final: Record
+    test: Record
+
+
+def search(
+    plan: Plan,
+    records: Records,
+    executor: Executor,
+    recorder: Recorder,
+    *,
+    task_sizes: Mapping[str, int],
+    observe: Callable[[str], None] = lambda stage: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run the search, or what is left of it, to its end.
+
+    task_sizes: number of examples of each training task, for the size-proportional trial.
+    observe: called with the stage whenever something has changed in the records.
+    stopping: asked between turns; raises Stopped if it says yes.
+    """
+
+    def run(stage: str, work: Work) -> None:
+        _run(work, executor, recorder, lambda: observe(stage), stopping)
+
+    run("search", Searching(plan, records.search, task_sizes))
+    chosen = candidates(records.search.trials(), plan.space, plan.finalists)
+    run("final", Again(records.final, list(final_trials(plan, chosen))))
+    run("test", Again(records.test, list(tested_trials(plan, chosen, records.final.trials()))))
+
+
+def _run(
+    work: Work,
+    executor: Executor,
+    recorder: Recorder,
+    observe: Callable[[], None],
+    stopping: Callable[[], bool],
+) -> None:
+    """Carry trials to the workers, and what they say to the records, until all have ended."""
+    live: dict[str, TrialSpec] = {}
+    reasons: dict[str, str] = {}
+    lost: deque[TrialSpec] = deque()
+
+    def admit(free: int) -> list[TrialSpec]:
+        specs: list[TrialSpec] = []
+        while len(specs) < free and (spec := lost.popleft() if lost else work.next()) is not None:
+            live[spec.key] = spec
+            recorder.trial_started(spec, params=_params(spec), time=time.time())
+            specs.append(spec)
+        return specs
+
+    while True:
+        for worker, free in executor.idle().items():
+            if specs := admit(free):
+                executor.exchange(worker, {}, specs)
+        if not live:
+            return
+        if stopping():
+            raise Stopped
+        turn = executor.turn()
+        if turn is None:  # nobody had anything to say for a while
+            continue
+        _count_steps(work.record, turn.lane_steps, turn.capacity_steps)
+        for result in turn.results:
+            _end(work.record, recorder, live.pop(result.key), result, reasons.pop(result.key, ""))
+        lost.extend(_again(live.pop(key)) for key in turn.lost)
+        for report in turn.reports:
+            work.record.report(live[report.key].number, report.step, report.score.mean)
+            recorder.reported(report)
+        release: dict[str, Outcome] = {}
+        for report in {report.key: report for report in turn.reports}.values():
+            outcome, reasons[report.key] = work.judge(report)
+            if outcome is not None:
+                release[report.key] = outcome
+        executor.exchange(turn.worker, release, admit(turn.free + len(release)))
+        observe()
+
+
+def _again(spec: TrialSpec) -> TrialSpec:
+    if spec.attempt + 1 >= _LOSSES:
+        raise RuntimeError(f"Trial {spec.key} was on a worker that died {_LOSSES} times.")
+    return replace(spec, attempt=spec.attempt + 1)
+
+
+def _end(
+    record: Record, recorder: Recorder, spec: TrialSpec, result: TrialResult, reason: str
+) -> None:
+    """The record comes second: a trial that it calls ended has been said to the recorder."""
+    recorder.trial_ended(result, state=result.outcome, note=reason)
+    notes: dict[str, Any] = {
+        "reason": reason,
+        "checkpoint": result.checkpoint,
+        "seed": spec.seed,
+        "hyperparameters": dict(spec.hyperparameters),
+        "task_weights": dict(spec.task_weights),
+        "tasks": {
+            a.task: {"skill": list(a.score), **a.metrics} for a in result.adaptations
+        },
+    }
+    last = record.trials()[spec.number].score
+    record.finish(spec.number, result.outcome, last, notes)
+
+
+def _count_steps(record: Record, lane_steps: int, capacity_steps: int) -> None:
+    """Occupancy = lane steps / capacity steps, over all workers and all lives of the search."""
+    if capacity_steps:
+        used, all_ = record.notes.get("steps", (0, 0))
+        record.note("steps", [used + lane_steps, all_ + capacity_steps])
+
+
+def _params(spec: TrialSpec) -> dict[str, float]:
+    return dict(spec.hyperparameters) | {f"lambda/{t}": w for t, w in spec.task_weights.items()}
+
+
+class Searching:
+    """The trials of the search itself: first the references, then what the sampler suggests."""
+
+    def __init__(self, plan: Plan, record: Record, task_sizes: Mapping[str, int]) -> None:
+        self._plan, self.record = plan, record
+        self._first = first_trials(plan, task_sizes)
+        self._interrupted = deque(t for t in record.trials() if t.state == "running")
+        self._at_rung: dict[int, dict[int, float]] = {rung: {} for rung in plan.rungs}
+        for trial in record.trials():
+            for step, score in trial.reports.items():
+                self._at_rung.setdefault(step, {})[trial.number] = score
+
+    def next(self) -> TrialSpec | None:
+        if self._interrupted:
+            trial = self._interrupted.popleft()
+            return self._spec(trial, self.record.adopt(trial.number))
+        trials = self.record.trials()
+        n = sum(t.state != "waiting" for t in trials)
+        if n >= self._plan.trials:
+            return None
+        plan = self._plan
+        params = (
+            self._first[n]
+            if n < len(self._first)
+            else suggest(trials, plan.space, plan.rungs, derived_seed(plan.seed, "sampler"))
+        )
+        return self._spec(self.record.ask(params), 0)
+
+    def _spec(self, trial: Studied, attempt: int) -> TrialSpec:
+        hyperparameters, weights = self._plan.space.decode(trial.params)
+        return self._plan.spec(trial.number, hyperparameters, weights, attempt=attempt)
+
+    def judge(self, report: RungReport) -> tuple[Outcome | None, str]:
+        number = int(report.key.rpartition("-")[2])
+        peers = self._at_rung[report.step]
+        peers[number] = report.score.mean
+        if math.isnan(report.score.mean):
+            return "failed", "diverged"
+        if report.step == self._plan.rungs[-1]:
+            return "complete", "reached the last rung"
+        if number < len(self._first):
+            return None, "a first trial is never stopped"
+        decision = promote(report.score.mean, peers.values(), self._plan.eta)
+        return (None if decision.go_on else "stopped"), decision.reason
+
+
+def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
+    """Parameters of the trials that come before anything is suggested.
+
+    The reference at rates spread over their ranges, so that it is tuned too; then, where weights
+    are searched, weights in proportion to the tasks' sizes, and the user's prior if it is another.
+    """
+    first = plan.space.rate_design(plan.reference_trials, plan.seed)
+    weights = plan.space.weights
+    if isinstance(weights, Simplex):
+        total = sum(task_sizes.values())
+        sizes = {task: task_sizes[task] / total for task in weights.tasks}
+        prior = dict(zip(weights.tasks, weights.prior, strict=True))
+        uniform = dict.fromkeys(weights.tasks, 1 / len(weights.tasks))
+        for others in (sizes, prior):
+            if any(abs(others[task] - uniform[task]) > 1e-9 for task in others):
+                first.append(plan.space.with_weights(others))
+    return first[: plan.trials]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A candidate to be trained again, or a trained one to be tested."""
+
+    spec: TrialSpec
+    candidate: Candidate
+    seed_index: int
+
+
+class Again:
+    """A fixed list of trials, each run to its end."""
+
+    def __init__(self, record: Record, repeats: Sequence[Repeat]) -> None:
+        self.record = record
+        known = {t.number: t.state for t in record.trials() if t.state != "waiting"}
+        self._left = deque(
+            (i, r) for i, r in enumerate(repeats) if known.get(i, "running") == "running"
+        )
+        self._known = known
+
+    def next(self) -> TrialSpec | None:
+        if not self._left:
+            return None
+        number, repeat = self._left.popleft()
+        if number in self._known:
+            return replace(repeat.spec, attempt=self.record.adopt(number))
+        notes = {
+            "candidate": repeat.candidate.number,
+            "reference": repeat.candidate.reference,
+            "seed_index": repeat.seed_index,
+        }
+        asked = self.record.ask({}, notes)
+        assert asked.number == number, "trials are asked for in the order of the list"
+        return repeat.spec
+
+    def judge(self, report: RungReport) -> tuple[Outcome | None, str]:
+        if math.isnan(report.score.mean):
+            return "failed", "diverged"
+        return "complete", ""
+
+
+def final_trials(plan: Plan, chosen: Sequence[Candidate]) -> list[Repeat]:
+    """Each candidate with each of the seeds, which are the same for all: a paired comparison."""
+    repeats: list[Repeat] = []
+    for candidate in chosen:
+        hyperparameters, weights = plan.space.decode(candidate.params)
+        for j in range(plan.seeds):
+            seed = derived_seed(plan.seed, "final", j)
+            spec = plan.spec(len(repeats), hyperparameters, weights, stage="final", seed=seed)
+            repeats.append(Repeat(spec, candidate, j))
+    return repeats
+
+
+def tested_trials(
+    plan: Plan, chosen: Sequence[Candidate], finals: Sequence[Studied]
+) -> list[Repeat]:
+    """The best candidate on fresh episodes and the reference, from where their finals ended."""
+    shown = {best_candidate(finals, reference=False), best_candidate(finals, reference=True)}
+    repeats: list[Repeat] = []
+    for i, repeat in enumerate(final_trials(plan, chosen)):
+        if repeat.candidate.number in shown and finals[i].state == "complete":
+            spec = replace(
+                repeat.spec, number=len(repeats), stage="test", initial=repeat.spec.key
+            )
+            repeats.append(Repeat(spec, repeat.candidate, repeat.seed_index))
+    return repeats
+
+
+def best_candidate(finals: Sequence[Studied], *, reference: bool) -> int | None:
+    """The candidate with the best mean over the seeds, none of which diverged."""
+    scores: dict[int, list[float]] = {}
+    for trial in finals:
+        if trial.notes["reference"] is reference:
+            score = trial.score if trial.state == "complete" else -math.inf
+            scores.setdefault(trial.notes["candidate"], []).append(score)
+    if not scores:
+        return None
+    return max(scores, key=lambda number: (sum(scores[number]) / len(scores[number]), -number))

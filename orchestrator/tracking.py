@@ -1,0 +1,334 @@
+"""Shows the record in MLflow, which is never waited for: it is a view, the study is the truth."""
+
+import fcntl
+import json
+import logging
+import os
+import random
+import re
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.outbox import Outbox, read_lines
+from orchestrator.recording import OutboxRecorder, RunEvent, common_tags
+from orchestrator.views import saved_views
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT = 15.0
+ENVIRONMENT = {
+    # A request that is repeated after its answer was lost would make a run twice. So MLflow's
+    # client does not repeat; the sender does, and looks first.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
+# What MLflow says of an event that it will not accept at the next try either.
+HOPELESS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+
+
+def recorder(folder: Path, tracking_uri: str) -> OutboxRecorder:
+    """A recorder for the search whose folder this is, shown at `tracking_uri`."""
+    outbox = Outbox(folder)
+    sender = Sender(outbox, folder, tracking_uri)
+    sender.start()
+    return OutboxRecorder(outbox, sender)
+
+
+def connect(tracking_uri: str) -> Any:
+    """An `MlflowClient`. A database is set up first, by one process at a time."""
+    os.environ.update(ENVIRONMENT)
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    database = _sqlite_file(tracking_uri)
+    if database is None:
+        return MlflowClient(tracking_uri=tracking_uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = sqlite3.connect(database)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        client = MlflowClient(tracking_uri=tracking_uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def counts(tracking_uri: str, search: str) -> dict[str, dict[str, int]]:
+    """How many runs of a search there are, by kind and status."""
+    client = connect(tracking_uri)
+    found: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for run in _runs(client, f"tags.`fewtune.search` = {_quoted(search)}"):
+        found[run.data.tags["fewtune.kind"]][run.info.status] += 1
+    return {kind: dict(statuses) for kind, statuses in found.items()}
+
+
+def ensure_saved_views(tracking_uri: str, experiment: str, search: str) -> bool:
+    """Give the experiment's page tables and charts of the search; False if it can't be done now."""
+    try:
+        client = connect(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        filter = f"tags.`fewtune.search` = {_quoted(search)} and tags.`fewtune.kind` = 'trial'"
+        trials = client.search_runs([found.experiment_id], filter, max_results=1)
+        _set_views(client, found.experiment_id, search, list(trials[0].data.params))
+    except Exception as error:  # the format is MLflow's own affair, and nothing hangs on it
+        log.warning("no_saved_views search=%s error=%s", search, error)
+        return False
+    return True
+
+
+class Sender(threading.Thread):
+    """Empties an outbox into MLflow, for as long as it takes.
+
+    Sending an event again changes nothing: its run is found by the ledger or by the tag
+    `fewtune.key`, points have fixed times, and parameters and tags are what they were.
+    """
+
+    def __init__(self, outbox: Outbox, folder: Path, tracking_uri: str) -> None:
+        super().__init__(name="mlflow-sender", daemon=True)
+        self.rejected = 0
+        self._outbox = outbox
+        self._uri = tracking_uri
+        self._ledger = Ledger(folder / "mlflow_runs.jsonl", _public(tracking_uri))
+        self._client: Any = None
+        self._experiments: dict[str, str] = {}
+        self._empty = False  # MLflow had no run of this search, and no request has failed since
+        self._views = False
+
+    def run(self) -> None:
+        failures = 0
+        while not self._outbox.closed:
+            pending = self._outbox.next(timeout=60)
+            if pending is None:
+                continue
+            try:
+                if self._send(RunEvent(**pending.event)):
+                    self._outbox.sent(pending)
+                failures = 0
+            except Exception as error:  # away, restarting, full, forbidden for now: all may pass
+                failures += 1
+                self._empty = False
+                wait = min(LONGEST_WAIT, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1)  # noqa: S311
+                level = logging.WARNING if failures in (1, 5) else logging.DEBUG
+                said = _public(str(error))
+                log.log(level, "mlflow_away retry_in=%.1f error=%s", wait, said)
+                self._outbox.wait_closed(wait)
+
+    def close(self) -> None:
+        """Stop after the event that is being sent; what is left waits for the next process."""
+        self._outbox.close()
+        self.join(timeout=5)
+
+    def _send(self, event: RunEvent) -> bool:
+        """Make `event` true; False if the outbox was rewound instead."""
+        if self._client is None:
+            client = connect(self._uri)
+            if self._ledger and not _alive(client, next(iter(self._ledger.runs.values()))):
+                log.warning("record_anew uri=%s reason=its runs are gone", _public(self._uri))
+                self._ledger.clear()
+            if not self._ledger:
+                filter = f"tags.`fewtune.search` = {_quoted(event.search)}"
+                self._empty = next(_runs(client, filter), None) is None
+            self._client = client
+            if self._empty and self._outbox.rewind():
+                return False
+        try:
+            self._apply(event)
+        except Exception as error:
+            if _code(error) not in HOPELESS:
+                raise
+            self._reject(event.id, error)
+        if event.kind == "trial" and event.params and not self._views:
+            self._views = True
+            self._show(event)
+        return True
+
+    def _apply(self, event: RunEvent) -> None:
+        run_id, made = self._run(event)
+        self._log(run_id, event, tags={} if made else event.tags)
+        if event.status == "RUNNING":
+            if not made:
+                self._client.update_run(run_id, status="RUNNING")
+        elif event.status:
+            self._client.set_terminated(run_id, event.status, end_time=_ms(event.time))
+        for path in event.artifacts:
+            self._upload(run_id, Path(path))
+
+    def _upload(self, run_id: str, path: Path) -> None:
+        upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        try:
+            upload(run_id, str(path))
+        except FileNotFoundError as error:
+            self._reject(str(path), error)
+
+    def _reject(self, what: str, error: Exception) -> None:
+        self.rejected += 1
+        log.error("mlflow_rejects what=%s error=%s", what, error)
+
+    def _log(self, run_id: str, event: RunEvent, tags: Any) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        at = _ms(event.time)
+        metrics = [Metric(name, value, at, event.step) for name, value in event.metrics.items()]
+        params = [Param(name, value) for name, value in event.params.items()]
+        labels = [RunTag(name, value) for name, value in tags.items()]
+        if not (metrics or params or labels):
+            return
+        try:
+            self._client.log_batch(run_id, metrics=metrics, params=params, tags=labels)
+        except Exception as error:
+            if not params or _code(error) not in HOPELESS:
+                raise
+            # A search went on with another configuration. The first value stays.
+            there = self._client.get_run(run_id).data.params
+            changed = [p.key for p in params if there.get(p.key, p.value) != p.value]
+            log.warning("params_keep_first_value key=%s params=%s", event.key, changed)
+            params = [param for param in params if param.key not in there]
+            self._client.log_batch(run_id, metrics=metrics, params=params, tags=labels)
+
+    def _run(self, event: RunEvent) -> tuple[str, bool]:
+        """Id of the event's run, and whether it was made just now."""
+        if known := self._known(event.key, event):
+            return known, False
+        tags = {**common_tags(event), **event.tags}
+        if event.parent and (parent := self._known(event.parent, event)):
+            tags["mlflow.parentRunId"] = parent
+        start = event.time if event.start is None else event.start
+        made = self._client.create_run(
+            self._experiment(event.experiment),
+            start_time=_ms(start),
+            tags=tags,
+            run_name=event.name,
+        )
+        self._ledger.add(event.key, made.info.run_id)
+        return made.info.run_id, True
+
+    def _known(self, key: str, event: RunEvent) -> str | None:
+        if key in self._ledger.runs or self._empty:
+            return self._ledger.runs.get(key)
+        filter = f"tags.`fewtune.key` = {_quoted(key)}"
+        found = self._client.search_runs(
+            [self._experiment(event.experiment)], filter, order_by=["attributes.start_time ASC"]
+        )
+        for ghost in found[1:]:  # of requests whose answer was lost
+            self._client.delete_run(ghost.info.run_id)
+        if not found:
+            return None
+        self._ledger.add(key, found[0].info.run_id)
+        return str(found[0].info.run_id)
+
+    def _experiment(self, name: str) -> str:
+        """Id of the experiment, which is made if need be."""
+        if name not in self._experiments:
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                id = self._client.create_experiment(name, artifact_location=_artifacts(self._uri))
+            else:
+                id = found.experiment_id
+                if found.lifecycle_stage == "deleted":
+                    self._client.restore_experiment(id)
+            self._experiments[name] = id
+        return self._experiments[name]
+
+    def _show(self, event: RunEvent) -> None:
+        try:
+            id = self._experiment(event.experiment)
+            _set_views(self._client, id, event.search, list(event.params))
+        except Exception as error:  # the format is MLflow's own affair, and nothing hangs on it
+            log.warning("no_saved_views search=%s error=%s", event.search, error)
+
+
+class Ledger:
+    """Run ids by key, kept beside the outbox; only a shortcut, since runs are found by tag too."""
+
+    def __init__(self, path: Path, tracking_uri: str) -> None:
+        self._path = path
+        self._uri = tracking_uri
+        lines = [line for line, _ in read_lines(path)]
+        there = bool(lines) and lines[0] == ["uri", tracking_uri]
+        self.runs: dict[str, str] = dict(lines[1:]) if there else {}
+        if not there:
+            self.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self.runs)
+
+    def add(self, key: str, run_id: str) -> None:
+        self.runs[key] = run_id
+        self._write([key, run_id], "a")
+
+    def clear(self) -> None:
+        self.runs.clear()
+        self._write(["uri", self._uri], "w")
+
+    def _write(self, line: list[str], mode: str) -> None:
+        with self._path.open(mode) as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _set_views(client: Any, experiment_id: str, search: str, params: list[str]) -> None:
+    for tag, value in saved_views(search, params, at=_ms(time.time())).items():
+        client.set_experiment_tag(experiment_id, tag, value)
+
+
+def _runs(client: Any, filter: str) -> Iterator[Any]:
+    """All runs of all experiments that fit, page by page."""
+    ids = [found.experiment_id for found in client.search_experiments()]
+    token = None
+    while True:
+        page = client.search_runs(ids, filter, max_results=5000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _alive(client: Any, run_id: str) -> bool:
+    """Whether the run is there and was not deleted."""
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except Exception as error:
+        if _code(error) in HOPELESS:
+            return False
+        raise
+
+
+def _code(error: Exception) -> str:
+    return str(getattr(error, "error_code", ""))
+
+
+def _sqlite_file(tracking_uri: str) -> Path | None:
+    return (
+        Path(tracking_uri.removeprefix("sqlite:///"))
+        if tracking_uri.startswith("sqlite:")
+        else None
+    )
+
+
+def _artifacts(tracking_uri: str) -> str | None:
+    """Where a client without a server puts artifacts, so that a server finds them; else None."""
+    database = _sqlite_file(tracking_uri)
+    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
+
+
+def _public(tracking_uri: str) -> str:
+    """Without the name and password it may hold."""
+    return re.sub(r"//[^/@]*@", "//", tracking_uri)
+
+
+def _quoted(text: str) -> str:
+    quote = '"' if "'" in text else "'"
+    return quote + text.replace(quote, "") + quote
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,146 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.outbox import Outbox
+from orchestrator.recording import OutboxRecorder, clean
+from tests.orchestrator import records
+
+
+def ids(outbox: Outbox) -> list[str]:
+    found = []
+    while (pending := outbox.next(timeout=0)) is not None:
+        found.append(pending.event["id"])
+        outbox.sent(pending)
+    return found
+
+
+def test_events_come_in_order_and_once(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    assert outbox.append({"id": "a"})
+    assert outbox.append({"id": "b", "score": float("nan")})
+    assert not outbox.append({"id": "a"})
+    assert outbox.backlog() == 2
+    assert ids(outbox) == ["a", "b"]
+    assert outbox.backlog() == 0
+    assert outbox.drained(timeout=0)
+
+
+def test_a_process_that_was_started_again_goes_on_where_the_last_one_stopped(
+    tmp_path: Path,
+) -> None:
+    first = Outbox(tmp_path)
+    for name in "abc":
+        first.append({"id": name})
+    first.sent(first.next(timeout=0))
+    first.close()
+    second = Outbox(tmp_path)
+    assert not second.append({"id": "a"})
+    assert second.append({"id": "d"})
+    assert second.backlog() == 3
+    assert ids(second) == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize("tail", [b'{"id": "to', b"\x00\x00", b'{"id": "torn"}'])
+def test_a_last_line_torn_by_a_crash_is_dropped(tmp_path: Path, tail: bytes) -> None:
+    Outbox(tmp_path).append({"id": "a"})
+    with (tmp_path / "outbox.jsonl").open("ab") as file:
+        file.write(tail)
+    outbox = Outbox(tmp_path)
+    outbox.append({"id": "b"})
+    assert ids(outbox) == ["a", "b"]
+    assert (tmp_path / "outbox.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_an_unreadable_line_does_not_hide_those_after_it(tmp_path: Path) -> None:
+    (tmp_path / "outbox.jsonl").write_bytes(b'{"id":"a"}\n\x00\x00\n{"id":"b"}\n\x00\n')
+    outbox = Outbox(tmp_path)
+    assert ids(outbox) == ["a", "b"]
+    outbox.append({"id": "c"})
+    assert ids(outbox) == ["c"]
+    assert outbox.drained(timeout=0)
+
+
+@pytest.mark.parametrize("mark", ["", "7", "-3", "99999", "nonsense"])
+def test_a_mark_that_fits_no_event_has_all_sent_again(tmp_path: Path, mark: str) -> None:
+    first = Outbox(tmp_path)
+    first.append({"id": "a"})
+    first.sent(first.next(timeout=0))
+    (tmp_path / "outbox.sent").write_text(mark)
+    assert ids(Outbox(tmp_path)) == ["a"]
+
+
+def test_a_rewound_outbox_tells_everything_anew(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.append({"id": "a"})
+    assert not outbox.rewind()
+    assert ids(outbox) == ["a"]
+    assert outbox.rewind()
+    assert outbox.backlog() == 1
+    assert ids(outbox) == ["a"]
+
+
+def test_closing_wakes_whoever_waits(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(outbox.next(timeout=60)))
+    waiting.start()
+    outbox.close()
+    waiting.join(timeout=5)
+    assert found == [None]
+
+
+def test_what_was_appended_survives_kill_9(tmp_path: Path) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+        from orchestrator.outbox import Outbox
+        outbox = Outbox(Path(sys.argv[1]))
+        for n in range(10**9):
+            outbox.append({"id": str(n)})
+            print(n, flush=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        seen = [child.stdout.readline() for _ in range(500)]
+        os.kill(child.pid, signal.SIGKILL)
+        last = int((seen + child.stdout.read().split())[-1])
+    found = ids(Outbox(tmp_path))
+    assert found == [str(n) for n in range(len(found))]
+    assert len(found) > last
+
+
+def test_recording_a_search_again_adds_nothing(tmp_path: Path) -> None:
+    recorder = OutboxRecorder(Outbox(tmp_path))
+    records.whole(recorder)
+    before = recorder.backlog()
+    records.whole(recorder)
+    again = OutboxRecorder(Outbox(tmp_path))
+    records.whole(again)
+    assert again.backlog() == recorder.backlog() == before
+    assert not recorder.drain(timeout=0)
+
+
+def test_nothing_is_recorded_before_the_search_has_a_name(tmp_path: Path) -> None:
+    recorder = OutboxRecorder(Outbox(tmp_path))
+    with pytest.raises(RuntimeError, match="search_started"):
+        recorder.reported(records.report(0, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("val/greek/accuracy", "val/greek/accuracy"),
+        ("lambda/C++", "lambda/C_2b_2b"),
+        ("val//../x/accuracy", "val/x/accuracy"),
+        ("val/日本語/f1", "val/日本語/f1"),
+    ],
+)
+def test_names_become_what_mlflow_accepts(name: str, cleaned: str) -> None:
+    assert clean(name) == cleaned

@@ -1,0 +1,349 @@
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import tracking
+from orchestrator.dashboard import _free_port, server, tracking_uri
+from orchestrator.recording import OutboxRecorder
+from orchestrator.tracking import connect, counts, recorder
+from tests.orchestrator import records
+
+WHOLE = {
+    "search": {"FINISHED": 1},
+    "trial": {"FINISHED": 1, "KILLED": 1, "FAILED": 1},
+    "adaptation": {"FINISHED": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Setting one up takes seconds, a copy none."""
+    home = tmp_path_factory.mktemp("template")
+    connect(tracking_uri(home))
+    copy = home / "copy.db"
+    with sqlite3.connect(home / "mlflow.db") as database:
+        database.execute("VACUUM INTO ?", (str(copy),))
+    return copy
+
+
+@pytest.fixture
+def home(tmp_path: Path, empty_database: Path) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    return home / "searches" / "demo"
+
+
+def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
+    """Record a whole search, wait until it is to be seen, close."""
+    made = recorder(folder, uri)
+    records.whole(made, **options)
+    assert made.drain(timeout=60)
+    made.close()
+    return made
+
+
+def runs(home: Path) -> dict[str, Any]:
+    """All runs by key; no key has two."""
+    client = connect(tracking_uri(home))
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(ids, max_results=1000)
+    by_key = {run.data.tags["fewtune.key"]: run for run in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+def points(home: Path) -> int:
+    with sqlite3.connect(home / "mlflow.db") as database:
+        return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class TestWhatIsToBeSeen:
+    def test_every_trial_and_adaptation_is_one_run(self, home: Path, folder: Path) -> None:
+        made = record(folder, tracking_uri(home))
+        assert made.rejected == 0
+        assert counts(tracking_uri(home), "demo") == WHOLE
+        found = runs(home)
+        assert sorted(found) == [
+            "demo",
+            "demo/search-0000",
+            "demo/search-0000/validation/greek",
+            "demo/search-0000/validation/korean",
+            "demo/search-0001",
+            "demo/search-0002",
+        ]
+        trial = found["demo/search-0000"]
+        assert trial.data.tags["mlflow.parentRunId"] == found["demo"].info.run_id
+        task = found["demo/search-0000/validation/greek"]
+        assert task.data.tags["mlflow.parentRunId"] == trial.info.run_id
+        assert task.data.params["task"] == "greek"
+        assert task.data.metrics["accuracy"] == 0.4
+        assert task.info.end_time - task.info.start_time == 2000
+
+    def test_metrics_are_kept_for_every_rung(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        run = runs(home)["demo/search-0000"]
+        history = connect(tracking_uri(home)).get_metric_history(run.info.run_id, "score")
+        assert [(point.step, point.value, point.timestamp) for point in history] == [
+            (step, records.report(0, step).score.mean, round(1000 * records.report(0, step).time))
+            for step in (10, 20)
+        ]
+        assert set(run.data.metrics) == {
+            *("score", "score_se", "train/loss", "val/greek/accuracy", "val/korean/accuracy")
+        }
+        assert run.data.params["log10_lr/outer"] == "-1.0000"
+        assert run.data.params["lambda/cyrillic"] == "1"
+
+    def test_the_reason_of_an_end_is_told(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        found = runs(home)
+        assert "best third" in found["demo/search-0001"].data.tags["mlflow.note.content"]
+        assert found["demo/search-0002"].data.tags["fewtune.error"] == "loss is NaN"
+        assert found["demo/search-0002"].data.tags["fewtune.state"] == "failed"
+
+    def test_the_search_shows_its_last_score(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        assert runs(home)["demo"].data.metrics["score"] == 0.4
+
+    def test_artifacts_lie_in_the_home_folder(self, home: Path, folder: Path) -> None:
+        table = home / "trials.csv"
+        table.write_text("number,score\n")
+        record(folder, tracking_uri(home), artifacts=[table])
+        run = runs(home)["demo"].info
+        assert (home / "mlartifacts" / run.run_id / "artifacts" / "trials.csv").is_file()
+
+    def test_views_of_the_search_are_saved_once(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        assert tracking.ensure_saved_views(tracking_uri(home), "glyphs", "demo")
+        tags = connect(tracking_uri(home)).get_experiment_by_name("glyphs").tags
+        assert sum(name.startswith("mlflow.sharedViewState.") for name in tags) == 3
+
+    def test_nothing_is_printed(self, tmp_path: Path) -> None:
+        program = """
+            import sys
+            from pathlib import Path
+            from orchestrator.tracking import recorder
+            from tests.orchestrator import records
+            made = recorder(Path(sys.argv[1]) / "demo", f"sqlite:///{sys.argv[1]}/mlflow.db")
+            assert "mlflow" not in sys.modules
+            records.whole(made)
+            sys.exit(not made.drain(60))
+        """
+        command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class TestAgain:
+    def test_sending_the_whole_outbox_again_changes_nothing(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        before, n_points = runs(home), points(home)
+        (folder / "outbox.sent").unlink()
+        record(folder, tracking_uri(home))
+        assert points(home) == n_points
+        assert {key: run.to_dictionary() for key, run in runs(home).items()} == {
+            key: run.to_dictionary() for key, run in before.items()
+        }
+
+    def test_without_the_ledger_runs_are_found_by_their_key(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        n_points = points(home)
+        (folder / "mlflow_runs.jsonl").unlink()
+        (folder / "outbox.sent").unlink()
+        record(folder, tracking_uri(home))
+        assert counts(tracking_uri(home), "demo") == WHOLE
+        assert points(home) == n_points
+
+    def test_a_search_goes_on_in_its_run(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home))
+        changed = {"trials": 6, "eta": 3.0, "new": 1}
+        later = records.START + 2000
+        made.search_started(name="demo", experiment="glyphs", params=changed, tags={}, time=later)
+        assert made.drain(timeout=60)
+        run = runs(home)["demo"]
+        assert run.info.status == "RUNNING"
+        assert run.data.tags["fewtune.attempt"] == "1"
+        assert run.data.params == {"trials": "3", "eta": "3", "new": "1"}
+        records.trial(made, 3, "complete")
+        made.search_ended(state="complete", metrics={}, artifacts=[], time=later + 100)
+        assert made.drain(timeout=60)
+        made.close()
+        found = runs(home)
+        assert found["demo"].info.end_time == round(1000 * (later + 100))
+        parent = found["demo/search-0003"].data.tags["mlflow.parentRunId"]
+        assert parent == found["demo"].info.run_id
+        assert counts(tracking_uri(home), "demo")["trial"]["FINISHED"] == 2
+
+    def test_a_trial_that_is_admitted_again_stays_one_run(self, home: Path, folder: Path) -> None:
+        made = recorder(folder, tracking_uri(home))
+        records.started(made)
+        records.trial(made, 0, "failed")
+        made.trial_started(records.spec(0, attempt=1), params={}, time=records.START + 500)
+        made.reported(records.report(0, 10))
+        assert made.drain(timeout=60)
+        run = runs(home)["demo/search-0000"]
+        assert (run.info.status, run.data.tags["fewtune.attempt"]) == ("RUNNING", "1")
+        made.trial_ended(records.result(0, "complete"), state="complete")
+        assert made.drain(timeout=60)
+        made.close()
+        assert runs(home)["demo/search-0000"].info.status == "FINISHED"
+        assert points(home) == 5 + 1 + 2 * 4
+
+    def test_runs_that_were_deleted_are_told_anew(self, home: Path, folder: Path) -> None:
+        record(folder, tracking_uri(home))
+        client = connect(tracking_uri(home))
+        for run in runs(home).values():
+            client.delete_run(run.info.run_id)
+        assert counts(tracking_uri(home), "demo") == {}
+        made = recorder(folder, tracking_uri(home))
+        records.started(made, time=records.START + 2000)
+        wait_for(lambda: counts(tracking_uri(home), "demo").get("trial") == WHOLE["trial"])
+        made.close()
+
+    def test_a_new_database_is_told_everything(
+        self, home: Path, folder: Path, empty_database: Path
+    ) -> None:
+        record(folder, tracking_uri(home))
+        other = home / "other"
+        other.mkdir()
+        (other / "mlflow.db").write_bytes(empty_database.read_bytes())
+        made = recorder(folder, tracking_uri(other))
+        records.started(made, time=records.START + 2000)
+        wait_for(lambda: counts(tracking_uri(other), "demo").get("trial") == WHOLE["trial"])
+        assert made.drain(timeout=60)
+        made.close()
+        assert counts(tracking_uri(other), "demo") == WHOLE | {"search": {"RUNNING": 1}}
+
+
+class TestTrouble:
+    def test_a_lost_answer_makes_no_second_run(
+        self, home: Path, folder: Path, monkeypatch: Any
+    ) -> None:
+        from mlflow import MlflowClient
+
+        real, failed = MlflowClient.create_run, set()
+
+        def create_run(self: Any, *args: Any, **options: Any) -> Any:
+            run = real(self, *args, **options)
+            if options["run_name"] not in failed:
+                failed.add(options["run_name"])
+                raise ConnectionError("the answer was lost")
+            return run
+
+        monkeypatch.setattr(MlflowClient, "create_run", create_run)
+        record(folder, tracking_uri(home))
+        assert len(failed) == 6
+        assert counts(tracking_uri(home), "demo") == WHOLE
+
+    def test_what_mlflow_rejects_is_counted_and_the_rest_goes_on(
+        self, home: Path, folder: Path, caplog: Any
+    ) -> None:
+        made = recorder(folder, tracking_uri(home))
+        records.started(made)
+        made.search_metrics({"": 1.0}, step=0, time=records.START)
+        made.search_ended(
+            state="failed", metrics={}, artifacts=[home / "nowhere"], time=records.START + 1
+        )
+        records.trial(made, 0, "complete")
+        assert made.drain(timeout=60)
+        made.close()
+        assert made.rejected == 2
+        assert "mlflow_rejects" in caplog.text
+        found = counts(tracking_uri(home), "demo")
+        assert found["search"] == {"FAILED": 1}
+        assert found["trial"] == {"FINISHED": 1}
+
+    def test_a_password_is_not_written_down(self, folder: Path, caplog: Any) -> None:
+        port = _free_port("127.0.0.1", 0)
+        made = recorder(folder, f"http://me:secret@127.0.0.1:{port}")
+        records.started(made)
+        wait_for(lambda: "mlflow_away" in caplog.text)
+        made.close()
+        assert "secret" not in caplog.text
+        assert not any("secret" in path.read_text() for path in folder.iterdir())
+
+    def test_a_search_does_not_wait_for_a_server_that_is_away(self, folder: Path) -> None:
+        made = recorder(folder, f"http://127.0.0.1:{_free_port('127.0.0.1', 0)}")
+        start = time.monotonic()
+        records.whole(made)
+        assert time.monotonic() - start < 1
+        assert not made.drain(timeout=0.1)
+        assert made.backlog() == 17
+        made.close()
+        assert made.rejected == 0
+
+    def test_kill_9_in_the_middle_loses_nothing_and_doubles_nothing(
+        self, home: Path, folder: Path
+    ) -> None:
+        program = """
+            import sys, time
+            from pathlib import Path
+            from orchestrator.tracking import recorder
+            from tests.orchestrator import records
+            made = recorder(Path(sys.argv[1]), sys.argv[2])
+            records.whole(made, ["complete"] * 8)
+            time.sleep(60)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(program), str(folder), tracking_uri(home)]
+        with subprocess.Popen(command) as child:
+            while not (folder / "outbox.sent").exists():
+                assert child.poll() is None
+                time.sleep(0.01)
+            time.sleep(0.4)
+            os.kill(child.pid, signal.SIGKILL)
+        made = recorder(folder, tracking_uri(home))
+        assert made.backlog() > 0
+        records.whole(made, ["complete"] * 8)
+        assert made.drain(timeout=60)
+        made.close()
+        assert len(runs(home)) == 1 + 8 + 16
+        assert counts(tracking_uri(home), "demo") == {
+            "search": {"FINISHED": 1},
+            "trial": {"FINISHED": 8},
+            "adaptation": {"FINISHED": 16},
+        }
+        assert points(home) == 8 * 2 * 5 + 16 * 4 + 8 + 1
+
+    @pytest.mark.slow
+    def test_a_server_that_comes_up_late_is_told_everything(
+        self, home: Path, folder: Path, caplog: Any
+    ) -> None:
+        caplog.set_level(logging.WARNING)
+        port = _free_port("127.0.0.1", 0)
+        report = home / "report.md"
+        report.write_text("# Report")
+        made = recorder(folder, f"http://127.0.0.1:{port}")
+        records.whole(made, artifacts=[report])
+        time.sleep(5)
+        assert not made.drain(timeout=0)
+        late = server(home, port)
+        try:
+            assert late.base == f"http://127.0.0.1:{port}"
+            assert made.drain(timeout=90)
+        finally:
+            late.close()
+            made.close()
+        assert "mlflow_away" in caplog.text
+        assert counts(tracking_uri(home), "demo") == WHOLE
+        assert list((home / "mlartifacts").rglob("report.md"))

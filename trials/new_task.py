@@ -1,0 +1,127 @@
+"""The one new task of an adaptation recipe, with what its teacher says of it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot.faults import Fault, InputError
+from fewshot.learners.teacher import fit_logistic
+from fewshot.tasks.datasets import load_dataset
+from trials.adaptation import NewTask
+from trials.contract import Component, Recipe, Stage, TaskSpec
+from trials.sources import Sources
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """A new task, and how good its teacher is on the test queries."""
+
+    task: NewTask
+    teacher_accuracy: float
+    classes: tuple[str, ...]
+
+
+def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
+    """The task of `recipe`. Its teacher is fitted to the support alone."""
+    (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
+    path = f"tasks.validation.{validation.name}"
+    support, codes, classes = _support(recipe, sources, validation, path)
+    unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
+    transfer = np.concatenate(
+        [support, _sample(unlabelled, validation.n_unlabelled, recipe.seed)]
+    )
+    assert recipe.teacher is not None, "a config without a teacher has no adaptation program"
+    features = teacher_features(recipe.teacher, cache)
+    logits = teach(recipe.teacher, features, support, codes, len(classes))
+    queries: dict[Stage, tuple[Tensor, Tensor]] = {
+        "search": _queries(sources, validation, classes, f"{path}.query", half=0),
+        "final": _queries(sources, validation, classes, f"{path}.query", half=1),
+        "test": _queries(sources, test, classes, f"tasks.test.{test.name}.query", half=None),
+    }
+    rows, answers = queries["test"]
+    task = NewTask(
+        validation.name,
+        len(classes),
+        torch.from_numpy(support),
+        codes,
+        torch.from_numpy(transfer),
+        logits[transfer],
+        queries,
+    )
+    right = logits[rows].argmax(-1) == answers
+    return Distilled(task, right.double().mean().item(), classes)
+
+
+def teacher_features(teacher: Component, cache: Path) -> Tensor:
+    """What the teacher sees of each row of its dataset, (n, d)."""
+    options = {key: value for key, value in teacher.options.items() if key != "c"}
+    return load_dataset(teacher.name, options, cache).inputs
+
+
+def teach(
+    teacher: Component, features: Tensor, support: np.ndarray, codes: Tensor, n_classes: int
+) -> Tensor:
+    """Logits (n, n_classes) for every row, of a head fitted to the support rows and their codes."""
+    c = float(teacher.options.get("c", 10.0))
+    weight, bias = fit_logistic(features[support], codes, n_classes, c=c)
+    return features @ weight + bias
+
+
+def _support(
+    recipe: Recipe, sources: Sources, spec: TaskSpec, path: str
+) -> tuple[np.ndarray, Tensor, tuple[str, ...]]:
+    """Rows of `shot` examples of each class, drawn by the recipe's seed; codes; the classes."""
+    places = sources.rows(spec, spec.where, path)
+    labels = _labels(sources, spec, path)[places]
+    rng = np.random.default_rng(recipe.seed)
+    classes = tuple(sorted(set(labels)))
+    members = {label: places[labels == label] for label in classes}
+    faults = [
+        Fault(path, f"class {label!r} needs at least shot = {recipe.shot} examples.", len(rows))
+        for label, rows in members.items()
+        if len(rows) < recipe.shot
+    ]
+    if faults:
+        raise InputError(faults)
+    chosen = [np.sort(rng.permutation(rows)[: recipe.shot]) for rows in members.values()]
+    codes = torch.arange(len(classes)).repeat_interleave(recipe.shot)
+    return np.concatenate(chosen), codes, classes
+
+
+def _queries(
+    sources: Sources, spec: TaskSpec, classes: tuple[str, ...], path: str, *, half: int | None
+) -> tuple[Tensor, Tensor]:
+    """Rows and codes of the queries whose class the support has; of a half of them, or of all."""
+    rows = sources.rows(spec, spec.query or {}, path)
+    labels = _labels(sources, spec, path)
+    code_of = {label: code for code, label in enumerate(classes)}
+    rows = rows[np.array([labels[row] in code_of for row in rows], dtype=bool)]
+    if half is not None:
+        rows = rows[_half_of(rows) == half]
+    if not len(rows):
+        raise InputError([Fault(path, "keeps no row of a class that the support has.")])
+    return torch.from_numpy(rows), torch.tensor([code_of[labels[row]] for row in rows])
+
+
+def _labels(sources: Sources, spec: TaskSpec, path: str) -> np.ndarray:
+    columns = sources.dataset(spec.dataset, path).columns
+    if spec.label not in columns:
+        raise InputError(
+            [Fault(f"{path}.label", f"must be one of {', '.join(map(str, columns))}.", spec.label)]
+        )
+    return columns[spec.label].astype(str).to_numpy()
+
+
+def _sample(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:
+    if n is None or n >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:n])
+
+
+def _half_of(rows: np.ndarray) -> np.ndarray:
+    """0 or 1 for each row, by its place: one half scores the search, the other the finalists."""
+    return np.array([hashlib.sha256(str(int(row)).encode()).digest()[0] & 1 for row in rows])
