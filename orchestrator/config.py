@@ -77,7 +77,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
-        raise fault(str(path), f"can't be read: {error.strerror}.", None, "Check the path.") from None
+        raise fault(
+            str(path), f"can't be read: {error.strerror}.", None, "Check the path."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise fault(str(path), f"is not YAML: {error}".replace("\n", " ")) from None
     if not isinstance(data, dict):
@@ -122,7 +124,9 @@ def _fault_of(error: dict[str, Any]) -> Fault:
     path = ".".join(str(part) for part in error["loc"] if part not in ("RangeSection", "float"))
     rule, remedy = _RULES.get(error["type"], (_sentence(error["msg"]), ""))
     found = error["input"]
-    return Fault(path or "config", rule, None if isinstance(found, (dict, BaseModel)) else found, remedy)
+    return Fault(
+        path or "config", rule, None if isinstance(found, (dict, BaseModel)) else found, remedy
+    )
 
 
 def _sentence(message: str) -> str:
@@ -134,4 +138,3 @@ def dump(config: Config) -> str:
     """YAML that `load_config` reads back to the same config, but for defaults spelled out."""
     data = config.model_dump(by_alias=True, exclude_none=True, mode="json")
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-

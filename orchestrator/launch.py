@@ -144,9 +144,7 @@ def _executor(plan: Plan, config: Config, home: Home, placement: Placement) -> E
     from orchestrator.ray_executor import RayExecutor  # Ray takes seconds to import
 
     workers = config.search.workers
-    return RayExecutor(
-        plan.recipe, lanes=lanes, folder=folder, cache=home.cache, workers=workers
-    )
+    return RayExecutor(plan.recipe, lanes=lanes, folder=folder, cache=home.cache, workers=workers)
 
 
 @contextmanager

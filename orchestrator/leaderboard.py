@@ -14,7 +14,7 @@ from orchestrator.study import Record, Studied
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was trained again. `score` is over new seeds and fresh episodes."""
+    """A trial that was trained again: `score` is over new seeds, on fresh validation episodes."""
 
     number: int
     reference: bool
@@ -44,7 +44,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
         best = self.best
-        return _plain(
+        found: dict[str, Any] = _plain(
             {
                 "name": self.name,
                 "state": self.state,
@@ -59,6 +59,7 @@ class Summary:
                 "figures": dict(self.figures),
             }
         )
+        return found
 
 
 def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
@@ -82,7 +83,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
     }
     difference = None
     if tables["challenger"] is not None and tables["baseline"] is not None:
-        difference = interval(tables["challenger"] - tables["baseline"])
+        difference = interval(tables["challenger"] - tables["baseline"], of_tasks=True)
     return Summary(
         name=name,
         state="complete" if done else "running",
@@ -97,7 +98,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
         baseline=next((f for f in found if f.number == reference), None),
         verdict=None if difference is None else verdict(difference),
         difference=difference,
-        test={name: interval(table) for name, table in tables.items() if table is not None},
+        test={name: interval(table, of_tasks=True) for name, table in tables.items() if table is not None},
         figures=dict(records.search.notes.get("figures", {})),
     )
 
@@ -118,7 +119,7 @@ def _finalist_of(trial: Studied, finals: Sequence[Studied]) -> Finalist:
         trial.number,
         finals[0].notes["reference"],
         trial.score,
-        interval(_scores(finals)),
+        interval(_scores(finals), of_tasks=False),
         trial.notes["hyperparameters"],
         trial.notes["task_weights"],
     )

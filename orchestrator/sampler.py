@@ -18,7 +18,9 @@ _STARTUP = 10
 _NEAR = 3.0
 
 
-def suggest(trials: Sequence[Studied], space: SearchSpace, rungs: Sequence[int], seed: int) -> Values:
+def suggest(
+    trials: Sequence[Studied], space: SearchSpace, rungs: Sequence[int], seed: int
+) -> Values:
     """Parameters of the next joint trial.
 
     At first at random: weights anywhere, rates near the best that the reference was seen with.
@@ -26,7 +28,9 @@ def suggest(trials: Sequence[Studied], space: SearchSpace, rungs: Sequence[int],
     give the same suggestion.
     """
     box = space.box()
-    joint = [t for t in trials if t.params.keys() == box.keys() and not space.is_reference(t.params)]
+    joint = [
+        t for t in trials if t.params.keys() == box.keys() and not space.is_reference(t.params)
+    ]
     if len(joint) < _STARTUP:
         return _random(trials, space, np.random.default_rng([seed, len(trials)]))
     sampler = optuna.samplers.GPSampler(seed=(seed + len(trials)) % 2**31, n_startup_trials=0)
@@ -39,9 +43,7 @@ def suggest(trials: Sequence[Studied], space: SearchSpace, rungs: Sequence[int],
 
 def _random(trials: Sequence[Studied], space: SearchSpace, rng: np.random.Generator) -> Values:
     drawn = {name: r.at(rng.random()) for name, r in space.box().items()}
-    references = [
-        t for t in trials if space.is_reference(t.params) and not math.isnan(t.score)
-    ]
+    references = [t for t in trials if space.is_reference(t.params) and not math.isnan(t.score)]
     if references:
         best = max(references, key=lambda t: t.score)
         for name in space.rates():

@@ -15,7 +15,7 @@ from orchestrator.selection import Candidate, candidates
 from orchestrator.simplex import Simplex
 from orchestrator.space import Values
 from orchestrator.study import Record, Studied
-from trials.contract import Executor, Outcome, RungReport, TrialResult, TrialSpec
+from trials.contract import Executor, Outcome, RungReport, TrialResult, TrialSpec, Turn
 
 # How often a trial is begun again because its worker was lost, before it is given up.
 _LOSSES = 5
@@ -64,7 +64,7 @@ def search(
     """
 
     def run(stage: str, work: Work) -> None:
-        _run(work, executor, recorder, lambda: observe(stage), stopping)
+        _run(_Course(work, recorder), executor, lambda: observe(stage), stopping)
 
     run("search", Searching(plan, records.search, task_sizes))
     chosen = candidates(records.search.trials(), plan.space, plan.finalists)
@@ -72,51 +72,67 @@ def search(
     run("test", Again(records.test, list(tested_trials(plan, chosen, records.final.trials()))))
 
 
+class _Course:
+    """The trials of some work on their way through the workers."""
+
+    def __init__(self, work: Work, recorder: Recorder) -> None:
+        self.live: dict[str, TrialSpec] = {}
+        self._work, self._recorder = work, recorder
+        self._lost: deque[TrialSpec] = deque()
+        self._reasons: dict[str, str] = {}
+
+    def admit(self, free: int) -> list[TrialSpec]:
+        """Up to `free` trials to begin: those that a worker took with it first."""
+        specs: list[TrialSpec] = []
+        while len(specs) < free:
+            spec = self._lost.popleft() if self._lost else self._work.next()
+            if spec is None:
+                break
+            self.live[spec.key] = spec
+            self._recorder.trial_started(spec, params=_params(spec), time=time.time())
+            specs.append(spec)
+        return specs
+
+    def hear(self, turn: Turn) -> dict[str, Outcome]:
+        """Keep what a worker said; returns the trials that are to end."""
+        record = self._work.record
+        _count_steps(record, turn.lane_steps, turn.capacity_steps)
+        for result in turn.results:
+            reason = self._reasons.pop(result.key, "")
+            _end(record, self._recorder, self.live.pop(result.key), result, reason)
+        self._lost.extend(_again(self.live.pop(key)) for key in turn.lost)
+        for report in turn.reports:
+            record.report(self.live[report.key].number, report.step, report.score.mean)
+            self._recorder.reported(report)
+        release: dict[str, Outcome] = {}
+        # A trial that was begun again repeats its reports; it is judged by the last.
+        for report in {report.key: report for report in turn.reports}.values():
+            outcome, self._reasons[report.key] = self._work.judge(report)
+            if outcome is not None:
+                release[report.key] = outcome
+        return release
+
+
 def _run(
-    work: Work,
+    course: _Course,
     executor: Executor,
-    recorder: Recorder,
     observe: Callable[[], None],
     stopping: Callable[[], bool],
 ) -> None:
     """Carry trials to the workers, and what they say to the records, until all have ended."""
-    live: dict[str, TrialSpec] = {}
-    reasons: dict[str, str] = {}
-    lost: deque[TrialSpec] = deque()
-
-    def admit(free: int) -> list[TrialSpec]:
-        specs: list[TrialSpec] = []
-        while len(specs) < free and (spec := lost.popleft() if lost else work.next()) is not None:
-            live[spec.key] = spec
-            recorder.trial_started(spec, params=_params(spec), time=time.time())
-            specs.append(spec)
-        return specs
-
     while True:
         for worker, free in executor.idle().items():
-            if specs := admit(free):
+            if specs := course.admit(free):
                 executor.exchange(worker, {}, specs)
-        if not live:
+        if not course.live:
             return
         if stopping():
             raise Stopped
         turn = executor.turn()
-        if turn is None:  # nobody had anything to say for a while
-            continue
-        _count_steps(work.record, turn.lane_steps, turn.capacity_steps)
-        for result in turn.results:
-            _end(work.record, recorder, live.pop(result.key), result, reasons.pop(result.key, ""))
-        lost.extend(_again(live.pop(key)) for key in turn.lost)
-        for report in turn.reports:
-            work.record.report(live[report.key].number, report.step, report.score.mean)
-            recorder.reported(report)
-        release: dict[str, Outcome] = {}
-        for report in {report.key: report for report in turn.reports}.values():
-            outcome, reasons[report.key] = work.judge(report)
-            if outcome is not None:
-                release[report.key] = outcome
-        executor.exchange(turn.worker, release, admit(turn.free + len(release)))
-        observe()
+        if turn is not None:
+            release = course.hear(turn)
+            executor.exchange(turn.worker, release, course.admit(turn.free + len(release)))
+            observe()
 
 
 def _again(spec: TrialSpec) -> TrialSpec:
@@ -136,9 +152,7 @@ def _end(
         "seed": spec.seed,
         "hyperparameters": dict(spec.hyperparameters),
         "task_weights": dict(spec.task_weights),
-        "tasks": {
-            a.task: {"skill": list(a.score), **a.metrics} for a in result.adaptations
-        },
+        "tasks": {a.task: {"skill": list(a.score), **a.metrics} for a in result.adaptations},
     }
     last = record.trials()[spec.number].score
     record.finish(spec.number, result.outcome, last, notes)
@@ -281,9 +295,7 @@ def tested_trials(
     repeats: list[Repeat] = []
     for i, repeat in enumerate(final_trials(plan, chosen)):
         if repeat.candidate.number in shown and finals[i].state == "complete":
-            spec = replace(
-                repeat.spec, number=len(repeats), stage="test", initial=repeat.spec.key
-            )
+            spec = replace(repeat.spec, number=len(repeats), stage="test", initial=repeat.spec.key)
             repeats.append(Repeat(spec, repeat.candidate, repeat.seed_index))
     return repeats
 

@@ -51,15 +51,15 @@ def candidates(trials: Sequence[Studied], space: SearchSpace, n: int) -> list[Ca
     ]
 
 
-def interval(table: np.ndarray) -> Interval:
+def interval(table: np.ndarray, *, of_tasks: bool) -> Interval:
     """Mean of a table (seeds, tasks) of scores or differences, with its 95 % interval.
 
-    Both the seeds and the tasks are taken for samples of those that might have been: the variance
-    of the mean is the sum of what each way of averaging shows, with Satterthwaite's degrees of
-    freedom. That is a little too wide, as what is left after both is counted twice. A dimension of
-    size one adds nothing: with a single task the interval speaks of the seeds alone.
+    of_tasks: whether the tasks too are taken for a sample of those that might have been, and not
+    for the only ones of interest. Then the variance of the mean is the sum of what each way of
+    averaging shows, with Satterthwaite's degrees of freedom. That is a little too wide, as what is
+    left after both is counted twice. A single task adds nothing: the interval speaks of the seeds.
     """
-    means = [table.mean(axis=1), table.mean(axis=0)]  # by seed, by task
+    means = [table.mean(axis=1)] + ([table.mean(axis=0)] if of_tasks else [])
     parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
     variance = sum(v for v, _ in parts)
     mean = float(table.mean())

@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Simplex:
-    """Weights of d >= 2 tasks, >= 0 with sum 1, from d - 1 coordinates in [-half_width, half_width].
+    """Weights of d >= 2 tasks, >= 0 with sum 1, from d - 1 coordinates within +-half_width.
 
     prior: d weights > 0 with sum 1, where the coordinates are zero.
     half_width: > 0. About 3.5 finds that few tasks matter, 2 that most do.

@@ -30,7 +30,7 @@ _STATES: Mapping[TrialState, str] = {
 
 @dataclass(frozen=True)
 class Studied:
-    """A trial as the study has it. `reports` are the scores by step; `notes` what was kept of it."""
+    """A trial as the study has it: `reports` are scores by step, `notes` what else was kept."""
 
     number: int
     state: str  # complete, stopped, failed, running or waiting
@@ -160,9 +160,7 @@ def read(storage: str, name: str) -> Record | None:
     if "://" not in storage and not Path(storage).exists():
         return None
     backend = (
-        RDBStorage(storage)
-        if "://" in storage
-        else JournalStorage(JournalFileBackend(storage))
+        RDBStorage(storage) if "://" in storage else JournalStorage(JournalFileBackend(storage))
     )
     try:
         return Record(optuna.load_study(study_name=name, storage=backend), {})

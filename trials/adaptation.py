@@ -85,9 +85,7 @@ class Adaptation:
             task.teacher[transfer],
         )
 
-    def loss(
-        self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor
-    ) -> Tensor:
+    def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         del weights
         n = len(batch.support_y)
         logits = self._model.apply(params, torch.cat([batch.support_x, batch.transfer_x]))

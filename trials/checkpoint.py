@@ -65,3 +65,9 @@ def _report(data: dict[str, object]) -> RungReport:
     per_task: dict[str, list[float]] = data["per_task"]  # type: ignore[assignment]
     data["per_task"] = {task: Estimate(*parts) for task, parts in per_task.items()}  # type: ignore[arg-type]
     return RungReport(**data)  # type: ignore[arg-type]
+
+
+def parameters(path: Path) -> dict[str, Tensor]:
+    """The model's parameters alone, by their own names."""
+    tensors = load(path)[1]
+    return {n.removeprefix("params."): v for n, v in tensors.items() if n.startswith("params.")}

@@ -93,6 +93,11 @@ class Lanes:
         self._train(min(rung - lane.step for rung, lane in zip(rungs, self._live, strict=True)))
         return self._report([i for i, lane in enumerate(self._live) if lane.step == rungs[i]])
 
+    def parameters(self, key: str) -> Params:
+        """A copy of a live trial's parameters."""
+        place = next(i for i, lane in enumerate(self._live) if lane.spec.key == key)
+        return {name: value[place].clone() for name, value in self._params.items()}
+
     def release(self, key: str, outcome: Outcome) -> TrialResult:
         for spec in self._queue:
             if spec.key == key:

@@ -31,9 +31,7 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
     path = f"tasks.validation.{validation.name}"
     support, codes, classes = _support(recipe, sources, validation, path)
     unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
-    transfer = np.concatenate(
-        [support, _sample(unlabelled, validation.n_unlabelled, recipe.seed)]
-    )
+    transfer = np.concatenate([support, _sample(unlabelled, validation.n_unlabelled, recipe.seed)])
     assert recipe.teacher is not None, "a config without a teacher has no adaptation program"
     features = teacher_features(recipe.teacher, cache)
     logits = teach(recipe.teacher, features, support, codes, len(classes))

@@ -142,3 +142,12 @@ def _load(place: Path) -> tuple[Any, Any]:
             "encoder", f"must be a model that transformers can load: {error}", str(place)
         ) from error
     return tokenizer, model.eval()
+
+
+def save_pretrained(encoder: str, out: Path) -> None:
+    """Write the encoder as a folder that `AutoModel` and `AutoTokenizer` load by themselves."""
+    from transformers import AutoModel, AutoTokenizer
+
+    source = folder(encoder)
+    AutoModel.from_pretrained(source, local_files_only=True).save_pretrained(out)
+    AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(out)

@@ -146,4 +146,3 @@ def _largest(table: list[list[np.ndarray]], n: int) -> str:
     sizes = [len(rows) for group in table for rows in group]
     smallest, most = (min(sizes), max(sizes)) if sizes else (0, 0)
     return f"{_largest_way(table, n)} such classes; classes have {smallest} to {most} examples"
-

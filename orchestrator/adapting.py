@@ -1,0 +1,126 @@
+"""An exported model learns a new task from a table of examples, and labels the rest of it."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fewshot.faults import fault
+from fewshot.metrics import accuracy, macro_f1
+from fewshot.tasks.base import Dataset
+from fewshot.tasks.datasets import load_dataset
+from orchestrator import config as configs
+from orchestrator.home import Home
+from orchestrator.plan import plan_of
+from orchestrator.schema import Config, DatasetPart
+from trials.deployment import classify, distil
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Where the predictions lie, and how good they are where the labels were known."""
+
+    predictions: Path
+    classes: int
+    support: int
+    predicted: int
+    metrics: dict[str, float]  # empty if no label of a predicted row is known
+
+
+def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: Home) -> Adapted:
+    """Learn from the first `shots` labelled rows of each class in `data`, and predict all others.
+
+    folder: an export. data: of the kind that the model was trained on; a row with an empty label is
+    only predicted. Raises InputError if the data does not fit.
+    """
+    if not (folder / "model.safetensors").exists():
+        raise fault("DIR", "is not a folder that `fewtune export` wrote.", str(folder))
+    config = configs.load_config(folder / "config.yaml")
+    student = config.tasks.validation[0].dataset
+    found = _load(config.datasets[student], data, folder, home)
+    if label not in found.columns:
+        known = ", ".join(map(str, found.columns.columns))
+        raise fault("--label", f"must be a column of {data}: {known}.", label)
+    labels = found.columns[label].fillna("").astype(str).to_numpy()
+    classes = sorted(set(labels) - {""})
+    support = _support(labels, classes, shots, data)
+    rest = np.setdiff1d(np.arange(len(labels)), support)
+    if not len(rest):
+        raise fault(
+            "--shots", "leaves no row to predict.", shots, "Give more rows, or fewer shots."
+        )
+    codes = torch.tensor([classes.index(labels[row]) for row in support])
+    logits = _logits(config, folder, found, (support, codes), rest, data, home)
+    predicted = logits.argmax(-1)
+    known_rows = np.flatnonzero(labels[rest] != "")
+    metrics: dict[str, float] = {}
+    if len(known_rows):
+        truth = torch.tensor([classes.index(labels[rest[i]]) for i in known_rows])
+        metrics["accuracy"] = accuracy(logits[known_rows], truth).item()
+        metrics["f1"] = macro_f1(logits[known_rows], truth).item()
+    table = found.columns.iloc[rest].copy()
+    table["prediction"] = [classes[code] for code in predicted.tolist()]
+    table["probability"] = logits.softmax(-1).max(-1).values.tolist()
+    out.mkdir(parents=True, exist_ok=True)
+    _replace(out / "predictions.csv", table.to_csv(index_label="row"))
+    _replace(out / "metrics.json", json.dumps(metrics, indent=2))
+    return Adapted(out / "predictions.csv", len(classes), len(support), len(rest), metrics)
+
+
+def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> np.ndarray:
+    if len(classes) < 2:
+        raise fault("--data", "must have labelled rows of at least two classes.", data)
+    rows = [np.flatnonzero(labels == name)[:shots] for name in classes]
+    few = [f"{name} ({len(r)})" for name, r in zip(classes, rows, strict=True) if len(r) < shots]
+    if few:
+        rule = f"must have at least --shots = {shots} rows of every class."
+        raise fault("--data", rule, ", ".join(few), "Give more rows, or fewer shots.")
+    return np.concatenate(rows)
+
+
+def _load(part: DatasetPart, data: str, folder: Path, home: Home) -> Dataset:
+    """`data` seen as the model's own dataset saw its examples."""
+    options: dict[str, Any] = part.options() | {"path": data}
+    source = part.source
+    if source == "glyphs":  # drawn, not read: new ones are images of the same size
+        source, options = "images", {"path": data, "size": options.get("size", 14)}
+    if options.get("encoder") and (folder / "encoder").exists():
+        options["encoder"] = str(folder / "encoder")
+    return load_dataset(source, options, home.cache)
+
+
+def _logits(
+    config: Config,
+    folder: Path,
+    found: Dataset,
+    support: tuple[np.ndarray, Tensor],
+    rest: np.ndarray,
+    data: str,
+    home: Home,
+) -> Tensor:
+    plan = plan_of(config)
+    hyperparameters, weights = plan.space.decode({})
+    rows, codes = support
+    seen, x = (found.inputs[rows], codes), found.inputs[rest]
+    if not config.distils:
+        params = load_file(folder / "model.safetensors")
+        return classify(plan.recipe, params, hyperparameters, seen, x)
+    assert config.teacher is not None, "a config that distils has a teacher"
+    features = _load(config.teacher, data, folder, home).inputs
+    spec = plan.spec(0, hyperparameters, weights, stage="final")
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
+        teacher_x = (features[rows], features[rest])
+        return distil(spec, seen, x, teacher_x, Path(scratch))[0]
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,147 @@
+"""The best of a search as a folder that somebody else can use."""
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from fewshot.faults import fault
+from fewshot.models import encoder
+from orchestrator import config as configs
+from orchestrator.home import Home
+from orchestrator.launch import read_records, summary_of
+from orchestrator.leaderboard import Finalist, Summary, sentence
+from orchestrator.schema import Config
+from orchestrator.selection import Interval
+from orchestrator.study import Studied
+from trials import checkpoint
+
+# A folder with this file in it is an earlier export, which may be written over.
+RESULT = "result.json"
+
+
+def export(name: str, home: Home, out: Path) -> Summary:
+    """Write the best configuration and model of the search `name` to the folder `out`.
+
+    Raises InputError if the search has not ended, or if `out` holds anything but an export.
+    """
+    summary = summary_of(name, home)
+    records = read_records(name, home)
+    if summary.best is None or records is None:
+        raise fault("NAME", "this search has not ended yet.", name, "Wait, or --resume it.")
+    if out.exists() and any(out.iterdir()) and not (out / RESULT).exists():
+        raise fault("--out", "must be a new or empty folder, or an earlier export.", str(out))
+    config = configs.load_config(home.config(name))
+    chosen = _best_training(summary.best, records.final.trials())
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    fixed = fixed_config(config, summary.best, chosen.notes["seed"])
+    (partial / "config.yaml").write_text(configs.dump(fixed), encoding="utf-8")
+    tensors = checkpoint.parameters(Path(chosen.notes["checkpoint"]))
+    save_file(tensors, partial / "model.safetensors", {"format": "pt", "search": name})
+    for source in encoders(config):
+        encoder.save_pretrained(source, partial / "encoder")
+    result = {
+        "score": chosen.score,
+        "parameters": sum(t.numel() for t in tensors.values()),
+        **summary.to_dict(),
+    }
+    (partial / RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    (partial / "README.md").write_text(card(config, summary, result), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return summary
+
+
+def _best_training(best: Finalist, finals: list[Studied]) -> Studied:
+    """Of the finalist's trainings, the one with the best score on the fresh validation episodes."""
+    own = [t for t in finals if t.notes["candidate"] == best.number and t.state == "complete"]
+    return max(own, key=lambda t: t.score)
+
+
+def encoders(config: Config) -> set[str]:
+    """Names of the pretrained encoders whose embeddings the model itself reads."""
+    return {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
+
+
+def fixed_config(config: Config, best: Finalist, seed: int) -> Config:
+    """The same config with nothing left to search: one trial, with its own seed."""
+    data: dict[str, Any] = config.model_dump(by_alias=True, exclude_none=True, mode="json")
+    weights = dict(best.task_weights)
+    section = {"search": False, "fixed": weights} if weights else {"search": False}
+    data["space"] = {"task_weights": section, **best.hyperparameters}
+    data["trial_seed"] = seed
+    return configs.parse(data)
+
+
+def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
+    """The model card, in Markdown."""
+    best = summary.best
+    assert best is not None, "only an ended search is exported"
+    shapes = config.episodes
+    problem = (
+        f"{shapes.shot} labelled examples a class of one new task"
+        if config.distils
+        else f"{shapes.way}-way {shapes.shot}-shot episodes of new tasks"
+    )
+    lines = [
+        f"# {config.name}",
+        "",
+        sentence(summary),
+        "",
+        f"- Learns from: {problem}.",
+        f"- Model: {config.model.name}, {result['parameters']:,} parameters.",
+        f"- Score on fresh validation episodes (skill, 95 % interval): {_interval(best.score)}.",
+        *(
+            f"- Accuracy on the test tasks, {who}: {_interval(value, 100)} %."
+            for who, value in summary.test.items()
+        ),
+        *(f"- For comparison, {who}: {100 * v:.1f} %." for who, v in summary.figures.items()),
+        "",
+        "## How it was chosen",
+        "",
+        f"Of {sum(summary.trials.values())} trials ({_counts(summary.trials)}), the best "
+        f"{len(summary.finalists)} candidates, the tuned baseline among them, were trained again "
+        f"with {config.search.seeds} new seeds each. Trial {best.number} had the best mean on "
+        "fresh validation episodes. Only then were the test tasks looked at. The intervals take "
+        "seeds and tasks for samples; these weights are of the seed with the best validation score.",
+        "",
+        "## Hyperparameters",
+        "",
+        *(f"- `{name}`: {value:.4g}" for name, value in best.hyperparameters.items()),
+        *(f"- `lambda/{task}`: {weight:.3f}" for task, weight in best.task_weights.items()),
+        "",
+        "## Use",
+        "",
+        "```sh",
+        "fewtune adapt . --data new.csv --shots 5   # learn a new task, write predictions",
+        "fewtune train config.yaml                  # train the same model again",
+        "```",
+        "",
+        "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
+        "is a transformers model that `AutoModel.from_pretrained` loads.",
+        "",
+        "## Versions",
+        "",
+        f"Python {platform.python_version()}, "
+        + ", ".join(f"{p} {version(p)}" for p in ("fewtune", "torch", "optuna", "transformers"))
+        + f"; seed of the search {config.seed}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _interval(value: Interval, scale: float = 1.0) -> str:
+    digits = 1 if scale == 100 else 3
+    mean, low, high = (scale * x for x in (value.mean, value.low, value.high))
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _counts(trials: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in trials.items() if n)

@@ -1,0 +1,46 @@
+"""One trial by itself: trained as a config with nothing left to search says, and scored."""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fewshot.faults import Fault, InputError
+from orchestrator.home import Home
+from orchestrator.plan import derived_seed, plan_of
+from orchestrator.schema import Config
+from orchestrator.simplex import Simplex
+from trials.build import build
+from trials.contract import RungReport
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Scores on the finalists' fresh validation episodes and on the test tasks."""
+
+    validation: RungReport
+    test: RungReport
+
+
+def train(config: Config, home: Home) -> Trained:
+    """Train the one trial that `config` describes; raises InputError if it leaves a choice."""
+    plan = plan_of(config)
+    faults = [
+        Fault(f"space.{name}", "must be a number to train with, not a range.", None)
+        for name in plan.space.ranges
+    ]
+    if isinstance(plan.space.weights, Simplex):
+        rule = "must be given as `fixed` weights, or with `search: false`."
+        faults.append(Fault("space.task_weights", rule))
+    if faults:
+        raise InputError(faults)
+    hyperparameters, weights = plan.space.decode({})
+    seed = derived_seed(plan.seed, "final", 0) if plan.trial_seed is None else plan.trial_seed
+    spec = plan.spec(0, hyperparameters, weights, stage="final", seed=seed)
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        program = build(plan.recipe, lanes=1, folder=Path(folder), cache=home.cache)
+        program.admit(spec)
+        (validation,) = program.advance()
+        program.release(spec.key, "complete")
+        program.admit(replace(spec, stage="test", initial=spec.key))
+        (test,) = program.advance()
+    return Trained(validation, test)

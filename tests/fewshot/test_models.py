@@ -1,0 +1,123 @@
+"""Models are pure functions of their parameters."""
+
+import pytest
+import torch
+from torch.func import vmap
+from torch.testing import assert_close
+
+from fewshot.models.bag import Bag
+from fewshot.models.mlp import MLP
+from fewshot.models.models import MODELS
+
+_rng = torch.Generator().manual_seed(0)
+# Each model with options, and a batch of 6 examples for it.
+CASES = {
+    "mlp": (
+        {"features": (2, 3), "hidden": (7, 5), "n_out": 4},
+        torch.randn(6, 2, 3, generator=_rng),
+    ),
+    "bag": (
+        {"features": (9,), "n_ids": 40, "width": 5, "n_out": 4},
+        torch.randint(40, (6, 9), generator=_rng),
+    ),
+}
+
+
+def fresh(model, seed=0):
+    return model.init(torch.Generator().manual_seed(seed))
+
+
+def test_every_model_is_tried():
+    assert CASES.keys() == MODELS.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestEveryModel:
+    @pytest.fixture
+    def model(self, name):
+        return MODELS[name](**CASES[name][0])
+
+    @pytest.fixture
+    def x(self, name):
+        return CASES[name][1]
+
+    def test_gives_n_out_numbers_for_each_example(self, model, x):
+        assert model.n_out == 4
+        assert model.apply(fresh(model), x).shape == (6, 4)
+
+    def test_its_parameters_hang_on_the_generator_alone(self, model):
+        torch.manual_seed(1)
+        a = fresh(model)
+        torch.manual_seed(2)
+        b = fresh(model)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert any(not torch.equal(a[key], fresh(model, seed=1)[key]) for key in a)
+
+    def test_looks_at_each_example_alone(self, model, x):
+        params = fresh(model)
+        alone = torch.cat([model.apply(params, row[None]) for row in x])
+        assert_close(model.apply(params, x), alone)
+
+    def test_reads_every_parameter(self, model, x):
+        params = {key: value.requires_grad_() for key, value in fresh(model).items()}
+        model.apply(params, x).square().sum().backward()
+        assert all(value.grad.abs().sum() > 0 for value in params.values())
+
+    def test_can_be_mapped_over_parameters(self, model, x):
+        lanes = [fresh(model, seed) for seed in range(3)]
+        stacked = {key: torch.stack([lane[key] for lane in lanes]) for key in lanes[0]}
+        mapped = vmap(model.apply, in_dims=(0, None))(stacked, x)
+        assert_close(mapped, torch.stack([model.apply(lane, x) for lane in lanes]))
+
+
+class TestMLP:
+    def test_without_hidden_layers_is_linear(self):
+        model = MLP(features=(3,), hidden=(), n_out=2)
+        params = fresh(model)
+        x = torch.randn(5, 3, generator=_rng)
+        assert_close(model.apply(params, x), x @ params["weight0"] + params["bias0"])
+
+    def test_is_layers_with_relu_between_them(self):
+        model = MLP(features=(3,), hidden=(8, 6), n_out=2)
+        params = fresh(model)
+        layers = [torch.nn.Linear(*sizes) for sizes in ((3, 8), (8, 6), (6, 2))]
+        for i, layer in enumerate(layers):
+            layer.weight.data = params[f"weight{i}"].T
+            layer.bias.data = params[f"bias{i}"]
+        parts = [layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2]]
+        x = torch.randn(20, 3, generator=_rng)
+        assert_close(model.apply(params, x), torch.nn.Sequential(*parts)(x))
+
+    def test_begins_as_torch_does(self):
+        weight = fresh(MLP(features=(400,), hidden=(), n_out=50))["weight0"]
+        bound = 400**-0.5
+        assert weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+class TestBag:
+    @pytest.fixture
+    def model(self):
+        return Bag(features=(5,), n_ids=30, width=4, n_out=3)
+
+    def test_does_not_see_padding(self, model):
+        params = fresh(model)
+        short = torch.tensor([[4, 7, 7]])
+        padded = torch.tensor([[4, 0, 7, 7, 0, 0]])
+        assert_close(model.apply(params, short), model.apply(params, padded))
+
+    def test_does_not_see_order(self, model):
+        params = fresh(model)
+        a, b = torch.tensor([[1, 2, 3]]), torch.tensor([[3, 1, 2]])
+        assert_close(model.apply(params, a), model.apply(params, b))
+
+    def test_is_the_mean_embedding_in_a_linear_layer(self, model):
+        params = fresh(model)
+        mean = params["embedding"][torch.tensor([4, 7, 7])].mean(0)
+        expected = mean @ params["weight"] + params["bias"]
+        assert_close(model.apply(params, torch.tensor([[4, 7, 7, 0]]))[0], expected)
+
+    def test_of_nothing_is_the_bias(self, model):
+        params = fresh(model)
+        assert_close(model.apply(params, torch.zeros(1, 5).long())[0], params["bias"])

@@ -1,0 +1,128 @@
+"""Counter-based randomness: even, independent, and the same alone as among others."""
+
+import pytest
+import torch
+from scipy import stats
+
+from fewshot.randomness import distinct, fold, integers, uniform
+
+
+def keys(n, seed=0):
+    return fold(torch.tensor(seed), torch.arange(n))
+
+
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1].item()
+
+
+class TestFold:
+    def test_is_a_pure_function(self):
+        assert torch.equal(keys(100, seed=3), keys(100, seed=3))
+
+    def test_gives_the_same_key_alone_as_in_a_batch(self):
+        together = fold(torch.arange(5)[:, None], torch.arange(7))
+        alone = [[fold(torch.tensor(k), c).item() for c in range(7)] for k in range(5)]
+        assert together.tolist() == alone
+
+    def test_takes_plain_numbers_as_counters(self):
+        assert fold(torch.tensor(1), 5) == fold(torch.tensor(1), torch.tensor(5))
+
+    def test_has_no_collisions_among_small_keys_and_counters(self):
+        made = fold(torch.arange(500)[:, None], torch.arange(500))
+        assert made.unique().numel() == made.numel()
+
+    def test_tells_the_key_from_the_counter(self):
+        assert fold(torch.tensor(1), 2) != fold(torch.tensor(2), 1)
+
+    def test_tells_orders_of_counters_apart(self):
+        key = torch.tensor(0)
+        assert fold(fold(key, 1), 2) != fold(fold(key, 2), 1)
+
+    @pytest.mark.parametrize("bit", range(0, 32, 5))
+    def test_a_flipped_bit_of_the_key_flips_half_of_the_bits(self, bit):
+        key = torch.arange(2000)
+        changed = fold(key, 0) ^ fold(key ^ (1 << bit), 0)
+        places = torch.arange(64)
+        share = ((changed[:, None] >> places) & 1).double().mean()
+        assert share.item() == pytest.approx(0.5, abs=0.01)
+
+
+class TestUniform:
+    def test_is_even(self):
+        draws = uniform(keys(100), 200).flatten().double()
+        assert stats.kstest(draws.numpy(), "uniform").pvalue > 0.01
+
+    def test_is_in_the_half_open_unit_interval(self):
+        draws = uniform(keys(1000), 1000)
+        assert draws.dtype == torch.float32
+        assert draws.min() >= 0
+        assert draws.max() < 1
+        assert draws.max() > 0.99999
+
+    def test_neighbouring_counters_are_independent(self):
+        draws = uniform(torch.tensor(0), 50_000)
+        for lag in (1, 2, 3, 64):
+            assert abs(correlation(draws[:-lag], draws[lag:])) < 0.02
+
+    def test_neighbouring_keys_are_independent(self):
+        draws = uniform(torch.arange(20_000), 2)
+        assert abs(correlation(draws[:-1, 0], draws[1:, 0])) < 0.03
+        assert abs(correlation(draws[:, 0], draws[:, 1])) < 0.03
+
+    def test_pairs_of_neighbours_fill_the_square_evenly(self):
+        draws = uniform(torch.arange(20_000), 2)
+        cells = (draws * 8).long() @ torch.tensor([8, 1])
+        counts = cells.bincount(minlength=64)
+        assert stats.chisquare(counts.numpy()).pvalue > 0.01
+
+    def test_draws_the_same_alone_as_in_a_batch(self):
+        together = uniform(keys(6).view(2, 3), 4)
+        alone = torch.stack([uniform(key, 4) for key in keys(6)]).view(2, 3, 4)
+        assert torch.equal(together, alone)
+
+    def test_a_longer_draw_begins_with_the_shorter_one(self):
+        assert torch.equal(uniform(keys(3), 10)[:, :4], uniform(keys(3), 4))
+
+
+class TestIntegers:
+    def test_are_even(self):
+        counts = integers(keys(100), 200, 7).flatten().bincount(minlength=7)
+        assert len(counts) == 7
+        assert stats.chisquare(counts.numpy()).pvalue > 0.01
+
+    def test_of_one_value_are_zero(self):
+        assert not integers(keys(100), 10, 1).any()
+
+
+class TestDistinct:
+    def test_has_no_repeats(self):
+        drawn = distinct(keys(500), torch.ones(9, dtype=torch.bool), 6)
+        assert drawn.shape == (500, 6)
+        assert all(len(set(row)) == 6 for row in drawn.tolist())
+
+    def test_takes_valid_ones_only(self):
+        valid = uniform(keys(300, seed=1), 12) < 0.5
+        valid[:, :3] = True
+        drawn = distinct(keys(300), valid, 3)
+        assert valid.gather(1, drawn).all()
+
+    def test_of_all_valid_ones_takes_each(self):
+        valid = torch.tensor([True, False, True, True, False])
+        drawn = distinct(keys(50), valid, 3)
+        assert drawn.sort(-1).values.tolist() == [[0, 2, 3]] * 50
+
+    def test_takes_each_index_equally_often_at_each_place(self):
+        drawn = distinct(keys(6000), torch.ones(5, dtype=torch.bool), 3)
+        for place in range(3):
+            counts = drawn[:, place].bincount(minlength=5)
+            assert stats.chisquare(counts.numpy()).pvalue > 0.01
+
+    def test_draws_the_same_alone_as_in_a_batch(self):
+        valid = torch.tensor([True] * 4 + [False] + [True] * 4)
+        alone = torch.stack([distinct(key, valid, 4) for key in keys(20)])
+        assert torch.equal(distinct(keys(20), valid, 4), alone)
+
+    def test_does_not_notice_padding(self):
+        valid = torch.ones(6, dtype=torch.bool)
+        padded = torch.cat([valid, torch.zeros(5, dtype=torch.bool)])
+        assert torch.equal(distinct(keys(50), valid, 4), distinct(keys(50), padded, 4))
