@@ -41,11 +41,20 @@ def integers(key: Tensor, n: int, bound: int) -> Tensor:
     return (uniform(key, n) * bound).long().clamp(max=bound - 1)
 
 
-def distinct(key: Tensor, valid: Tensor, n: int) -> Tensor:
-    """n distinct indices among the valid ones, in random order.
+def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:
+    """n distinct integers in [0, count), in random order; shape key.shape + (n,).
 
-    valid: (..., m) bool, broadcast against `key` (...), with at least n true values a row.
-    Returns int64, shape (..., n).
+    count: int64, broadcast against `key`, each at least n. The cost depends on n alone, not on how
+    many there are to choose from (Floyd's algorithm: Bentley and Floyd, CACM 1987).
     """
-    ranks = uniform(key, valid.shape[-1]).masked_fill(~valid, 2.0)
-    return ranks.topk(n, largest=False, sorted=True).indices
+    draws = uniform(fold(key, 0), n)
+    chosen: list[Tensor] = []
+    for j in range(n):
+        last = count - n + j
+        pick = (draws[..., j] * (last + 1)).long().clamp(max=last)
+        if chosen:
+            taken = (torch.stack(chosen, -1) == pick.unsqueeze(-1)).any(-1)
+            pick = torch.where(taken, last, pick)
+        chosen.append(pick)
+    order = uniform(fold(key, 1), n).argsort(-1)
+    return torch.stack(chosen, -1).gather(-1, order)

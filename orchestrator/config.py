@@ -3,52 +3,75 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
+from orchestrator.plan import space_of
 from orchestrator.schema import Config
 
 
 def _cross_faults(config: Config) -> list[Fault]:
     """What no section can see alone."""
-    faults: list[Fault] = []
-
-    def say(path: str, rule: str, found: Any = None, remedy: str = "") -> None:
-        faults.append(Fault(path, rule, found, remedy))
-
     if (config.learner is None) == (config.teacher is None):
-        say("learner", "give either a `learner` (task learning) or a `teacher` (distillation).")
-        return faults
+        rule = "give either a `learner` (task learning) or a `teacher` (distillation)."
+        return [Fault("learner", rule)]
+    faults = _task_faults(config) + _space_faults(config) + _weight_faults(config)
+    trials, references = config.search.trials, config.search.reference_trials
+    if references > trials:
+        rule = f"must not exceed search.trials = {trials}."
+        faults.append(Fault("search.reference_trials", rule, references))
+    if not faults:
+        try:
+            space_of(config).reference()
+        except ValueError as error:  # the prior is too far from uniform weights for the box
+            width = config.space.task_weights.half_width
+            faults.append(Fault("space.task_weights.half_width", f"is too small: {error}", width))
+    return faults
+
+
+def _task_faults(config: Config) -> list[Fault]:
+    faults = []
     if config.distils and (config.tasks.train or len(config.tasks.validation) != 1):
-        say("tasks", "with a `teacher` there is one new task, and nothing to train on before.")
+        rule = "with a `teacher` there is one new task, and nothing to train on before."
+        faults.append(Fault("tasks", rule))
     if not config.distils and not config.tasks.train:
-        say("tasks.train", "needs at least one task to learn from.")
+        faults.append(Fault("tasks.train", "needs at least one task to learn from."))
     for split in ("train", "validation", "test"):
         for i, task in enumerate(getattr(config.tasks, split)):
             if task.dataset not in config.datasets:
-                known = ", ".join(config.datasets)
-                say(f"tasks.{split}.{i}.dataset", f"must be one of {known}.", task.dataset)
-    read, given = set(config.hyperparameters()), set(config.space.scalars())
-    for name in sorted(read - given):
-        say(f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}.")
-    for name in sorted(given - read):
-        say(f"space.{name}", "is not read by any part of this search.", None, "Take it out.")
-    weights, names = config.space.task_weights, set(config.train_names())
+                rule = f"must be one of {', '.join(config.datasets)}."
+                faults.append(Fault(f"tasks.{split}.{i}.dataset", rule, task.dataset))
+    return faults
+
+
+def _space_faults(config: Config) -> list[Fault]:
+    read, given = set(config.hyperparameters()), config.space.scalars()
+    return [
+        Fault(f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}.")
+        for name in sorted(read - given.keys())
+    ] + [
+        Fault(f"space.{name}", "is not read by any part of this search.", None, "Take it out.")
+        for name in sorted(given.keys() - read)
+    ]
+
+
+def _weight_faults(config: Config) -> list[Fault]:
+    faults = []
+    weights, names = config.space.task_weights, config.train_names()
     for key in ("prior", "fixed"):
-        table = getattr(weights, key)
-        if table is not None and set(table) - names:
-            say(f"space.task_weights.{key}", "names no training task.", sorted(set(table) - names))
-        if key == "prior" and table is not None and names - {k for k, v in table.items() if v > 0}:
-            say("space.task_weights.prior", "must give every training task a weight above 0.")
-    if config.search.reference_trials > config.search.trials:
-        say(
-            "search.reference_trials",
-            f"must not exceed search.trials = {config.search.trials}.",
-            config.search.reference_trials,
-        )
+        for name in sorted((getattr(weights, key) or {}).keys() - set(names)):
+            remedy = f"There are {', '.join(names) or 'none'}."
+            place = f"space.task_weights.{key}.{name}"
+            faults.append(Fault(place, "is no training task.", None, remedy))
+    if weights.prior is not None:
+        rule = "must be above 0: a prior gives every training task a weight."
+        for name in names:
+            if not weights.prior.get(name):
+                place = f"space.task_weights.prior.{name}"
+                faults.append(Fault(place, rule, weights.prior.get(name)))
     return faults
 
 
@@ -56,32 +79,55 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers (1e-3 is one), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [
+            self.construct_object(key, deep=True)
+            for key, _ in node.value
+            if key.tag != "tag:yaml.org,2002:merge"
+        ]
         for key in keys:
-            if keys.count(key) > 1 and key != "<<":
+            if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that the loader would take for a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+
+
+def _loaded(text: str, path: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise fault(path, f"is not YAML: {error.problem}{where}.") from None
+    except yaml.YAMLError as error:
+        raise fault(path, f"is not YAML: {error}".replace("\n", " ")) from None
+    except ValueError as error:  # such as a date that does not exist
+        raise fault(path, f"has a value that can't be read: {error}.") from None
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config at `path`, with `key.sub=value` overrides; raises InputError with every fault."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise fault(
             str(path), f"can't be read: {error.strerror}.", None, "Check the path."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise fault(str(path), f"is not YAML: {error}".replace("\n", " ")) from None
+    except UnicodeDecodeError as error:
+        raise fault(str(path), f"is not text in UTF-8: {error}.") from None
+    data = _loaded(text, str(path))
     if not isinstance(data, dict):
         raise fault(str(path), "must be a mapping of keys to values.", data)
     for override in overrides:
@@ -91,7 +137,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         raise fault("--set", "must be key=value, such as search.trials=16.", override)
     *parents, last = path.split(".")
     place: Any = data
@@ -99,7 +145,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise fault("--set", f"{path!r} leads through something that is not a mapping.", override)
-    place[last] = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    place[last] = _loaded(text, f"--set {path}")
 
 
 def parse(data: Mapping[str, Any]) -> Config:
@@ -107,34 +153,101 @@ def parse(data: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise InputError(_fault_of(dict(e)) for e in error.errors()) from None
+        errors = [dict(e) for e in error.errors()]
+        faults = [_fault_of(e) for e in errors]
+        places = {f.path for f in faults}
+        rest = _between_sections(data, errors)
+        raise InputError(faults + [f for f in rest if not _touches(f.path, places)]) from None
     faults = _cross_faults(config)
     if faults:
         raise InputError(faults)
     return config
 
 
+def _between_sections(data: Mapping[str, Any], errors: Sequence[dict[str, Any]]) -> list[Fault]:
+    """The cross faults of a config with faulty sections, as far as the sound ones show them."""
+    pruned = {key: dict(part) if isinstance(part, dict) else part for key, part in data.items()}
+    for top, key, *_ in ([*error["loc"], None] for error in errors):
+        if top in ("space", "search", "episodes") and isinstance(pruned.get(top), dict):
+            pruned[top].pop(key, None)
+        elif top not in ("datasets", "tasks", "model", "learner", "teacher"):
+            pruned.pop(top, None)
+    # What the trials need, but no other section depends on.
+    pruned.setdefault("name", "unnamed")
+    pruned.setdefault("steps", 1)
+    pruned.setdefault("space", {})
+    try:
+        return _cross_faults(Config.model_validate(pruned))
+    except ValidationError:
+        return []
+
+
+def _touches(path: str, places: set[str]) -> bool:
+    return any(f"{p}.".startswith(f"{path}.") or f"{path}.".startswith(f"{p}.") for p in places)
+
+
 _RULES = {
-    "extra_forbidden": ("is not a known key.", "Check its spelling, or take it out."),
-    "missing": ("is needed.", ""),
+    "missing": "is needed.",
+    "model_type": "must be a mapping of keys to values.",
+    "dict_type": "must be a mapping of keys to values.",
+    "list_type": "must be a list.",
+    "string_type": "must be text.",
+    "int_type": "must be a whole number.",
+    "int_from_float": "must be a whole number.",
+    "float_type": "must be a number.",
+    "finite_number": "must be a finite number.",
+    "bool_type": "must be true or false.",
+    "literal_error": "must be {expected}.",
+    "too_short": "must not be empty.",
+    "greater_than": "must be above {gt:g}.",
+    "greater_than_equal": "must be at least {ge:g}.",
+    "less_than": "must be below {lt:g}.",
+    "less_than_equal": "must be at most {le:g}.",
+    "invalid_key": "is a key that is not text.",
+    "fault": "{rule}",
+}
+_REMEDIES = {
+    "missing": "Add it.",
+    "list_type": "Put it in brackets: [..].",
+    "string_type": "Put quotes around it.",
+    "invalid_key": "Put quotes around it.",
 }
 
 
 def _fault_of(error: dict[str, Any]) -> Fault:
-    path = ".".join(str(part) for part in error["loc"] if part not in ("RangeSection", "float"))
-    rule, remedy = _RULES.get(error["type"], (_sentence(error["msg"]), ""))
-    found = error["input"]
-    return Fault(
-        path or "config", rule, None if isinstance(found, (dict, BaseModel)) else found, remedy
-    )
+    kind, said, found = error["type"], error.get("ctx", {}), error["input"]
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    remedy = said.get("remedy", _REMEDIES.get(kind, ""))
+    if kind == "extra_forbidden":
+        known = ", ".join(_known_at(error["loc"][:-1]))
+        return Fault(path, "is not a known key.", _short(found), f"Known are {known}.")
+    if found is None and kind != "fault":
+        return Fault(path, "must not be empty.", None, "Give it a value, or take it out.")
+    rule = _RULES[kind].format(**said) if kind in _RULES else f"{error['msg']}."
+    return Fault(path or "config", rule, _short(found), remedy)
 
 
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
-    return message if message.endswith(".") else f"{message}."
+def _short(found: Any) -> Any:
+    """What was found, if it says more than the path does."""
+    return None if isinstance(found, dict | BaseModel) else found
+
+
+def _known_at(place: Sequence[str | int]) -> list[str]:
+    """The keys of the section at `place`."""
+    section: type[BaseModel] = Config
+    for part in place:
+        fields = {f.alias or key: f.annotation for key, f in section.model_fields.items()}
+        section = _section_in(fields.get(str(part))) or section  # an index leads no further
+    return [f.alias or key for key, f in section.model_fields.items()]
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((s for arg in get_args(annotation) if (s := _section_in(arg))), None)
 
 
 def dump(config: Config) -> str:
     """YAML that `load_config` reads back to the same config, but for defaults spelled out."""
     data = config.model_dump(by_alias=True, exclude_none=True, mode="json")
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -36,7 +36,7 @@ def dry_run(config: Config, home: Home) -> Forecast:
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         one = build(plan.recipe, lanes=1, folder=Path(folder, "one"), cache=home.cache)
         _measure(plan, one, found.task_sizes)
-        before = _peak_bytes()
+        before = _peak_bytes(reset=True)
         many = build(plan.recipe, lanes=lanes, folder=Path(folder, "many"), cache=home.cache)
         step, score = _measure(plan, many, found.task_sizes)
         grown = max(0.0, _peak_bytes() - before)
@@ -80,6 +80,13 @@ def _expected_share(plan: Plan) -> float:
     return protected + (1 - protected) * share
 
 
-def _peak_bytes() -> float:
+def _peak_bytes(*, reset: bool = False) -> float:
+    """Most memory ever held; after `reset`, where the system can, most since then."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return 1024.0 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -38,7 +38,12 @@ class Home:
 
     def storage(self, name: str) -> str:
         """Optuna's, from FEWTUNE_STORAGE (a database's URL), else a journal in this home."""
-        return os.environ.get("FEWTUNE_STORAGE") or str(self.path / "studies" / f"{name}.journal")
+        url = os.environ.get("FEWTUNE_STORAGE")
+        if url and "://" not in url:
+            raise fault(
+                "FEWTUNE_STORAGE", "must be a database's URL.", url, "Unset it for a journal."
+            )
+        return url or str(self.path / "studies" / f"{name}.journal")
 
     def search(self, name: str) -> Path:
         """The folder of one search."""

@@ -77,13 +77,14 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
     done = records.search.notes.get("state") == "complete"
     challenger = best_candidate(finals, reference=False) if done else None
     reference = best_candidate(finals, reference=True) if done else None
-    tables = {
-        "challenger": _table(tests, challenger),
-        "baseline": _table(tests, reference),
+    accuracies = {
+        "challenger": _accuracies(tests, challenger),
+        "baseline": _accuracies(tests, reference),
     }
     difference = None
-    if tables["challenger"] is not None and tables["baseline"] is not None:
-        difference = interval(tables["challenger"] - tables["baseline"], of_tasks=True)
+    if seeds := sorted(accuracies["challenger"].keys() & accuracies["baseline"].keys()):
+        ours, theirs = (np.array([rows[j] for j in seeds]) for rows in accuracies.values())
+        difference = interval(ours - theirs, of_tasks=True)
     return Summary(
         name=name,
         state="complete" if done else "running",
@@ -98,7 +99,11 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
         baseline=next((f for f in found if f.number == reference), None),
         verdict=None if difference is None else verdict(difference),
         difference=difference,
-        test={name: interval(table, of_tasks=True) for name, table in tables.items() if table is not None},
+        test={
+            name: interval(np.array(list(rows.values())), of_tasks=True)
+            for name, rows in accuracies.items()
+            if rows
+        },
         figures=dict(records.search.notes.get("figures", {})),
     )
 
@@ -132,14 +137,13 @@ def _scores(finals: Sequence[Studied]) -> np.ndarray:
     return np.array([[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals])
 
 
-def _table(tests: Sequence[Studied], candidate: int | None) -> np.ndarray | None:
-    """Accuracy (seeds, tasks) of a candidate on the test tasks."""
-    rows = [
-        [task["accuracy"] for task in t.notes["tasks"].values()]
+def _accuracies(tests: Sequence[Studied], candidate: int | None) -> dict[int, list[float]]:
+    """A candidate's accuracies on the test tasks, by the seed that it was trained with."""
+    return {
+        t.notes["seed_index"]: [task["accuracy"] for task in t.notes["tasks"].values()]
         for t in tests
         if t.notes.get("candidate") == candidate and t.state == "complete"
-    ]
-    return np.array(rows) if rows else None
+    }
 
 
 def _finalist(finalist: Finalist) -> dict[str, Any]:
@@ -157,13 +161,14 @@ def _plain(value: Any) -> Any:
 def sentence(summary: Summary) -> str:
     """What the search found, in one plain sentence."""
     if summary.best is None:
-        return "The search has not ended yet."
+        ended = summary.state == "complete"
+        return "No trial reached its end." if ended else "The search has not ended yet."
     weights = bool(summary.best.task_weights)
     reference = "uniform task weights" if weights else "labels alone"
     if summary.difference is None:
         shown = summary.test.get("challenger") or summary.test.get("baseline")
         where = "" if shown is None else f": {_percent(shown)} on the test tasks"
-        return f"Trial {summary.best.number} is best{where}; there was no baseline to beat."
+        return f"Trial {summary.best.number} is best{where}; there was nothing to compare it with."
     gain = 100 * summary.difference.mean
     low, high = 100 * summary.difference.low, 100 * summary.difference.high
     said = {

@@ -156,15 +156,12 @@ def space_of(config: Config) -> SearchSpace:
 def _weights(config: Config) -> Simplex | dict[str, float]:
     names = tuple(config.train_names())
     section = config.space.task_weights
-    uniform = dict.fromkeys(names, 1 / max(1, len(names)))
     if section.fixed is not None:
         return {name: section.fixed.get(name, 0.0) for name in names}
-    prior = section.prior or uniform
+    prior = dict.fromkeys(names, 1 / max(1, len(names)))
+    if section.prior is not None:  # the user's sums to 1 to six digits only
+        prior = {name: section.prior[name] / sum(section.prior.values()) for name in names}
     if len(names) < 2 or not section.search:
-        return {name: prior[name] for name in names}
-    return Simplex(
-        names,
-        tuple(prior[name] for name in names),
-        section.half_width,
-        section.off_below / len(names),
-    )
+        return prior
+    share = section.off_below / len(names)
+    return Simplex(names, tuple(prior.values()), section.half_width, share)

@@ -1,6 +1,7 @@
 """The sections of a search's config, each of which checks itself."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -10,34 +11,77 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from fewshot.faults import Fault
 from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from trials.adaptation import Adaptation
 
-_GIVEN = {"cache", "features", "model", "way"}  # arguments that the builder supplies itself
+
+def refused(*faults: Fault) -> ValidationError:
+    """What a section says of itself; a path leads on from the section's own."""
+    return ValidationError.from_exception_data(
+        "",
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("fault", "{rule}", {"rule": f.rule, "remedy": f.remedy}),
+                loc=(f.path,) if f.path else (),
+                input=f.found,
+            )
+            for f in faults
+        ],
+    )
 
 
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) or ".." in value:
-        raise ValueError(
-            "must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit: "
-            "it becomes the name of a folder"
-        )
+        rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
+        raise refused(Fault("", rule, value, "It becomes the name of a folder."))
     return value
 
 
+def _cells(value: Any) -> Any:
+    """One value of a column, or a list of them."""
+    if value == []:
+        raise refused(Fault("", "must not be empty.", value))
+    listed = isinstance(value, list)
+    faults = [
+        Fault(
+            str(i) if listed else "",
+            "must be text or a whole number.",
+            cell,
+            "Put quotes around words such as yes, no, on, off and null."
+            if cell is None or isinstance(cell, bool)
+            else "Put quotes around it.",
+        )
+        for i, cell in enumerate(value if listed else [value])
+        if isinstance(cell, bool) or not isinstance(cell, str | int)
+    ]
+    if faults:
+        raise refused(*faults)
+    return value
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, list):
+        raise refused(Fault("", "must be a list.", value, "Put it in brackets: [..]."))
+    return _cells(value)
+
+
 Name = Annotated[str, AfterValidator(_name)]
-Where = dict[str, str | int | list[str | int]]
+Where = dict[str, Annotated[str | int | list[str | int], PlainValidator(_cells)]]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class _Part(BaseModel):
@@ -49,21 +93,30 @@ class _Part(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-def _check_options(registry: Mapping[str, Callable[..., Any]], name: str, part: _Part) -> None:
-    """Unknown and missing options, all of them in one message."""
+def _check_options(
+    registry: Mapping[str, Callable[..., Any]], key: str, part: _Part, given: set[str]
+) -> None:
+    """Every unknown and missing option; those in `given` the builder supplies itself."""
+    name, options = getattr(part, key), part.options()
     if name not in registry:
-        raise ValueError(f"there is no {name!r}: known are {', '.join(sorted(registry))}")
+        raise refused(Fault(key, f"must be one of {', '.join(sorted(registry))}.", name))
     known = {
-        key: p
-        for key, p in inspect.signature(registry[name]).parameters.items()
-        if key not in _GIVEN
+        option: p
+        for option, p in inspect.signature(registry[name]).parameters.items()
+        if option not in given
     }
-    unknown = sorted(set(part.options()) - set(known))
-    needed = {key for key, p in known.items() if p.default is inspect.Parameter.empty}
-    missing = sorted(needed - set(part.options()))
-    if unknown or missing:
-        said = [f"does not know {key!r}" for key in unknown] + [f"needs {key!r}" for key in missing]
-        raise ValueError(f"{name} {', '.join(said)}: its options are {', '.join(known) or 'none'}")
+    remedy = f"Its options are {', '.join(known)}." if known else "It has none: take it out."
+    faults = [
+        Fault(option, f"is not an option of {name}.", value, remedy)
+        for option, value in options.items()
+        if option not in known
+    ] + [
+        Fault(option, f"is needed by {name}.", None, remedy)
+        for option, p in known.items()
+        if p.default is inspect.Parameter.empty and option not in options
+    ]
+    if faults:
+        raise refused(*faults)
 
 
 class DatasetPart(_Part):
@@ -71,7 +124,7 @@ class DatasetPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        _check_options(DATASETS, self.source, self)
+        _check_options(DATASETS, "source", self, {"cache"})
         return self
 
 
@@ -80,7 +133,7 @@ class ModelPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        _check_options(MODELS, self.name, self)
+        _check_options(MODELS, "name", self, {"features"})
         return self
 
 
@@ -89,7 +142,7 @@ class LearnerPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        _check_options(LEARNERS, self.name, self)
+        _check_options(LEARNERS, "name", self, {"model", "way"})
         return self
 
 
@@ -97,7 +150,7 @@ class TaskSection(_Section):
     """One task by `name`, or one for `each` value of a column, named after the value."""
 
     name: Name | None = None
-    each: dict[str, list[str | int]] | None = None
+    each: dict[str, Annotated[list[str | int], PlainValidator(_listed)]] | None = None
     dataset: str
     label: str
     where: Where = {}
@@ -110,9 +163,9 @@ class TaskSection(_Section):
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.name is None) == (self.each is None):
-            raise ValueError("needs either `name` or `each`")
+            raise refused(Fault("", "needs either `name` or `each`."))
         if self.each is not None and len(self.each) != 1:
-            raise ValueError("`each` names one column and its values")
+            raise refused(Fault("each", "must name one column, with its values.", list(self.each)))
         return self
 
     def names(self) -> list[str]:
@@ -129,11 +182,14 @@ class TasksSection(_Section):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
+        faults = []
         for split in ("train", "validation", "test"):
             names = [name for task in getattr(self, split) for name in task.names()]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{split} names tasks twice: {', '.join(twice)}")
+                faults.append(Fault(split, "names tasks twice.", twice, "Give each its own name."))
+        if faults:
+            raise refused(*faults)
         return self
 
 
@@ -155,16 +211,29 @@ class RangeSection(_Section):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if not self.low < self.high:
-            raise ValueError(f"`low` must be below `high`, got low={self.low}, high={self.high}")
+            raise refused(Fault("low", f"must be below high = {self.high:g}.", self.low))
         return self
 
 
-def _sums_to_one(value: dict[str, float] | None) -> dict[str, float] | None:
-    if value is not None:
-        if min(value.values(), default=0.0) < 0:
-            raise ValueError("weights must not be negative")
-        if abs(sum(value.values()) - 1.0) > 1e-6:
-            raise ValueError(f"weights must sum to 1, they sum to {sum(value.values()):.6g}")
+def _scalar(value: Any) -> RangeSection | float:
+    if isinstance(value, Mapping | RangeSection):
+        return RangeSection.model_validate(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise refused(Fault("", "must be a number, or {low: .., high: ..}.", value))
+    return float(value)
+
+
+Scalar = Annotated[RangeSection | float, PlainValidator(_scalar)]
+
+
+def _sums_to_one(value: dict[str, float]) -> dict[str, float]:
+    faults = [Fault(k, "must not be negative.", v) for k, v in value.items() if v < 0]
+    total = sum(value.values())
+    if not faults and abs(total - 1.0) > 1e-6:
+        rule = f"must sum to 1, the sum is {total:.6g}."
+        faults = [Fault("", rule, None, "Divide each weight by their sum.")]
+    if faults:
+        raise refused(*faults)
     return value
 
 
@@ -185,26 +254,27 @@ class SpaceSection(_Section):
     """What is searched: a range, or a number to fix it."""
 
     task_weights: WeightsSection = WeightsSection()
-    lr_outer: RangeSection | float | None = Field(None, alias="lr/outer")
-    lr_inner: RangeSection | float | None = Field(None, alias="lr/inner")
-    lr_adapt: RangeSection | float | None = Field(None, alias="lr/adapt")
-    temperature: RangeSection | float | None = Field(None, alias="distill/temperature")
-    soft_weight: RangeSection | float | None = Field(None, alias="distill/soft_weight")
+    lr_outer: Scalar | None = Field(None, alias="lr/outer")
+    lr_inner: Scalar | None = Field(None, alias="lr/inner")
+    lr_adapt: Scalar | None = Field(None, alias="lr/adapt")
+    temperature: Scalar | None = Field(None, alias="distill/temperature")
+    soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
 
     @field_validator("lr_outer", "lr_inner", "lr_adapt", "temperature")
     @classmethod
     def _positive(cls, value: RangeSection | float | None) -> RangeSection | float | None:
         low = value.low if isinstance(value, RangeSection) else value
         if low is not None and low <= 0:
-            raise ValueError(f"must be above 0, got {low}")
+            raise refused(Fault("", "must be above 0.", low))
         return value
 
     @field_validator("soft_weight")
     @classmethod
     def _share(cls, value: RangeSection | float | None) -> RangeSection | float | None:
         ends = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
-        if any(end is not None and not 0 <= end <= 1 for end in ends):
-            raise ValueError(f"must lie in [0, 1], got {ends[0]} to {ends[1]}")
+        outside = [end for end in ends if end is not None and not 0 <= end <= 1]
+        if outside:
+            raise refused(Fault("", "must lie between 0 and 1.", outside[0]))
         return value
 
     def scalars(self) -> dict[str, RangeSection | float]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -79,6 +79,7 @@ class _Course:
         self.live: dict[str, TrialSpec] = {}
         self._work, self._recorder = work, recorder
         self._lost: deque[TrialSpec] = deque()
+        self._losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
 
     def admit(self, free: int) -> list[TrialSpec]:
@@ -100,7 +101,7 @@ class _Course:
         for result in turn.results:
             reason = self._reasons.pop(result.key, "")
             _end(record, self._recorder, self.live.pop(result.key), result, reason)
-        self._lost.extend(_again(self.live.pop(key)) for key in turn.lost)
+        self._lost.extend(self._again(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
             record.report(self.live[report.key].number, report.step, report.score.mean)
             self._recorder.reported(report)
@@ -111,6 +112,12 @@ class _Course:
             if outcome is not None:
                 release[report.key] = outcome
         return release
+
+    def _again(self, spec: TrialSpec) -> TrialSpec:
+        self._losses[spec.key] += 1
+        if self._losses[spec.key] >= _LOSSES:
+            raise RuntimeError(f"Trial {spec.key} was on a worker that died {_LOSSES} times.")
+        return replace(spec, attempt=self._work.record.adopt(spec.number))
 
 
 def _run(
@@ -133,12 +140,6 @@ def _run(
             release = course.hear(turn)
             executor.exchange(turn.worker, release, course.admit(turn.free + len(release)))
             observe()
-
-
-def _again(spec: TrialSpec) -> TrialSpec:
-    if spec.attempt + 1 >= _LOSSES:
-        raise RuntimeError(f"Trial {spec.key} was on a worker that died {_LOSSES} times.")
-    return replace(spec, attempt=spec.attempt + 1)
 
 
 def _end(
@@ -301,12 +302,11 @@ def tested_trials(
 
 
 def best_candidate(finals: Sequence[Studied], *, reference: bool) -> int | None:
-    """The candidate with the best mean over the seeds, none of which diverged."""
+    """The candidate with the best mean over the seeds, none of which diverged; None if all have."""
     scores: dict[int, list[float]] = {}
     for trial in finals:
         if trial.notes["reference"] is reference:
             score = trial.score if trial.state == "complete" else -math.inf
             scores.setdefault(trial.notes["candidate"], []).append(score)
-    if not scores:
-        return None
-    return max(scores, key=lambda number: (sum(scores[number]) / len(scores[number]), -number))
+    means = {n: sum(s) / len(s) for n, s in scores.items() if -math.inf not in s}
+    return max(means, key=lambda number: (means[number], -number), default=None)

@@ -100,7 +100,9 @@ class SearchSpace:
             order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
             points = [[(i + 0.5) / n] for i in order]
         else:
-            points = qmc.Sobol(max(1, len(names)), seed=seed).random(n).tolist()
+            # The first n of the next power of two: Sobol's points come balanced only in such numbers.
+            drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
+            points = drawn[:n].tolist()
         return [
             self.reference()
             | {name: self.ranges[name].at(x) for name, x in zip(names, point, strict=False)}

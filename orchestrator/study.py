@@ -12,6 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from fewshot.faults import fault
 from orchestrator.space import Range, Values
@@ -53,7 +54,7 @@ class Record:
     """One study. Trials are asked for with parameters that were decided elsewhere."""
 
     def __init__(self, study: optuna.Study, box: Mapping[str, Range]) -> None:
-        self._study, self._box = study, distributions(box)
+        self._study, self._box = study, box
 
     @classmethod
     def open(cls, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> "Record":
@@ -79,13 +80,16 @@ class Record:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not waiting:
             self._study.enqueue_trial(dict(params), user_attrs=dict(notes or {}))
-        trial = self._study.ask(self._box)
+        trial = self._study.ask(distributions(self._box))
         return _studied(self._frozen(trial.number))
 
     def adopt(self, number: int) -> int:
-        """Take over a running trial whose driver is gone; returns which attempt this is."""
+        """Take over a running trial whose driver or worker is gone; returns which attempt it is."""
         attempt = int(self._frozen(number).user_attrs.get("attempt", 0)) + 1
-        self._live(number).set_user_attr("attempt", attempt)
+        live = self._live(number)
+        live.set_user_attr("attempt", attempt)
+        for name, r in self._box.items():  # `ask` may have been cut off between two of them
+            live.suggest_float(name, r.low, r.high, log=r.log)
         return attempt
 
     def report(self, number: int, step: int, score: float) -> None:
@@ -126,7 +130,7 @@ def _studied(trial: FrozenTrial) -> Studied:
     return Studied(
         trial.number,
         _STATES[trial.state],
-        dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
+        dict(trial.system_attrs.get("fixed_params", {})) | trial.params,
         dict(trial.intermediate_values),
         dict(trial.user_attrs),
     )
@@ -140,10 +144,7 @@ def opened(storage: str) -> Iterator[BaseStorage]:
     would otherwise hold its successor up for 30 seconds.
     """
     if "://" in storage:
-        try:
-            yield RDBStorage(storage)
-        except (ImportError, optuna.exceptions.StorageInternalError) as error:
-            raise fault("--storage", f"can't be used: {error}", None, "Check the URL.") from None
+        yield _database(storage)
         return
     path = Path(storage)
     if not path.is_absolute():  # a relative one can spin for ever on a stale lock
@@ -152,7 +153,25 @@ def opened(storage: str) -> Iterator[BaseStorage]:
     lock = path.with_name(path.name + ".lock")
     if lock.is_symlink():
         os.unlink(lock)
+    if path.exists():
+        _drop_torn_line(path)
     yield JournalStorage(JournalFileBackend(str(path)))
+
+
+def _database(url: str) -> RDBStorage:
+    try:
+        return RDBStorage(url)
+    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).partition("\n")[0]  # and not the URL, which may have a password
+        raise fault("FEWTUNE_STORAGE", f"can't be used: {reason}", None, "Check the URL.") from None
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a crash of the machine left half written: what comes after it would be lost."""
+    with path.open("rb+") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def read(storage: str, name: str) -> Record | None:
@@ -160,7 +179,7 @@ def read(storage: str, name: str) -> Record | None:
     if "://" not in storage and not Path(storage).exists():
         return None
     backend = (
-        RDBStorage(storage) if "://" in storage else JournalStorage(JournalFileBackend(storage))
+        _database(storage) if "://" in storage else JournalStorage(JournalFileBackend(storage))
     )
     try:
         return Record(optuna.load_study(study_name=name, storage=backend), {})

@@ -10,14 +10,16 @@ import torch
 from fewshot.faults import Fault, InputError
 from fewshot.learners.base import Learner
 from fewshot.learners.learners import LEARNERS
+from fewshot.learners.protonet import ProtoNet
 from fewshot.models.base import Model
 from fewshot.models.models import MODELS
+from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
 from fewshot.tasks.pool import TaskPool, pool
 from trials.adaptation import Adaptation
 from trials.contract import Component, Recipe, Stage
 from trials.lanes import Lanes
-from trials.meta_training import MetaTraining
+from trials.meta_training import HeldOut, MetaTraining
 from trials.new_task import distilled_task
 from trials.objective import Objective
 from trials.sources import Sources
@@ -60,10 +62,22 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
         figures = {"teacher": found.teacher_accuracy}
         return Examination(features, figures=figures, classes=found.classes)
     pools = _pools(recipe, sources, torch.device("cpu"))
-    present = pools["train"].present
-    sizes = present.flatten(1).sum(1).tolist()
+    sizes = pools["train"].n_members.flatten(1).sum(1).tolist()
     part(MODELS, recipe.model, "model", features=features)
-    return Examination(features, dict(zip(pools["train"].names, sizes, strict=True)))
+    task_sizes = dict(zip(pools["train"].names, sizes, strict=True))
+    return Examination(features, task_sizes, _untrained(recipe, sources, pools["test"]))
+
+
+def _untrained(recipe: Recipe, sources: Sources, test: TaskPool) -> dict[str, float]:
+    """Accuracy on the test tasks of class means of the inputs themselves, with no model at all."""
+    if not sources.inputs.is_floating_point():
+        return {}
+    key = fold(torch.tensor(recipe.seed), _STREAMS["test"])
+    nearest = ProtoNet(model=Untrained(), way=recipe.way)
+    held_out: dict[Stage, HeldOut] = {"test": (test, recipe.test_episodes, key)}
+    scored = MetaTraining(nearest, test, 1, held_out).score({"none": torch.zeros(1)}, {}, "test")
+    means = [task.metrics["accuracy"].item() for task in scored]
+    return {"untrained prototypes": sum(means) / len(means)}
 
 
 def part(
@@ -101,7 +115,7 @@ def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objecti
     pools = _pools(recipe, sources, device)
     key = torch.tensor(recipe.seed, device=device)
 
-    def held_out(stage: Stage, split: str, episodes: int) -> tuple[TaskPool, int, torch.Tensor]:
+    def held_out(stage: Stage, split: str, episodes: int) -> HeldOut:
         return pools[split], episodes, fold(key, _STREAMS[stage])
 
     return MetaTraining(

@@ -31,8 +31,9 @@ class _Lane:
 
     @property
     def next_rung(self) -> int | None:
-        reported = self.reports[-1].step if self.reports else -1
-        return next((rung for rung in self.spec.rungs if rung > reported), None)
+        # One that starts from another's last rung has none to report below it.
+        due = self.reports[-1].step + 1 if self.reports else self.step
+        return next((rung for rung in self.spec.rungs if rung >= due), None)
 
 
 class Lanes:
@@ -102,14 +103,14 @@ class Lanes:
         for spec in self._queue:
             if spec.key == key:
                 self._queue.remove(spec)
-                return TrialResult(key=key, outcome=outcome, step=0, time=time.time())
+                return self._result(_Lane(spec), outcome)
         place = next((i for i, lane in enumerate(self._live) if lane.spec.key == key), None)
         if place is None:
             raise ValueError(f"No live trial {key!r}.")
         lane = self._live[place]
         last = len(self._live) - 1
         if place != last:
-            for tensor in self._stacked().values():
+            for tensor in self._stacked():
                 tensor[place] = tensor[last]
             self._live[place] = self._live[last]
         self._live.pop()
@@ -163,23 +164,23 @@ class Lanes:
             self._restore(lane, place, checkpoint.load(path)[1])
 
     def _restore(self, lane: _Lane, place: int, tensors: dict[str, Tensor]) -> None:
-        for name, stacked in self._stacked().items():
-            if name in tensors:
-                stacked[place] = tensors[name].to(self._device)
+        for name, stacked in self._trained().items():
+            stacked[place] = tensors[name].to(self._device)
         lane.step = lane.loss_from = int(tensors["step"])
 
-    def _stacked(self) -> dict[str, Tensor]:
-        """Every tensor that has a row for each lane, by the name it has in a checkpoint."""
+    def _trained(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of each lane; all else is in the spec."""
         return {
             **{f"params.{name}": value for name, value in self._params.items()},
             **{f"first.{name}": value for name, value in self._moments.first.items()},
             **{f"second.{name}": value for name, value in self._moments.second.items()},
-            **{f"hyper.{name}": value for name, value in self._hyper.items()},
-            "weights": self._weights,
-            "seed": self._seeds,
             "step": self._steps,
-            "loss_sum": self._loss_sum,
         }
+
+    def _stacked(self) -> list[Tensor]:
+        """Every tensor that has a row for each lane."""
+        own = [*self._hyper.values(), self._weights, self._seeds, self._loss_sum]
+        return [*self._trained().values(), *own]
 
     # ---- training ---------------------------------------------------------------------------
 
@@ -256,7 +257,7 @@ class Lanes:
         )
         lane.reports.append(report)
         lane.adaptations = _adaptations(lane.spec, report, seconds / max(1, len(scores)))
-        tensors = {name: value[place] for name, value in self._stacked().items()}
+        tensors = {name: value[place] for name, value in self._trained().items()}
         checkpoint.save(self._folder, lane.spec, tensors, lane.reports)
         return report
 

@@ -23,12 +23,14 @@ from trials.objective import TaskScores
 # Keeps the scores of hundreds of episodes from being held in memory at once.
 _EPISODES_AT_ONCE = 256
 
+# The pool that scores a stage, the number of episodes a task, and the key of their draw.
+HeldOut = tuple[TaskPool, int, Tensor]
+
 
 class MetaTraining:
     """The `Objective` of a learner on a pool of training tasks.
 
-    held_out: for each stage the pool that scores it, the number of episodes a task, and the key
-    of their draw. The episodes are the same for every trial of a stage.
+    held_out: what scores each stage. The episodes are the same for every trial of a stage.
     """
 
     learning_rate = "lr/outer"
@@ -38,7 +40,7 @@ class MetaTraining:
         learner: Learner,
         train: TaskPool,
         episodes: int,
-        held_out: Mapping[Stage, tuple[TaskPool, int, Tensor]],
+        held_out: Mapping[Stage, HeldOut],
     ) -> None:
         self.hyperparameters = learner.hyperparameters
         self.tasks = train.names

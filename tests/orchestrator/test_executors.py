@@ -1,0 +1,212 @@
+"""The laws of `Executor`, in this process and on Ray."""
+
+import logging
+import math
+import os
+import signal
+from collections import deque
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.executor import InlineExecutor
+from tests.trials.conformance import Story, assert_same_reports, drive, protonet, retried
+
+
+def run(executor, specs):
+    """Run trials to their ends as a search does; the stories of all, and the turns."""
+    waiting, live, turns = deque(specs), {}, []
+    stories = {spec.key: Story() for spec in specs}
+
+    def some(n):
+        given = [waiting.popleft() for _ in range(min(n, len(waiting)))]
+        live.update({spec.key: spec for spec in given})
+        return given
+
+    while waiting or live:
+        for worker, free in executor.idle().items():
+            if given := some(free):
+                executor.exchange(worker, {}, given)
+        turn = executor.turn()
+        if turn is None:
+            continue
+        turns.append(turn)
+        for result in turn.results:
+            stories[result.key].results.append(result)
+            del live[result.key]
+        for report in turn.reports:
+            stories[report.key].reports.append(report)
+        release = {r.key: "complete" for r in turn.reports if r.step == live[r.key].rungs[-1]}
+        executor.exchange(turn.worker, release, some(turn.free + len(release)))
+    return stories, turns
+
+
+def wait(executor):
+    while (turn := executor.turn()) is None:
+        pass
+    return turn
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    return protonet(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
+
+
+def ray_executor(case, folder, *, workers, lanes):
+    from orchestrator.ray_executor import RayExecutor
+
+    return RayExecutor(case.recipe, lanes=lanes, folder=folder, cache=case.cache, workers=workers)
+
+
+def inline_executor(case, folder, *, workers, lanes):
+    return InlineExecutor(lambda: case.program(folder, lanes=lanes), workers=workers)
+
+
+KINDS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def start(request, case):
+    """Starts an executor: start(folder, workers=..., lanes=...)."""
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+    make = {"inline": inline_executor, "ray": ray_executor}[request.param]
+    return lambda folder, **shape: make(case, folder, **shape)
+
+
+@pytest.fixture(scope="module")
+def two(start, tmp_path_factory):
+    """Two workers of two lanes. Tests that share it have trials of their own and end them all."""
+    executor = start(tmp_path_factory.mktemp("two"), workers=2, lanes=2)
+    yield executor
+    executor.close()
+
+
+class TestEveryExecutor:
+    def test_all_workers_wait_at_first_with_all_lanes_free(self, two):
+        assert two.idle() == {0: 2, 1: 2}
+
+    def test_a_worker_with_nothing_to_do_stays_idle(self, two):
+        two.exchange(0, {}, [])
+        assert two.idle() == {0: 2, 1: 2}
+        assert two.turn() is None
+
+    def test_a_busy_worker_takes_no_orders(self, case, two):
+        spec, other = case.spec(10, rungs=(2,)), case.spec(11)
+        two.exchange(0, {}, [spec])
+        assert two.idle() == {1: 2}
+        with pytest.raises(ValueError, match="Worker 0 is not waiting"):
+            two.exchange(0, {}, [other])
+        turn = wait(two)
+        assert (turn.worker, turn.free) == (0, 1)
+        assert two.idle() == {0: 1, 1: 2}
+        assert [report.key for report in turn.reports] == [spec.key], "the refused one never ran"
+        two.exchange(0, {spec.key: "stopped"}, [])
+        assert [result.key for result in wait(two).results] == [spec.key]
+        assert two.idle() == {0: 2, 1: 2}
+
+    def test_there_is_no_third_worker(self, two):
+        with pytest.raises(ValueError, match="Worker 2"):
+            two.exchange(2, {}, [])
+
+    def test_trials_are_released_before_others_are_admitted(self, case, two):
+        first, second, third, fourth = (case.spec(n, rungs=(1, 2)) for n in range(20, 24))
+        two.exchange(1, {}, [first, second])
+        assert wait(two).free == 0
+        two.exchange(1, {first.key: "stopped", second.key: "stopped"}, [third, fourth])
+        turn = wait(two)
+        assert {(r.key, r.outcome) for r in turn.results} == {
+            (first.key, "stopped"),
+            (second.key, "stopped"),
+        }
+        assert {report.key for report in turn.reports} == {third.key, fourth.key}
+        two.exchange(1, {third.key: "stopped", fourth.key: "stopped"}, [])
+        assert wait(two).free == 2
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_the_same_specs_give_the_same_reports_and_results(
+        self, case, start, two, tmp_path, workers
+    ):
+        specs = [case.spec(n, rungs=(1, 3 + n % 3)) for n in range(30, 37)]
+        executor = two if workers == 2 else start(tmp_path / "one", workers=1, lanes=3)
+        stories, turns = run(executor, specs)
+        expected = drive(case.program(tmp_path / "alone"), specs)
+        for spec in specs:
+            found, alone = stories[spec.key], expected[spec.key]
+            assert_same_reports(found.reports, alone.reports)
+            assert (found.result.outcome, found.result.step) == ("complete", alone.result.step)
+            assert os.path.exists(found.result.checkpoint)
+            for one, other in zip(found.result.adaptations, alone.result.adaptations, strict=True):
+                assert (one.task, one.split) == (other.task, other.split)
+                assert one.score == pytest.approx(other.score, rel=1e-4)
+        assert {turn.worker for turn in turns} == set(range(workers))
+        assert sum(turn.lane_steps for turn in turns) == sum(spec.rungs[-1] for spec in specs)
+        assert all(turn.capacity_steps >= turn.lane_steps for turn in turns)
+        assert not any(turn.lost for turn in turns)
+        assert all(free == turns[-1].free for free in executor.idle().values())
+        if workers == 1:
+            executor.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+class TestLostWorkers:
+    @pytest.fixture
+    def executor(self, case, tmp_path):
+        executor = ray_executor(case, tmp_path, workers=1, lanes=2)
+        yield executor
+        executor.close()
+
+    @staticmethod
+    def process_of(executor, worker):
+        import ray
+
+        return ray.get(executor._actors[worker].__ray_call__.remote(lambda self: os.getpid()))
+
+    def test_trials_of_a_killed_worker_go_on_from_their_checkpoints(self, case, executor, tmp_path):
+        specs = [case.spec(n, rungs=(4, 400)) for n in range(2)]
+        process = self.process_of(executor, 0)
+        executor.exchange(0, {}, specs)
+        before = {report.key: report for report in wait(executor).reports}
+        executor.exchange(0, {}, [])
+        os.kill(process, signal.SIGKILL)
+        turn = wait(executor)
+        assert turn.lost == tuple(sorted(spec.key for spec in specs))
+        assert (turn.reports, turn.results, turn.free) == ((), (), 2)
+        assert executor.idle() == {0: 2}
+
+        executor.exchange(0, {}, [retried(spec) for spec in specs])
+        turn = wait(executor)
+        assert {report.key: report for report in turn.reports} == before, "repeated, with times"
+        assert turn.lane_steps == 0
+        assert self.process_of(executor, 0) != process
+        executor.exchange(0, {}, [])
+        turn = wait(executor)
+        assert turn.lane_steps == 2 * 396
+        assert [report.step for report in turn.reports] == [400, 400]
+        assert all(math.isfinite(report.score.mean) for report in turn.reports)
+
+    def test_a_trial_that_was_about_to_end_is_lost_too(self, case, executor):
+        ending, going_on, new = (case.spec(n, rungs=(1, 2)) for n in range(3))
+        executor.exchange(0, {}, [ending, going_on])
+        wait(executor)
+        os.kill(self.process_of(executor, 0), signal.SIGKILL)
+        executor.exchange(0, {ending.key: "stopped"}, [new])
+        assert wait(executor).lost == (ending.key, going_on.key, new.key)
+        stories, _ = run(executor, [replace(spec, attempt=1) for spec in (ending, going_on, new)])
+        assert [story.result.outcome for story in stories.values()] == ["complete"] * 3
+        assert [report.step for report in stories[going_on.key].reports] == [1, 2]

@@ -1,0 +1,396 @@
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from orchestrator.executor import InlineExecutor
+from orchestrator.plan import Plan
+from orchestrator.search import Records, Stopped, best_candidate, final_trials, first_trials, search
+from orchestrator.selection import Candidate
+from orchestrator.simplex import Simplex
+from orchestrator.space import Range, SearchSpace
+from orchestrator.study import Studied, opened
+from tests.orchestrator import toys
+from tests.orchestrator.toys import SIZES, Crash, Crashing, Losing, Told, Toy, skill
+from trials.contract import Executor, TrialSpec
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.search.suggest", toys.quick_suggest)
+    monkeypatch.setattr("os.fsync", lambda file: None)  # these processes do not really die
+
+
+def memory() -> optuna.storages.BaseStorage:
+    return optuna.storages.InMemoryStorage()
+
+
+def run(
+    plan: Plan,
+    storage: object = None,
+    executor: Executor | None = None,
+    recorder: Told | None = None,
+    **more: object,
+) -> Records:
+    records = toys.records(storage or memory(), plan)
+    search(
+        plan,
+        records,
+        executor or InlineExecutor(Toy),
+        recorder or Told(),
+        task_sizes=SIZES,
+        **more,  # type: ignore[arg-type]
+    )
+    return records
+
+
+def states(trials: list[Studied]) -> Counter[str]:
+    return Counter(t.state for t in trials)
+
+
+def score_with_nan(numbers: set[int], stage: str = "search") -> Callable[[TrialSpec, int], float]:
+    def score(spec: TrialSpec, step: int) -> float:
+        diverged = spec.stage == stage and spec.number in numbers
+        return math.nan if diverged else skill(spec, step)
+
+    return score
+
+
+# ---- a whole search ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("workers", "lanes"), [(1, 1), (1, 4), (3, 2), (1, 50)])
+def test_every_trial_runs_and_ends_once(workers: int, lanes: int) -> None:
+    told = Told()
+    executor = InlineExecutor(lambda: Toy(lanes), workers=workers)
+    records = run(toys.plan(), executor=executor, recorder=told)
+    trials = records.search.trials()
+    assert len(trials) == 12
+    assert set(states(trials)) <= {"complete", "stopped"}
+    assert states(records.final.trials()) == {"complete": 3 * 2}
+    assert states(records.test.trials()) == {"complete": 2 * 2}
+    assert len(told.starts) == len(set(told.starts)) == 12 + 6 + 4
+    assert told.ends().keys() == {key for key, _ in told.starts}
+
+
+def test_the_first_trials_are_the_reference_then_sizes_and_are_never_stopped() -> None:
+    plan = toys.plan(eta=50.0)  # stops all that it can
+    records = run(plan, executor=InlineExecutor(lambda: Toy(1)))
+    trials = records.search.trials()
+    assert [plan.space.is_reference(t.params) for t in trials[:4]] == [True] * 3 + [False]
+    weights = plan.space.decode(trials[3].params)[1]
+    assert weights == pytest.approx({task: n / 600 for task, n in SIZES.items()})
+    assert {t.state for t in trials[:4]} == {"complete"}
+    assert "stopped" in {t.state for t in trials[4:]}
+
+
+def test_stopped_trials_are_pruned_in_optuna_at_their_last_rung() -> None:
+    storage = memory()
+    plan = toys.plan()
+    records = run(plan, storage)
+    study = optuna.load_study(study_name="toy", storage=storage)
+    for trial, ours in zip(study.trials, records.search.trials(), strict=True):
+        assert (trial.state.name == "PRUNED") == (ours.state == "stopped")
+        assert trial.value == ours.reports[max(ours.reports)]
+    stopped = [t for t in records.search.trials() if t.state == "stopped"]
+    assert stopped
+    assert all(max(t.reports) < plan.rungs[-1] for t in stopped)
+    assert all("go on" in t.notes["reason"] for t in stopped)
+
+
+def test_a_trial_that_diverges_fails_alone() -> None:
+    storage, told = memory(), Told()
+    score = score_with_nan({1, 7})
+    records = run(toys.plan(), storage, InlineExecutor(lambda: Toy(4, score)), recorder=told)
+    failed = [t for t in records.search.trials() if t.state == "failed"]
+    assert [t.number for t in failed] == [1, 7]
+    assert {len(t.reports) for t in failed} == {1}
+    assert told.ends()["search-0007"] == ("failed", "diverged")
+    study = optuna.load_study(study_name="toy", storage=storage)
+    assert [t.number for t in study.trials if t.state.name == "FAIL"] == [1, 7]
+    assert len(records.search.trials()) == 12
+    assert states(records.final.trials()) == {"complete": 6}
+
+
+def test_a_search_in_which_all_diverge_ends() -> None:
+    records = run(
+        toys.plan(), executor=InlineExecutor(lambda: Toy(4, score_with_nan({*range(12)})))
+    )
+    assert states(records.search.trials()) == {"failed": 12}
+    assert records.final.trials() == records.test.trials() == []
+
+
+def test_what_is_noted_of_a_trial_is_enough_to_run_it_again() -> None:
+    plan = toys.plan()
+    for trial in run(plan).search.trials():
+        hyperparameters, weights = plan.space.decode(trial.params)
+        assert trial.notes["hyperparameters"] == hyperparameters
+        assert trial.notes["task_weights"] == weights
+        assert trial.notes["seed"] == plan.spec(trial.number, hyperparameters, weights).seed
+        if trial.state == "complete":
+            assert trial.notes["tasks"].keys() == set(toys.HELD_OUT)
+
+
+def test_the_recorder_hears_what_the_record_keeps() -> None:
+    told = Told()
+    records = run(toys.plan(), recorder=told)
+    for trial in records.search.trials():
+        key = f"search-{trial.number:04d}"
+        assert told.ends()[key][0] == trial.state
+        heard = {k[2]: v for k, v in told.events.items() if k[:2] == ("reported", key)}
+        assert heard == trial.reports
+
+
+def test_occupancy_is_the_share_of_lane_steps() -> None:
+    toy = Toy(4)
+    records = run(toys.plan(), executor=InlineExecutor(lambda: toy))
+    steps = [r.notes["steps"] for r in (records.search, records.final, records.test)]
+    assert sum(s[0] for s in steps) == toy.lane_steps
+    assert sum(s[1] for s in steps) == toy.capacity_steps
+    assert 0 < toy.lane_steps < toy.capacity_steps
+
+
+def test_the_observer_is_called_in_every_stage() -> None:
+    seen: list[str] = []
+    run(toys.plan(), observe=seen.append)
+    assert list(dict.fromkeys(seen)) == ["search", "final", "test"]
+
+
+def test_with_the_sampler_itself_the_good_weights_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    plan = toys.plan(trials=20, finalists=1)
+    records = run(plan)
+    best = records.test.trials()[0]
+    assert best.notes["reference"] is False
+    assert best.notes["task_weights"]["clean"] > 0.6
+    assert best.notes["task_weights"]["noise"] < 0.15
+
+
+# ---- finalists and tests ----------------------------------------------------------------------
+
+
+def test_finalists_are_the_best_and_the_reference_with_paired_seeds() -> None:
+    plan = toys.plan()
+    records = run(plan)
+    complete = [t for t in records.search.trials() if t.state == "complete"]
+    ranked = sorted(complete, key=lambda t: -t.score)
+    others = [t.number for t in ranked if not plan.space.is_reference(t.params)]
+    references = [t.number for t in ranked if plan.space.is_reference(t.params)]
+    finals = records.final.trials()
+    found = list(dict.fromkeys(t.notes["candidate"] for t in finals))
+    assert found == [*others[:2], references[0]]
+    seeds = {n: [t.notes["seed"] for t in finals if t.notes["candidate"] == n] for n in found}
+    assert len({tuple(s) for s in seeds.values()}) == 1
+    assert len(set(seeds[found[0]])) == plan.seeds
+    assert not set(seeds[found[0]]) & {t.notes["seed"] for t in records.search.trials()}
+
+
+def test_only_the_challenger_and_the_reference_see_the_test_tasks() -> None:
+    plan = toys.plan(finalists=3)
+    records = run(plan)
+    finals, tests = records.final.trials(), records.test.trials()
+    means: dict[int, list[float]] = {}
+    for t in finals:
+        if not t.notes["reference"]:
+            means.setdefault(t.notes["candidate"], []).append(t.score)
+    challenger = max(means, key=lambda n: sum(means[n]))
+    reference = next(t.notes["candidate"] for t in finals if t.notes["reference"])
+    assert [t.notes["candidate"] for t in tests] == [challenger] * 2 + [reference] * 2
+    assert [t.notes["seed_index"] for t in tests] == [0, 1, 0, 1]
+
+
+def test_a_test_starts_from_where_its_final_ended() -> None:
+    specs: list[TrialSpec] = []
+
+    class Watching(Toy):
+        def admit(self, spec: TrialSpec) -> None:
+            specs.append(spec)
+            super().admit(spec)
+
+    run(toys.plan(), executor=InlineExecutor(Watching))
+    finals = {s.key: s for s in specs if s.stage == "final"}
+    tests = [s for s in specs if s.stage == "test"]
+    assert len(tests) == 4
+    for spec in tests:
+        final = finals[spec.initial or ""]
+        assert replace(spec, stage="final", number=final.number, initial=None) == final
+
+
+def test_a_final_that_diverged_rules_its_candidate_out() -> None:
+    plan = toys.plan()
+    unharmed = run(plan)
+    winner = unharmed.test.trials()[0].notes["candidate"]
+    first = next(t.number for t in unharmed.final.trials() if t.notes["candidate"] == winner)
+    score = score_with_nan({first}, "final")
+    records = run(plan, executor=InlineExecutor(lambda: Toy(4, score)))
+    assert states(records.final.trials()) == {"complete": 5, "failed": 1}
+    shown = {t.notes["candidate"] for t in records.test.trials()}
+    assert winner not in shown
+    assert len(shown) == 2
+
+
+def test_there_is_no_best_candidate_where_all_diverged() -> None:
+    notes = {"candidate": 3, "reference": False}
+    failed = Studied(0, "failed", {}, {10: math.nan}, notes)
+    complete = Studied(1, "complete", {}, {10: 0.5}, notes)
+    assert best_candidate([failed, complete], reference=False) is None
+    assert best_candidate([complete], reference=False) == 3
+    assert best_candidate([complete], reference=True) is None
+    assert best_candidate([], reference=False) is None
+
+
+def test_without_a_reference_the_best_is_tested_alone() -> None:
+    space = SearchSpace({"lr/outer": Range(1e-4, 1e-1, log=True)}, {}, dict.fromkeys(SIZES, 1 / 3))
+    records = run(toys.plan(space=space))
+    assert {t.notes["reference"] for t in records.final.trials()} == {False}
+    assert len({t.notes["candidate"] for t in records.test.trials()}) == 1
+
+
+def test_the_first_trials_include_a_prior_that_is_not_uniform() -> None:
+    simplex = Simplex(toys.TASKS, (0.6, 0.2, 0.2), off_below=0.05)
+    space = SearchSpace({"lr/outer": Range(1e-4, 1e-1, log=True)}, {}, simplex)
+    first = first_trials(toys.plan(space=space), dict.fromkeys(toys.TASKS, 10))
+    assert len(first) == 3 + 1  # equal sizes are the reference itself
+    assert space.decode(first[3])[1] == pytest.approx({"clean": 0.6, "mixed": 0.2, "noise": 0.2})
+
+
+def test_the_first_trials_are_no_more_than_there_are_trials() -> None:
+    assert len(first_trials(toys.plan(trials=2), SIZES)) == 2
+
+
+def test_final_trials_of_nothing_are_none() -> None:
+    assert final_trials(toys.plan(), []) == []
+    params = toys.plan().space.reference() | {"lr/outer": 0.01}
+    assert len(final_trials(toys.plan(seeds=4), [Candidate(0, params, True)])) == 4
+
+
+# ---- crashes, stops, losses -------------------------------------------------------------------
+
+
+def outcome(records: Records) -> list[tuple[int, str, int]]:
+    return [(t.number, t.state, len(t.reports)) for t in records.search.trials()]
+
+
+def whole_after(storage: str, plan: Plan, told: Told) -> None:
+    """The search is taken up in a fresh process, so to speak, and comes to its end."""
+    with opened(storage) as again:
+        records = run(plan, again, recorder=told)
+    assert len(records.search.trials()) == plan.trials
+    assert set(states(records.search.trials())) <= {"complete", "stopped"}
+    assert states(records.final.trials()) == {"complete": 6}
+    assert states(records.test.trials()) == {"complete": 4}
+    started = {key for key, _ in told.starts}
+    assert len(started) == 12 + 6 + 4
+    assert told.ends().keys() == started
+    # An attempt is never given twice.
+    assert len(set(told.starts)) == len(told.starts)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_search_that_crashed_at_any_turn_is_taken_up_to_its_end(
+    tmp_path: Path, late: bool
+) -> None:
+    plan = toys.plan()
+    turns = 0
+    for k in range(100):
+        path, told = str(tmp_path / f"{k}.journal"), Told()
+        try:
+            with opened(path) as storage:
+                run(plan, storage, Crashing(lambda: Toy(3), k, late=late), told)
+        except Crash:
+            whole_after(path, plan, told)
+            turns += 1
+        else:
+            break
+    assert turns > 10
+
+
+def test_a_search_that_crashed_between_any_two_things_it_said_is_taken_up(tmp_path: Path) -> None:
+    plan = toys.plan()
+    whole = Told()
+    run(plan, recorder=whole, executor=InlineExecutor(lambda: Toy(3)))
+    for k in range(0, whole.calls, 5):
+        path, told = str(tmp_path / f"{k}.journal"), Told(crash_at=k)
+        with pytest.raises(Crash), opened(path) as storage:
+            run(plan, storage, InlineExecutor(lambda: Toy(3)), told)
+        told.crash_at = None
+        whole_after(path, plan, told)
+
+
+def test_a_search_can_crash_again_and_again(tmp_path: Path) -> None:
+    plan, told, crashes = toys.plan(), Told(), 0
+    path = str(tmp_path / "toy.journal")
+    for _ in range(30):
+        try:
+            with opened(path) as storage:
+                records = run(plan, storage, Crashing(lambda: Toy(3), 4), told)
+            break
+        except Crash:
+            crashes += 1
+    assert crashes >= 3
+    assert len(records.search.trials()) == 12
+    assert told.ends().keys() == {key for key, _ in told.starts}
+
+
+def test_a_stopped_search_can_be_taken_up(tmp_path: Path) -> None:
+    plan, told = toys.plan(), Told()
+    path = str(tmp_path / "toy.journal")
+    asked = iter([False] * 4 + [True])
+    with opened(path) as storage:
+        with pytest.raises(Stopped):
+            run(plan, storage, recorder=told, stopping=lambda: next(asked))
+        left = states(toys.records(storage, plan).search.trials())
+    # Those on the four lanes, and those that were told to end and have not said so yet.
+    assert 0 < left["running"] <= 2 * 4
+    whole_after(path, plan, told)
+
+
+def test_a_complete_search_that_is_run_again_runs_nothing(tmp_path: Path) -> None:
+    plan, path = toys.plan(), str(tmp_path / "toy.journal")
+    with opened(path) as storage:
+        before = outcome(run(plan, storage))
+    told = Told()
+    with opened(path) as storage:
+        assert outcome(run(plan, storage, recorder=told)) == before
+    assert told.calls == 0
+
+
+def test_the_trials_of_a_lost_worker_are_begun_again_as_the_next_attempt() -> None:
+    told, plan = Told(), toys.plan()
+    records = run(plan, executor=Losing(lambda: Toy(3), at=[3]), recorder=told)
+    again = sorted(key for key, attempt in told.starts if attempt == 1)
+    assert 1 <= len(again) <= 6
+    assert len(told.starts) == 22 + len(again)
+    assert set(states(records.search.trials())) <= {"complete", "stopped"}
+    notes = {f"search-{t.number:04d}": t.notes for t in records.search.trials()}
+    assert {notes[key]["attempt"] for key in again} == {1}
+
+
+def test_losses_do_not_change_what_the_trials_score() -> None:
+    plan = toys.plan(eta=1.0001)  # stops none, as who is stopped depends on who came first
+    calm = run(plan, executor=InlineExecutor(lambda: Toy(3)))
+    harried = run(plan, executor=Losing(lambda: Toy(3), at=[2, 5, 9]))
+    assert [t.reports for t in harried.search.trials()] == [t.reports for t in calm.search.trials()]
+
+
+def test_a_trial_whose_workers_keep_dying_is_given_up_with_the_reason() -> None:
+    with pytest.raises(RuntimeError, match="search-0000 was on a worker that died 5 times"):
+        run(toys.plan(), executor=Losing(lambda: Toy(1), at=range(1, 100)))
+
+
+def test_driver_crashes_do_not_use_up_the_losses_of_a_trial(tmp_path: Path) -> None:
+    plan, told = toys.plan(), Told()
+    path = str(tmp_path / "toy.journal")
+    for _ in range(6):
+        with pytest.raises(Crash), opened(path) as storage:
+            run(plan, storage, Crashing(lambda: Toy(3), 0), told)
+    with opened(path) as storage:
+        records = run(plan, storage, Losing(lambda: Toy(3), at=[1]), told)
+    assert records.search.trials()[0].notes["attempt"] == 7
+    assert len(set(told.starts)) == len(told.starts)

@@ -1,0 +1,151 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.simplex import Simplex
+
+TASKS = ("greek", "latin", "korean", "lao")
+
+
+def uniform(d: int = 4, **more: float) -> Simplex:
+    return Simplex(tuple(f"t{i}" for i in range(d)), (1 / d,) * d, **more)
+
+
+@st.composite
+def simplexes(draw: st.DrawFn, off_below: bool = True) -> Simplex:
+    d = draw(st.integers(2, 6))
+    raw = draw(st.lists(st.floats(0.05, 1), min_size=d, max_size=d))
+    return Simplex(
+        tuple(f"t{i}" for i in range(d)),
+        tuple(x / sum(raw) for x in raw),
+        half_width=draw(st.floats(0.5, 10)),
+        off_below=draw(st.floats(0, 0.9 / d)) if off_below else 0.0,
+    )
+
+
+@st.composite
+def points(draw: st.DrawFn, off_below: bool = True) -> tuple[Simplex, dict[str, float]]:
+    simplex = draw(simplexes(off_below))
+    inside = st.floats(-simplex.half_width, simplex.half_width)
+    return simplex, {name: draw(inside) for name in simplex.names}
+
+
+def distance(simplex: Simplex, a: dict[str, float], b: dict[str, float]) -> float:
+    x, y = simplex.encode(a), simplex.encode(b)
+    return math.dist(list(x.values()), list(y.values()))
+
+
+@given(points())
+def test_any_coordinates_are_weights(point: tuple[Simplex, dict[str, float]]) -> None:
+    simplex, z = point
+    weights = simplex.decode(z)
+    assert tuple(weights) == simplex.tasks
+    assert min(weights.values()) >= 0
+    assert math.isclose(sum(weights.values()), 1, abs_tol=1e-12)
+
+
+@given(points())
+def test_a_weight_is_zero_or_not_below_what_counts_as_zero(
+    point: tuple[Simplex, dict[str, float]],
+) -> None:
+    simplex, z = point
+    assert all(w == 0 or w >= simplex.off_below for w in simplex.decode(z).values())
+
+
+@given(points(off_below=False))
+def test_coordinates_come_back_when_nothing_is_off(
+    point: tuple[Simplex, dict[str, float]],
+) -> None:
+    simplex, z = point
+    wide = Simplex(simplex.tasks, simplex.prior, half_width=simplex.half_width + 1e-6)
+    again = wide.encode(simplex.decode(z))
+    assert again == pytest.approx(z, abs=1e-6)
+
+
+@given(
+    st.lists(st.one_of(st.just(0.0), st.floats(0.3, 1)), min_size=2, max_size=7).filter(
+        lambda raw: sum(raw) > 0
+    )
+)
+def test_weights_come_back_exactly_and_zeros_as_zeros(raw: list[float]) -> None:
+    d = len(raw)
+    simplex = uniform(d, half_width=50, off_below=0.2 / d)
+    weights = {t: x / sum(raw) for t, x in zip(simplex.tasks, raw, strict=True)}
+    again = simplex.decode(simplex.encode(weights))
+    assert again == pytest.approx(weights, abs=1e-9)
+    assert [t for t in weights if weights[t] == 0] == [t for t in again if again[t] == 0]
+
+
+@given(simplexes())
+def test_the_prior_is_where_the_coordinates_are_zero(simplex: Simplex) -> None:
+    origin = dict.fromkeys(simplex.names, 0.0)
+    prior = dict(zip(simplex.tasks, simplex.prior, strict=True))
+    if min(simplex.prior) >= simplex.off_below:
+        assert simplex.decode(origin) == pytest.approx(prior, abs=1e-12)
+        assert simplex.encode(prior) == pytest.approx(origin, abs=1e-9)
+
+
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_the_basis_is_orthonormal_and_its_columns_sum_to_zero(d: int) -> None:
+    basis = uniform(d).basis()
+    np.testing.assert_allclose(basis.T @ basis, np.eye(d - 1), atol=1e-12)
+    np.testing.assert_allclose(basis.sum(0), 0, atol=1e-12)
+
+
+def test_distances_do_not_depend_on_the_order_of_the_tasks() -> None:
+    prior = dict(zip(TASKS, (0.1, 0.2, 0.3, 0.4), strict=True))
+    a = dict(zip(TASKS, (0.4, 0.3, 0.2, 0.1), strict=True))
+    b = dict(zip(TASKS, (0.05, 0.05, 0.1, 0.8), strict=True))
+    found = [
+        distance(Simplex(order, tuple(prior[t] for t in order), half_width=10), a, b)
+        for order in itertools.permutations(TASKS)
+    ]
+    assert found[0] > 1
+    assert found == pytest.approx([found[0]] * 24, abs=1e-9)
+
+
+def test_there_is_one_coordinate_less_than_tasks() -> None:
+    assert uniform(3).names == ("lambda.ilr1", "lambda.ilr2")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"tasks": ("a",), "prior": (1.0,)}, "two tasks"),
+        ({"prior": (0.5, 0.25, 0.25)}, "prior for each"),
+        ({"prior": (0.0, 1.0)}, "positive"),
+        ({"prior": (-0.5, 1.5)}, "positive"),
+        ({"prior": (0.5, 0.4)}, "sum to 1"),
+        ({"prior": (math.nan, 0.5)}, "sum to 1"),
+        ({"half_width": 0.0}, "half_width"),
+        ({"half_width": -1.0}, "half_width"),
+        ({"off_below": -0.1}, "off_below"),
+        ({"off_below": 0.5}, "off_below"),
+    ],
+)
+def test_what_is_no_simplex_is_refused(more: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Simplex(**({"tasks": ("a", "b"), "prior": (0.5, 0.5)} | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("weights", "off_below", "said"),
+    [
+        ({"t0": 0.5, "t1": 0.4}, 0.0, "sum to 1"),
+        ({"t0": -0.5, "t1": 1.5}, 0.0, ">= 0"),
+        ({"t0": math.nan, "t1": 0.5}, 0.0, "sum to 1"),
+        ({"t0": 0.5, "other": 0.5}, 0.1, "sum to 1"),
+        ({"t0": 0.999999, "t1": 0.000001}, 0.0, "`half_width` must be at least 9.77"),
+        ({"t0": 1.0}, 0.0, "needs `off_below` above zero"),
+        ({"t0": 0.95, "t1": 0.05}, 0.1, "can't be told from zero"),
+    ],
+)
+def test_weights_that_no_coordinates_stand_for_are_refused(
+    weights: dict[str, float], off_below: float, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        uniform(2, off_below=off_below).encode(weights)

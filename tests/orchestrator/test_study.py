@@ -1,0 +1,261 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fewshot.faults import InputError
+from orchestrator.space import Range
+from orchestrator.study import Record, opened, read
+
+BOX = {"lr/outer": Range(1e-4, 1e-1, log=True), "lambda.ilr1": Range(-2, 2)}
+PARAMS = {"lr/outer": 0.01, "lambda.ilr1": 0.5}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> str:
+    return str(tmp_path / "studies" / "toy.journal")
+
+
+def test_what_is_asked_reported_and_finished_is_read_back(journal: str) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        asked = record.ask(PARAMS, {"candidate": 3})
+        assert (asked.number, asked.state, asked.params) == (0, "running", PARAMS)
+        assert math.isnan(asked.score)
+        record.report(0, 3, 0.25)
+        record.report(0, 6, 0.5)
+        record.finish(0, "complete", 0.5, {"reason": "done", "tasks": {"lao": {"skill": [0.5]}}})
+        record.note("steps", [1, 2])
+    found = read(journal, "toy")
+    (trial,) = found.trials()
+    assert (trial.number, trial.state, trial.params) == (0, "complete", PARAMS)
+    assert trial.reports == {3: 0.25, 6: 0.5}
+    assert trial.score == 0.5
+    tasks = {"lao": {"skill": [0.5]}}
+    assert trial.notes == {"candidate": 3, "reason": "done", "tasks": tasks}
+    assert found.notes["steps"] == [1, 2]
+
+
+@pytest.mark.parametrize("outcome", ["complete", "stopped", "failed"])
+def test_a_trial_that_has_ended_stays_as_it_is(journal: str, outcome: str) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record.ask(PARAMS)
+        record.report(0, 3, 0.25)
+        record.finish(0, outcome, 0.25, {"reason": "first"})
+        record.finish(0, "failed", 0.9, {"reason": "second"})
+        record.finish(0, "complete", 0.9, {"reason": "third"})
+        (trial,) = record.trials()
+    assert (trial.state, trial.notes) == (outcome, {"reason": "first"})
+
+
+def test_the_first_report_for_a_step_stays(journal: str) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record.ask(PARAMS)
+        record.report(0, 3, 0.25)
+        record.report(0, 3, 0.75)
+        assert record.trials()[0].reports == {3: 0.25}
+
+
+def test_a_diverged_score_is_kept_as_nan(journal: str) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record.ask(PARAMS)
+        record.report(0, 3, math.nan)
+        record.finish(0, "failed", math.nan, {})
+    (trial,) = read(journal, "toy").trials()
+    assert trial.state == "failed"
+    assert math.isnan(trial.reports[3])
+
+
+def test_each_adoption_is_another_attempt(journal: str) -> None:
+    with opened(journal) as storage:
+        Record.open(storage, "toy", BOX).ask(PARAMS)
+    for attempt in (1, 2, 3):
+        with opened(journal) as storage:
+            record = Record.open(storage, "toy", BOX)
+            assert record.adopt(0) == attempt
+            assert record.trials()[0].notes["attempt"] == attempt
+
+
+def test_a_stale_lock_is_removed_at_once(journal: str) -> None:
+    with opened(journal) as storage:
+        Record.open(storage, "toy", BOX)
+    Path(journal + ".lock").symlink_to(journal)
+    begun = time.monotonic()
+    with opened(journal) as storage:
+        Record.open(storage, "toy", BOX).ask(PARAMS)
+    assert time.monotonic() - begun < 5
+    assert not Path(journal + ".lock").is_symlink()
+
+
+def test_a_relative_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be absolute"), opened("toy.journal"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense://x", "://x", "sqlite:////nowhere/at/all/x.db", "nosuchdriver+postgresql://h/x"],
+)
+def test_a_url_that_no_database_has_is_the_users_fault(url: str) -> None:
+    with pytest.raises(InputError, match="FEWTUNE_STORAGE: can't be used"), opened(url):
+        pass
+    with pytest.raises(InputError, match="FEWTUNE_STORAGE: can't be used"):
+        read(url, "toy")
+
+
+def test_what_goes_wrong_later_is_not_taken_for_a_bad_url(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match="torch"), opened(f"sqlite:///{tmp_path / 'x.db'}"):
+        raise ImportError("torch")
+
+
+def test_a_database_keeps_a_study_too(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    with opened(url) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record.ask(PARAMS)
+        record.report(0, 3, 0.25)
+        record.finish(0, "stopped", 0.25, {})
+    assert read(url, "toy").trials() == record.trials()
+
+
+def test_there_is_nothing_to_read_where_there_is_no_study(journal: str) -> None:
+    assert read(journal, "toy") is None
+    assert not Path(journal).exists()
+    with opened(journal) as storage:
+        Record.open(storage, "toy", BOX)
+    assert read(journal, "other") is None
+    assert read(journal, "toy").trials() == []
+
+
+def test_wherever_a_crash_cut_the_journal_off_the_study_goes_on(journal: str) -> None:
+    """Between any two lines, and in the middle of one."""
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        for number in range(2):
+            record.ask(PARAMS | {"lambda.ilr1": float(number)}, {"candidate": number})
+            record.report(number, 3, 0.25)
+            record.finish(number, "complete", 0.25, {"reason": "done"})
+    lines = Path(journal).read_bytes().splitlines(keepends=True)
+    assert len(lines) > 15
+    for n in range(len(lines)):
+        for torn in (b"", lines[n][: len(lines[n]) // 2]):
+            Path(journal).write_bytes(b"".join(lines[:n]) + torn)
+            with opened(journal) as storage:
+                record = Record.open(storage, "toy", BOX)
+                for trial in record.trials():
+                    assert trial.params.keys() == BOX.keys()
+                    if trial.state == "running":
+                        assert record.adopt(trial.number) == 1
+                while sum(t.state != "waiting" for t in record.trials()) < 2:
+                    done = len(record.trials())
+                    waiting = any(t.state == "waiting" for t in record.trials())
+                    # What was decided before the crash wins over what would be decided now.
+                    number = done - 1 if waiting else done
+                    asked = record.ask(PARAMS | {"lambda.ilr1": float(number)})
+                    assert asked.number == number
+                for number in range(2):
+                    record.report(number, 3, 0.25)
+                    record.finish(number, "complete", 0.25, {})
+            found = read(journal, "toy").trials()
+            assert [t.state for t in found] == ["complete"] * 2
+            assert [t.params["lambda.ilr1"] for t in found] == [0.0, 1.0]
+            assert all(t.reports == {3: 0.25} for t in found)
+
+
+def test_a_trial_that_a_crash_left_waiting_is_taken_up_first(journal: str) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record._study.enqueue_trial(PARAMS, user_attrs={"candidate": 7})
+        assert record.trials()[0].state == "waiting"
+        assert record.trials()[0].params == PARAMS
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        other = PARAMS | {"lr/outer": 0.09}
+        first, second = record.ask(other), record.ask(other)
+    assert (first.number, first.params, first.notes) == (0, PARAMS, {"candidate": 7})
+    assert (second.number, second.params) == (1, other)
+
+
+_LOOP = """
+    import sys
+    from orchestrator.study import Record, opened
+    from tests.orchestrator.test_study import BOX, PARAMS
+
+    lanes = int(sys.argv[2])
+    with opened(sys.argv[1]) as storage:
+        record = Record.open(storage, "toy", BOX)
+        live = [t.number for t in record.trials() if t.state == "running"]
+        for number in live:
+            record.adopt(number)
+        print("ready", flush=True)
+        while True:
+            while len(live) < lanes:
+                live.append(record.ask(PARAMS).number)
+            number = live.pop(0)
+            record.report(number, 3, 0.5)
+            record.finish(number, "complete", 0.5, {"reason": "done"})
+"""
+
+
+def _loop(journal: str, lanes: int) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_LOOP), journal, str(lanes)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def test_a_study_is_readable_while_it_is_written_and_after_kill_9(journal: str) -> None:
+    lanes, before = 3, 0
+    for _ in range(2):
+        child = _loop(journal, lanes)
+        try:
+            seen = [len(read(journal, "toy").trials()) for _ in range(10)]
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child.stdout.close()
+        assert seen == sorted(seen)
+        found = read(journal, "toy").trials()
+        assert [t.number for t in found] == list(range(len(found)))
+        states = Counter(t.state for t in found)
+        assert states["running"] <= lanes
+        assert states["complete"] > before
+        assert states.keys() <= {"running", "complete", "waiting"}
+        before = states["complete"]
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record.ask(PARAMS)
+        assert len(record.trials()) >= len(found)
+
+
+def test_optunas_own_command_line_reads_the_study(journal: str) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        record.ask(PARAMS)
+        record.report(0, 3, 0.25)
+        record.finish(0, "stopped", 0.25, {})
+    optuna = str(Path(sys.executable).parent / "optuna")
+
+    def say(*arguments: str) -> str:
+        command = [optuna, *arguments, "--storage", journal]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "toy" in say("studies", "-f", "json")
+    trials = say("trials", "--study-name", "toy", "-f", "json")
+    assert "PRUNED" in trials
+    assert "0.01" in trials

@@ -1,0 +1,321 @@
+"""What the laws of trials are tested on: a small recipe of each program, and how to drive it."""
+
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from trials.build import build
+from trials.contract import (
+    Component,
+    Outcome,
+    Recipe,
+    RungReport,
+    TaskSpec,
+    TrialProgram,
+    TrialResult,
+    TrialSpec,
+)
+from trials.lanes import Lanes
+
+_TRAIN = ("alpha", "beta", "gamma")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A program on small data.
+
+    hyperparameters: sensible ones, `rate` the optimiser's among them.
+    unscored: others for those that decide how a model is trained, but not how it is scored.
+    tasks: what the task weights weigh.
+    """
+
+    name: str
+    recipe: Recipe
+    cache: Path
+    rate: str
+    hyperparameters: Mapping[str, float]
+    unscored: Mapping[str, float] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+
+    def program(self, folder: Path, *, lanes: int = 1, recipe: Recipe | None = None) -> Lanes:
+        return build(recipe or self.recipe, lanes=lanes, folder=folder, cache=self.cache)
+
+    def spec(self, number: int, *, rungs: tuple[int, ...] = (2, 5), **changes: Any) -> TrialSpec:
+        """A trial whose rate, weights and seed hang on its number."""
+        rates = {self.rate: self.hyperparameters[self.rate] * (1 + number / 4)}
+        return TrialSpec(
+            number=number,
+            rungs=rungs,
+            **{
+                "seed": 100 + number,
+                "recipe": self.recipe,
+                "hyperparameters": {**self.hyperparameters, **rates},
+                "task_weights": self.weights(number),
+                **changes,
+            },
+        )
+
+    def weights(self, number: int) -> dict[str, float]:
+        parts = np.random.default_rng(number).dirichlet([1.0] * len(self.tasks)).tolist()
+        return dict(zip(self.tasks, parts, strict=True))
+
+
+@dataclass
+class Story:
+    """All that a program said of one trial."""
+
+    reports: list[RungReport] = field(default_factory=list)
+    results: list[TrialResult] = field(default_factory=list)
+
+    @property
+    def result(self) -> TrialResult:
+        (result,) = self.results
+        return result
+
+
+def drive(
+    program: TrialProgram,
+    specs: Iterable[TrialSpec],
+    *,
+    running: Iterable[TrialSpec] = (),
+    stops: Mapping[str, int] | None = None,
+) -> dict[str, Story]:
+    """Run trials to their ends, and what came of each from now on.
+
+    running: trials that the program holds already.
+    stops: the step at which the trial of a key is stopped.
+    """
+    live = {spec.key: spec for spec in running}
+    for spec in specs:
+        program.admit(spec)
+        live[spec.key] = spec
+    stories = {key: Story() for key in live}
+    while live:
+        said = grouped(program.advance())
+        assert said, "live trials have something to say"
+        for key, reports in said.items():
+            stories[key].reports += reports
+            outcome = _outcome(reports[-1], live[key], (stops or {}).get(key))
+            if outcome is not None:
+                stories[key].results.append(program.release(key, outcome))
+                del live[key]
+    return stories
+
+
+def _outcome(report: RungReport, spec: TrialSpec, stop: int | None) -> Outcome | None:
+    if report.step == stop:
+        return "stopped"
+    if math.isnan(report.score.mean):
+        return "failed"
+    return "complete" if report.step == spec.rungs[-1] else None
+
+
+def eventful(
+    case: Case, specs: Sequence[TrialSpec], folder: Path, draw: Callable[[st.SearchStrategy], Any]
+) -> dict[str, Story]:
+    """Run trials to their ends while `draw` has them admitted, stopped, and their program killed.
+
+    A report that is repeated after a kill must be the very same, and is told once.
+    """
+    some_lanes, one_in_four = st.integers(1, 4), st.integers(0, 3).map(lambda n: n == 0)
+    waiting, live = deque(specs), {}
+    stories = {spec.key: Story() for spec in specs}
+    program = case.program(folder, lanes=draw(some_lanes))
+    while waiting or live:
+        for _ in range(min(len(waiting), draw(st.integers(0 if live else 1, 3)))):
+            spec = waiting.popleft()
+            live[spec.key] = spec
+            program.admit(spec)
+        if draw(one_in_four):
+            program = case.program(folder, lanes=draw(some_lanes))
+            live = {key: retried(spec) for key, spec in live.items()}
+            for spec in live.values():
+                program.admit(spec)
+        for key, reports in grouped(program.advance()).items():
+            story = stories[key]
+            story.reports += [report for report in reports if report not in story.reports]
+            complete = reports[-1].step == live[key].rungs[-1]
+            if complete or draw(one_in_four):
+                story.results.append(program.release(key, "complete" if complete else "stopped"))
+                del live[key]
+    return stories
+
+
+def grouped(reports: Iterable[RungReport]) -> dict[str, list[RungReport]]:
+    """The reports of each trial."""
+    of_trial: dict[str, list[RungReport]] = {}
+    for report in reports:
+        of_trial.setdefault(report.key, []).append(report)
+    return of_trial
+
+
+def alone(case: Case, spec: TrialSpec, folder: Path) -> Story:
+    """The same trial with a program of one lane to itself."""
+    return drive(case.program(folder, recipe=spec.recipe), [spec])[spec.key]
+
+
+def assert_same_reports(found: Iterable[RungReport], expected: Iterable[RungReport]) -> None:
+    """Equal to rounding in all but the key and the clock."""
+    found, expected = list(found), list(expected)
+    assert [report.step for report in found] == [report.step for report in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.score == _near(other.score)
+        assert dict(one.metrics) == _near(other.metrics)
+        assert one.per_task.keys() == other.per_task.keys()
+        for task, estimate in one.per_task.items():
+            assert estimate == _near(other.per_task[task])
+
+
+def _near(value: Any) -> Any:
+    return pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+# ---- the cases --------------------------------------------------------------------------------
+
+
+def _scripts(path: Path) -> Component:
+    """Images of 4 x 4 pixels: six scripts of five characters, twelve noisy copies of each."""
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(size=(30, 4, 4))
+    images = clean.repeat(12, 0) + 0.35 * rng.normal(size=(360, 4, 4))
+    np.savez(
+        path,
+        images=(images.clip(0, 1) * 255).astype(np.uint8),
+        script=np.arange(360) // 60,
+        script_names=np.array([*_TRAIN, "delta", "epsilon", "zeta"]),
+        character=np.arange(360) // 12,
+    )
+    return Component(name="images", options={"path": str(path)})
+
+
+def _meta_training(folder: Path, learner: Component) -> Recipe:
+    def tasks(*names: str) -> tuple[TaskSpec, ...]:
+        return tuple(
+            TaskSpec(name=name, dataset="scripts", label="character", where={"script": (name,)})
+            for name in names
+        )
+
+    return Recipe(
+        program="meta_training",
+        datasets={"scripts": _scripts(folder / "scripts.npz")},
+        tasks={
+            "train": tasks(*_TRAIN),
+            "validation": tasks("delta", "epsilon"),
+            "test": tasks("zeta"),
+        },
+        model=Component(
+            name="mlp", options={"hidden": [8]} | ({} if learner.name == "maml" else {"n_out": 6})
+        ),
+        learner=learner,
+        way=3,
+        shot=2,
+        query=3,
+        episodes=2,
+        validation_episodes=6,
+        test_episodes=8,
+        seed=7,
+    )
+
+
+def protonet(folder: Path) -> Case:
+    recipe = _meta_training(folder, Component(name="protonet"))
+    return Case("protonet", recipe, folder, "lr/outer", {"lr/outer": 0.01}, {}, _TRAIN)
+
+
+def maml(folder: Path) -> Case:
+    learner = Component(name="maml", options={"inner_steps": 1, "adapt_steps": 2})
+    return Case(
+        "maml",
+        _meta_training(folder, learner),
+        folder,
+        "lr/outer",
+        {"lr/outer": 0.01, "lr/inner": 0.3, "lr/adapt": 0.4},
+        {"lr/inner": 0.05},
+        _TRAIN,
+    )
+
+
+def distillation(folder: Path) -> Case:
+    """Texts of four classes for the student; the teacher sees a noisy image of each class."""
+    rng = np.random.default_rng(1)
+    words = [[f"w{c}{i}" for i in range(4)] + ["and", "or", "if"] for c in range(4)]
+    parts = ["support"] * 4 + ["unlabelled"] * 6 + ["query"] * 12 + ["test"] * 6
+    rows = [
+        {"text": " ".join(rng.choice(words[c], 5)), "label": f"class {c}", "part": part}
+        for c in range(4)
+        for part in parts
+    ]
+    texts, views = folder / "texts.jsonl", folder / "views.npz"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clean = rng.uniform(size=(4, 3, 3)).repeat(len(parts), 0)
+    views_of = (clean + 0.2 * rng.normal(size=clean.shape)).clip(0, 1)
+    np.savez(views, images=(views_of * 255).astype(np.uint8))
+
+    def task(query: str) -> TaskSpec:
+        return TaskSpec(
+            name="topics",
+            dataset="texts",
+            label="label",
+            where={"part": ("support",)},
+            query={"part": (query,)},
+            unlabelled={"part": ("unlabelled",)},
+        )
+
+    options = {"path": str(texts), "features": "ngrams", "buckets": 64, "max_length": 12}
+    recipe = Recipe(
+        program="adaptation",
+        datasets={"texts": Component(name="text", options=options)},
+        tasks={"train": (), "validation": (task("query"),), "test": (task("test"),)},
+        model=Component(name="bag", options={"n_ids": 64, "width": 8}),
+        learner=Component(name="student"),
+        teacher=Component(name="images", options={"path": str(views), "c": 1.0}),
+        way=4,
+        shot=3,
+        query=1,
+        episodes=1,
+        validation_episodes=1,
+        test_episodes=1,
+        batch=8,
+        seed=7,
+    )
+    hyperparameters = {"lr/adapt": 0.02, "distill/temperature": 3.0, "distill/soft_weight": 0.5}
+    return Case(
+        "distillation",
+        recipe,
+        folder,
+        "lr/adapt",
+        hyperparameters,
+        {"distill/temperature": 9.0, "distill/soft_weight": 0.9},
+    )
+
+
+CASES: Mapping[str, Callable[[Path], Case]] = {
+    "protonet": protonet,
+    "maml": maml,
+    "distillation": distillation,
+}
+
+
+def retried(spec: TrialSpec, times: int = 1) -> TrialSpec:
+    return replace(spec, attempt=spec.attempt + times)
+
+
+def remembered(case: Case, folder: Path) -> Callable[[TrialSpec], Story]:
+    """`alone`, where each trial is run once, however often it is asked for."""
+
+    @cache
+    def run(text: str) -> Story:
+        spec = TrialSpec.from_json(text)
+        return alone(case, spec, folder / str(len(list(folder.iterdir()))))
+
+    folder.mkdir()
+    return lambda spec: run(replace(spec, attempt=0).to_json())

@@ -1,0 +1,139 @@
+"""Checkpoints: whole or not there, and all that is needed to go on."""
+
+import math
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fewshot.metrics import Estimate
+from tests.trials.conformance import assert_same_reports, drive, protonet
+from trials import checkpoint
+from trials.contract import RungReport
+
+
+@pytest.fixture
+def case(tmp_path):
+    (tmp_path / "data").mkdir()
+    return protonet(tmp_path / "data")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def tensors():
+    return {
+        "params.weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+        "first.weight": torch.full((3, 4), math.nan),
+        "step": torch.tensor(12),
+        "empty": torch.zeros(0),
+    }
+
+
+def report(step, score=0.25):
+    return RungReport(
+        key="search-0000",
+        step=step,
+        score=Estimate(score, 0.1 / 3, 12),
+        per_task={"a": Estimate(score, 0.1, 6), "b": Estimate(0.1 + 0.2, 1e-17, 6)},
+        metrics={"val/a/accuracy": 1 / 3, "train/loss": 0.7},
+        time=1767225600.123456,
+        seconds=1.5,
+        lane_seconds=0.5,
+    )
+
+
+class TestRoundTrip:
+    def test_all_comes_back_as_it_was(self, case, folder, tensors):
+        spec, reports = case.spec(0), [report(2), report(12)]
+        path = checkpoint.save(folder, spec, tensors, reports)
+        identity, found, said = checkpoint.load(path)
+        assert identity == checkpoint.identity(spec)
+        assert said == tuple(reports)
+        assert found.keys() == tensors.keys()
+        for name, value in tensors.items():
+            assert found[name].dtype == value.dtype
+            assert found[name].shape == value.shape
+            assert torch.equal(found[name].nan_to_num(7), value.nan_to_num(7))
+
+    def test_a_score_of_nan_comes_back(self, case, folder, tensors):
+        path = checkpoint.save(folder, case.spec(0), tensors, [report(2, math.nan)])
+        (said,) = checkpoint.load(path)[2]
+        assert math.isnan(said.score.mean)
+        assert math.isnan(said.per_task["a"].mean)
+
+    def test_a_row_of_a_stack_comes_back(self, case, folder):
+        stack = torch.arange(24.0).view(2, 3, 4)
+        rows = {"row": stack[1], "turned": stack[0].T}
+        found = checkpoint.load(checkpoint.save(folder, case.spec(0), rows, []))[1]
+        assert torch.equal(found["row"], stack[1])
+        assert torch.equal(found["turned"], stack[0].T)
+
+    def test_parameters_go_by_their_own_names(self, case, folder, tensors):
+        path = checkpoint.save(folder, case.spec(0), tensors, [])
+        found = checkpoint.parameters(path)
+        assert found.keys() == {"weight"}
+        assert torch.equal(found["weight"], tensors["params.weight"])
+
+    def test_lies_where_it_is_looked_for(self, case, folder, tensors):
+        spec = case.spec(3)
+        path = checkpoint.save(folder, spec, tensors, [])
+        assert path == checkpoint.path_of(folder, spec.key)
+        assert [entry.name for entry in folder.iterdir()] == ["search-0003.safetensors"]
+
+
+class TestAtomicity:
+    def test_a_crash_while_writing_leaves_the_old_one(self, case, folder, tensors, monkeypatch):
+        spec = case.spec(0)
+        path = checkpoint.save(folder, spec, tensors, [report(2)])
+
+        def killed(*paths):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(folder, spec, tensors | {"step": torch.tensor(20)}, [report(20)])
+        assert int(checkpoint.load(path)[1]["step"]) == 12
+        assert [said.step for said in checkpoint.load(path)[2]] == [2]
+
+    def test_half_a_file_is_ignored_and_then_overwritten(self, case, folder, tmp_path):
+        spec = case.spec(0)
+        checkpoint.path_of(folder, spec.key).with_suffix(".partial").write_bytes(b"\x10\0\0half")
+        torn = drive(case.program(folder), [spec])[spec.key]
+        clean = drive(case.program(tmp_path / "clean"), [spec])[spec.key]
+        assert_same_reports(torn.reports, clean.reports)
+        assert [entry.name for entry in folder.iterdir()] == ["search-0000.safetensors"]
+
+    def test_a_later_one_takes_the_place_of_an_earlier_one(self, case, folder, tensors):
+        spec = case.spec(0)
+        checkpoint.save(folder, spec, tensors, [report(2)])
+        path = checkpoint.save(folder, spec, tensors, [report(2), report(12)])
+        assert [said.step for said in checkpoint.load(path)[2]] == [2, 12]
+
+
+class TestIdentity:
+    def test_is_that_of_every_attempt(self, case):
+        spec = case.spec(0)
+        assert checkpoint.identity(replace(spec, attempt=4)) == checkpoint.identity(spec)
+
+    def test_does_not_hang_on_the_order_of_names(self, case):
+        spec = case.spec(0)
+        turned = dict(reversed(list(spec.task_weights.items())))
+        other = replace(spec, task_weights=turned)
+        assert checkpoint.identity(other) == checkpoint.identity(spec)
+
+    def test_tells_specs_apart_that_train_differently(self, case):
+        spec = case.spec(0)
+        others = [
+            replace(spec, seed=1),
+            replace(spec, hyperparameters={"lr/outer": math.nextafter(0.01, 1)}),
+            replace(spec, task_weights=case.weights(3)),
+            replace(spec, recipe=replace(spec.recipe, shot=1)),
+        ]
+        identities = {checkpoint.identity(one) for one in (spec, *others)}
+        assert len(identities) == 5
