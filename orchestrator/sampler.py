@@ -2,11 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import numpy as np
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.space import Range, SearchSpace, Values
@@ -36,9 +38,20 @@ def suggest(
     sampler = optuna.samplers.GPSampler(seed=(seed + len(trials)) % 2**31, n_startup_trials=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(_view(trials, box, rungs))
-    with warnings.catch_warnings():
+    with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dict(study.ask(distributions(box)).params)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The matrices of a few hundred trials are so small that a second thread costs time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _random(trials: Sequence[Studied], space: SearchSpace, rng: np.random.Generator) -> Values:

@@ -11,9 +11,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     PositiveInt,
     ValidationError,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -48,7 +48,7 @@ def _name(value: str) -> str:
     return value
 
 
-def _cells(value: Any) -> Any:
+def _cells(value: Any, usual: object) -> Any:
     """One value of a column, or a list of them."""
     if value == []:
         raise refused(Fault("", "must not be empty.", value))
@@ -70,14 +70,14 @@ def _cells(value: Any) -> Any:
     return value
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: Any, usual: object) -> Any:
     if not isinstance(value, list):
         raise refused(Fault("", "must be a list.", value, "Put it in brackets: [..]."))
-    return _cells(value)
+    return _cells(value, usual)
 
 
 Name = Annotated[str, AfterValidator(_name)]
-Where = dict[str, Annotated[str | int | list[str | int], PlainValidator(_cells)]]
+Where = dict[str, Annotated[str | int | list[str | int], WrapValidator(_cells)]]
 
 
 class _Section(BaseModel):
@@ -150,7 +150,7 @@ class TaskSection(_Section):
     """One task by `name`, or one for `each` value of a column, named after the value."""
 
     name: Name | None = None
-    each: dict[str, Annotated[list[str | int], PlainValidator(_listed)]] | None = None
+    each: dict[str, Annotated[list[str | int], WrapValidator(_listed)]] | None = None
     dataset: str
     label: str
     where: Where = {}
@@ -215,7 +215,8 @@ class RangeSection(_Section):
         return self
 
 
-def _scalar(value: Any) -> RangeSection | float:
+# In place of pydantic's usual checks of a union, which complain once for each of its members.
+def _scalar(value: Any, usual: object) -> RangeSection | float:
     if isinstance(value, Mapping | RangeSection):
         return RangeSection.model_validate(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -223,7 +224,7 @@ def _scalar(value: Any) -> RangeSection | float:
     return float(value)
 
 
-Scalar = Annotated[RangeSection | float, PlainValidator(_scalar)]
+Scalar = Annotated[RangeSection | float, WrapValidator(_scalar)]
 
 
 def _sums_to_one(value: dict[str, float]) -> dict[str, float]:

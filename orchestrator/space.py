@@ -100,7 +100,7 @@ class SearchSpace:
             order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
             points = [[(i + 0.5) / n] for i in order]
         else:
-            # The first n of the next power of two: Sobol's points come balanced only in such numbers.
+            # Sobol's points are balanced in powers of two only; the first n are the same.
             drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
             points = drawn[:n].tolist()
         return [

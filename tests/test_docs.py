@@ -1,0 +1,66 @@
+"""What documents say must be so: their links lead somewhere, their commands exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import parser
+from orchestrator.config import load_config, parse
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+ids = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_every_link_leads_somewhere(path):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    broken = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not broken
+
+
+def commands() -> list[str]:
+    found = []
+    for path in DOCUMENTS:
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            found += [line.partition("#")[0].strip() for line in block.splitlines()]
+    return [command for command in found if command.startswith("fewtune ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_fewtune_command_is_one_that_the_parser_takes(command):
+    parser().parse_args(shlex.split(command)[1:])
+
+
+def test_every_make_target_that_is_mentioned_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    said = {
+        target
+        for path in DOCUMENTS
+        for target in re.findall(r"(?:`|^)make ([a-z]+)", path.read_text(), re.MULTILINE)
+    }
+    assert said
+    assert said <= targets
+
+
+def test_the_readme_names_every_shipped_config():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    configs = [f"configs/{path.name}" for path in ROOT.glob("configs/*.yaml")]
+    assert configs
+    assert all(config in readme for config in configs)
+
+
+def test_the_example_config_of_the_readme_has_no_faults():
+    import yaml
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    text = re.sub(r"([0-9])e-", r"\1.0e-", example)  # PyYAML alone takes 1e-4 for a word
+    assert parse(yaml.safe_load(text)).name == "mine"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads(path):
+    assert load_config(path).name == path.stem
