@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ class Screen:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. 0: done; 1: it failed; 2: bad input; 130: stopped, and can be resumed."""
+    # The driver's matrices are small: more threads for them would only take the workers' cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     screen = Screen()

@@ -3,14 +3,16 @@
 import os
 from pathlib import Path
 
-# Before Ray, MLflow or torch are imported: no telemetry, and a token file of the user's home must
-# not decide how the tests' clusters authenticate.
+# Before Ray, MLflow or torch are imported: no telemetry, one thread each, and a token file of the
+# user's home must not decide how the tests' clusters authenticate.
 os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    OPENBLAS_NUM_THREADS="1",
+    OMP_NUM_THREADS="1",
 )
 
 import pytest

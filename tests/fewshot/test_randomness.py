@@ -96,33 +96,38 @@ class TestIntegers:
 
 class TestDistinct:
     def test_has_no_repeats(self):
-        drawn = distinct(keys(500), torch.ones(9, dtype=torch.bool), 6)
+        drawn = distinct(keys(500), torch.tensor(9), 6)
         assert drawn.shape == (500, 6)
         assert all(len(set(row)) == 6 for row in drawn.tolist())
 
-    def test_takes_valid_ones_only(self):
-        valid = uniform(keys(300, seed=1), 12) < 0.5
-        valid[:, :3] = True
-        drawn = distinct(keys(300), valid, 3)
-        assert valid.gather(1, drawn).all()
+    def test_stays_below_each_count(self):
+        count = integers(keys(300, seed=1), 1, 20)[:, 0] + 3
+        drawn = distinct(keys(300), count, 3)
+        assert drawn.min() == 0
+        assert (drawn < count[:, None]).all()
 
-    def test_of_all_valid_ones_takes_each(self):
-        valid = torch.tensor([True, False, True, True, False])
-        drawn = distinct(keys(50), valid, 3)
-        assert drawn.sort(-1).values.tolist() == [[0, 2, 3]] * 50
+    def test_of_as_many_as_there_are_takes_each(self):
+        drawn = distinct(keys(50), torch.tensor(4), 4)
+        assert drawn.sort(-1).values.tolist() == [[0, 1, 2, 3]] * 50
 
     def test_takes_each_index_equally_often_at_each_place(self):
-        drawn = distinct(keys(6000), torch.ones(5, dtype=torch.bool), 3)
+        drawn = distinct(keys(6000), torch.tensor(5), 3)
         for place in range(3):
             counts = drawn[:, place].bincount(minlength=5)
             assert stats.chisquare(counts.numpy()).pvalue > 0.01
 
-    def test_draws_the_same_alone_as_in_a_batch(self):
-        valid = torch.tensor([True] * 4 + [False] + [True] * 4)
-        alone = torch.stack([distinct(key, valid, 4) for key in keys(20)])
-        assert torch.equal(distinct(keys(20), valid, 4), alone)
+    def test_takes_each_arrangement_equally_often(self):
+        drawn = distinct(keys(12_000), torch.tensor(4), 3)
+        counts = (drawn @ torch.tensor([16, 4, 1])).bincount(minlength=64)
+        assert (counts > 0).sum() == 24
+        assert stats.chisquare(counts[counts > 0].numpy()).pvalue > 0.01
 
-    def test_does_not_notice_padding(self):
-        valid = torch.ones(6, dtype=torch.bool)
-        padded = torch.cat([valid, torch.zeros(5, dtype=torch.bool)])
-        assert torch.equal(distinct(keys(50), valid, 4), distinct(keys(50), padded, 4))
+    def test_draws_the_same_alone_as_in_a_batch(self):
+        count = torch.arange(20) + 4
+        each = zip(keys(20), count, strict=True)
+        alone = torch.stack([distinct(key, n, 4) for key, n in each])
+        assert torch.equal(distinct(keys(20), count, 4), alone)
+
+    def test_of_one_is_a_plain_draw(self):
+        counts = distinct(keys(6000), torch.tensor(7), 1)[:, 0].bincount(minlength=7)
+        assert stats.chisquare(counts.numpy()).pvalue > 0.01

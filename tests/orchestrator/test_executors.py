@@ -76,73 +76,72 @@ def inline_executor(case, folder, *, workers, lanes):
     return InlineExecutor(lambda: case.program(folder, lanes=lanes), workers=workers)
 
 
-KINDS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
+MAKE = {"inline": inline_executor, "ray": ray_executor}
+SHAPES = [
+    pytest.param((kind, workers), marks=marks, id=f"{kind}-{workers}")
+    for kind, marks in (("inline", ()), ("ray", pytest.mark.ray))
+    for workers in (1, 2)
+]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def start(request, case):
-    """Starts an executor: start(folder, workers=..., lanes=...)."""
-    if request.param == "ray":
+@pytest.fixture(scope="class", params=SHAPES)
+def executor(request, case, tmp_path_factory):
+    """One or two workers of two lanes; tests have trials of their own, and end them all."""
+    kind, workers = request.param
+    if kind == "ray":
         request.getfixturevalue("cluster")
-    make = {"inline": inline_executor, "ray": ray_executor}[request.param]
-    return lambda folder, **shape: make(case, folder, **shape)
+    made = MAKE[kind](case, tmp_path_factory.mktemp(kind), workers=workers, lanes=2)
+    yield made
+    made.close()
 
 
-@pytest.fixture(scope="module")
-def two(start, tmp_path_factory):
-    """Two workers of two lanes. Tests that share it have trials of their own and end them all."""
-    executor = start(tmp_path_factory.mktemp("two"), workers=2, lanes=2)
-    yield executor
-    executor.close()
+@pytest.fixture
+def idle(executor):
+    """The workers, all idle before the test and after it."""
+    before = executor.idle()
+    assert set(before.values()) == {2}
+    yield before
+    assert executor.idle() == before
 
 
 class TestEveryExecutor:
-    def test_all_workers_wait_at_first_with_all_lanes_free(self, two):
-        assert two.idle() == {0: 2, 1: 2}
+    def test_a_worker_with_nothing_to_do_stays_idle(self, executor, idle):
+        executor.exchange(0, {}, [])
+        assert executor.idle() == idle
+        assert executor.turn() is None
 
-    def test_a_worker_with_nothing_to_do_stays_idle(self, two):
-        two.exchange(0, {}, [])
-        assert two.idle() == {0: 2, 1: 2}
-        assert two.turn() is None
-
-    def test_a_busy_worker_takes_no_orders(self, case, two):
+    def test_a_busy_worker_takes_no_orders(self, case, executor, idle):
         spec, other = case.spec(10, rungs=(2,)), case.spec(11)
-        two.exchange(0, {}, [spec])
-        assert two.idle() == {1: 2}
+        executor.exchange(0, {}, [spec])
+        assert executor.idle().keys() == idle.keys() - {0}
         with pytest.raises(ValueError, match="Worker 0 is not waiting"):
-            two.exchange(0, {}, [other])
-        turn = wait(two)
+            executor.exchange(0, {}, [other])
+        turn = wait(executor)
         assert (turn.worker, turn.free) == (0, 1)
-        assert two.idle() == {0: 1, 1: 2}
+        assert executor.idle() == {**idle, 0: 1}
         assert [report.key for report in turn.reports] == [spec.key], "the refused one never ran"
-        two.exchange(0, {spec.key: "stopped"}, [])
-        assert [result.key for result in wait(two).results] == [spec.key]
-        assert two.idle() == {0: 2, 1: 2}
+        executor.exchange(0, {spec.key: "stopped"}, [])
+        assert [result.key for result in wait(executor).results] == [spec.key]
 
-    def test_there_is_no_third_worker(self, two):
-        with pytest.raises(ValueError, match="Worker 2"):
-            two.exchange(2, {}, [])
+    def test_there_is_no_worker_beyond_the_last(self, executor, idle):
+        with pytest.raises(ValueError, match=f"Worker {len(idle)}"):
+            executor.exchange(len(idle), {}, [])
 
-    def test_trials_are_released_before_others_are_admitted(self, case, two):
+    def test_trials_are_released_before_others_are_admitted(self, case, executor, idle):
+        worker = max(idle)
         first, second, third, fourth = (case.spec(n, rungs=(1, 2)) for n in range(20, 24))
-        two.exchange(1, {}, [first, second])
-        assert wait(two).free == 0
-        two.exchange(1, {first.key: "stopped", second.key: "stopped"}, [third, fourth])
-        turn = wait(two)
-        assert {(r.key, r.outcome) for r in turn.results} == {
-            (first.key, "stopped"),
-            (second.key, "stopped"),
-        }
+        executor.exchange(worker, {}, [first, second])
+        assert wait(executor).free == 0
+        executor.exchange(worker, {first.key: "stopped", second.key: "failed"}, [third, fourth])
+        turn = wait(executor)
+        ended = {(result.key, result.outcome) for result in turn.results}
+        assert ended == {(first.key, "stopped"), (second.key, "failed")}
         assert {report.key for report in turn.reports} == {third.key, fourth.key}
-        two.exchange(1, {third.key: "stopped", fourth.key: "stopped"}, [])
-        assert wait(two).free == 2
+        executor.exchange(worker, {third.key: "stopped", fourth.key: "stopped"}, [])
+        assert wait(executor).free == 2
 
-    @pytest.mark.parametrize("workers", [1, 2])
-    def test_the_same_specs_give_the_same_reports_and_results(
-        self, case, start, two, tmp_path, workers
-    ):
+    def test_the_same_specs_give_the_same_reports_and_results(self, case, executor, idle, tmp_path):
         specs = [case.spec(n, rungs=(1, 3 + n % 3)) for n in range(30, 37)]
-        executor = two if workers == 2 else start(tmp_path / "one", workers=1, lanes=3)
         stories, turns = run(executor, specs)
         expected = drive(case.program(tmp_path / "alone"), specs)
         for spec in specs:
@@ -153,13 +152,10 @@ class TestEveryExecutor:
             for one, other in zip(found.result.adaptations, alone.result.adaptations, strict=True):
                 assert (one.task, one.split) == (other.task, other.split)
                 assert one.score == pytest.approx(other.score, rel=1e-4)
-        assert {turn.worker for turn in turns} == set(range(workers))
+        assert {turn.worker for turn in turns} == idle.keys()
         assert sum(turn.lane_steps for turn in turns) == sum(spec.rungs[-1] for spec in specs)
         assert all(turn.capacity_steps >= turn.lane_steps for turn in turns)
         assert not any(turn.lost for turn in turns)
-        assert all(free == turns[-1].free for free in executor.idle().values())
-        if workers == 1:
-            executor.close()
 
 
 @pytest.mark.ray

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.promotion import promote
@@ -10,6 +10,7 @@ scores = st.floats(-1, 1) | st.just(math.nan)
 etas = st.floats(1.01, 8)
 
 
+@settings(deadline=None)
 @given(st.lists(scores, max_size=20), st.floats(-1, 1), etas, st.randoms())
 def test_the_order_of_the_peers_does_not_matter(others, score, eta, random) -> None:
     peers = [*others, score]
@@ -17,6 +18,7 @@ def test_the_order_of_the_peers_does_not_matter(others, score, eta, random) -> N
     assert promote(score, peers, eta) == promote(score, shuffled, eta)
 
 
+@settings(deadline=None)
 @given(st.lists(scores, min_size=1), etas)
 def test_a_score_of_nan_never_goes_on_and_counts_for_nobody(peers, eta) -> None:
     assert not promote(math.nan, [*peers, math.nan], eta).go_on
@@ -25,11 +27,13 @@ def test_a_score_of_nan_never_goes_on_and_counts_for_nobody(peers, eta) -> None:
             assert promote(score, [*peers, math.nan], eta) == promote(score, peers, eta)
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.integers(1, 20), etas)
 def test_ties_go_on_together(score, n, eta) -> None:
     assert promote(score, [score] * n, eta).go_on
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(-1000, 1000), min_size=1, max_size=40), etas)
 def test_about_one_of_eta_goes_on_and_they_are_the_best(values, eta) -> None:
     going = {v for v in values if promote(v, values, eta).go_on}
@@ -37,6 +41,7 @@ def test_about_one_of_eta_goes_on_and_they_are_the_best(values, eta) -> None:
     assert min(going) > max(values - going, default=-math.inf)
 
 
+@settings(deadline=None)
 @given(scores, st.lists(scores), etas)
 def test_there_is_always_a_reason(score, others, eta) -> None:
     assert promote(score, [*others, score], eta).reason

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.simplex import Simplex
@@ -39,6 +39,7 @@ def distance(simplex: Simplex, a: dict[str, float], b: dict[str, float]) -> floa
     return math.dist(list(x.values()), list(y.values()))
 
 
+@settings(deadline=None)
 @given(points())
 def test_any_coordinates_are_weights(point: tuple[Simplex, dict[str, float]]) -> None:
     simplex, z = point
@@ -48,6 +49,7 @@ def test_any_coordinates_are_weights(point: tuple[Simplex, dict[str, float]]) ->
     assert math.isclose(sum(weights.values()), 1, abs_tol=1e-12)
 
 
+@settings(deadline=None)
 @given(points())
 def test_a_weight_is_zero_or_not_below_what_counts_as_zero(
     point: tuple[Simplex, dict[str, float]],
@@ -56,6 +58,7 @@ def test_a_weight_is_zero_or_not_below_what_counts_as_zero(
     assert all(w == 0 or w >= simplex.off_below for w in simplex.decode(z).values())
 
 
+@settings(deadline=None)
 @given(points(off_below=False))
 def test_coordinates_come_back_when_nothing_is_off(
     point: tuple[Simplex, dict[str, float]],
@@ -66,6 +69,7 @@ def test_coordinates_come_back_when_nothing_is_off(
     assert again == pytest.approx(z, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.just(0.0), st.floats(0.3, 1)), min_size=2, max_size=7).filter(
         lambda raw: sum(raw) > 0
@@ -80,6 +84,7 @@ def test_weights_come_back_exactly_and_zeros_as_zeros(raw: list[float]) -> None:
     assert [t for t in weights if weights[t] == 0] == [t for t in again if again[t] == 0]
 
 
+@settings(deadline=None)
 @given(simplexes())
 def test_the_prior_is_where_the_coordinates_are_zero(simplex: Simplex) -> None:
     origin = dict.fromkeys(simplex.names, 0.0)

@@ -2,7 +2,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.simplex import Simplex
@@ -23,6 +23,7 @@ def test_the_middle_of_a_log_range_is_its_geometric_mean() -> None:
     assert Range(1, 3).at(0.5) == 2
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(1e-9, 1), st.floats(1.001, 1e9), st.booleans())
 def test_a_value_stays_in_its_range(share, low, factor, log) -> None:
     r = Range(low, low * factor, log)
@@ -81,6 +82,7 @@ def test_without_weights_or_distillation_there_is_no_reference() -> None:
     assert not space.is_reference({"lr/outer": 0.01})
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=3, max_size=3).filter(lambda raw: sum(raw) > 1e-3))
 def test_chosen_weights_always_fit_into_the_box(raw) -> None:
     weights = {t: x / sum(raw) for t, x in zip(TASKS, raw, strict=True)}

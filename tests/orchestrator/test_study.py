@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import optuna
 import pytest
 
 from fewshot.faults import InputError
@@ -56,6 +57,7 @@ def test_a_trial_that_has_ended_stays_as_it_is(journal: str, outcome: str) -> No
     assert (trial.state, trial.notes) == (outcome, {"reason": "first"})
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_first_report_for_a_step_stays(journal: str) -> None:
     with opened(journal) as storage:
         record = Record.open(storage, "toy", BOX)
@@ -146,7 +148,7 @@ def test_wherever_a_crash_cut_the_journal_off_the_study_goes_on(journal: str) ->
             record.report(number, 3, 0.25)
             record.finish(number, "complete", 0.25, {"reason": "done"})
     lines = Path(journal).read_bytes().splitlines(keepends=True)
-    assert len(lines) > 15
+    assert len(lines) > 12
     for n in range(len(lines)):
         for torn in (b"", lines[n][: len(lines[n]) // 2]):
             Path(journal).write_bytes(b"".join(lines[:n]) + torn)
@@ -166,6 +168,8 @@ def test_wherever_a_crash_cut_the_journal_off_the_study_goes_on(journal: str) ->
                 for number in range(2):
                     record.report(number, 3, 0.25)
                     record.finish(number, "complete", 0.25, {})
+                kept = optuna.load_study(study_name="toy", storage=storage).trials
+                assert all(t.params.keys() == BOX.keys() for t in kept)
             found = read(journal, "toy").trials()
             assert [t.state for t in found] == ["complete"] * 2
             assert [t.params["lambda.ilr1"] for t in found] == [0.0, 1.0]
@@ -224,7 +228,9 @@ def test_a_study_is_readable_while_it_is_written_and_after_kill_9(journal: str) 
     for _ in range(2):
         child = _loop(journal, lanes)
         try:
-            seen = [len(read(journal, "toy").trials()) for _ in range(10)]
+            seen, deadline = [0], time.monotonic() + 30
+            while seen[-1] < before + 10 and time.monotonic() < deadline:
+                seen.append(len(read(journal, "toy").trials()))
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
@@ -249,10 +255,10 @@ def test_optunas_own_command_line_reads_the_study(journal: str) -> None:
         record.ask(PARAMS)
         record.report(0, 3, 0.25)
         record.finish(0, "stopped", 0.25, {})
-    optuna = str(Path(sys.executable).parent / "optuna")
+    program = str(Path(sys.executable).parent / "optuna")
 
     def say(*arguments: str) -> str:
-        command = [optuna, *arguments, "--storage", journal]
+        command = [program, *arguments, "--storage", journal]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert "toy" in say("studies", "-f", "json")

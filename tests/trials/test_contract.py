@@ -1,4 +1,4 @@
-"""What passes between the packages survives the way there, and unequal recipes can be told apart."""
+"""What passes between the packages survives the way; unequal recipes can be told apart."""
 
 import pickle
 from dataclasses import fields, replace
@@ -31,7 +31,7 @@ some_tasks = st.lists(tasks, max_size=2).map(tuple)
 recipes = st.builds(
     Recipe,
     datasets=st.dictionaries(names, components, max_size=2),
-    tasks=st.fixed_dictionaries({split: some_tasks for split in ("train", "validation", "test")}),
+    tasks=st.fixed_dictionaries(dict.fromkeys(("train", "validation", "test"), some_tasks)),
     teacher=st.none() | components,
     model=components,
     learner=components,
@@ -123,10 +123,6 @@ class TestFingerprint:
     def test_differs_where_a_recipe_differs(self, name):
         other = replace(RECIPE, **{name: OTHERS[name]})
         assert other.fingerprint() != RECIPE.fingerprint()
-
-    @given(recipes, recipes)
-    def test_is_equal_exactly_where_recipes_are(self, one, other):
-        assert (one.fingerprint() == other.fingerprint()) == (one == other)
 
     def test_does_not_hang_on_the_order_of_options(self):
         one, other = (

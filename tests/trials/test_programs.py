@@ -18,6 +18,7 @@ from tests.trials.conformance import (
     drive,
     eventful,
     maml,
+    protonet,
     remembered,
     retried,
 )
@@ -65,7 +66,7 @@ class TestEveryProgram:
 
     def test_a_trial_is_told_from_others(self, case, tmp_path):
         """Else the laws above would hold for a program that ignores its specs."""
-        spec = case.spec(1)
+        spec = case.spec(1, rungs=(20,))
         others = [
             replace(spec, number=2, seed=spec.seed + 1),
             replace(spec, number=3, hyperparameters=case.spec(9).hyperparameters),
@@ -412,3 +413,19 @@ def test_a_test_is_scored_with_its_own_hyperparameters(tmp_path):
     other = replace(tested, number=1, hyperparameters=still)
     one, another = drive(case.program(tmp_path / "runs", lanes=2), [tested, other]).values()
     assert one.reports[0].score != another.reports[0].score
+
+
+@pytest.mark.parametrize("make", [protonet, maml])
+def test_a_weight_weighs_its_own_task_and_no_other(make, tmp_path):
+    """Shuffling the labels of a task shows in the losses of those trials that give it weight."""
+    case = make(tmp_path)
+    *kept, last = case.recipe.tasks["train"]
+    tasks = {**case.recipe.tasks, "train": (*kept, replace(last, corrupt="shuffle"))}
+    shuffled = replace(case.recipe, tasks=tasks)
+    for number, (weights, notices) in enumerate([((0.25, 0.75, 0.0), False), ((0, 0, 1), True)]):
+        spec = case.spec(number, task_weights=dict(zip(case.tasks, weights, strict=True)))
+        (before,) = drive(case.program(tmp_path / "a"), [spec]).values()
+        program = case.program(tmp_path / "b", recipe=shuffled)
+        (after,) = drive(program, [replace(spec, recipe=shuffled)]).values()
+        losses = [story.reports[-1].metrics["train/loss"] for story in (before, after)]
+        assert (losses[0] != pytest.approx(losses[1], rel=1e-3)) == notices

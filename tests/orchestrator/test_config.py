@@ -1,0 +1,465 @@
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewshot.faults import Fault, InputError
+from orchestrator.config import dump, load_config, parse
+from orchestrator.plan import plan_of
+from orchestrator.schema import RangeSection
+
+SHIPPED = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "datasets": {"glyphs": {"source": "glyphs", "size": 14}},
+    "tasks": {
+        "train": [
+            {"each": {"script": ["greek", "latin"]}, "dataset": "glyphs", "label": "character"},
+            {"name": "fonts", "dataset": "glyphs", "where": {"script": "lao"}, "label": "font"},
+        ],
+        "validation": [{"name": "v", "dataset": "glyphs", "label": "character"}],
+        "test": [{"name": "t", "dataset": "glyphs", "label": "character"}],
+    },
+    "model": {"name": "mlp", "hidden": [16], "n_out": 8},
+    "learner": {"name": "protonet"},
+    "steps": 10,
+    "space": {"lr/outer": {"low": 1e-3, "high": 1e-1}},
+}
+
+
+def changed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """SMALL with the values at some paths set anew, or taken out with `...`."""
+    data = copy.deepcopy(SMALL)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place: Any = data
+        for key in parents:
+            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return data
+
+
+def faults(changes: Mapping[str, Any]) -> list[Fault]:
+    with pytest.raises(InputError) as caught:
+        parse(changed(changes))
+    return list(caught.value.faults)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---- what is right ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_can_be_planned(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEWTUNE_DATA", raising=False)
+    config = load_config(path)
+    plan = plan_of(config)
+    assert config.name == path.stem
+    assert plan.space.reference().keys() <= plan.space.box().keys()
+
+
+def test_there_are_shipped_configs() -> None:
+    assert "quickstart" in {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("error")
+def test_what_is_dumped_loads_to_the_same(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    again = load_config(written(tmp_path, dump(config)))
+    assert again == config
+    assert dump(again) == dump(config)
+    assert plan_of(again) == plan_of(config)
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+awkward = st.sampled_from(
+    ["1e5", "1e-3", ".5e2", "yes", "null", "~", "007", "1_000", "0x1", "#", ""]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(words | awkward | st.integers(), min_size=1, max_size=5))
+def test_any_value_of_a_column_survives_a_dump(tmp_path_factory, values) -> None:
+    config = parse(changed({"tasks.train.1.where": {"script": values}}))
+    path = tmp_path_factory.mktemp("dump") / "c.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    assert load_config(path).tasks.train[1].where == {"script": values}
+
+
+def test_numbers_may_be_written_as_in_yaml_1_2(tmp_path: Path) -> None:
+    text = (
+        yaml.safe_dump(SMALL).replace("low: 0.001", "low: 1e-3").replace("high: 0.1", "high: 1e-1")
+    )
+    assert "1e-3" in text
+    assert load_config(written(tmp_path, text)).space.lr_outer == RangeSection(low=1e-3, high=0.1)
+
+
+def test_a_whole_number_is_a_number_and_a_scalar_fixes() -> None:
+    space = parse(changed({"space": {"lr/outer": 1}})).space
+    assert space.scalars() == {"lr/outer": 1.0}
+
+
+def test_yaml_anchors_and_merges_work(tmp_path: Path) -> None:
+    text = yaml.safe_dump(SMALL | {"tasks": None}) + (
+        "tasks:\n"
+        "  train:\n"
+        "    - &one {name: a, dataset: glyphs, label: character}\n"
+        "    - {<<: *one, name: b}\n"
+        "  validation: [*one]\n"
+        "  test: [*one]\n"
+    )
+    text = text.replace("tasks: null\n", "")
+    assert load_config(written(tmp_path, text)).train_names() == ["a", "b"]
+
+
+def test_options_that_the_builder_supplies_to_others_can_be_the_users() -> None:
+    options = {"source": "text", "path": "x.csv", "features": "ngrams"}
+    config = parse(changed({"datasets.texts": options}))
+    assert config.datasets["texts"].options() == {"path": "x.csv", "features": "ngrams"}
+
+
+def test_a_dataset_may_be_called_like_a_type() -> None:
+    (fault,) = faults({"datasets.float": {"source": "glyphs", "size": 14, "sise": 3}})
+    assert fault.path == "datasets.float.sise"
+
+
+# ---- what is wrong ----------------------------------------------------------------------------
+
+UNKNOWN = [
+    ("trails", 3, "name, seed"),
+    ("search.trails", 3, "trials"),
+    ("space.lr/innr", 0.1, "lr/inner"),
+    ("space.lr/outer.hi", 0.2, "low, high"),
+    ("space.task_weights.widht", 1, "half_width"),
+    ("episodes.shots", 1, "shot"),
+    ("tasks.training", [], "train"),
+    ("tasks.train.0.labels", "x", "label"),
+    ("datasets.glyphs.sise", 3, "size, per_character, seed"),
+    ("model.hiden", 3, "hidden, n_out"),
+    ("learner.steps", 3, "take it out"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "known"), UNKNOWN)
+def test_an_unknown_key_is_named_with_those_that_are_known(path, value, known) -> None:
+    (fault,) = faults({path: value})
+    assert fault.path == path
+    assert fault.found == (value or [])
+    assert known in fault.remedy
+
+
+WRONG = [
+    ("name", "../x", "letters, digits"),
+    ("name", "/abs", "letters, digits"),
+    ("name", "a/b", "letters, digits"),
+    ("name", "a\\b", "letters, digits"),
+    ("name", "", "letters, digits"),
+    ("name", "..", "letters, digits"),
+    ("name", "a..b", "letters, digits"),
+    ("name", ".hidden", "letters, digits"),
+    ("name", "it's", "letters, digits"),
+    ("name", 'a"b', "letters, digits"),
+    ("name", "a\n", "letters, digits"),
+    ("name", "é", "letters, digits"),
+    ("name", "x" * 65, "1 to 64"),
+    ("name", 3, "must be text"),
+    ("seed", -1, "at least 0"),
+    ("seed", 0.5, "whole number"),
+    ("steps", "many", "whole number"),
+    ("steps", 0, "above 0"),
+    ("batch", True, "whole number"),
+    ("episodes", 3, "mapping"),
+    ("episodes.way", -1, "at least 2"),
+    ("episodes.shot", 0, "above 0"),
+    ("datasets", [], "mapping"),
+    ("datasets.glyphs", "glyphs", "mapping"),
+    ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, text"),
+    ("model.name", "mpl", "must be one of bag, mlp"),
+    ("learner.name", "proto", "must be one of maml, protonet"),
+    ("tasks.train.0.dataset", "gliphs", "must be one of glyphs"),
+    ("tasks.test.0.dataset", "gliphs", "must be one of glyphs"),
+    ("tasks.train.1.name", "a/b", "letters, digits"),
+    ("tasks.train.1.corrupt", "shufle", "'shuffle'"),
+    ("tasks.train.1.n_unlabelled", 0, "above 0"),
+    ("tasks.train.1.where", 3, "mapping"),
+    ("tasks.train.1.where.script", 1.5, "text or a whole number"),
+    ("tasks.train.1.where.script", True, "text or a whole number"),
+    ("tasks.train.1.where.script", [], "must not be empty"),
+    ("tasks.train.0.each.script", "greek", "must be a list"),
+    ("tasks.train.0.each.script", [], "must not be empty"),
+    ("tasks.validation", [], "must not be empty"),
+    ("search.rungs", 0.3, "must be a list"),
+    ("search.eta", 1, "above 1"),
+    ("search.seeds", 1, "at least 2"),
+    ("search.finalists", 0, "above 0"),
+    ("search.reference_trials", 100, "must not exceed search.trials = 48"),
+    ("space.lr/outer", "fast", "must be a number, or {low: .., high: ..}"),
+    ("space.lr/outer", True, "must be a number, or {low: .., high: ..}"),
+    ("space.lr/outer", [1e-3, 1e-1], "must be a number, or {low: .., high: ..}"),
+    ("space.lr/outer", float("inf"), "must be a number, or {low: .., high: ..}"),
+    ("space.lr/outer", -0.1, "above 0"),
+    ("space.lr/outer.low", "x", "must be a number"),
+    ("space.lr/outer.low", 0.5, "below high = 0.1"),
+    ("space.lr/outer.low", 0.1, "below high = 0.1"),
+    ("space.lr/outer.high", float("inf"), "finite"),
+    ("space.lr/outer.high", None, "must not be empty"),
+    ("space.task_weights.half_width", 0.0, "above 0"),
+    ("space.task_weights.off_below", 1.0, "below 1"),
+    ("space.task_weights.search", "no", "true or false"),
+    ("space.task_weights.prior", [0.5], "mapping"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "rule"), WRONG)
+def test_a_wrong_value_is_one_fault_with_its_place_and_itself(path, value, rule) -> None:
+    (fault,) = faults({path: value})
+    assert fault.path == path
+    assert fault.found == value
+    assert rule in fault.rule
+    # What a user can't know of.
+    for internal in ("Section", "Part", "function-", "Value error", "union", "instance of"):
+        assert internal not in str(fault)
+
+
+def test_each_wrong_value_in_a_list_is_a_fault_of_its_own() -> None:
+    found = faults({"tasks.train.1.where.script": ["lao", 1.5, False]})
+    assert [f.path for f in found] == [f"tasks.train.1.where.script.{i}" for i in (1, 2)]
+    assert "quotes" in found[0].remedy
+    assert "yes, no" in found[1].remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "rule"),
+    [
+        ({"steps": ...}, "steps", "is needed"),
+        ({"space.lr/outer": {"low": 0.1}}, "space.lr/outer.high", "is needed"),
+        ({"space.lr/outer": ...}, "space.lr/outer", "is needed"),
+        ({"learner.name": "maml", "space.lr/adapt": 0.1}, "space.lr/inner", "is needed"),
+        ({"datasets.glyphs.source": ...}, "datasets.glyphs.source", "is needed"),
+        ({"datasets.glyphs": {"source": "images"}}, "datasets.glyphs.path", "is needed by images"),
+        ({"tasks.train.1.label": ...}, "tasks.train.1.label", "is needed"),
+        ({"tasks.train.1.name": ...}, "tasks.train.1", "needs either `name` or `each`"),
+        ({"tasks.train.0.name": "x"}, "tasks.train.0", "needs either `name` or `each`"),
+        ({"tasks.train.1.name": "greek"}, "tasks.train", "twice"),
+        ({"tasks.train": []}, "tasks.train", "at least one task"),
+        ({"space.lr/inner": 0.1}, "space.lr/inner", "is not read"),
+        ({"space.distill/temperature": 2}, "space.distill/temperature", "is not read"),
+        ({"learner": ...}, "learner", "either a `learner`"),
+        ({"teacher": {"source": "glyphs"}}, "learner", "either a `learner`"),
+        ({"space.distill/soft_weight": 2.0}, "space.distill/soft_weight", "between 0 and 1"),
+        (
+            {"space.distill/soft_weight": {"low": 0.0, "high": 1.5}},
+            "space.distill/soft_weight",
+            "between 0 and 1",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_named(changes, path, rule) -> None:
+    assert [f.path for f in faults(changes)] in ([path], [path, path])
+    assert rule in faults(changes)[0].rule
+
+
+PRIOR = {"greek": 0.5, "latin": 0.3, "fonts": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("weights", "path", "rule"),
+    [
+        ({"prior": PRIOR | {"greek": 0.6}}, "prior", "must sum to 1, the sum is 1.1"),
+        ({"prior": {"greek": 0.5, "latin": 0.5}}, "prior.fonts", "above 0"),
+        ({"prior": PRIOR | {"greek": 0.7, "fonts": 0.0}}, "prior.fonts", "above 0"),
+        ({"prior": PRIOR | {"lao": 0.0}}, "prior.lao", "no training task"),
+        ({"fixed": PRIOR | {"greek": float("nan")}}, "fixed.greek", "finite"),
+        ({"fixed": {"greek": -0.5, "latin": 1.5}}, "fixed.greek", "negative"),
+        ({"fixed": {"greek": 0.5, "lao": 0.5}}, "fixed.lao", "no training task"),
+        ({"fixed": {}}, "fixed", "must sum to 1"),
+        (
+            {"half_width": 0.1, "prior": {"greek": 0.8, "latin": 0.1, "fonts": 0.1}},
+            "half_width",
+            "too small: `half_width` must be at least 1.47",
+        ),
+    ],
+)
+def test_wrong_weights_are_named(weights, path, rule) -> None:
+    (fault,) = faults({"space.task_weights": weights})
+    assert fault.path == f"space.task_weights.{path}"
+    assert rule in fault.rule
+
+
+def test_a_prior_rounded_by_hand_is_taken() -> None:
+    prior = {"greek": 0.3333333, "latin": 0.3333333, "fonts": 0.3333333}
+    weights = plan_of(parse(changed({"space.task_weights.prior": prior}))).space.weights
+    assert sum(weights.prior) == pytest.approx(1, abs=1e-12)
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    found = faults(
+        {
+            "name": "../x",
+            "steps": ...,
+            "trails": 3,
+            "episodes.way": -1,
+            "datasets.glyphs.sise": 3,
+            "model.name": "mpl",
+            "tasks.train.1.corrupt": "shufle",
+            "search.eta": 0.5,
+            "space.lr/outer": {"low": 2.0, "high": 1.0},
+        }
+    )
+    assert {f.path for f in found} == {
+        "name",
+        "steps",
+        "trails",
+        "episodes.way",
+        "datasets.glyphs.sise",
+        "model.name",
+        "tasks.train.1.corrupt",
+        "search.eta",
+        "space.lr/outer.low",
+    }
+    with pytest.raises(InputError) as caught:
+        raise InputError(found)
+    assert len(str(caught.value).splitlines()) == len(found) == 9
+
+
+def test_faults_between_sections_are_reported_beside_those_within() -> None:
+    found = faults(
+        {
+            "name": "../x",
+            "steps": ...,
+            "trails": 3,
+            "episodes.way": -1,
+            "space.lr/outer": "fast",
+            "space.lr/inner": 0.1,
+            "tasks.test.0.dataset": "gliphs",
+            "search.eta": 0.5,
+            "search.reference_trials": 100,
+        }
+    )
+    assert sorted(f.path for f in found) == [
+        "episodes.way",
+        "name",
+        "search.eta",
+        "search.reference_trials",
+        "space.lr/inner",
+        "space.lr/outer",
+        "steps",
+        "tasks.test.0.dataset",
+        "trails",
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["name", "seed", "datasets", "tasks", "model", "learner", "space", "search"]
+        ),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.text(max_size=5)
+                    | st.sampled_from(
+                        ["lr/outer", "task_weights", "train", "name", "source", "prior", "each"]
+                    ),
+                    inner,
+                    max_size=3,
+                )
+            ),
+            max_leaves=6,
+        ),
+    )
+)
+def test_whatever_yaml_gives_is_refused_in_words(data) -> None:
+    """SMALL with parts of it replaced by anything that YAML can say."""
+    found: tuple[Fault, ...] = ()
+    try:
+        parse(copy.deepcopy(SMALL) | data)
+    except InputError as error:
+        found = error.faults
+        assert found
+    assert all(f.path and f.rule.endswith((".", "]")) for f in found)
+    assert not any("Section" in str(f) for f in found)
+
+
+# ---- files and overrides ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\nname: b\n", "the key 'name' stands twice in line 1"),
+        ("space:\n  lr/outer: 1\n  lr/outer: 2\n", "the key 'lr/outer' stands twice"),
+        ("name: [", "is not YAML"),
+        ("name: 2024-02-31", "can't be read"),
+        ("- name", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("name: !!python/object:os.system x", "is not YAML"),
+        ("1: x\nname: y", "1: is a key that is not text"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(written(tmp_path, text))
+    assert said in str(caught.value)
+
+
+def test_a_file_that_can_not_be_read_is_the_users_fault(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_config(tmp_path / "binary.yaml")
+
+
+def test_overrides_set_what_they_name(tmp_path: Path) -> None:
+    path = written(tmp_path, yaml.safe_dump(SMALL))
+    config = load_config(
+        path,
+        [
+            "name=other",
+            "search.trials=16",
+            "space.lr/outer.low=1e-4",
+            "episodes={way: 3, shot: 2}",
+            "space.task_weights.fixed={greek: 0.5, fonts: 0.5}",
+        ],
+    )
+    assert config.name == "other"
+    assert config.search.trials == 16
+    assert config.space.lr_outer == RangeSection(low=1e-4, high=1e-1)
+    assert (config.episodes.way, config.episodes.shot) == (3, 2)
+    assert config.space.task_weights.fixed == {"greek": 0.5, "fonts": 0.5}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["search.trials", "=3", "", ".trials=3", "search.=3", "name.x=3", "tasks.train.x=3", "name=["],
+)
+def test_an_override_that_names_nothing_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        load_config(written(tmp_path, yaml.safe_dump(SMALL)), [override])
+
+
+def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, yaml.safe_dump(SMALL))
+    with pytest.raises(InputError, match=r"search\.trails: is not a known key"):
+        load_config(path, ["search.trails=16"])

@@ -1,0 +1,183 @@
+import json
+import math
+from typing import Any
+
+import optuna
+import pytest
+
+from orchestrator.executor import InlineExecutor
+from orchestrator.leaderboard import sentence, summarise
+from orchestrator.search import Records, Stopped, search
+from orchestrator.space import Range, SearchSpace
+from tests.orchestrator import toys
+from tests.orchestrator.toys import SIZES, Told, Toy, skill
+from trials.contract import TrialSpec
+
+KEYS = {
+    "name",
+    "state",
+    "trials",
+    "occupancy",
+    "best",
+    "finalists",
+    "baseline",
+    "verdict",
+    "difference",
+    "test",
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.search.suggest", toys.quick_suggest)
+
+
+def searched(turns: int | None = None, *, score: Any = skill, **changes: Any) -> Records:
+    """The records of a search that is complete, or was stopped after some turns."""
+    plan = toys.plan(**changes)
+    records = toys.records(optuna.storages.InMemoryStorage(), plan)
+    left = iter(range(turns or 10**9))
+    try:
+        search(
+            plan,
+            records,
+            InlineExecutor(lambda: Toy(4, score)),
+            Told(),
+            task_sizes=SIZES,
+            stopping=lambda: next(left, None) is None,
+        )
+    except Stopped:
+        return records
+    assert turns is None, "a search that is to be stopped is not over before"
+    records.search.note("state", "complete")
+    return records
+
+
+def strict(value: object) -> dict[str, Any]:
+    """By way of JSON as others read it, which knows no NaN."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def test_the_summary_is_json_with_the_keys_that_machines_rely_on() -> None:
+    records = searched()
+    found = strict(summarise("toy", records).to_dict())
+    assert found.keys() >= KEYS
+    assert (found["name"], found["state"]) == ("toy", "complete")
+    assert found["trials"].keys() == {"complete", "stopped", "failed", "running"}
+    assert sum(found["trials"].values()) == 12
+    assert 0 < found["occupancy"] <= 1
+    assert found["best"].keys() >= {"number", "hyperparameters", "task_weights"}
+    assert found["best"]["task_weights"].keys() == set(toys.TASKS)
+    assert len(found["finalists"]) == 3
+    assert found["baseline"]["reference"] is True
+    assert found["difference"].keys() == {"mean", "low", "high"}
+    assert found["test"].keys() == {"challenger", "baseline"}
+    assert found["verdict"] in {"better", "no better", "undecided"}
+
+
+def test_finalists_are_ranked_by_their_fresh_scores() -> None:
+    summary = summarise("toy", searched(finalists=4))
+    means = [f.score.mean for f in summary.finalists]
+    assert means == sorted(means, reverse=True)
+    assert summary.best == summary.finalists[0]
+    assert all(f.score.low <= f.score.mean <= f.score.high for f in summary.finalists)
+
+
+def test_the_difference_is_that_of_the_two_that_were_tested() -> None:
+    records = searched()
+    summary = summarise("toy", records)
+    means = {}
+    for t in records.test.trials():
+        rows = means.setdefault(t.notes["reference"], [])
+        rows += [task["accuracy"] for task in t.notes["tasks"].values()]
+    ours, theirs = (sum(means[key]) / 4 for key in (False, True))
+    assert summary.test["challenger"].mean == pytest.approx(ours)
+    assert summary.test["baseline"].mean == pytest.approx(theirs)
+    assert summary.difference.mean == pytest.approx(ours - theirs)
+
+
+def test_a_clear_gain_is_called_better_and_none_is_not() -> None:
+    def clean_counts(spec: TrialSpec, step: int) -> float:
+        return 0.1 + 0.5 * spec.task_weights["clean"] + 0.001 * (spec.seed % 7)
+
+    def nothing_counts(spec: TrialSpec, step: int) -> float:
+        return 0.3 + 0.0001 * (spec.seed % 7)
+
+    better = summarise("toy", searched(score=clean_counts))
+    assert better.verdict == "better"
+    assert sentence(better).startswith("What the search found is better than uniform task weights")
+    same = summarise("toy", searched(score=nothing_counts))
+    assert same.verdict == "no better"
+    assert "is no better than" in sentence(same)
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+def test_a_search_that_has_not_ended_has_a_summary(turns: int) -> None:
+    summary = summarise("toy", searched(turns))
+    found = strict(summary.to_dict())
+    assert found.keys() >= KEYS
+    assert found["state"] == "running"
+    assert found["best"] is found["verdict"] is found["difference"] is None
+    assert sentence(summary) == "The search has not ended yet."
+    assert sum(found["trials"].values()) <= 12
+
+
+def test_a_search_that_has_not_begun_has_a_summary() -> None:
+    records = toys.records(optuna.storages.InMemoryStorage(), toys.plan())
+    found = strict(summarise("toy", records).to_dict())
+    assert found["occupancy"] is None
+    assert sum(found["trials"].values()) == 0
+
+
+def test_a_waiting_trial_is_not_counted() -> None:
+    records = toys.records(optuna.storages.InMemoryStorage(), toys.plan())
+    records.search._study.enqueue_trial({})
+    assert sum(summarise("toy", records).trials.values()) == 0
+
+
+def diverging(stage: str, numbers: set[int]) -> Any:
+    def score(spec: TrialSpec, step: int) -> float:
+        return math.nan if spec.stage == stage and spec.number in numbers else skill(spec, step)
+
+    return score
+
+
+def test_where_all_diverged_the_summary_says_so() -> None:
+    summary = summarise("toy", searched(score=diverging("search", {*range(12)})))
+    assert strict(summary.to_dict())["best"] is None
+    assert summary.trials["failed"] == 12
+    assert sentence(summary) == "No trial reached its end."
+
+
+def test_a_baseline_that_diverged_under_a_new_seed_is_no_baseline() -> None:
+    # The reference's finals are the last two of six.
+    summary = summarise("toy", searched(score=diverging("final", {5})))
+    found = strict(summary.to_dict())
+    assert found["baseline"] is found["difference"] is found["verdict"] is None
+    assert found["test"].keys() == {"challenger"}
+    assert found["best"]["reference"] is False
+    assert "nothing to compare it with" in sentence(summary)
+
+
+def test_a_test_that_failed_leaves_the_other_seeds_paired() -> None:
+    whole = searched(seeds=3)
+    records = searched(seeds=3, score=diverging("test", {1}))
+    tests = [t.state for t in records.test.trials()]
+    assert tests == ["complete", "failed"] + ["complete"] * 4
+    rows = {
+        (t.notes["reference"], t.notes["seed_index"]): [
+            task["accuracy"] for task in t.notes["tasks"].values()
+        ]
+        for t in whole.test.trials()
+    }
+    pairs = [a - b for j in (0, 2) for a, b in zip(rows[False, j], rows[True, j], strict=True)]
+    summary = summarise("toy", records)
+    assert summary.difference.mean == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_without_a_reference_the_best_stands_alone() -> None:
+    rate = {"lr/outer": Range(1e-4, 1e-1, log=True)}
+    space = SearchSpace(rate, {}, dict.fromkeys(toys.TASKS, 1 / 3))
+    summary = summarise("toy", searched(space=space))
+    assert strict(summary.to_dict())["baseline"] is None
+    assert sentence(summary).startswith(f"Trial {summary.best.number} is best")

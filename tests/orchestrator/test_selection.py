@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+
+from orchestrator.selection import Interval, candidates, interval, verdict
+from orchestrator.study import Studied
+from tests.orchestrator import toys
+
+SPACE = toys.plan().space
+REFERENCE = SPACE.reference() | {"lr/outer": 0.01}
+OTHER = dict.fromkeys(SPACE.box(), 0.05)
+
+
+def coverage(
+    seeds: float, tasks: float, noise: float, shape: tuple[int, int], **how: bool
+) -> float:
+    """How often the interval has the truth, of tables with effects of seeds and of tasks."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        table = (
+            0.5
+            + seeds * rng.normal(size=(shape[0], 1))
+            + tasks * rng.normal(size=(1, shape[1]))
+            + noise * rng.normal(size=shape)
+        )
+        found = interval(table, **how)
+        hits += found.low <= 0.5 <= found.high
+    return hits / 2000
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 12), (8, 20)])
+@pytest.mark.parametrize(
+    ("seeds", "tasks", "noise"), [(0.01, 0.03, 0.005), (0.03, 0.01, 0.005), (0.02, 0.02, 0.0)]
+)
+def test_the_interval_has_the_truth_about_19_times_in_20(seeds, tasks, noise, shape) -> None:
+    assert 0.92 <= coverage(seeds, tasks, noise, shape, of_tasks=True) <= 0.995
+
+
+def test_without_a_sample_of_tasks_the_interval_speaks_of_the_seeds() -> None:
+    assert 0.93 <= coverage(0.02, 0.0, 0.01, (4, 6), of_tasks=False) <= 0.97
+    # Effects of the tasks are then no noise: they shift the truth.
+    table = np.array([[0.1, 0.9], [0.2, 1.0]])
+    of_seeds = interval(table, of_tasks=False)
+    assert of_seeds.mean == pytest.approx(0.55)
+    assert of_seeds.high - of_seeds.mean == pytest.approx(12.706 * 0.05, rel=1e-3)
+    of_both = interval(table, of_tasks=True)
+    assert of_both.high - of_both.mean > of_seeds.high - of_seeds.mean
+
+
+def test_a_single_task_adds_nothing() -> None:
+    table = np.array([[0.1], [0.2], [0.4]])
+    assert interval(table, of_tasks=True) == interval(table, of_tasks=False)
+
+
+def test_a_single_number_has_no_interval() -> None:
+    found = interval(np.array([[0.3]]), of_tasks=True)
+    assert found.mean == 0.3
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_equal_numbers_have_an_interval_of_no_width() -> None:
+    assert interval(np.full((3, 4), 0.5), of_tasks=True) == Interval(0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.001, 0.3, "better"),
+        (-0.1, 0.009, "no better"),
+        (-0.3, -0.1, "no better"),
+        (-0.001, 0.02, "undecided"),
+        (0.0, 0.3, "undecided"),
+        (-0.1, 0.01, "undecided"),
+        (math.nan, math.nan, "undecided"),
+        (0.001, 0.005, "better"),
+    ],
+)
+def test_verdicts(low, high, said) -> None:
+    assert verdict(Interval((low + high) / 2, low, high)) == said
+
+
+def trial(number: int, score: float, params: dict[str, float], state: str = "complete") -> Studied:
+    return Studied(number, state, params, {10: score}, {})
+
+
+def test_candidates_are_the_best_complete_ones_and_the_best_reference() -> None:
+    trials = [
+        trial(0, 0.3, REFERENCE),
+        trial(1, 0.5, REFERENCE | {"lr/outer": 0.02}),
+        trial(2, 0.6, OTHER),
+        trial(3, 0.9, OTHER, "stopped"),
+        trial(4, 0.9, OTHER, "running"),
+        trial(5, math.nan, OTHER, "failed"),
+        trial(6, 0.7, OTHER),
+        trial(7, 0.4, OTHER),
+        trial(8, 0.6, OTHER),
+    ]
+    found = candidates(trials, SPACE, 2)
+    assert [(c.number, c.reference) for c in found] == [(6, False), (2, False), (1, True)]
+    assert found[-1].params["lr/outer"] == 0.02
+    assert [c.number for c in candidates(trials, SPACE, 9)] == [6, 2, 8, 7, 1]
+
+
+def test_there_may_be_no_candidates() -> None:
+    assert candidates([], SPACE, 3) == []
+    assert candidates([trial(0, math.nan, OTHER, "failed")], SPACE, 3) == []
