@@ -135,8 +135,8 @@ def test_an_export_loads_with_safetensors_alone(exported):
 def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp_path):
     dataset = glyphs.load(cache=home / "features")
     script = dataset.columns["script"] == "hebrew"
-    names = sorted(set(dataset.columns[script]["character"]))[:5]
-    for name in names:
+    letters = [f"HEBREW LETTER {name}" for name in ("ALEF", "GIMEL", "LAMED", "SHIN", "TAV")]
+    for name in letters:
         rows = np.flatnonzero(script & (dataset.columns["character"] == name))
         for i, row in enumerate(rows):
             path = tmp_path / "hebrew" / name.replace(" ", "_") / f"{i}.png"

@@ -238,7 +238,7 @@ def maml(folder: Path) -> Case:
         _meta_training(folder, learner),
         folder,
         "lr/outer",
-        {"lr/outer": 0.03, "lr/inner": 0.3, "lr/adapt": 0.4},
+        {"lr/outer": 0.02, "lr/inner": 0.3, "lr/adapt": 0.4},
         {"lr/inner": 0.05},
         _TRAIN,
     )

@@ -78,11 +78,12 @@ class TestEveryProgram:
         for other in others:
             assert stories[other.key].reports[-1].metrics["train/loss"] != pytest.approx(loss, 1e-4)
 
-    def test_a_trial_learns(self, case, tmp_path):
-        spec = case.spec(3, rungs=(5, 100))
-        first, last = drive(case.program(tmp_path), [spec])[spec.key].reports
-        assert last.metrics["train/loss"] < 0.95 * first.metrics["train/loss"]
-        assert last.score.mean > 0.15
+    def test_training_lowers_the_loss(self, case, tmp_path):
+        spec = case.spec(1, rungs=(10, 100, 150))
+        reports = drive(case.program(tmp_path), [spec])[spec.key].reports
+        first, middle, last = (report.metrics["train/loss"] for report in reports)
+        assert first > middle > last
+        assert last < 0.95 * first
 
     @settings(max_examples=12, deadline=None, derandomize=True)
     @given(data=st.data())
