@@ -110,7 +110,8 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         f"{len(summary.finalists)} candidates, the tuned baseline among them, were trained again "
         f"with {config.search.seeds} new seeds each. Trial {best.number} had the best mean on "
         "fresh validation episodes. Only then were the test tasks looked at. The intervals take "
-        "seeds and tasks for samples; these weights are of the seed with the best validation score.",
+        "seeds and tasks for samples. These weights are of the seed with the best validation "
+        "score.",
         "",
         "## Hyperparameters",
         "",

@@ -220,7 +220,7 @@ class Lanes:
             with torch.no_grad():
                 scores = self._objective.score(params, hyper, stage)
                 finite = torch.stack(
-                    [value.isfinite().flatten(1).all(1) for value in params.values()]
+                    [value.isfinite().view(len(group), -1).all(1) for value in params.values()]
                 ).all(0)
             seconds = (time.perf_counter() - begun) / len(group)
             reports += [

@@ -31,6 +31,9 @@ class TestFold:
         made = fold(torch.arange(500)[:, None], torch.arange(500))
         assert made.unique().numel() == made.numel()
 
+    def test_has_no_fixed_point_at_zero(self):
+        assert fold(torch.tensor(0), 0) != 0
+
     def test_tells_the_key_from_the_counter(self):
         assert fold(torch.tensor(1), 2) != fold(torch.tensor(2), 1)
 

@@ -218,6 +218,12 @@ class TestEveryProgram:
         first, second = drive(case.program(tmp_path), [spec])[spec.key].reports
         assert first.score == second.score
 
+    def test_every_step_draws_its_own_examples(self, case, tmp_path):
+        still = {**case.hyperparameters, case.rate: 0.0}
+        spec = case.spec(0, rungs=(1, 2, 3), hyperparameters=still)
+        reports = drive(case.program(tmp_path), [spec])[spec.key].reports
+        assert len({report.metrics["train/loss"] for report in reports}) == 3
+
     # ---- isolation --------------------------------------------------------------------------
 
     def test_a_trial_that_diverges_fails_alone(self, case, by_itself, tmp_path):
