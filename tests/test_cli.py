@@ -1,4 +1,4 @@
-"""The commands as a user gives them, in processes of their own."""
+"""The commands as a user gives them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fewshot.tasks import glyphs
-from orchestrator import tracking
+from orchestrator import cli, tracking
 from orchestrator.config import load_config
 from orchestrator.home import Home
 from orchestrator.launch import read_records
@@ -40,6 +40,18 @@ def fewtune(*arguments: object, cwd: Path | None = None) -> "subprocess.Complete
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         timeout=280,
     )
+
+
+@pytest.fixture
+def called(capsys: pytest.CaptureFixture[str]):
+    """A command run in this very process, which has imported torch already."""
+
+    def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        returncode = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, returncode, said.out, said.err)
+
+    return call
 
 
 def sets(**changes: object) -> list[str]:
@@ -69,8 +81,8 @@ def exported(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_show_counts_every_trial_and_gives_a_verdict(home):
-    shown = json.loads(fewtune("show", "quickstart", "--home", home, "--json").stdout)
+def test_show_counts_every_trial_and_gives_a_verdict(home, called):
+    shown = json.loads(called("show", "quickstart", "--home", home, "--json").stdout)
     counts = shown["trials"]
     assert sum(counts.values()) == 14
     assert counts["running"] == 0
@@ -81,8 +93,8 @@ def test_show_counts_every_trial_and_gives_a_verdict(home):
     assert 0 < shown["occupancy"] <= 1
 
 
-def test_show_ends_with_a_sentence_and_where_things_are(home):
-    shown = fewtune("show", "quickstart", "--home", home).stdout
+def test_show_ends_with_a_sentence_and_where_things_are(home, called):
+    shown = called("show", "quickstart", "--home", home).stdout
     assert "on the test tasks" in shown
     assert "95 % interval" in shown
     assert f"fewtune dashboard --home {home}" in shown
@@ -103,14 +115,14 @@ def test_mlflow_has_every_trial_and_every_adaptation_once(home):
     assert counts["adaptation"] == {"FINISHED": adaptations}
 
 
-def test_a_finished_search_is_shown_when_it_is_asked_for_again(home):
-    again = fewtune("search", QUICKSTART, "--executor", "inline", "--home", home, *sets())
+def test_a_finished_search_is_shown_when_it_is_asked_for_again(home, called):
+    again = called("search", QUICKSTART, "--executor", "inline", "--home", home, *sets())
     assert again.returncode == 0, again.stderr
     assert "quickstart: " in again.stdout
 
 
-def test_another_config_of_the_same_name_is_refused(home):
-    other = fewtune("search", QUICKSTART, "--home", home, *sets(steps=31))
+def test_another_config_of_the_same_name_is_refused(home, called):
+    other = called("search", QUICKSTART, "--home", home, *sets(steps=31))
     assert other.returncode == 2
     assert "another config" in other.stderr
     assert "--set name=" in other.stderr
@@ -151,9 +163,9 @@ def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp
     assert len(pd.read_csv(out / "predictions.csv")) == 5 * (12 - 3)
 
 
-def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path):
+def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path, called):
     (tmp_path / "mine.txt").write_text("keep me")
-    done = fewtune("export", "quickstart", "--out", tmp_path, "--home", home)
+    done = called("export", "quickstart", "--out", tmp_path, "--home", home)
     assert done.returncode == 2
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
@@ -163,16 +175,16 @@ def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path):
     [
         ({"steps": "many"}, "steps"),
         ({"stepz": 3}, "stepz"),
-        ({"space": {"lr/outer": {"low": 1, "high": 0.1}}}, "below `high`"),
+        ({"space": {"lr/outer": {"low": 1, "high": 0.1}}}, "must be below high = 0.1"),
         ({"space__task_weights": {"prior": {"greek": 0.7}}}, "sum to 1"),
         ({"name": "../escape"}, "name"),
         ({"episodes__query": 500}, "query"),
         ({"datasets": {"glyphs": {"source": "images", "path": "/nowhere/at.npz"}}}, "/nowhere"),
     ],
 )
-def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(tmp_path, changes, said):
+def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(tmp_path, changes, said, called):
     home = tmp_path / "home"
-    done = fewtune("search", QUICKSTART, "--home", home, *sets(**changes))
+    done = called("search", QUICKSTART, "--home", home, *sets(**changes))
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -181,14 +193,14 @@ def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(tmp_path, change
     assert not (home / "mlflow.db").exists()
 
 
-def test_all_faults_are_told_at_once(tmp_path):
-    done = fewtune("check", QUICKSTART, "--home", tmp_path, *sets(stepz=1, seed=-1, steps="x"))
+def test_all_faults_are_told_at_once(tmp_path, called):
+    done = called("check", QUICKSTART, "--home", tmp_path, *sets(stepz=1, seed=-1, steps="x"))
     assert done.returncode == 2
     assert all(word in done.stderr for word in ("stepz", "seed", "steps"))
 
 
-def test_check_says_what_a_search_will_take(tmp_path):
-    done = fewtune("check", QUICKSTART, "--home", tmp_path, *sets())
+def test_check_says_what_a_search_will_take(tmp_path, called):
+    done = called("check", QUICKSTART, "--home", tmp_path, *sets())
     assert done.returncode == 0, done.stderr
     assert "search: about" in done.stdout
     assert "a lane" in done.stdout
