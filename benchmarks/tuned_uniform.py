@@ -20,8 +20,7 @@ from orchestrator.config import load_config
 from orchestrator.home import Home
 from orchestrator.launch import read_records, run
 from orchestrator.leaderboard import Summary
-from orchestrator.search import best_candidate
-from orchestrator.selection import Interval, interval
+from orchestrator.selection import Interval, best_candidate, interval
 
 UNIFORM = ["space.task_weights={search: false}"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.home import Home
 from orchestrator.plan import Plan, plan_of
 from orchestrator.schema import Config
-from orchestrator.search import first_trials
+from orchestrator.work import first_trials
 from trials.build import build, examine
 from trials.contract import TrialProgram
 

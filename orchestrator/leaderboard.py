@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.search import Records, best_candidate
-from orchestrator.selection import Interval, Verdict, interval, verdict
+from orchestrator.search import Records
+from orchestrator.selection import Interval, Verdict, best_candidate, interval, verdict
 from orchestrator.study import Record, Studied
 
 

@@ -31,6 +31,17 @@ class Candidate:
     reference: bool
 
 
+def best_candidate(finals: Sequence[Studied], *, reference: bool) -> int | None:
+    """The candidate with the best mean over the seeds, none of which diverged; None if all have."""
+    scores: dict[int, list[float]] = {}
+    for trial in finals:
+        if trial.notes["reference"] is reference:
+            score = trial.score if trial.state == "complete" else -math.inf
+            scores.setdefault(trial.notes["candidate"], []).append(score)
+    means = {n: sum(s) / len(s) for n, s in scores.items() if -math.inf not in s}
+    return max(means, key=lambda number: (means[number], -number), default=None)
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean with its 95 % interval."""

@@ -7,21 +7,23 @@ from pathlib import Path
 import optuna
 import pytest
 
+from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
 from orchestrator.plan import Plan
-from orchestrator.search import Records, Stopped, best_candidate, final_trials, first_trials, search
-from orchestrator.selection import Candidate
+from orchestrator.search import Records, Stopped, search
+from orchestrator.selection import Candidate, best_candidate
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace
 from orchestrator.study import Studied, opened
+from orchestrator.work import Searching, final_trials, first_trials
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Losing, Told, Toy, skill
-from trials.contract import Executor, TrialSpec
+from trials.contract import Executor, RungReport, TrialSpec
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.search.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.work.suggest", toys.quick_suggest)
     monkeypatch.setattr("os.fsync", lambda file: None)  # these processes do not really die
 
 
@@ -394,3 +396,29 @@ def test_driver_crashes_do_not_use_up_the_losses_of_a_trial(tmp_path: Path) -> N
         records = run(plan, storage, Losing(lambda: Toy(3), at=[1]), told)
     assert records.search.trials()[0].notes["attempt"] == 7
     assert len(set(told.starts)) == len(told.starts)
+
+
+def test_trials_that_reach_a_rung_together_are_judged_the_same_in_any_order(tmp_path):
+    plan = toys.plan(trials=20)
+    reports = [_at_first_rung(plan, 10 + i, score=i / 6) for i in range(6)]
+    judged = []
+    for order in (reports, reports[::-1]):
+        with opened(str(tmp_path / f"{len(judged)}.journal")) as storage:
+            record = toys.records(storage, plan).search
+            judged.append(Searching(plan, record, toys.SIZES).judge(order))
+    assert judged[0] == judged[1]
+    outcomes = [judged[0][report.key][0] for report in reports]
+    assert outcomes == ["stopped"] * 3 + [None] * 3
+
+
+def _at_first_rung(plan, number, score):
+    return RungReport(
+        key=f"search-{number:04d}",
+        step=plan.rungs[0],
+        score=Estimate(score, 0.01, 10),
+        per_task={},
+        metrics={},
+        time=0.0,
+        seconds=0.0,
+        lane_seconds=0.0,
+    )
