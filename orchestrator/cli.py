@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. 0: done; 1: it failed; 2: bad input; 130: stopped, and can be resumed."""
     # The driver's matrices are small: more threads for them would only take the workers' cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    options = parser().parse_args(arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(typed)
+    options.typed = typed
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     screen = Screen()
     command: Callable[[argparse.Namespace, Screen], int] = options.run
@@ -96,7 +99,8 @@ def search(options: argparse.Namespace, screen: Screen) -> int:
     from orchestrator.search import Stopped
 
     config, home = load_config(options.config, options.set), Home.at(options.home)
-    again = f"fewtune search {options.config} --resume"
+    again = shlex.join(["fewtune", *(word for word in options.typed if word != "--resume")])
+    again += " --resume"
     with _interruptible(screen) as asked, Watch(screen.said, plan_of(config)) as watch:
         try:
             ended = run(
@@ -153,6 +157,7 @@ def dashboard(options: argparse.Namespace, screen: Screen) -> int:
     from orchestrator.home import Home
 
     home = Home.at(options.home)
+    signal.signal(signal.SIGTERM, _interrupt)  # else the server would outlive us
     running = server(home.path, options.port)
     try:
         running.wait(120.0)
@@ -299,6 +304,10 @@ def _interruptible(screen: Screen) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _duration(seconds: float) -> str:

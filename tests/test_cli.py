@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +235,7 @@ def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_pat
         said = process.stderr.read()
     if number == signal.SIGINT:
         assert process.returncode == 130
+        assert f"--home {tmp_path}" in said
         assert "--resume" in said
     refused = fewtune("search", QUICKSTART, "--home", tmp_path, *sets(steps=150))
     assert refused.returncode == 2
@@ -243,6 +246,19 @@ def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_pat
     assert sum(summary["trials"].values()) == 14
     assert summary["trials"]["running"] == 0
     test_mlflow_has_every_trial_and_every_adaptation_once(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_dashboard_ends_with_its_command(home):
+    command = [sys.executable, "-m", "orchestrator.cli", "dashboard", "--home", str(home)]
+    with subprocess.Popen([*command, "--port", "0"], text=True, stdout=subprocess.PIPE) as process:
+        base = process.stdout.readline().split()[2].partition("/?")[0]
+        with urllib.request.urlopen(f"{base}/health", timeout=10) as answer:
+            assert answer.status == 200
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{base}/health", timeout=10)
 
 
 @pytest.mark.slow
