@@ -1,7 +1,6 @@
 """An exported model learns a new task from a table of examples, and labels the rest of it."""
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from fewshot.faults import fault
 from fewshot.metrics import accuracy, macro_f1
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
+from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
@@ -68,9 +68,8 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
     table = found.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
-    out.mkdir(parents=True, exist_ok=True)
-    _replace(out / "predictions.csv", table.to_csv(index_label="row"))
-    _replace(out / "metrics.json", json.dumps(metrics, indent=2))
+    write_text(out / "predictions.csv", table.to_csv(index_label="row"))
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2))
     return Adapted(out / "predictions.csv", len(classes), len(support), len(rest), metrics)
 
 
@@ -118,9 +117,3 @@ def _logits(
     with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
         teacher_x = (features[rows], features[rest])
         return distil(spec, seen, x, teacher_x, Path(scratch))[0]
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

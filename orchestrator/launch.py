@@ -1,15 +1,14 @@
 """Starting a search: checks first, then everything it needs, then the search, then its report."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from fewshot.faults import fault
+from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator import tracking
 from orchestrator.executor import InlineExecutor
@@ -57,7 +56,7 @@ def run(
     observe("data", None)  # type: ignore[arg-type]
     found = examine(plan.recipe, home.cache)
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
-        _write(home.config(plan.name), configs.dump(config))
+        write_text(home.config(plan.name), configs.dump(config))
         records = open_records(plan, storage)
         records.search.note("figures", dict(found.figures))
         recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
@@ -194,16 +193,10 @@ def _end(
         metrics["test/gain"] = summary.difference.mean
         metrics |= {f"test/{name}_accuracy": value.mean for name, value in summary.test.items()}
     result = home.search(plan.name) / "summary.json"
-    _write(result, json.dumps(summary.to_dict(), indent=2))
+    write_text(result, json.dumps(summary.to_dict(), indent=2))
     recorder.search_ended(
         state=state,
         metrics={name: value for name, value in metrics.items() if value == value},
         artifacts=[home.config(plan.name), result],
         time=time.time(),
     )
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

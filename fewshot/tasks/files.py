@@ -51,6 +51,15 @@ def _listing(folder: Path) -> str:
     return ", ".join(names[:_SHOWN] + more) or "nothing in it"
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, as UTF-8, so that it appears at `path` whole or not at all."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Have `write` fill a file that appears at `path` whole or not at all.
 
