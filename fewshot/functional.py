@@ -8,6 +8,8 @@ from torch import Tensor
 Params = dict[str, Tensor]
 Hyperparameters = Mapping[str, Tensor]
 
+_TINY = 1e-12  # below any squared length that means something
+
 
 def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Weight (n_in, n_out), bias (n_out,), uniform in +-1/sqrt(n_in) as torch.nn.Linear's."""
@@ -26,8 +28,18 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     )
 
 
+def indicators(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
+    """One where a row is of a class, else zero: labels (..., n) -> (..., n, n_classes)."""
+    # Not `one_hot`, which looks at the values and so can't be mapped.
+    return (labels.unsqueeze(-1) == torch.arange(n_classes, device=like.device)).to(like.dtype)
+
+
 def class_means(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """Mean of the rows of each class: x (..., n, d), labels (..., n) -> (..., n_classes, d)."""
-    # Not `one_hot`, which looks at the values and so can't be mapped.
-    members = (labels.unsqueeze(-1) == torch.arange(n_classes, device=x.device)).to(x.dtype)
+    members = indicators(labels, n_classes, x)
     return (members.transpose(-1, -2) @ x) / members.sum(-2).clamp(min=1).unsqueeze(-1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x (..., d) at length 1, with a gradient even where x is zero, which stays zero."""
+    return x * (x.square().sum(-1, keepdim=True) + _TINY).rsqrt()

@@ -63,7 +63,7 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
         return Examination(features, figures=figures, classes=found.classes)
     pools = _pools(recipe, sources, torch.device("cpu"))
     sizes = pools["train"].n_members.flatten(1).sum(1).tolist()
-    part(MODELS, recipe.model, "model", features=features)
+    learner(recipe, features, recipe.way)
     task_sizes = dict(zip(pools["train"].names, sizes, strict=True))
     return Examination(features, task_sizes, _untrained(recipe, sources, pools["test"]))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params, class_means, squared_distances
+from fewshot.learners.embedding import embed_episodes
 from fewshot.models.base import Model
 
 
@@ -28,11 +29,8 @@ class ProtoNet:
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
-        b, n_support = episodes.support_y.shape
-        # One pass of the model over all examples of all episodes.
-        x = torch.cat([episodes.support_x, episodes.query_x], 1)
-        embedded = self._model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
-        means = class_means(embedded[:, :n_support], episodes.support_y, self._way)
-        return -squared_distances(embedded[:, n_support:], means)
+        support, query = embed_episodes(self._model, params, episodes)
+        means = class_means(support, episodes.support_y, self._way)
+        return -squared_distances(query, means)
 
     meta_logits = logits

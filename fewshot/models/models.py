@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from fewshot.models.bag import Bag
 from fewshot.models.base import Model
+from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
 
 # Each takes `features` (shape of one example), `n_out` where it can be chosen, and its options.
-MODELS: dict[str, Callable[..., Model]] = {"bag": Bag, "mlp": MLP}
+MODELS: dict[str, Callable[..., Model]] = {"bag": Bag, "conv": Conv, "mlp": MLP}

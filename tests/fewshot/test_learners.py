@@ -1,19 +1,36 @@
-"""Learners: symmetries, gradients against closed forms, and what they may not look at."""
+"""What each learner computes, against closed forms. The laws of all are the conformance suite."""
 
 import pytest
 import torch
-from torch.func import grad, vmap
-from torch.nn.functional import cross_entropy, one_hot
+from torch.func import grad
+from torch.nn.functional import cross_entropy, normalize, one_hot
 from torch.testing import assert_close
 
 from fewshot.episodes import Episode
-from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
+from fewshot.faults import InputError
 from fewshot.learners.maml import MAML
+from fewshot.learners.matching import MatchingNet
 from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.ridge import Ridge, ridge
+from fewshot.learners.simpleshot import SimpleShot
 from fewshot.learners.teacher import fit_logistic
 from fewshot.models.mlp import MLP
+from fewshot.models.untrained import Untrained
+from tests.fewshot.learners_conformance import (
+    EMBEDDING,
+    QUERY,
+    SHOT,
+    WAY,
+    WIDTH,
+    TestEveryLearner,
+    episodes,
+    fresh,
+    learner,
+    meta_loss,
+)
 
-WAY, SHOT, QUERY, WIDTH = 3, 2, 4, 6
+__all__ = ["TestEveryLearner"]  # collected from here
+
 HYPER = {
     "lr/outer": torch.tensor(0.01, dtype=torch.float64),
     "lr/inner": torch.tensor(0.4, dtype=torch.float64),
@@ -21,120 +38,21 @@ HYPER = {
 }
 
 
-def learner(name, *, hidden=(8,), **options):
-    n_out = WAY if LEARNERS[name].model_scores_classes else 5
-    model = MLP(features=(WIDTH,), hidden=hidden, n_out=n_out)
-    return LEARNERS[name](model=model, way=WAY, **options)
+@pytest.mark.parametrize("name", EMBEDDING)
+def test_is_always_right_on_separated_gaussians(name):
+    # A strong penalty favours the classes that lie far out.
+    taught = learner(name, hidden=(), **({"penalty": 1e-6} if name == "ridge" else {}))
+    problems = episodes(b=100, spread=30.0, noise=0.05)
+    for seed in range(3):
+        logits = taught.logits(fresh(taught, seed), problems, HYPER)
+        assert torch.equal(logits.argmax(-1), problems.query_y)
 
 
-def fresh(learner, seed=0):
-    made = learner.init(torch.Generator().manual_seed(seed))
-    return {name: value.double() for name, value in made.items()}
-
-
-def episodes(b=4, seed=0, spread=1.0, noise=1.0):
-    """b problems in float64, whose classes are Gaussians."""
-    rng = torch.Generator().manual_seed(seed)
-    means = torch.randn(b, WAY, WIDTH, generator=rng, dtype=torch.float64) * spread
-
-    def draw(n):
-        y = torch.arange(WAY).repeat_interleave(n).expand(b, -1)
-        x = torch.randn(b, WAY * n, WIDTH, generator=rng, dtype=torch.float64) * noise
-        return means.repeat_interleave(n, 1) + x, y
-
-    return Episode(*draw(SHOT), *draw(QUERY))
-
-
-def query_loss(learner, problems, hyper):
-    def loss(params):
-        logits = learner.meta_logits(params, problems, hyper)
-        return cross_entropy(logits.flatten(0, 1), problems.query_y.flatten())
-
-    return loss
-
-
-@pytest.mark.parametrize("name", LEARNERS)
-@pytest.mark.parametrize("stage", ["logits", "meta_logits"])
-class TestEveryLearner:
-    @pytest.fixture
-    def predict(self, name, stage):
-        return getattr(learner(name), stage)
-
-    @pytest.fixture
-    def params(self, name):
-        return fresh(learner(name))
-
-    def test_scores_every_class_for_every_query(self, predict, params):
-        assert predict(params, episodes(), HYPER).shape == (4, WAY * QUERY, WAY)
-
-    def test_says_what_hyperparameters_it_reads(self, predict, params, name):
-        read = set()
-
-        class Watched(dict):
-            def __getitem__(self, key):
-                read.add(key)
-                return super().__getitem__(key)
-
-        predict(params, episodes(), Watched(HYPER))
-        assert read <= set(HYPERPARAMETERS[name])
-
-    def test_does_not_see_the_order_of_the_support(self, predict, params):
-        problems = episodes()
-        order = torch.randperm(WAY * SHOT, generator=torch.Generator().manual_seed(1))
-        mixed = problems._replace(
-            support_x=problems.support_x[:, order], support_y=problems.support_y[:, order]
-        )
-        assert_close(predict(params, mixed, HYPER), predict(params, problems, HYPER))
-
-    def test_answers_queries_in_their_order(self, predict, params):
-        problems = episodes()
-        turned = problems._replace(query_x=problems.query_x.flip(1))
-        assert_close(predict(params, turned, HYPER), predict(params, problems, HYPER).flip(1))
-
-    def test_never_sees_the_labels_of_the_queries(self, predict, params):
-        problems = episodes()
-        wrong = problems._replace(query_y=torch.zeros_like(problems.query_y))
-        assert torch.equal(predict(params, wrong, HYPER), predict(params, problems, HYPER))
-
-    def test_answers_each_query_without_the_others(self, predict, params):
-        problems = episodes()
-        first = problems._replace(query_x=problems.query_x[:, :1], query_y=problems.query_y[:, :1])
-        assert_close(predict(params, first, HYPER), predict(params, problems, HYPER)[:, :1])
-
-    def test_learns_from_the_labels_of_the_support(self, predict, params):
-        problems = episodes(spread=2.0)
-        other = problems._replace(support_y=(problems.support_y + 1) % WAY)
-        assert (predict(params, other, HYPER) - predict(params, problems, HYPER)).abs().max() > 0.1
-
-    def test_solves_each_problem_as_if_it_were_alone(self, predict, params):
-        problems = episodes()
-        alone = [predict(params, Episode(*(p[i : i + 1] for p in problems)), HYPER) for i in (0, 1)]
-        assert_close(predict(params, problems, HYPER)[:2], torch.cat(alone))
-
-    def test_mapped_over_lanes_is_a_loop_over_lanes(self, predict, name):
-        lanes = [fresh(learner(name), seed) for seed in range(3)]
-        hypers = [{k: v * (1 + i) for k, v in HYPER.items()} for i in range(3)]
-        stacked = {k: torch.stack([lane[k] for lane in lanes]) for k in lanes[0]}
-        hyper = {k: torch.stack([one[k] for one in hypers]) for k in HYPER}
-        problems = episodes()
-        mapped = vmap(predict, in_dims=(0, None, 0))(stacked, problems, hyper)
-        looped = [predict(p, problems, h) for p, h in zip(lanes, hypers, strict=True)]
-        assert_close(mapped, torch.stack(looped))
-
-
-@pytest.mark.parametrize("name", LEARNERS)
-def test_the_meta_gradient_is_that_of_finite_differences(name):
-    taught = learner(name)
-    params = fresh(taught)
-    loss = query_loss(taught, episodes(), HYPER)
-    slope = grad(loss)(params)
-    rng = torch.Generator().manual_seed(5)
-    for _ in range(5):
-        way = {k: torch.randn(v.shape, generator=rng, dtype=v.dtype) for k, v in params.items()}
-        ahead = loss({k: v + 1e-6 * way[k] for k, v in params.items()})
-        behind = loss({k: v - 1e-6 * way[k] for k, v in params.items()})
-        expected = sum((slope[k] * way[k]).sum() for k in params)
-        assert_close((ahead - behind) / 2e-6, expected, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("name", ["matching", "ridge", "simpleshot"])
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
+def test_a_scale_is_above_zero(name, scale):
+    with pytest.raises(InputError, match=r"learner.scale: must be a number above 0"):
+        learner(name, scale=scale)
 
 
 class TestProtoNet:
@@ -146,21 +64,6 @@ class TestProtoNet:
         expected = -torch.cdist(problems.query_x @ matrix, means).square()
         assert_close(taught.logits(params, problems, HYPER), expected)
 
-    def test_renumbered_classes_renumber_the_logits(self):
-        taught = learner("protonet")
-        params, problems = fresh(taught), episodes()
-        order = torch.tensor([2, 0, 1])  # class c is now called order[c]
-        renamed = problems._replace(support_y=order[problems.support_y])
-        after = taught.logits(params, renamed, HYPER)
-        assert_close(after[..., order], taught.logits(params, problems, HYPER))
-
-    def test_is_always_right_on_separated_gaussians(self):
-        taught = learner("protonet")
-        problems = episodes(b=100, spread=30.0, noise=0.05)
-        for seed in range(3):
-            logits = taught.logits(fresh(taught, seed), problems, HYPER)
-            assert torch.equal(logits.argmax(-1), problems.query_y)
-
     def test_knows_unbalanced_classes(self):
         taught = ProtoNet(model=MLP(features=(1,), hidden=(), n_out=1), way=2)
         params = {"weight0": torch.ones(1, 1), "bias0": torch.zeros(1)}
@@ -168,6 +71,100 @@ class TestProtoNet:
         query = torch.tensor([[[3.0]]])
         logits = taught.logits(params, Episode(x, y, query, torch.zeros(1, 1).long()), {})
         assert_close(logits, torch.tensor([[[-4.0, -16.0]]]))
+
+
+class TestMatchingNet:
+    def test_is_the_attention_that_each_class_gets(self):
+        taught = MatchingNet(model=Untrained(), way=WAY, scale=4.0)
+        problems = episodes(b=1)
+        support = normalize(problems.support_x[0], dim=-1)
+        query = normalize(problems.query_x[0], dim=-1)
+        attention = (4.0 * query @ support.T).softmax(-1)
+        expected = attention @ one_hot(problems.support_y[0], WAY).double()
+        logits = taught.logits(fresh(taught), problems, {})[0]
+        assert_close(logits.exp(), expected, atol=1e-6, rtol=1e-5)
+        assert_close(logits.exp().sum(-1), torch.ones(WAY * QUERY).double())
+
+    def test_a_class_without_examples_is_the_last_that_it_thinks_of(self):
+        taught = MatchingNet(model=Untrained(), way=WAY + 1)
+        logits = taught.logits(fresh(taught), episodes(), {})
+        assert logits.isfinite().all()
+        assert (logits[..., WAY] < logits[..., :WAY].amin(-1) - 1e6).all()
+
+
+class TestRidge:
+    @pytest.mark.parametrize("shot", [1, 2, 10])  # 3 to 30 examples of 6 features
+    @pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0])
+    def test_is_the_least_of_its_objective(self, shot, penalty):
+        problems = episodes(b=5, shot=shot)
+        x, y = problems.support_x, one_hot(problems.support_y, WAY).double()
+        weight = ridge(x, y, torch.tensor(penalty, dtype=torch.float64))
+        for one, target, found in zip(x, y, weight, strict=True):
+            strength = penalty * one.square().sum(1).mean()
+            # (X'X + rI) W = X'Y, by a general inverse instead of either system.
+            inverse = torch.linalg.pinv(one.T @ one + strength * torch.eye(WIDTH).double())
+            assert_close(found, inverse @ one.T @ target, atol=1e-9, rtol=1e-7)
+
+    @pytest.mark.parametrize("n", [3, 7])  # examples of 5 features
+    def test_is_least_squares_with_rows_added(self, n):
+        """Ridge regression is least squares with sqrt(r) I below X and zeros below Y."""
+        rng = torch.Generator().manual_seed(0)
+        x, y = (torch.randn(2, n, k, generator=rng, dtype=torch.float64) for k in (5, 3))
+        weight = ridge(x, y, torch.tensor(0.5).double())
+        for one, target, found in zip(x, y, weight, strict=True):
+            root = (0.5 * one.square().sum(1).mean()).sqrt()
+            more = torch.cat([one, root * torch.eye(5).double()])
+            expected = torch.linalg.lstsq(more, torch.cat([target, torch.zeros(5, 3).double()]))
+            assert_close(found, expected.solution, atol=1e-9, rtol=1e-7)
+
+    def test_single_precision_is_near_double(self):
+        problems = episodes(shot=1)
+        x, y = problems.support_x, one_hot(problems.support_y, WAY).double()
+        for scale in (1e-3, 1.0, 1e6):
+            exact = ridge(scale * x, y, torch.tensor(0.1).double())
+            rounded = ridge(scale * x.float(), y.float(), torch.tensor(0.1))
+            assert_close(scale * rounded.double(), scale * exact, atol=1e-5, rtol=1e-4)
+
+    def test_does_not_notice_the_unit_of_its_inputs(self):
+        taught = Ridge(model=Untrained(), way=WAY)
+        problems, params = episodes(), fresh(taught)
+        x = 1e3 * problems.support_x, 1e3 * problems.query_x
+        larger = problems._replace(support_x=x[0], query_x=x[1])
+        assert_close(taught.logits(params, larger, {}), taught.logits(params, problems, {}))
+
+    def test_its_scale_scales_and_its_penalty_shrinks(self):
+        problems = episodes()
+
+        def size(**options):
+            taught = Ridge(model=Untrained(), way=WAY, **options)
+            return taught.logits(fresh(taught), problems, {}).norm()
+
+        assert_close(size(scale=20.0), 2 * size(scale=10.0), rtol=1e-6, atol=0)
+        assert size(penalty=10.0) < size(penalty=1.0) < size(penalty=0.1)
+
+    def test_a_penalty_is_above_zero(self):
+        with pytest.raises(InputError, match=r"learner.penalty: must be a number above 0"):
+            Ridge(model=Untrained(), way=WAY, penalty=0.0)
+
+
+class TestSimpleShot:
+    def test_is_the_distance_to_the_mean_direction_of_a_class(self):
+        taught = SimpleShot(model=Untrained(), way=WAY, scale=3.0)
+        problems = episodes()
+        middle = problems.support_x.mean(1, keepdim=True)
+        directions = normalize(problems.support_x - middle, dim=-1)
+        means = directions.view(4, WAY, SHOT, WIDTH).mean(2)
+        queries = normalize(problems.query_x - middle, dim=-1)
+        expected = -3.0 * torch.cdist(queries, means).square()
+        logits = taught.logits(fresh(taught), problems, {})
+        assert_close(logits, expected, atol=1e-6, rtol=1e-5)
+
+    def test_does_not_notice_where_the_origin_is(self):
+        taught = SimpleShot(model=Untrained(), way=WAY)
+        problems, params = episodes(), fresh(taught)
+        x = problems.support_x + 5.0, problems.query_x + 5.0
+        moved = problems._replace(support_x=x[0], query_x=x[1])
+        assert_close(taught.logits(params, moved, {}), taught.logits(params, problems, {}))
 
 
 class Constant:
@@ -204,7 +201,7 @@ class TestMAML:
     def test_its_meta_gradient_has_the_closed_form(self, problem, theta, steps, first_order):
         episode, support, query = problem
         taught = MAML(model=Constant(), way=WAY, inner_steps=steps, first_order=first_order)
-        slope = grad(query_loss(taught, episode, HYPER))({"theta": theta})["theta"]
+        slope = grad(meta_loss(taught, episode, HYPER))({"theta": theta})["theta"]
         rate, chain, point = HYPER["lr/inner"], torch.eye(WAY, dtype=torch.float64), theta
         for _ in range(steps):
             p = point.softmax(0)
@@ -236,7 +233,7 @@ class TestMAML:
     def test_first_and_second_order_learn_differently(self):
         first, second = (learner("maml", first_order=order) for order in (True, False))
         params, problems = fresh(first), episodes()
-        slopes = [grad(query_loss(one, problems, HYPER))(params) for one in (first, second)]
+        slopes = [grad(meta_loss(one, problems, HYPER))(params) for one in (first, second)]
         distance = sum((slopes[0][k] - slopes[1][k]).norm() for k in params)
         assert distance > 0.05 * sum(slopes[1][k].norm() for k in params)
 

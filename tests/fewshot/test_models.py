@@ -5,7 +5,9 @@ import torch
 from torch.func import vmap
 from torch.testing import assert_close
 
+from fewshot.faults import InputError
 from fewshot.models.bag import Bag
+from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
 from fewshot.models.models import MODELS
 
@@ -15,6 +17,10 @@ CASES = {
     "mlp": (
         {"features": (2, 3), "hidden": (7, 5), "n_out": 4},
         torch.randn(6, 2, 3, generator=_rng),
+    ),
+    "conv": (
+        {"features": (8, 9), "width": 5, "blocks": 2, "n_out": 4},
+        torch.randn(6, 8, 9, generator=_rng),
     ),
     "bag": (
         {"features": (9,), "n_ids": 40, "width": 5, "n_out": 4},
@@ -121,3 +127,27 @@ class TestBag:
     def test_of_nothing_is_the_bias(self, model):
         params = fresh(model)
         assert_close(model.apply(params, torch.zeros(1, 5).long())[0], params["bias"])
+
+
+class TestConv:
+    @pytest.mark.parametrize("features", [(9, 8), (2, 9, 8)])
+    def test_is_blocks_of_torch_then_a_linear_layer(self, features):
+        model = Conv(features=features, width=4, blocks=2, n_out=3)
+        params = fresh(model)
+        channels = 1 if len(features) == 2 else features[0]
+        parts = []
+        for i, n_in in enumerate((channels, 4)):
+            params[f"shift{i}"] = torch.randn(4, generator=_rng)
+            layer = torch.nn.Conv2d(n_in, 4, 3, padding=1)
+            layer.weight.data, layer.bias.data = params[f"kernel{i}"], params[f"shift{i}"]
+            parts += [layer, torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+        linear = torch.nn.Linear(4 * 2 * 2, 3)
+        linear.weight.data, linear.bias.data = params["weight"].T, params["bias"]
+        x = torch.randn(5, *features, generator=_rng)
+        whole = torch.nn.Sequential(*parts, torch.nn.Flatten(), linear)
+        assert_close(model.apply(params, x), whole(x.view(5, channels, 9, 8)))
+
+    @pytest.mark.parametrize("features", [(6,), (7, 28), (1, 28, 28, 28)])
+    def test_needs_images_that_last(self, features):
+        with pytest.raises(InputError, match="at least 8 pixels a side"):
+            Conv(features=features, blocks=3)

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot.faults import Fault, InputError
+from fewshot.learners.learners import LEARNERS
+from fewshot.models.models import MODELS
 from orchestrator.config import dump, load_config, parse
 from orchestrator.plan import plan_of
 from orchestrator.schema import RangeSection
@@ -191,8 +193,8 @@ WRONG = [
     ("datasets", [], "mapping"),
     ("datasets.glyphs", "glyphs", "mapping"),
     ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, text"),
-    ("model.name", "mpl", "must be one of bag, mlp"),
-    ("learner.name", "proto", "must be one of maml, protonet"),
+    ("model.name", "mpl", f"must be one of {', '.join(MODELS)}"),
+    ("learner.name", "proto", f"must be one of {', '.join(LEARNERS)}"),
     ("tasks.train.0.dataset", "gliphs", "must be one of glyphs"),
     ("tasks.test.0.dataset", "gliphs", "must be one of glyphs"),
     ("tasks.train.1.name", "a/b", "letters, digits"),

@@ -231,6 +231,12 @@ def protonet(folder: Path) -> Case:
     return Case("protonet", recipe, folder, "lr/outer", {"lr/outer": 0.01}, {}, _TRAIN)
 
 
+def ridge(folder: Path) -> Case:
+    """Its parameters are not the model's alone, and its solver must not mind a diverged lane."""
+    recipe = _meta_training(folder, Component(name="ridge"))
+    return Case("ridge", recipe, folder, "lr/outer", {"lr/outer": 0.01}, {}, _TRAIN)
+
+
 def maml(folder: Path) -> Case:
     learner = Component(name="maml", options={"inner_steps": 1, "adapt_steps": 2})
     return Case(
@@ -300,6 +306,7 @@ def distillation(folder: Path) -> Case:
 
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "protonet": protonet,
+    "ridge": ridge,
     "maml": maml,
     "distillation": distillation,
 }

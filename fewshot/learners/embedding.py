@@ -1,0 +1,26 @@
+"""What the learners share that compare embedded examples instead of fitting the model."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fewshot.episodes import Episode
+from fewshot.faults import fault
+from fewshot.functional import Params
+from fewshot.models.base import Model
+
+
+def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Tensor, Tensor]:
+    """Embedded support (b, s, d) and query (b, q, d), in one pass over all examples of all."""
+    b, n_support = episodes.support_y.shape
+    x = torch.cat([episodes.support_x, episodes.query_x], 1)
+    embedded = model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
+    return embedded[:, :n_support], embedded[:, n_support:]
+
+
+def log_of(option: str, value: float) -> Tensor:
+    """Where a positive number begins that is learned as its logarithm; raises InputError."""
+    if not 0 < value < math.inf:
+        raise fault(f"learner.{option}", "must be a number above 0.", value)
+    return torch.tensor(math.log(value))

@@ -1,0 +1,51 @@
+"""Matching networks, without full context embeddings.
+
+A query attends to the support examples, and a class gets the attention that its examples get:
+p(y = c | x) = sum_i a_i [y_i = c],  a = softmax_i(s * cos(f(x), f(x_i))).
+
+The scale s = 1 / temperature is a meta-parameter; the paper has it at 1, where the attention of
+five examples can't become sharper than .65 for one of them.
+
+Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, "Matching networks for one shot learning",
+NeurIPS 2016.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from fewshot.episodes import Episode
+from fewshot.functional import Hyperparameters, Params, indicators, unit
+from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.models.base import Model
+
+_SCALE = "head.log_scale"
+
+
+class MatchingNet:
+    """Learns a similarity: nothing is fitted at adaptation. Logits are log-probabilities.
+
+    scale: > 0, of the cosines, where meta-training begins.
+    """
+
+    hyperparameters: tuple[str, ...] = ("lr/outer",)
+    model_scores_classes = False
+
+    def __init__(self, *, model: Model, way: int, scale: float = 10.0) -> None:
+        self._model, self._way = model, way
+        self._log_scale = log_of("scale", scale)
+
+    def init(self, generator: torch.Generator) -> Params:
+        return {**self._model.init(generator), _SCALE: self._log_scale.clone()}
+
+    def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        del hyper
+        support, query = embed_episodes(self._model, params, episodes)
+        cosines = unit(query) @ unit(support).transpose(-1, -2)  # (b, q, s)
+        attention = log_softmax(params[_SCALE].exp() * cosines, -1).unsqueeze(-1)
+        members = indicators(episodes.support_y, self._way, support).unsqueeze(1)
+        # Not -inf, so that a class without examples is as unlikely as can be, and no NaN.
+        outside = torch.finfo(support.dtype).min / 2
+        return torch.where(members > 0, attention, outside).logsumexp(-2)
+
+    meta_logits = logits

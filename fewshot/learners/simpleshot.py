@@ -1,0 +1,47 @@
+"""SimpleShot: nearest class mean among centred features of length 1.
+
+z(x) = (f(x) - m) / ||f(x) - m||,  p(y = c | x) = softmax_c(-s * ||z(x) - mean_c z||^2)
+
+m is the mean of the embedded support set. The paper centres by the mean of the training classes,
+which a new task of another kind has no use for; no query is looked at here either. Meta-training is
+that of a prototypical network on z, with the scale s as a meta-parameter.
+
+Wang, Chao, Weinberger and van der Maaten, "SimpleShot: revisiting nearest-neighbor classification
+for few-shot learning", 2019.
+"""
+
+import torch
+from torch import Tensor
+
+from fewshot.episodes import Episode
+from fewshot.functional import Hyperparameters, Params, class_means, squared_distances, unit
+from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.models.base import Model
+
+_SCALE = "head.log_scale"
+
+
+class SimpleShot:
+    """Learns an embedding whose directions, seen from the middle of a task, tell classes apart.
+
+    scale: > 0, of the distances, where meta-training begins.
+    """
+
+    hyperparameters: tuple[str, ...] = ("lr/outer",)
+    model_scores_classes = False
+
+    def __init__(self, *, model: Model, way: int, scale: float = 10.0) -> None:
+        self._model, self._way = model, way
+        self._log_scale = log_of("scale", scale)
+
+    def init(self, generator: torch.Generator) -> Params:
+        return {**self._model.init(generator), _SCALE: self._log_scale.clone()}
+
+    def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        del hyper
+        support, query = embed_episodes(self._model, params, episodes)
+        middle = support.mean(1, keepdim=True)
+        means = class_means(unit(support - middle), episodes.support_y, self._way)
+        return -params[_SCALE].exp() * squared_distances(unit(query - middle), means)
+
+    meta_logits = logits
