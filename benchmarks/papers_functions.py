@@ -49,6 +49,7 @@ RECIPE = Recipe(
     test_episodes=10,
 )
 TEST_EPISODES, TEST_QUERY, STEPS = 600, 100, range(1, 11)
+TRAINED_FOR = {"meta_sgd": (1,)}  # rates learned for one step diverge in more
 
 
 def maml_sinusoid_k10(*, quick: bool, seeds: int) -> Iterator[Row]:
@@ -56,7 +57,7 @@ def maml_sinusoid_k10(*, quick: bool, seeds: int) -> Iterator[Row]:
     for variant in VARIANTS:
         recipe = replace(RECIPE, learner=Component(name=variant))
         lanes, speed = _trained(recipe, 2_000 if quick else 70_000, seeds)
-        for steps in STEPS:
+        for steps in TRAINED_FOR.get(variant, STEPS):
             found = interval(_errors(recipe, lanes, steps), of_tasks=True)
             yield _row(variant, f"mse_{steps}_step", found, TEST_EPISODES * seeds)
         yield _row(variant, "updates_per_cpu_second", Interval(speed, speed, speed), 1)
@@ -91,7 +92,7 @@ def _trained(
 
 
 def _errors(recipe: Recipe, lanes: list[dict[str, torch.Tensor]], steps: int) -> np.ndarray:
-    """Mean squared errors (seeds, episodes) of models adapted by `steps` steps, on the same tasks."""
+    """Mean squared errors (seeds, episodes) after `steps` steps, on the same tasks."""
     name = recipe.learner.name
     adapting = replace(recipe, learner=Component(name=name, options={"adapt_steps": steps}))
     model = learner(adapting, (1,), recipe.way)

@@ -232,7 +232,7 @@ class TasksSection(_Section):
 
 
 class EpisodesSection(_Section):
-    """Shapes of the episodes, and how many are drawn. A function has no `way`, its shots are points."""
+    """Shapes of the episodes, and how many are drawn. Functions have points for shots, no `way`."""
 
     way: int = Field(5, ge=2)
     shot: PositiveInt = 1

@@ -26,14 +26,15 @@ class InnerLoop:
     kind: Kind
     first_order: bool = False
 
-    def _loss(self, moving: Params, resting: Params, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, moving: Params, resting: Params, x: Tensor, y: Tensor) -> Tensor:
+        """Of the parameters in `moving`, and of those in `resting` that are not."""
         return self.kind.losses(self.model.apply(resting | moving, x), y).mean()
 
     def fit(self, params: Params, batches: Iterable[tuple[Tensor, Tensor]], rates: Rates) -> Params:
         """The parameters after a step on each batch: x (n, *features), y (n, ...)."""
         for x, y in batches:
             at = {k: v.detach() for k, v in params.items()} if self.first_order else params
-            slope = grad(self._loss)({name: at[name] for name in rates}, at, x, y)
+            slope = grad(self.loss)({name: at[name] for name in rates}, at, x, y)
             params = params | {name: params[name] - rates[name] * slope[name] for name in rates}
         return params
 

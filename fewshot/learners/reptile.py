@@ -54,6 +54,7 @@ class Reptile:
         return self._inner.predict(params, episodes, rates, self._inner_steps)
 
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        """The gradient is theta - phi_i; the value, which is for show, the loss at phi_i."""
         start = {name: value.detach() for name, value in params.items()}
         rates = dict.fromkeys(params, hyper["lr/inner"])
 
@@ -64,8 +65,9 @@ class Reptile:
             ]
             batches = [halves[step % 2] for step in range(self._inner_steps)]
             led_to = self._inner.fit(start, batches, rates)
-            distances = [(params[k] - led_to[k].detach()).square().sum() for k in params]
-            return torch.stack(distances).sum() / 2
+            distances = [(params[k] - led_to[k]).square().sum() for k in params]
+            distance = torch.stack(distances).sum() / 2
+            return self._inner.loss(led_to, {}, *halves[1]) + distance - distance.detach()
 
         losses: Tensor = vmap(one)(episodes)
         return losses
