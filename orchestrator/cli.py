@@ -208,13 +208,14 @@ def train(options: argparse.Namespace, screen: Screen) -> int:
         "score": found.validation.score.mean,
         "test": {k: v for k, v in found.test.metrics.items() if k.startswith("test/")},
     }
-    accuracies = [v for k, v in found.test.metrics.items() if k.endswith("/accuracy")]
+    measure = "skill" if config.regresses else "accuracy"
+    measured = [v for k, v in found.test.metrics.items() if k.endswith(f"/{measure}")]
     if options.json:
         screen.json(result)
         return 0
     screen.result.print(f"score on fresh validation episodes: {found.validation.score.mean:.4f}")
-    mean = sum(accuracies) / len(accuracies)
-    screen.result.print(f"accuracy on the test tasks: {100 * mean:.1f} %")
+    mean = sum(measured) / len(measured)
+    screen.result.print(f"{measure} on the test tasks: {100 * mean:.1f} %")
     exported = options.config.parent / "result.json"
     if exported.exists():
         before = json.loads(exported.read_text(encoding="utf-8"))["score"]

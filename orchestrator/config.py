@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
+from fewshot.learners.learners import REGRESSORS
 from orchestrator.plan import space_of
-from orchestrator.schema import Config
+from orchestrator.schema import Config, FunctionSection, TaskSection
 
 
 def _cross_faults(config: Config) -> list[Fault]:
@@ -39,11 +40,35 @@ def _task_faults(config: Config) -> list[Fault]:
         faults.append(Fault("tasks", rule))
     if not config.distils and not config.tasks.train:
         faults.append(Fault("tasks.train", "needs at least one task to learn from."))
-    for split in ("train", "validation", "test"):
-        for i, task in enumerate(getattr(config.tasks, split)):
-            if task.dataset not in config.datasets:
-                rule = f"must be one of {', '.join(config.datasets)}."
-                faults.append(Fault(f"tasks.{split}.{i}.dataset", rule, task.dataset))
+    if config.regresses:
+        return faults + _function_faults(config)
+    if not config.datasets:
+        return [*faults, Fault("datasets", "must not be empty.")]
+    for place, task in config.all_tasks().items():
+        if isinstance(task, TaskSection) and task.dataset not in config.datasets:
+            rule = f"must be one of {', '.join(config.datasets)}."
+            faults.append(Fault(f"{place}.dataset", rule, task.dataset))
+    return faults
+
+
+def _function_faults(config: Config) -> list[Fault]:
+    rule = (
+        "must be a `function`, as other tasks are: a search learns functions or classes, not both."
+    )
+    faults = [
+        Fault(place, rule)
+        for place, task in config.all_tasks().items()
+        if not isinstance(task, FunctionSection)
+    ]
+    if config.distils:
+        faults.append(Fault("teacher", "can't be learned from where the tasks are functions."))
+    elif config.learner is not None and config.learner.name not in REGRESSORS:
+        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn functions."
+        faults.append(Fault("learner.name", rule, config.learner.name))
+    if config.datasets and not faults:
+        faults.append(
+            Fault("datasets", "are not read where the tasks are functions.", None, "Take them out.")
+        )
     return faults
 
 

@@ -88,6 +88,8 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
     problem = (
         f"{shapes.shot} labelled examples a class of one new task"
         if config.distils
+        else f"{shapes.shot} points of a new function"
+        if config.regresses
         else f"{shapes.way}-way {shapes.shot}-shot episodes of new tasks"
     )
     lines = [
@@ -99,7 +101,7 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         f"- Model: {config.model.name}, {result['parameters']:,} parameters.",
         f"- Score on fresh validation episodes (skill, 95 % interval): {_interval(best.score)}.",
         *(
-            f"- Accuracy on the test tasks, {who}: {_interval(value, 100)} %."
+            f"- {summary.measure.capitalize()} on the test tasks, {who}: {_interval(value, 100)} %."
             for who, value in summary.test.items()
         ),
         *(f"- For comparison, {who}: {100 * v:.1f} %." for who, v in summary.figures.items()),

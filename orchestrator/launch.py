@@ -191,7 +191,9 @@ def _end(
         metrics["score"] = summary.best.score.mean
     if summary.difference is not None:
         metrics["test/gain"] = summary.difference.mean
-        metrics |= {f"test/{name}_accuracy": value.mean for name, value in summary.test.items()}
+        metrics |= {
+            f"test/{name}_{summary.measure}": value.mean for name, value in summary.test.items()
+        }
     result = home.search(plan.name) / "summary.json"
     write_text(result, json.dumps(summary.to_dict(), indent=2))
     recorder.search_ended(

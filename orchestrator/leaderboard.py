@@ -26,7 +26,11 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that a search has to say so far. Accuracies are shares in [0, 1]."""
+    """All that a search has to say so far.
+
+    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or for functions skills,
+    shares of the variance that the model explains.
+    """
 
     name: str
     state: str  # "running" or "complete"
@@ -37,8 +41,9 @@ class Summary:
     best: Finalist | None
     baseline: Finalist | None  # the reference, its rates tuned
     verdict: Verdict | None
-    difference: Interval | None  # challenger's accuracy on the test tasks less the baseline's
-    test: Mapping[str, Interval]  # accuracy on the test tasks of "challenger" and "baseline"
+    measure: str  # "accuracy" or "skill"
+    difference: Interval | None  # challenger's measure on the test tasks less the baseline's
+    test: Mapping[str, Interval]  # measure on the test tasks of "challenger" and "baseline"
     figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +59,7 @@ class Summary:
                 "finalists": [_finalist(f) for f in self.finalists],
                 "baseline": None if self.baseline is None else _finalist(self.baseline),
                 "verdict": self.verdict,
+                "measure": self.measure,
                 "difference": None if self.difference is None else vars(self.difference),
                 "test": {name: vars(value) for name, value in self.test.items()},
                 "figures": dict(self.figures),
@@ -77,13 +83,14 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
     done = records.search.notes.get("state") == "complete"
     challenger = best_candidate(finals, reference=False) if done else None
     reference = best_candidate(finals, reference=True) if done else None
-    accuracies = {
-        "challenger": _accuracies(tests, challenger),
-        "baseline": _accuracies(tests, reference),
+    measure = _measure(finals)
+    tested = {
+        "challenger": _tested(tests, challenger, measure),
+        "baseline": _tested(tests, reference, measure),
     }
     difference = None
-    if seeds := sorted(accuracies["challenger"].keys() & accuracies["baseline"].keys()):
-        ours, theirs = (np.array([rows[j] for j in seeds]) for rows in accuracies.values())
+    if seeds := sorted(tested["challenger"].keys() & tested["baseline"].keys()):
+        ours, theirs = (np.array([rows[j] for j in seeds]) for rows in tested.values())
         difference = interval(ours - theirs, of_tasks=True)
     return Summary(
         name=name,
@@ -98,10 +105,11 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
         best=max(found, key=_rank, default=None) if done else None,
         baseline=next((f for f in found if f.number == reference), None),
         verdict=None if difference is None else verdict(difference),
+        measure=measure,
         difference=difference,
         test={
             name: interval(np.array(list(rows.values())), of_tasks=True)
-            for name, rows in accuracies.items()
+            for name, rows in tested.items()
             if rows
         },
         figures=dict(records.search.notes.get("figures", {})),
@@ -137,13 +145,26 @@ def _scores(finals: Sequence[Studied]) -> np.ndarray:
     return np.array([[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals])
 
 
-def _accuracies(tests: Sequence[Studied], candidate: int | None) -> dict[int, list[float]]:
-    """A candidate's accuracies on the test tasks, by the seed that it was trained with."""
+def _measure(finals: Sequence[Studied]) -> str:
+    """What every adaptation was told of: accuracy, or where nothing is classified, skill."""
+    tasks = [task for t in finals for task in t.notes.get("tasks", {}).values()]
+    return "accuracy" if all("accuracy" in task for task in tasks) else "skill"
+
+
+def _tested(
+    tests: Sequence[Studied], candidate: int | None, measure: str
+) -> dict[int, list[float]]:
+    """A candidate's measures on the test tasks, by the seed that it was trained with."""
     return {
-        t.notes["seed_index"]: [task["accuracy"] for task in t.notes["tasks"].values()]
+        t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
         for t in tests
         if t.notes.get("candidate") == candidate and t.state == "complete"
     }
+
+
+def _mean(value: float | Sequence[float]) -> float:
+    """Of an estimate, or a number that is a mean itself."""
+    return value if isinstance(value, float) else value[0]
 
 
 def _finalist(finalist: Finalist) -> dict[str, Any]:
@@ -165,9 +186,10 @@ def sentence(summary: Summary) -> str:
         return "No trial reached its end." if ended else "The search has not ended yet."
     weights = bool(summary.best.task_weights)
     reference = "uniform task weights" if weights else "labels alone"
+    what = {"accuracy": "", "skill": " of the variance explained"}[summary.measure]
     if summary.difference is None:
         shown = summary.test.get("challenger") or summary.test.get("baseline")
-        where = "" if shown is None else f": {_percent(shown)} on the test tasks"
+        where = "" if shown is None else f": {_percent(shown)}{what} on the test tasks"
         return f"Trial {summary.best.number} is best{where}; there was nothing to compare it with."
     gain = 100 * summary.difference.mean
     low, high = 100 * summary.difference.low, 100 * summary.difference.high
@@ -178,8 +200,8 @@ def sentence(summary: Summary) -> str:
     }[summary.verdict or "undecided"]
     return (
         f"{said} {reference} with tuned rates: {_percent(summary.test['challenger'])} against "
-        f"{_percent(summary.test['baseline'])} on the test tasks, a difference of {gain:+.1f} "
-        f"points (95 % interval {low:+.1f} to {high:+.1f})."
+        f"{_percent(summary.test['baseline'])}{what} on the test tasks, a difference of "
+        f"{gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.schema import Config, DatasetPart, RangeSection, TaskSection
+from orchestrator.schema import Config, DatasetPart, FunctionSection, RangeSection, TaskSection
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace
 from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
@@ -97,7 +97,7 @@ def recipe_of(config: Config) -> Recipe:
         learner=Component(name=learner.name, options=learner.options())
         if learner
         else Component(name="student"),
-        way=shapes.way,
+        way=1 if config.regresses else shapes.way,
         shot=shapes.shot,
         query=shapes.query,
         episodes=shapes.per_task,
@@ -120,7 +120,9 @@ def _values(where: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _tasks(section: TaskSection) -> list[TaskSpec]:
+def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
+    if isinstance(section, FunctionSection):
+        return [TaskSpec(name=name, function=section.function) for name in section.names()]
     wheres = [_values(section.where)]
     if section.each is not None:
         ((column, values),) = section.each.items()

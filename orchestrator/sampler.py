@@ -16,6 +16,8 @@ from orchestrator.study import Studied, distributions
 
 # Joint trials drawn at random before the Gaussian process is trusted.
 _STARTUP = 10
+# A score below this (functions have no lowest) is as bad as one can be.
+_FLOOR = -1.0
 # The factor by which those leave the best rates found for the reference.
 _NEAR = 3.0
 
@@ -73,7 +75,7 @@ def _view(
 
     The record says PRUNED or FAIL, which the Gaussian process would not look at, and so suggest
     again. It is shown a stopped trial's score plus what the survivors of its rung gained, and for a
-    diverged one the worst score of all.
+    diverged one the worst score of all. One outlier must not be all that it sees.
     """
     worst = min((t.score for t in trials if not math.isnan(t.score)), default=0.0)
     view = []
@@ -90,7 +92,7 @@ def _view(
             params=trial.params,
             distributions=distributions(box),
             state=TrialState.RUNNING if running else TrialState.COMPLETE,
-            value=value,
+            value=None if value is None else max(value, _FLOOR),
         )
         frozen.datetime_start = datetime.fromtimestamp(trial.number)
         view.append(frozen)

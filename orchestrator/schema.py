@@ -23,6 +23,7 @@ from fewshot.faults import Fault
 from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
+from fewshot.tasks.functions import FAMILIES
 from trials.adaptation import Adaptation
 
 
@@ -100,10 +101,11 @@ def _check_options(
     name, options = getattr(part, key), part.options()
     if name not in registry:
         raise refused(Fault(key, f"must be one of {', '.join(sorted(registry))}.", name))
+    decided = getattr(registry[name], "keywords", {}).keys()  # of a `functools.partial`
     known = {
         option: p
         for option, p in inspect.signature(registry[name]).parameters.items()
-        if option not in given
+        if option not in given | decided
     }
     remedy = f"Its options are {', '.join(known)}." if known else "It has none: take it out."
     faults = [
@@ -142,7 +144,7 @@ class LearnerPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        _check_options(LEARNERS, "name", self, {"model", "way"})
+        _check_options(LEARNERS, "name", self, {"model", "way", "kind"})
         return self
 
 
@@ -175,10 +177,46 @@ class TaskSection(_Section):
         return [re.sub(r"[^A-Za-z0-9._-]+", "_", str(value)) for value in values]
 
 
+class FunctionSection(_Section):
+    """A task that is a family of functions, named after it unless it has another `name`."""
+
+    function: str
+    name: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_else(cls, data: Any) -> Any:
+        rule = "does not go with `function`, which has no rows and no labels."
+        others = data.keys() - cls.model_fields.keys()
+        if others:
+            raise refused(*(Fault(str(key), rule, data[key], "Take it out.") for key in others))
+        return data
+
+    @field_validator("function")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in FAMILIES:
+            raise refused(Fault("", f"must be one of {', '.join(FAMILIES)}.", value))
+        return value
+
+    def names(self) -> list[str]:
+        return [self.name or self.function]
+
+
+# In place of pydantic's usual checks of a union, which complain once for each of its members.
+def _task(value: Any, usual: object) -> TaskSection | FunctionSection:
+    if isinstance(value, Mapping) and "function" in value:
+        return FunctionSection.model_validate(value)
+    return TaskSection.model_validate(value)
+
+
+Task = Annotated[TaskSection | FunctionSection, WrapValidator(_task)]
+
+
 class TasksSection(_Section):
-    train: list[TaskSection] = []
-    validation: list[TaskSection] = Field(min_length=1)
-    test: list[TaskSection] = Field(min_length=1)
+    train: list[Task] = []
+    validation: list[Task] = Field(min_length=1)
+    test: list[Task] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -194,7 +232,7 @@ class TasksSection(_Section):
 
 
 class EpisodesSection(_Section):
-    """Shapes of the episodes, and how many are drawn."""
+    """Shapes of the episodes, and how many are drawn. Functions have points for shots, no `way`."""
 
     way: int = Field(5, ge=2)
     shot: PositiveInt = 1
@@ -215,7 +253,6 @@ class RangeSection(_Section):
         return self
 
 
-# In place of pydantic's usual checks of a union, which complain once for each of its members.
 def _scalar(value: Any, usual: object) -> RangeSection | float:
     if isinstance(value, Mapping | RangeSection):
         return RangeSection.model_validate(value)
@@ -301,7 +338,7 @@ class Config(_Section):
     name: Name
     seed: int = Field(0, ge=0, lt=2**31)
     trial_seed: int | None = Field(None, ge=0, lt=2**31)  # of the one trial that `train` runs
-    datasets: dict[str, DatasetPart] = Field(min_length=1)
+    datasets: dict[str, DatasetPart] = {}
     tasks: TasksSection
     model: ModelPart
     learner: LearnerPart | None = None
@@ -316,6 +353,19 @@ class Config(_Section):
     def distils(self) -> bool:
         """Whether there is a teacher, and so only the adaptation stage."""
         return self.teacher is not None
+
+    @property
+    def regresses(self) -> bool:
+        """Whether the tasks are functions."""
+        return any(isinstance(task, FunctionSection) for task in self.all_tasks().values())
+
+    def all_tasks(self) -> dict[str, TaskSection | FunctionSection]:
+        """Every task section, by its place in the config."""
+        return {
+            f"tasks.{split}.{i}": task
+            for split in ("train", "validation", "test")
+            for i, task in enumerate(getattr(self.tasks, split))
+        }
 
     def hyperparameters(self) -> tuple[str, ...]:
         """The scalars that the trials read."""

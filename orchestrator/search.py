@@ -138,7 +138,7 @@ def _end(
         "seed": spec.seed,
         "hyperparameters": dict(spec.hyperparameters),
         "task_weights": dict(spec.task_weights),
-        "tasks": {a.task: {"skill": list(a.score), **a.metrics} for a in result.adaptations},
+        "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
     }
     last = record.trials()[spec.number].score
     record.finish(spec.number, result.outcome, last, notes)

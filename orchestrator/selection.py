@@ -18,7 +18,7 @@ from orchestrator.study import Studied
 
 Verdict = Literal["better", "no better", "undecided"]
 
-# A gain of less than this, in accuracy, is not worth having.
+# A gain of less than this, in accuracy or skill, is not worth having.
 NEGLIGIBLE = 0.01
 
 

@@ -91,12 +91,12 @@ def _trials(search: str, params: Sequence[str]) -> dict[str, Any]:
 
 
 def _adaptations(search: str) -> dict[str, Any]:
-    columns = ["metrics.`score`", "metrics.`accuracy`", "metrics.`f1`"]
+    columns = ["metrics.`score`", "metrics.`accuracy`", "metrics.`f1`", "metrics.`mse`"]
     columns += [f"params.`{name}`" for name in ("task", "split", "stage", "trial_number")]
     filter = f"tags.`fewtune.kind` = 'adaptation' and tags.`fewtune.search` = '{search}'"
     bars: list[dict[str, Any]] = [
         {"type": "BAR", "metricKey": name, "displayName": name, "runsCountToCompare": 50}
-        for name in ("score", "accuracy")
+        for name in ("score", "accuracy", "mse")  # a chart without a value is hidden
     ]
     state = _state(filter, "metrics.`score`", columns, {"Each held-out task": bars})
     by_task = [{"mode": "param", "groupByData": "task"}]

@@ -93,10 +93,12 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
     first = plan.space.rate_design(plan.reference_trials, plan.seed)
     weights = plan.space.weights
     if isinstance(weights, Simplex):
-        total = sum(task_sizes.values())
-        sizes = {task: task_sizes[task] / total for task in weights.tasks}
         prior = dict(zip(weights.tasks, weights.prior, strict=True))
         uniform = dict.fromkeys(weights.tasks, 1 / len(weights.tasks))
+        sizes = uniform  # of functions, which have none
+        if task_sizes:
+            total = sum(task_sizes.values())
+            sizes = {task: task_sizes[task] / total for task in weights.tasks}
         for others in (sizes, prior):
             if any(abs(others[task] - uniform[task]) > 1e-9 for task in others):
                 first.append(plan.space.with_weights(others))

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 
 from fewshot.faults import Fault, InputError
+from fewshot.kinds import REGRESSION
 from fewshot.learners.base import Learner
-from fewshot.learners.learners import LEARNERS
+from fewshot.learners.learners import LEARNERS, REGRESSORS
 from fewshot.learners.protonet import ProtoNet
 from fewshot.models.base import Model
 from fewshot.models.models import MODELS
 from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
+from fewshot.tasks.base import Pool
+from fewshot.tasks.functions import FAMILIES, function_pool
 from fewshot.tasks.pool import TaskPool, pool
 from trials.adaptation import Adaptation
 from trials.contract import Component, Recipe, Stage
@@ -43,7 +46,7 @@ def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
 class Examination:
     """What the data of a recipe turned out to be.
 
-    task_sizes: number of examples of each training task.
+    task_sizes: number of examples of each training task; empty where there is no end to them.
     figures: accuracies to be shown beside the search's, such as the teacher's.
     """
 
@@ -55,22 +58,21 @@ class Examination:
 
 def examine(recipe: Recipe, cache: Path) -> Examination:
     """Load all that the trials will load, without running any; raises InputError as `build`."""
-    sources = Sources(recipe.datasets, cache)
-    features = tuple(sources.inputs.shape[1:])
     if recipe.program == "adaptation":
+        sources = Sources(recipe.datasets, cache)
         found = distilled_task(recipe, sources, cache)
         figures = {"teacher": found.teacher_accuracy}
+        features = tuple(sources.inputs.shape[1:])
         return Examination(features, figures=figures, classes=found.classes)
-    pools = _pools(recipe, sources, torch.device("cpu"))
-    sizes = pools["train"].n_members.flatten(1).sum(1).tolist()
-    learner(recipe, features, recipe.way)
-    task_sizes = dict(zip(pools["train"].names, sizes, strict=True))
-    return Examination(features, task_sizes, _untrained(recipe, sources, pools["test"]))
+    pools = _pools(recipe, cache, torch.device("cpu"))
+    train, test = pools["train"], pools["test"]
+    learner(recipe, train.features, recipe.way)
+    return Examination(train.features, train.sizes, _untrained(recipe, test))
 
 
-def _untrained(recipe: Recipe, sources: Sources, test: TaskPool) -> dict[str, float]:
+def _untrained(recipe: Recipe, test: Pool) -> dict[str, float]:
     """Accuracy on the test tasks of class means of the inputs themselves, with no model at all."""
-    if not sources.inputs.is_floating_point():
+    if not isinstance(test, TaskPool) or not test.inputs.is_floating_point():
         return {}
     key = fold(torch.tensor(recipe.seed), _STREAMS["test"])
     nearest = ProtoNet(model=Untrained(), way=recipe.way)
@@ -101,25 +103,29 @@ def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
 
 
 def learner(recipe: Recipe, features: tuple[int, ...], way: int) -> Learner:
-    """The learner of a meta-training recipe, for problems of `way` classes."""
+    """The learner of a meta-training recipe, for problems of `way` classes or of functions."""
+    name = recipe.learner.name
     more: dict[str, Any] = {"features": features}
-    if getattr(LEARNERS.get(recipe.learner.name), "model_scores_classes", False):
+    if getattr(LEARNERS.get(name), "model_scores_classes", False):
         more["n_out"] = way
     model = part(MODELS, recipe.model, "model", **more)
-    found: Learner = part(LEARNERS, recipe.learner, "learner", model=model, way=way)
+    kind: dict[str, Any] = {"kind": REGRESSION} if recipe.regresses else {}
+    if kind and name not in REGRESSORS:
+        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn functions."
+        raise InputError([Fault("learner.name", rule, name)])
+    found: Learner = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **kind)
     return found
 
 
 def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
-    sources = Sources(recipe.datasets, cache)
-    pools = _pools(recipe, sources, device)
+    pools = _pools(recipe, cache, device)
     key = torch.tensor(recipe.seed, device=device)
 
     def held_out(stage: Stage, split: str, episodes: int) -> HeldOut:
         return pools[split], episodes, fold(key, _STREAMS[stage])
 
     return MetaTraining(
-        learner(recipe, tuple(sources.inputs.shape[1:]), recipe.way),
+        learner(recipe, pools["train"].features, recipe.way),
         pools["train"],
         recipe.episodes,
         {
@@ -130,8 +136,38 @@ def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objecti
     )
 
 
-def _pools(recipe: Recipe, sources: Sources, device: torch.device) -> dict[str, TaskPool]:
-    """The pool of each split. All faults of all tasks are raised at once."""
+def _pools(recipe: Recipe, cache: Path, device: torch.device) -> Mapping[str, Pool]:
+    """The pool of each split."""
+    return (
+        _function_pools(recipe, device)
+        if recipe.regresses
+        else _pools_of_rows(recipe, cache, device)
+    )
+
+
+def _function_pools(recipe: Recipe, device: torch.device) -> dict[str, Pool]:
+    faults = [
+        Fault(f"tasks.{split}.{task.name}", f"must be one of {', '.join(FAMILIES)}.", task.function)
+        for split, tasks in recipe.tasks.items()
+        for task in tasks
+        if task.function not in FAMILIES
+    ]
+    if faults:
+        raise InputError(faults)
+    return {
+        split: function_pool(
+            [task.name for task in tasks],
+            [FAMILIES[task.function or ""] for task in tasks],
+            shot=recipe.shot,
+            query=recipe.query,
+        ).to(device)
+        for split, tasks in recipe.tasks.items()
+    }
+
+
+def _pools_of_rows(recipe: Recipe, cache: Path, device: torch.device) -> dict[str, TaskPool]:
+    """All faults of all tasks are raised at once."""
+    sources = Sources(recipe.datasets, cache)
     inputs = sources.inputs.to(device)
     pools: dict[str, TaskPool] = {}
     faults: list[Fault] = []

@@ -22,7 +22,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """Which rows of a dataset are a task, and what is to be told of them.
+    """Which rows of a dataset are a task, and what is to be told of them; or a family of functions.
 
     `where` keeps the rows whose column has one of the values; `label` is the column to predict.
     `query` and `unlabelled` (adaptation programs only) are other rows of the same dataset:
@@ -30,8 +30,9 @@ class TaskSpec:
     """
 
     name: str
-    dataset: str
-    label: str
+    function: str | None = None  # a name in fewshot.tasks.functions.FAMILIES; then nothing below
+    dataset: str = ""
+    label: str = ""
     where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     within: str | None = None  # column inside whose values the classes of an episode are drawn
     corrupt: Literal["shuffle"] | None = None
@@ -49,7 +50,7 @@ class Recipe:
     tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
     model: Component
     learner: Component
-    way: int
+    way: int  # 1, the number that is predicted, where the tasks are functions
     shot: int
     query: int
     episodes: int  # per training task and outer step
@@ -58,6 +59,11 @@ class Recipe:
     batch: int = 0  # examples per step, of adaptation programs
     teacher: Component | None = None
     seed: int = 0  # of the episodes that score: the same for every trial
+
+    @property
+    def regresses(self) -> bool:
+        """Whether the tasks are functions."""
+        return any(task.function for tasks in self.tasks.values() for task in tasks)
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that tell unequal recipes apart."""
@@ -120,7 +126,7 @@ class RungReport:
     step: int
     score: Estimate  # mean skill over the validation tasks; higher is better
     per_task: Mapping[str, Estimate]  # skill
-    metrics: Mapping[str, float]  # "val/<task>/accuracy", "train/loss", ...
+    metrics: Mapping[str, float]  # "val/<task>/accuracy" (or "mse"), "train/loss", ...
     time: float  # seconds since 1970 when it was made; a repeated report repeats it
     seconds: float  # of training since the trial was admitted
     lane_seconds: float  # the same, divided by the lanes that shared the step
@@ -133,7 +139,7 @@ class AdaptationResult:
     task: str
     split: Literal["validation", "test"]
     score: Estimate  # skill
-    metrics: Mapping[str, float]  # "accuracy", "f1"
+    metrics: Mapping[str, float]  # "accuracy", "f1"; of functions "mse", "skill"
     time: float
     seconds: float
 

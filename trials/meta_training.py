@@ -8,15 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.nn.functional import cross_entropy
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import Learner
-from fewshot.losses.normalise import null_loss_of_episodes
-from fewshot.metrics import accuracy, macro_f1, skill
+from fewshot.kinds import Scores
+from fewshot.learners.base import Learner, OwnLoss
 from fewshot.randomness import fold
-from fewshot.tasks.pool import TaskPool
+from fewshot.tasks.base import Pool
 from trials.contract import Stage
 from trials.objective import TaskScores
 
@@ -24,7 +22,7 @@ from trials.objective import TaskScores
 _EPISODES_AT_ONCE = 256
 
 # The pool that scores a stage, the number of episodes a task, and the key of their draw.
-HeldOut = tuple[TaskPool, int, Tensor]
+HeldOut = tuple[Pool, int, Tensor]
 
 
 class MetaTraining:
@@ -38,7 +36,7 @@ class MetaTraining:
     def __init__(
         self,
         learner: Learner,
-        train: TaskPool,
+        train: Pool,
         episodes: int,
         held_out: Mapping[Stage, HeldOut],
     ) -> None:
@@ -46,7 +44,7 @@ class MetaTraining:
         self.tasks = train.names
         self._learner, self._train, self._episodes = learner, train, episodes
         self._held_out = held_out
-        self._null_loss = null_loss_of_episodes(train.way)
+        self._null_losses = train.null_losses
         self._drawn: dict[Stage, Episode] = {}
 
     def init(self, seed: int) -> Params:
@@ -59,9 +57,12 @@ class MetaTraining:
     def loss(
         self, params: Params, batch: Episode, hyper: Hyperparameters, weights: Tensor
     ) -> Tensor:
-        logits = self._learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
-        losses = cross_entropy(logits.flatten(0, 1), batch.query_y.flatten(), reduction="none")
-        per_task = losses.view(len(self.tasks), -1).mean(1) / self._null_loss
+        if isinstance(self._learner, OwnLoss):
+            losses = self._learner.meta_losses(params, batch, hyper)  # (t * e,)
+        else:
+            outputs = self._learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
+            losses = self._train.kind.losses(outputs, batch.query_y)
+        per_task = losses.view(len(self.tasks), -1).mean(1) / self._null_losses
         return (weights * per_task).sum()
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
@@ -70,17 +71,30 @@ class MetaTraining:
             drawn = pool.draw(key, n_episodes)
             self._drawn[stage] = Episode(*(part.flatten(0, 1) for part in drawn))
         episodes = self._drawn[stage]
-        mapped = vmap(self._learner.logits, in_dims=(0, None, 0))
         parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in episodes), strict=True)
-        chunks = [(Episode(*part), mapped(params, Episode(*part), hyper)) for part in parts]
-        right = torch.cat([accuracy(logits, part.query_y) for part, logits in chunks], 1)
-        f1 = torch.cat([macro_f1(logits, part.query_y) for part, logits in chunks], 1)
-        right, f1 = (x.unflatten(1, (len(pool.names), n_episodes)) for x in (right, f1))
+        task = torch.arange(len(pool.names), device=key.device).repeat_interleave(n_episodes)
+        null_losses = pool.null_losses[task].split(_EPISODES_AT_ONCE)
+        chunks = [
+            self._scores(params, Episode(*part), hyper, null_loss)
+            for part, null_loss in zip(parts, null_losses, strict=True)
+        ]
+        # (l, t, episodes) each
+        scores = {
+            name: torch.cat([chunk[name] for chunk in chunks], 1).unflatten(1, (-1, n_episodes))
+            for name in chunks[0]
+        }
         return [
             TaskScores(
                 name,
-                skill(right[:, t], pool.way),
-                {"accuracy": right[:, t].mean(1), "f1": f1[:, t].mean(1)},
+                scores["skill"][:, t],
+                {metric: scores[metric][:, t].mean(1) for metric in pool.kind.reported},
             )
             for t, name in enumerate(pool.names)
         ]
+
+    def _scores(
+        self, params: Params, episodes: Episode, hyper: Hyperparameters, null_losses: Tensor
+    ) -> Scores:
+        """How l models do on each of b episodes, (l, b)."""
+        outputs = vmap(self._learner.logits, in_dims=(0, None, 0))(params, episodes, hyper)
+        return self._train.kind.scores(outputs, episodes.query_y, null_losses)

@@ -1,6 +1,6 @@
 """A learner: how a model learns a new task from its support set."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,7 +23,18 @@ class Learner(Protocol):
         """Fresh meta-parameters."""
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """Class scores (b, way * query, way) of the queries, having learned from the support."""
+        """Class scores (b, way * query, way) of the queries, having learned from the support.
+
+        Of functions, the numbers (b, query, 1) predicted for them.
+        """
 
     def meta_logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         """The same while meta-training, where it differs (fewer steps, another rate)."""
+
+
+@runtime_checkable
+class OwnLoss(Protocol):
+    """What a learner has besides, if it is not by the loss of `meta_logits` that it is trained."""
+
+    def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        """Loss (b,) of each episode."""

@@ -1,19 +1,21 @@
-"""Model-agnostic meta-learning.
+"""Model-agnostic meta-learning, and its relatives that share the rate of all parameters.
 
 theta' = theta - a * grad L_support(theta), repeated; meta-training minimises L_query(theta'), and
-differentiates through the inner steps (second order) or takes the gradient at theta' for the one
-at theta (first order).
+differentiates through the inner steps (second order), or takes the gradient at theta' for the one
+at theta (first order: FOMAML). Where only the last layer moves in the inner loop it is ANIL.
 
 Finn, Abbeel and Levine, "Model-agnostic meta-learning for fast adaptation of deep networks",
-ICML 2017.
+ICML 2017. Raghu, Raghu, Bengio and Vinyals, "Rapid learning or feature reuse?", ICLR 2020.
 """
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 
 from fewshot.episodes import Episode
+from fewshot.faults import fault
 from fewshot.functional import Hyperparameters, Params
+from fewshot.kinds import CLASSIFICATION, Kind
+from fewshot.learners.inner import InnerLoop
 from fewshot.models.base import Model
 
 
@@ -22,6 +24,7 @@ class MAML:
 
     inner_steps: while meta-training, >= 1, at the rate `lr/inner`.
     adapt_steps: on a held-out task, >= 1, at the rate `lr/adapt`.
+    inner: what moves in the inner loop, `all` parameters or the `head`, the model's last layer.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/inner", "lr/adapt")
@@ -32,37 +35,29 @@ class MAML:
         *,
         model: Model,
         way: int,
+        kind: Kind = CLASSIFICATION,
         inner_steps: int = 1,
         adapt_steps: int = 3,
         first_order: bool = False,
+        inner: str = "all",
     ) -> None:
         del way  # the width of the model's outputs
-        self._model = model
+        if inner not in ("all", "head"):
+            raise fault("learner.inner", "must be all or head.", inner)
+        self._model, self._inner = model, InnerLoop(model, kind, first_order)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
-        self._first_order = first_order
+        self._head_only = inner == "head"
 
     def init(self, generator: torch.Generator) -> Params:
         return self._model.init(generator)
 
-    def _support_loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(self._model.apply(params, x), y)
-
-    def _fit(self, params: Params, x: Tensor, y: Tensor, rate: Tensor, steps: int) -> Params:
-        for _ in range(steps):
-            slope = grad(self._support_loss)(params, x, y)
-            if self._first_order:
-                slope = {name: value.detach() for name, value in slope.items()}
-            params = {name: value - rate * slope[name] for name, value in params.items()}
-        return params
-
-    def _episode(self, params: Params, episode: Episode, rate: Tensor, steps: int) -> Tensor:
-        fitted = self._fit(params, episode.support_x, episode.support_y, rate, steps)
-        return self._model.apply(fitted, episode.query_x)
+    def _rates(self, params: Params, rate: Tensor) -> dict[str, Tensor]:
+        return dict.fromkeys(self._model.head if self._head_only else params, rate)
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        mapped = vmap(self._episode, in_dims=(None, 0, None, None))
-        return mapped(params, episodes, hyper["lr/adapt"], self._adapt_steps)
+        rates = self._rates(params, hyper["lr/adapt"])
+        return self._inner.predict(params, episodes, rates, self._adapt_steps)
 
     def meta_logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        mapped = vmap(self._episode, in_dims=(None, 0, None, None))
-        return mapped(params, episodes, hyper["lr/inner"], self._inner_steps)
+        rates = self._rates(params, hyper["lr/inner"])
+        return self._inner.predict(params, episodes, rates, self._inner_steps)

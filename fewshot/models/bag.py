@@ -14,6 +14,8 @@ class Bag:
     n_ids: ids are in 0..n_ids-1; width: of an embedding.
     """
 
+    head: tuple[str, ...] = ("weight", "bias")
+
     def __init__(
         self, *, features: Sequence[int], n_ids: int = 8192, width: int = 64, n_out: int = 64
     ) -> None:

@@ -12,6 +12,7 @@ class Model(Protocol):
     """Parameters are a flat dictionary; `apply` keeps no state, so it can be mapped over them."""
 
     n_out: int  # width of what `apply` returns
+    head: tuple[str, ...]  # names of the parameters of the last layer
 
     def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters, drawn from `generator` (on the CPU, whatever the device later)."""

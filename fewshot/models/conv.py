@@ -21,6 +21,8 @@ class Conv:
     width: channels of every block, >= 1; blocks: each halves the sides, which have to last.
     """
 
+    head: tuple[str, ...] = ("weight", "bias")
+
     def __init__(
         self, *, features: Sequence[int], width: int = 32, blocks: int = 3, n_out: int = 64
     ) -> None:

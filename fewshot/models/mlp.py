@@ -20,6 +20,7 @@ class MLP:
     ) -> None:
         self.n_out = n_out
         self._sizes = (math.prod(features), *hidden, n_out)
+        self.head: tuple[str, ...] = (f"weight{len(hidden)}", f"bias{len(hidden)}")
 
     def init(self, generator: torch.Generator) -> Params:
         params: Params = {}

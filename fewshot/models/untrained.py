@@ -10,6 +10,7 @@ class Untrained:
     """(b, *features) -> (b, product of the features)."""
 
     n_out = 0  # whatever the inputs have
+    head: tuple[str, ...] = ()
 
     def init(self, generator: torch.Generator) -> Params:
         del generator

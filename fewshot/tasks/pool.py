@@ -9,7 +9,10 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.faults import Fault, InputError
+from fewshot.kinds import CLASSIFICATION, Kind
+from fewshot.losses.normalise import null_loss_of_episodes
 from fewshot.randomness import distinct, fold
+from fewshot.tasks.base import episode_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +61,28 @@ class TaskPool:
     shot: int
     query: int
 
+    @property
+    def kind(self) -> Kind:
+        return CLASSIFICATION
+
+    @property
+    def null_losses(self) -> Tensor:
+        null_loss = null_loss_of_episodes(self.way)
+        return torch.full((len(self.names),), null_loss, device=self.inputs.device)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        sizes = self.n_members.flatten(1).sum(1).tolist()
+        return dict(zip(self.names, sizes, strict=True))
+
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
-        device = keys.device
-        task = torch.arange(len(self.names), device=device)
-        keys = fold(keys[..., None], task)
-        keys = fold(keys[..., None], torch.arange(episodes, device=device))
-        return self._gather(keys, task[:, None])
+        task = torch.arange(len(self.names), device=keys.device)
+        return self._gather(episode_keys(keys, len(task), episodes), task[:, None])
 
     def _gather(self, keys: Tensor, task: Tensor) -> Episode:
         group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from fewshot.episodes import Episode
 from fewshot.faults import InputError
+from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
 from fewshot.learners.protonet import ProtoNet
@@ -22,6 +23,7 @@ from tests.fewshot.learners_conformance import (
     SHOT,
     WAY,
     WIDTH,
+    TestEveryExactLearner,
     TestEveryLearner,
     episodes,
     fresh,
@@ -29,7 +31,7 @@ from tests.fewshot.learners_conformance import (
     meta_loss,
 )
 
-__all__ = ["TestEveryLearner"]  # collected from here
+__all__ = ["TestEveryExactLearner", "TestEveryLearner"]  # collected from here
 
 HYPER = {
     "lr/outer": torch.tensor(0.01, dtype=torch.float64),
@@ -53,6 +55,10 @@ def test_is_always_right_on_separated_gaussians(name):
 def test_a_scale_is_above_zero(name, scale):
     with pytest.raises(InputError, match=r"learner.scale: must be a number above 0"):
         learner(name, scale=scale)
+
+
+def test_what_learners_say_of_themselves_is_known_without_building_them():
+    assert {name: made.hyperparameters for name, made in LEARNERS.items()} == HYPERPARAMETERS
 
 
 class TestProtoNet:

@@ -51,6 +51,16 @@ class TestEveryModel:
         assert model.n_out == 4
         assert model.apply(fresh(model), x).shape == (6, 4)
 
+    def test_says_what_its_last_layer_is(self, model, x):
+        """Its outputs are linear in those parameters, and 0 where they are."""
+        params = fresh(model)
+        outputs = [
+            model.apply(params | {k: scale * params[k] for k in model.head}, x)
+            for scale in (0.0, 1.0, 2.0)
+        ]
+        assert_close(outputs[2] - outputs[1], outputs[1] - outputs[0])
+        assert outputs[0].abs().max() == 0
+
     def test_its_parameters_hang_on_the_generator_alone(self, model):
         torch.manual_seed(1)
         a = fresh(model)

@@ -142,6 +142,82 @@ def test_a_dataset_may_be_called_like_a_type() -> None:
     assert fault.path == "datasets.float.sise"
 
 
+FUNCTIONS: dict[str, Any] = {
+    "datasets": {},
+    "tasks.train": [{"function": "line"}, {"function": "noise", "name": "static"}],
+    "tasks.validation": [{"function": "sinusoid"}],
+    "tasks.test": [{"function": "sinusoid"}],
+    "learner": {"name": "maml"},
+    "space": {"lr/outer": 0.01, "lr/inner": 0.01, "lr/adapt": 0.01},
+}
+
+
+def test_tasks_may_be_functions(tmp_path: Path) -> None:
+    config = parse(changed(FUNCTIONS))
+    assert config.train_names() == ["line", "static"]
+    assert load_config(written(tmp_path, dump(config))) == config
+    recipe = plan_of(config).recipe
+    assert recipe.regresses
+    assert recipe.way == 1
+    assert [(t.name, t.function) for t in recipe.tasks["train"]] == [
+        ("line", "line"),
+        ("static", "noise"),
+    ]
+
+
+def test_functions_need_no_word_about_datasets() -> None:
+    assert parse(changed(FUNCTIONS | {"datasets": ...})).datasets == {}
+
+
+LINE = {"function": "line"}
+ROWS = {"name": "r", "dataset": "glyphs", "label": "character"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "rule"),
+    [
+        ({"tasks.train.0.function": "lines"}, "tasks.train.0.function", "must be one of sinusoid"),
+        ({"tasks.train.0.function": 3}, "tasks.train.0.function", "must be text"),
+        ({"tasks.train.0.label": "y"}, "tasks.train.0.label", "does not go with `function`"),
+        ({"tasks.train.0.nmae": "y"}, "tasks.train.0.nmae", "does not go with `function`"),
+        ({"tasks.train.0.name": "a/b"}, "tasks.train.0.name", "letters, digits"),
+        ({"tasks.train": [LINE, LINE]}, "tasks.train", "twice"),
+        ({"tasks.train": [LINE, ROWS]}, "tasks.train.1", "functions or classes, not both"),
+        ({"tasks.test": [ROWS]}, "tasks.test.0", "functions or classes, not both"),
+        ({"learner.name": "protonet", "space": {"lr/outer": 0.1}}, "learner.name", "to learn func"),
+        ({"datasets": SMALL["datasets"]}, "datasets", "not read"),
+        ({"learner.first_ordre": True}, "learner.first_ordre", "is not an option of maml"),
+        (
+            {"learner": {"name": "fomaml", "first_order": False}},
+            "learner.first_order",
+            "is not an option of fomaml",
+        ),
+        ({"learner.kind": "x"}, "learner.kind", "is not an option of maml"),
+        (
+            {"learner.name": "meta_sgd"},
+            "space.lr/adapt",
+            "is not read",
+        ),
+    ],
+)
+def test_what_does_not_fit_functions_is_named(changes, path, rule) -> None:
+    (fault,) = faults(copy.deepcopy(FUNCTIONS) | changes)
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+def test_functions_are_not_distilled() -> None:
+    teacher = {"learner": ..., "teacher": {"source": "glyphs"}, "tasks.train": []}
+    space = {"lr/adapt": 0.1, "distill/temperature": 2.0, "distill/soft_weight": 0.5}
+    (fault,) = faults(copy.deepcopy(FUNCTIONS) | teacher | {"space": space})
+    assert fault.path == "teacher"
+
+
+def test_tasks_of_rows_need_a_dataset() -> None:
+    (fault,) = faults({"datasets": {}})
+    assert (fault.path, fault.rule) == ("datasets", "must not be empty.")
+
+
 # ---- what is wrong ----------------------------------------------------------------------------
 
 UNKNOWN = [
@@ -193,8 +269,8 @@ WRONG = [
     ("datasets", [], "mapping"),
     ("datasets.glyphs", "glyphs", "mapping"),
     ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, text"),
-    ("model.name", "mpl", f"must be one of {', '.join(MODELS)}"),
-    ("learner.name", "proto", f"must be one of {', '.join(LEARNERS)}"),
+    ("model.name", "mpl", f"must be one of {', '.join(sorted(MODELS))}"),
+    ("learner.name", "proto", f"must be one of {', '.join(sorted(LEARNERS))}"),
     ("tasks.train.0.dataset", "gliphs", "must be one of glyphs"),
     ("tasks.test.0.dataset", "gliphs", "must be one of glyphs"),
     ("tasks.train.1.name", "a/b", "letters, digits"),

@@ -9,6 +9,7 @@ from orchestrator.executor import InlineExecutor
 from orchestrator.leaderboard import sentence, summarise
 from orchestrator.search import Records, Stopped, search
 from orchestrator.space import Range, SearchSpace
+from orchestrator.study import Record
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Told, Toy, skill
 from trials.contract import TrialSpec
@@ -94,6 +95,28 @@ def test_the_difference_is_that_of_the_two_that_were_tested() -> None:
     assert summary.test["challenger"].mean == pytest.approx(ours)
     assert summary.test["baseline"].mean == pytest.approx(theirs)
     assert summary.difference.mean == pytest.approx(ours - theirs)
+
+
+def test_where_nothing_is_classified_it_is_skill_that_is_compared(monkeypatch) -> None:
+    finish = Record.finish
+
+    def of_numbers(self, number, outcome, score, notes) -> None:
+        for task in notes.get("tasks", {}).values():
+            task["mse"] = task.pop("accuracy")
+        finish(self, number, outcome, score, notes)
+
+    monkeypatch.setattr(Record, "finish", of_numbers)
+    records = searched()
+    summary = summarise("toy", records)
+    rows = [
+        task["skill"][0]
+        for t in records.test.trials()
+        if not t.notes["reference"]
+        for task in t.notes["tasks"].values()
+    ]
+    assert summary.to_dict()["measure"] == "skill"
+    assert summary.test["challenger"].mean == pytest.approx(sum(rows) / len(rows))
+    assert "of the variance explained on the test tasks" in sentence(summary)
 
 
 def test_a_clear_gain_is_called_better_and_none_is_not() -> None:

@@ -130,6 +130,14 @@ def test_a_diverged_trial_is_shown_as_no_better_than_the_worst(
     assert seen[3].value == -0.5
 
 
+def test_an_outlier_is_shown_as_no_worse_than_as_bad_as_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trials = [*some(), studied(14, drawn(np.random.default_rng(1)), "complete", -1e6)]
+    seen = shown(monkeypatch, trials)
+    assert min(t.value for t in seen) == seen[14].value == -1.0
+
+
 def test_running_and_waiting_trials_are_shown_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     more = [studied(14, drawn(rng), "running", 0.2), studied(15, drawn(rng), "waiting")]

@@ -90,6 +90,11 @@ def test_the_first_trials_are_the_reference_then_sizes_and_are_never_stopped() -
     assert "stopped" in {t.state for t in trials[4:]}
 
 
+def test_tasks_without_sizes_have_no_trial_in_proportion_to_them() -> None:
+    made = toys.plan()
+    assert first_trials(made, {}) == made.space.rate_design(made.reference_trials, made.seed)
+
+
 def test_stopped_trials_are_pruned_in_optuna_at_their_last_rung() -> None:
     storage = memory()
     plan = toys.plan()

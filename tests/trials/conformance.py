@@ -34,6 +34,7 @@ class Case:
     """A program on small data.
 
     hyperparameters: sensible ones, `rate` the optimiser's among them.
+    metrics: what is reported of each held-out task.
     unscored: others for those that decide how a model is trained, but not how it is scored.
     tasks: what the task weights weigh.
     """
@@ -45,6 +46,7 @@ class Case:
     hyperparameters: Mapping[str, float]
     unscored: Mapping[str, float] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy", "f1")
 
     def program(self, folder: Path, *, lanes: int = 1, recipe: Recipe | None = None) -> Lanes:
         return build(recipe or self.recipe, lanes=lanes, folder=folder, cache=self.cache)
@@ -250,6 +252,51 @@ def maml(folder: Path) -> Case:
     )
 
 
+def functions(folder: Path) -> Case:
+    """Regression: three families to learn from, others to be tested on."""
+
+    def tasks(*names: str) -> tuple[TaskSpec, ...]:
+        return tuple(TaskSpec(name=name, function=name) for name in names)
+
+    families = ("line", "quadratic", "square")
+    recipe = Recipe(
+        program="meta_training",
+        datasets={},
+        tasks={
+            "train": tasks(*families),
+            "validation": tasks("sinusoid", "line"),
+            "test": tasks("square"),
+        },
+        model=Component(name="mlp", options={"hidden": [8]}),
+        learner=Component(name="maml", options={"inner_steps": 1, "adapt_steps": 2}),
+        way=1,
+        shot=6,
+        query=6,
+        episodes=4,
+        validation_episodes=6,
+        test_episodes=8,
+        seed=7,
+    )
+    return Case(
+        "functions",
+        recipe,
+        folder,
+        "lr/outer",
+        {"lr/outer": 0.02, "lr/inner": 0.01, "lr/adapt": 0.02},
+        {"lr/inner": 0.001},
+        families,
+        ("mse", "skill"),
+    )
+
+
+def reptile(folder: Path) -> Case:
+    """A learner with a loss of its own."""
+    case = functions(folder)
+    options = {"inner_steps": 2, "adapt_steps": 2}
+    recipe = replace(case.recipe, learner=Component(name="reptile", options=options))
+    return replace(case, name="reptile", recipe=recipe)
+
+
 def distillation(folder: Path) -> Case:
     """Texts of four classes for the student; the teacher sees a noisy image of each class."""
     rng = np.random.default_rng(1)
@@ -308,6 +355,8 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
     "protonet": protonet,
     "ridge": ridge,
     "maml": maml,
+    "functions": functions,
+    "reptile": reptile,
     "distillation": distillation,
 }
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from fewshot.tasks.functions import FAMILIES, variance
 from tests.trials.conformance import (
     CASES,
     assert_same_reports,
@@ -158,7 +159,8 @@ class TestEveryProgram:
         for adaptation in story.result.adaptations:
             assert adaptation.split == "validation"
             assert adaptation.score == last.per_task[adaptation.task]
-            for metric in ("accuracy", "f1"):
+            assert adaptation.metrics.keys() == set(case.metrics)
+            for metric in case.metrics:
                 name = f"val/{adaptation.task}/{metric}"
                 assert adaptation.metrics[metric] == last.metrics[name]
 
@@ -193,10 +195,13 @@ class TestEveryProgram:
         report = drive(case.program(tmp_path), [spec])[spec.key].reports[-1]
         skills = [estimate.mean for estimate in report.per_task.values()]
         assert report.score.mean == pytest.approx(sum(skills) / len(skills))
-        chance = 1 / spec.recipe.way
         for task, estimate in report.per_task.items():
-            accuracy = report.metrics[f"val/{task}/accuracy"]
-            assert estimate.mean == pytest.approx((accuracy - chance) / (1 - chance))
+            if spec.recipe.regresses:
+                mse = report.metrics[f"val/{task}/mse"]
+                assert estimate.mean == pytest.approx(1 - mse / variance(FAMILIES[task]))
+            else:
+                accuracy, chance = report.metrics[f"val/{task}/accuracy"], 1 / spec.recipe.way
+                assert estimate.mean == pytest.approx((accuracy - chance) / (1 - chance))
 
     def test_the_searched_weights_never_enter_the_score(self, case, tmp_path):
         """At a rate of zero both trials keep the parameters that their seed gave them."""

@@ -1,0 +1,49 @@
+"""The inner loop: a few gradient steps on a support set, which may themselves be differentiated."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.func import grad, vmap
+
+from fewshot.episodes import Episode
+from fewshot.functional import Params
+from fewshot.kinds import Kind
+from fewshot.models.base import Model
+
+Rates = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """theta <- theta - rate * grad L(theta), L the mean loss of `kind`, once for each batch.
+
+    Only the parameters that have a rate (a scalar, or one for each of their numbers) move.
+    first_order: take the gradients for constants; nothing of the graph behind them is built.
+    """
+
+    model: Model
+    kind: Kind
+    first_order: bool = False
+
+    def loss(self, moving: Params, resting: Params, x: Tensor, y: Tensor) -> Tensor:
+        """Of the parameters in `moving`, and of those in `resting` that are not."""
+        return self.kind.losses(self.model.apply(resting | moving, x), y).mean()
+
+    def fit(self, params: Params, batches: Iterable[tuple[Tensor, Tensor]], rates: Rates) -> Params:
+        """The parameters after a step on each batch: x (n, *features), y (n, ...)."""
+        for x, y in batches:
+            at = {k: v.detach() for k, v in params.items()} if self.first_order else params
+            slope = grad(self.loss)({name: at[name] for name in rates}, at, x, y)
+            params = params | {name: params[name] - rates[name] * slope[name] for name in rates}
+        return params
+
+    def predict(self, params: Params, episodes: Episode, rates: Rates, steps: int) -> Tensor:
+        """Outputs (b, q, n_out) for the queries of b problems, after `steps` steps each."""
+
+        def one(episode: Episode) -> Tensor:
+            batches = [(episode.support_x, episode.support_y)] * steps
+            return self.model.apply(self.fit(params, batches, rates), episode.query_x)
+
+        found: Tensor = vmap(one)(episodes)
+        return found

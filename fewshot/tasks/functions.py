@@ -1,0 +1,154 @@
+"""Families of functions of one variable, from which regression problems are drawn without end.
+
+A task is a family, an episode one function y = f(x) of it at random x ~ U[-5, 5]. The sinusoids are
+those of Finn, Abbeel and Levine, "Model-agnostic meta-learning for fast adaptation of deep
+networks", ICML 2017.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from fewshot.episodes import Episode
+from fewshot.faults import Fault, InputError
+from fewshot.kinds import REGRESSION, Kind
+from fewshot.randomness import fold, uniform
+from fewshot.tasks.base import episode_keys
+
+_LOW, _HIGH = -5.0, 5.0
+# The sample by which the variance of a family is known, to about one per cent.
+_FUNCTIONS, _POINTS = 1 << 14, 64
+
+# Values (..., n) at x (..., n) of the functions that belong to keys (...).
+Family = Callable[[Tensor, Tensor], Tensor]
+
+
+def _between(key: Tensor, *ranges: tuple[float, float]) -> list[Tensor]:
+    """One uniform number (..., 1) from each range."""
+    drawn = uniform(key, len(ranges)).split(1, -1)
+    return [low + (high - low) * u for u, (low, high) in zip(drawn, ranges, strict=True)]
+
+
+def sinusoid(x: Tensor, key: Tensor) -> Tensor:
+    """A sin(x - b), A ~ U[0.1, 5], b ~ U[0, pi]."""
+    amplitude, phase = _between(key, (0.1, 5), (0, math.pi))
+    return amplitude * torch.sin(x - phase)
+
+
+def sin3x(x: Tensor, key: Tensor) -> Tensor:
+    """A sinusoid of three times the frequency: A sin(3x - b)."""
+    return sinusoid(3 * x, key)
+
+
+def square(x: Tensor, key: Tensor) -> Tensor:
+    """A square wave: A sign(sin(x - b))."""
+    amplitude, phase = _between(key, (0.1, 5), (0, math.pi))
+    return amplitude * torch.sin(x - phase).sign()
+
+
+def line(x: Tensor, key: Tensor) -> Tensor:
+    """a x + b, a ~ U[-1, 1], b ~ U[-2, 2]."""
+    slope, intercept = _between(key, (-1, 1), (-2, 2))
+    return slope * x + intercept
+
+
+def quadratic(x: Tensor, key: Tensor) -> Tensor:
+    """a x^2 + b x + c, a ~ U[-0.2, 0.2], b ~ U[-1, 1], c ~ U[-2, 2]."""
+    a, b, c = _between(key, (-0.2, 0.2), (-1, 1), (-2, 2))
+    return a * x.square() + b * x + c
+
+
+def noise(x: Tensor, key: Tensor) -> Tensor:
+    """N(0, 3^2) at every x: nothing to learn."""
+    n = x.shape[-1]
+    radius = (-2 * (1 - uniform(fold(key, 0), n)).log()).sqrt()
+    return 3 * radius * (2 * math.pi * uniform(fold(key, 1), n)).cos()
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "sinusoid": sinusoid,
+        "sin3x": sin3x,
+        "square": square,
+        "line": line,
+        "quadratic": quadratic,
+        "noise": noise,
+    }
+)
+
+
+def sample(family: Family, keys: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Points x and values y, both (..., n), of one function for each of the keys (...)."""
+    x = _LOW + (_HIGH - _LOW) * uniform(fold(keys, 0), n)
+    return x, family(x, fold(keys, 1))
+
+
+def variance(family: Family) -> float:
+    """The loss of the best constant predictor of a family, from a fixed sample of it."""
+    keys = fold(torch.tensor(0), torch.arange(_FUNCTIONS))
+    return sample(family, keys, _POINTS)[1].double().var().item()
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionPool:
+    """A `Pool` of t families, with `shot` points for support and `query` points to predict."""
+
+    names: tuple[str, ...]
+    families: tuple[Family, ...]
+    null_losses: Tensor
+    shot: int
+    query: int
+
+    @property
+    def kind(self) -> Kind:
+        return REGRESSION
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return (1,)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+    def draw(self, keys: Tensor, episodes: int) -> Episode:
+        """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
+        of_task = episode_keys(keys, len(self.names), episodes).unbind(-2)
+        drawn = [
+            torch.stack(sample(family, own, self.shot + self.query))
+            for family, own in zip(self.families, of_task, strict=True)
+        ]
+        x, y = torch.stack(drawn, -3).unsqueeze(-1)  # (..., t, episodes, shot + query, 1) each
+        return Episode(
+            x[..., : self.shot, :],
+            y[..., : self.shot, :],
+            x[..., self.shot :, :],
+            y[..., self.shot :, :],
+        )
+
+    def to(self, device: torch.device) -> "FunctionPool":
+        return replace(self, null_losses=self.null_losses.to(device))
+
+
+def function_pool(
+    names: Sequence[str], families: Sequence[Family], *, shot: int, query: int
+) -> FunctionPool:
+    """The tasks `names`, each a family.
+
+    Raises InputError for a family whose functions are all one constant: there is nothing to learn.
+    """
+    variances = [variance(family) for family in families]
+    faults = [
+        Fault(
+            f"tasks.{name}", "must have functions that vary: its variance is no number above 0.", v
+        )
+        for name, v in zip(names, variances, strict=True)
+        if not 0 < v < math.inf
+    ]
+    if faults:
+        raise InputError(faults)
+    return FunctionPool(tuple(names), tuple(families), torch.tensor(variances), shot, query)

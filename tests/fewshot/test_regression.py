@@ -1,0 +1,257 @@
+"""The learners of functions: gradients against closed forms, and what they may not look at."""
+
+import pytest
+import torch
+from torch.func import grad, vmap
+from torch.testing import assert_close
+
+from fewshot.episodes import Episode
+from fewshot.kinds import REGRESSION
+from fewshot.learners.inner import InnerLoop
+from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS, REGRESSORS
+from fewshot.learners.maml import MAML
+from fewshot.learners.meta_sgd import MetaSGD
+from fewshot.learners.reptile import Reptile
+from fewshot.models.mlp import MLP
+
+D = 3
+HYPER = {
+    "lr/outer": torch.tensor(0.01, dtype=torch.float64),
+    "lr/inner": torch.tensor(0.1, dtype=torch.float64),
+    "lr/adapt": torch.tensor(0.05, dtype=torch.float64),
+}
+
+
+class Linear:
+    """x . theta: its mean squared error is a quadratic, whose Hessian 2 X^T X / n is known."""
+
+    n_out = 1
+    head = ("theta",)
+
+    def init(self, generator):
+        return {"theta": torch.randn(D, 1, generator=generator)}
+
+    def apply(self, params, x):
+        return x @ params["theta"]
+
+
+def problems(b=4, n=6, seed=0):
+    """b problems y = x . w + noise, in float64."""
+    rng = torch.Generator().manual_seed(seed)
+    w = torch.randn(b, D, 1, generator=rng, dtype=torch.float64)
+
+    def draw():
+        x = torch.randn(b, n, D, generator=rng, dtype=torch.float64)
+        return x, x @ w + 0.1 * torch.randn(b, n, 1, generator=rng, dtype=torch.float64)
+
+    return Episode(*draw(), *draw())
+
+
+def fresh(learner, seed=0):
+    made = learner.init(torch.Generator().manual_seed(seed))
+    return {name: value.double() for name, value in made.items()}
+
+
+def regressor(name, model=None, **options):
+    model = model or MLP(features=(D,), hidden=(5,), n_out=1)
+    return LEARNERS[name](model=model, way=1, kind=REGRESSION, **options)
+
+
+def query_loss(learner, episodes):
+    def loss(params):
+        predicted = learner.meta_logits(params, episodes, HYPER)
+        return REGRESSION.losses(predicted, episodes.query_y).mean()
+
+    return loss
+
+
+def slope_and_hessian(x, y, theta):
+    return 2 * x.T @ (x @ theta - y) / len(x), 2 * x.T @ x / len(x)
+
+
+@pytest.mark.parametrize("name", sorted(REGRESSORS))
+@pytest.mark.parametrize("stage", ["logits", "meta_logits"])
+class TestEveryRegressor:
+    @pytest.fixture
+    def predict(self, name, stage):
+        return getattr(regressor(name), stage)
+
+    @pytest.fixture
+    def params(self, name):
+        return fresh(regressor(name))
+
+    def test_predicts_a_number_for_every_query(self, predict, params):
+        assert predict(params, problems(), HYPER).shape == (4, 6, 1)
+
+    def test_reads_the_hyperparameters_that_it_says(self, predict, params, name):
+        predict(params, problems(), {key: HYPER[key] for key in HYPERPARAMETERS[name]})
+
+    def test_never_sees_the_values_of_the_queries(self, predict, params):
+        episodes = problems()
+        wrong = episodes._replace(query_y=torch.zeros_like(episodes.query_y))
+        assert torch.equal(predict(params, wrong, HYPER), predict(params, episodes, HYPER))
+
+    def test_learns_from_the_values_of_the_support(self, predict, params):
+        episodes = problems()
+        other = episodes._replace(support_y=episodes.support_y + 1)
+        assert (predict(params, other, HYPER) > predict(params, episodes, HYPER)).any()
+
+    def test_is_better_for_it(self, predict, params):
+        episodes = problems(b=20, n=30)
+        still = {**HYPER, "lr/inner": torch.zeros(()), "lr/adapt": torch.zeros(())}
+        before, after = (
+            REGRESSION.losses(predict(params, episodes, hyper), episodes.query_y).mean()
+            for hyper in (still, HYPER)
+        )
+        assert after < 0.97 * before
+
+    def test_mapped_over_lanes_is_a_loop_over_lanes(self, predict, name):
+        lanes = [fresh(regressor(name), seed) for seed in range(3)]
+        stacked = {k: torch.stack([lane[k] for lane in lanes]) for k in lanes[0]}
+        mapped = vmap(predict, in_dims=(0, None, None))(stacked, problems(), HYPER)
+        assert_close(mapped, torch.stack([predict(lane, problems(), HYPER) for lane in lanes]))
+
+
+@pytest.mark.parametrize("name", ["anil", "maml", "meta_sgd"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_second_order_gradient_is_that_of_finite_differences(name, steps):
+    taught = regressor(name, inner_steps=steps)
+    params, loss = fresh(taught), query_loss(taught, problems())
+    slope = grad(loss)(params)
+    rng = torch.Generator().manual_seed(5)
+    for _ in range(5):
+        way = {k: torch.randn(v.shape, generator=rng, dtype=v.dtype) for k, v in params.items()}
+        ahead, behind = (
+            loss({k: v + sign * 1e-6 * way[k] for k, v in params.items()}) for sign in (1, -1)
+        )
+        expected = sum((slope[k] * way[k]).sum() for k in params)
+        assert_close((ahead - behind) / 2e-6, expected, rtol=1e-5, atol=1e-7)
+
+
+class TestOnAQuadratic:
+    """The model is linear: every gradient can be written down."""
+
+    @pytest.fixture
+    def theta(self):
+        return torch.tensor([[0.5], [-1.0], [2.0]], dtype=torch.float64)
+
+    @pytest.fixture
+    def episode(self):
+        return problems(b=1)
+
+    @pytest.mark.parametrize("steps", [1, 4])
+    @pytest.mark.parametrize("first_order", [False, True])
+    def test_mamls_meta_gradient_has_the_closed_form(self, episode, theta, steps, first_order):
+        taught = MAML(
+            model=Linear(), way=1, kind=REGRESSION, inner_steps=steps, first_order=first_order
+        )
+        found = grad(query_loss(taught, episode))({"theta": theta})["theta"]
+        rate, point = HYPER["lr/inner"], theta
+        x, y, query_x, query_y = (part[0] for part in episode)
+        for _ in range(steps):
+            slope, hessian = slope_and_hessian(x, y, point)
+            point = point - rate * slope
+        expected, _ = slope_and_hessian(query_x, query_y, point)
+        if not first_order:
+            chain = torch.eye(D, dtype=torch.float64) - rate * hessian
+            expected = torch.linalg.matrix_power(chain, steps) @ expected
+        assert_close(found, expected)
+
+    def test_meta_sgd_begins_as_maml(self, theta):
+        mine = MetaSGD(model=Linear(), way=1, kind=REGRESSION, inner_steps=2)
+        maml = MAML(model=Linear(), way=1, kind=REGRESSION, inner_steps=2)
+        params = fresh(mine) | {"theta": theta}
+        found, expected = (
+            grad(query_loss(mine, problems()))(params),
+            grad(query_loss(maml, problems()))({"theta": theta}),
+        )
+        assert_close(found["theta"], expected["theta"])
+
+    def test_meta_sgds_rates_have_the_closed_form(self, episode, theta):
+        taught = MetaSGD(model=Linear(), way=1, kind=REGRESSION)
+        distance = torch.tensor([[0.0], [0.2], [-0.3]], dtype=torch.float64)
+        params = {"theta": theta, "rate.theta": distance}
+        found = grad(query_loss(taught, episode))(params)
+        x, y, query_x, query_y = (part[0] for part in episode)
+        slope, hessian = slope_and_hessian(x, y, theta)
+        rates = HYPER["lr/inner"] + distance
+        outer, _ = slope_and_hessian(query_x, query_y, theta - rates * slope)
+        assert_close(found["rate.theta"], -slope * outer)
+        assert_close(found["theta"], outer - hessian @ (rates * outer))
+
+    def test_meta_sgd_adapts_at_the_rates_that_it_learned(self, episode, theta):
+        taught = MetaSGD(model=Linear(), way=1, kind=REGRESSION)
+        params = {"theta": theta, "rate.theta": torch.full_like(theta, -0.1)}
+        assert_close(taught.logits(params, episode, HYPER), episode.query_x @ theta)
+
+    @pytest.mark.parametrize("steps", [2, 5])
+    def test_reptile_moves_towards_where_training_leads(self, theta, steps):
+        """The weighted sum of theta - phi_i, phi_i by turns on support and queries."""
+        taught = Reptile(model=Linear(), way=1, kind=REGRESSION, inner_steps=steps)
+        episodes, weights = problems(), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+
+        def loss(params):
+            return (weights * taught.meta_losses(params, episodes, HYPER)).sum()
+
+        found = grad(loss)({"theta": theta})["theta"]
+        expected = torch.zeros_like(theta)
+        for i, weight in enumerate(weights):
+            x, y, query_x, query_y = (part[i] for part in episodes)
+            phi = theta
+            for step in range(steps):
+                half = (query_x, query_y) if step % 2 else (x, y)
+                phi = phi - HYPER["lr/inner"] * slope_and_hessian(*half, phi)[0]
+            expected += weight * (theta - phi)
+        assert_close(found, expected)
+
+    def test_reptile_of_two_steps_is_joint_training_and_first_order_maml(self, episode, theta):
+        params = {"theta": theta}
+        reptile = Reptile(model=Linear(), way=1, kind=REGRESSION, inner_steps=2)
+        fomaml = regressor("fomaml", Linear())
+        found = grad(lambda p: reptile.meta_losses(p, episode, HYPER).sum())(params)["theta"]
+        joint, _ = slope_and_hessian(episode.support_x[0], episode.support_y[0], theta)
+        first_order = grad(query_loss(fomaml, episode))(params)["theta"]
+        assert_close(found, HYPER["lr/inner"] * (joint + first_order))
+
+
+class TestANIL:
+    def test_moves_the_last_layer_alone(self):
+        model = MLP(features=(D,), hidden=(5, 4), n_out=1)
+        episode = Episode(*(part[0] for part in problems(b=1)))
+        params = {k: v.double() for k, v in model.init(torch.Generator().manual_seed(0)).items()}
+        rates = dict.fromkeys(model.head, torch.tensor(0.1))
+        batches = [(episode.support_x, episode.support_y)] * 3
+        fitted = InnerLoop(model, REGRESSION).fit(params, batches, rates)
+        moved = {name for name in params if not torch.equal(params[name], fitted[name])}
+        assert moved == {"weight2", "bias2"}
+
+    def test_yet_learns_the_body(self):
+        taught = regressor("anil")
+        slope = grad(query_loss(taught, problems()))(fresh(taught))
+        assert all(value.abs().sum() > 0 for value in slope.values())
+
+    def test_of_a_single_layer_is_maml(self):
+        params, episodes = {"theta": torch.ones(D, 1, dtype=torch.float64)}, problems()
+        anil, maml = (regressor(name, Linear()) for name in ("anil", "maml"))
+        assert_close(anil.logits(params, episodes, HYPER), maml.logits(params, episodes, HYPER))
+
+
+def test_first_order_keeps_no_graph_of_what_rests():
+    """Else the body would have a gradient by way of the head's inner step."""
+    taught = regressor("anil", first_order=True)
+    params, episodes = fresh(taught), problems()
+    found = grad(query_loss(taught, episodes))(params)
+    step = HYPER["lr/inner"]
+
+    def loss(own):
+        model = MLP(features=(D,), hidden=(5,), n_out=1)
+        total = 0.0
+        for x, y, query_x, query_y in zip(*episodes, strict=True):
+            slope = grad(lambda p, x=x, y=y: (model.apply(p, x) - y).square().mean())(params)
+            moved = {k: own[k] - step * slope[k].detach() for k in model.head}
+            total = total + (model.apply(own | moved, query_x) - query_y).square().mean()
+        return total / len(episodes.query_y)
+
+    expected = grad(loss)(params)
+    for name in params:
+        assert_close(found[name], expected[name])
