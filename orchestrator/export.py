@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from fewshot.faults import fault
 from fewshot.models import encoder
+from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.launch import read_records, summary_of
@@ -42,9 +43,12 @@ def export(name: str, home: Home, out: Path) -> Summary:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     fixed = fixed_config(config, summary.best, chosen.notes["seed"])
-    (partial / "config.yaml").write_text(configs.dump(fixed), encoding="utf-8")
+    write_text(partial / "config.yaml", configs.dump(fixed))
     tensors = checkpoint.parameters(Path(chosen.notes["checkpoint"]))
     save_file(tensors, partial / "model.safetensors", {"format": "pt", "search": name})
+    classes = records.search.notes.get("classes")
+    if classes:  # the model's outputs, in their order
+        write_text(partial / "labels.json", json.dumps(classes, indent=2))
     for source in encoders(config):
         encoder.save_pretrained(source, partial / "encoder")
     result = {
@@ -52,8 +56,8 @@ def export(name: str, home: Home, out: Path) -> Summary:
         "parameters": sum(t.numel() for t in tensors.values()),
         **summary.to_dict(),
     }
-    (partial / RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
-    (partial / "README.md").write_text(card(config, summary, result), encoding="utf-8")
+    write_text(partial / RESULT, json.dumps(result, indent=2))
+    write_text(partial / "README.md", card(config, summary, result))
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary
@@ -128,7 +132,8 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         "```",
         "",
         "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
-        "is a transformers model that `AutoModel.from_pretrained` loads.",
+        "is a transformers model that `AutoModel.from_pretrained` loads, and `labels.json`, where "
+        "there is one, names the outputs in their order.",
         "",
         "## Versions",
         "",

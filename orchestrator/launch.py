@@ -59,6 +59,7 @@ def run(
         write_text(home.config(plan.name), configs.dump(config))
         records = open_records(plan, storage)
         records.search.note("figures", dict(found.figures))
+        records.search.note("classes", list(found.classes))
         recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
         with _recorded(recorder, plan, records, home):
             observe("start", records)

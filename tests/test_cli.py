@@ -283,3 +283,4 @@ def test_every_other_shipped_config_runs_small(name, data, tmp_path):
     best = tmp_path / "searches" / name / "best"
     assert (best / "model.safetensors").exists()
     assert (best / "encoder" / "config.json").exists() == (name == "intents")
+    assert (best / "labels.json").exists() == (name == "distill")
