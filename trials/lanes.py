@@ -161,7 +161,8 @@ class Lanes:
                 return
         if lane.spec.initial is not None:
             path = checkpoint.path_of(self._folder, lane.spec.initial)
-            self._restore(lane, place, checkpoint.load(path)[1])
+            if path.exists():  # else the same seed trains the same model once more
+                self._restore(lane, place, checkpoint.load(path)[1])
 
     def _restore(self, lane: _Lane, place: int, tensors: dict[str, Tensor]) -> None:
         for name, stacked in self._trained().items():

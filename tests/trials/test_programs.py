@@ -372,6 +372,13 @@ class TestEveryProgram:
         said += drive(program, [], running=[neighbour])[neighbour.key].reports
         assert_same_reports(said, by_itself(neighbour).reports)
 
+    def test_a_test_whose_finalist_is_gone_trains_it_again(self, case, tmp_path, finalist):
+        tested = replace(finalist, stage="test", initial=finalist.key, rungs=finalist.rungs[-1:])
+        (before,) = drive(case.program(tmp_path), [tested])[tested.key].reports
+        (after,) = drive(case.program(tmp_path / "empty"), [tested])[tested.key].reports
+        assert after.score == pytest.approx(before.score, rel=1e-4, abs=1e-6)
+        assert after.step == before.step
+
     def test_a_test_is_the_same_alone_as_among_others(self, case, tmp_path, finalist):
         tested = replace(finalist, stage="test", initial=finalist.key)
         hyperparameters = {**tested.hyperparameters, **case.unscored}
