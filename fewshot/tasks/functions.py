@@ -8,6 +8,7 @@ networks", ICML 2017.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -87,6 +88,7 @@ def sample(family: Family, keys: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return x, family(x, fold(keys, 1))
 
 
+@cache
 def variance(family: Family) -> float:
     """The loss of the best constant predictor of a family, from a fixed sample of it."""
     keys = fold(torch.tensor(0), torch.arange(_FUNCTIONS))
