@@ -282,7 +282,7 @@ class WeightsSection(_Section):
     """Searched around a prior, or fixed. `off_below` is a share of the uniform weight."""
 
     search: bool = True
-    half_width: float = Field(3.0, gt=0, le=10)
+    half_width: float = Field(3.5, gt=0, le=10)
     off_below: float = Field(0.2, ge=0, lt=1)
     prior: Weights | None = None
     fixed: Weights | None = None
