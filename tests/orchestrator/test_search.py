@@ -11,11 +11,11 @@ from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
 from orchestrator.plan import Plan
 from orchestrator.search import Records, Stopped, search
-from orchestrator.selection import Candidate, best_candidate
+from orchestrator.selection import best_candidate
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace
 from orchestrator.study import Studied, opened
-from orchestrator.work import Searching, final_trials, first_trials
+from orchestrator.work import Searching, finals, first_trials
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Losing, Told, Toy, skill
 from trials.contract import Executor, RungReport, TrialSpec
@@ -155,7 +155,7 @@ def test_the_recorder_hears_what_the_record_keeps() -> None:
 def test_occupancy_is_the_share_of_lane_steps() -> None:
     toy = Toy(4)
     records = run(toys.plan(), executor=InlineExecutor(lambda: toy))
-    steps = [r.notes["steps"] for r in (records.search, records.final, records.test)]
+    steps = [r.notes["steps"] for r in (records.search, records.test) if "steps" in r.notes]
     assert sum(s[0] for s in steps) == toy.lane_steps
     assert sum(s[1] for s in steps) == toy.capacity_steps
     assert 0 < toy.lane_steps < toy.capacity_steps
@@ -191,7 +191,8 @@ def test_finalists_are_the_best_and_the_reference_with_paired_seeds() -> None:
     references = [t.number for t in ranked if plan.space.is_reference(t.params)]
     finals = records.final.trials()
     found = list(dict.fromkeys(t.notes["candidate"] for t in finals))
-    assert found == [*others[:2], references[0]]
+    assert found[0] == references[0]
+    assert sorted(found[1:]) == sorted(others[:2])
     seeds = {n: [t.notes["seed"] for t in finals if t.notes["candidate"] == n] for n in found}
     assert len({tuple(s) for s in seeds.values()}) == 1
     assert len(set(seeds[found[0]])) == plan.seeds
@@ -271,10 +272,11 @@ def test_the_first_trials_are_no_more_than_there_are_trials() -> None:
     assert len(first_trials(toys.plan(trials=2), SIZES)) == 2
 
 
-def test_final_trials_of_nothing_are_none() -> None:
-    assert final_trials(toys.plan(), []) == []
+def test_finals_of_nothing_are_none() -> None:
+    assert finals(toys.plan(), []) == []
     params = toys.plan().space.reference() | {"lr/outer": 0.01}
-    assert len(final_trials(toys.plan(seeds=4), [Candidate(0, params, True)])) == 4
+    ended = Studied(0, "complete", params, {10: 0.5}, {})
+    assert [r.seed_index for r in finals(toys.plan(seeds=4), [ended])] == [0, 1, 2, 3]
 
 
 # ---- crashes, stops, losses -------------------------------------------------------------------
