@@ -146,6 +146,40 @@ def test_running_trials_are_shown_as_running(monkeypatch: pytest.MonkeyPatch) ->
     assert [t.params for t in seen[-2:]] == [t.params for t in more]
 
 
+def test_of_many_trials_the_best_and_the_latest_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [*some(600), studied(600, drawn(np.random.default_rng(1)), "running")]
+    seen = shown(monkeypatch, trials)
+    assert [t.state.name for t in seen].count("RUNNING") == 1
+    assert 100 < len(seen) <= 201
+    params = [t.params for t in seen]
+    assert max(trials[:600], key=lambda t: t.score).params in params
+    assert all(t.params in params for t in trials[-100:])
+
+
+def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
+    box = SPACE.box()
+    found = suggest(some(), SPACE, RUNGS, 0, 100)
+    assert found == suggest(some(), SPACE, RUNGS, 0, 100)
+    assert len({tuple(p.values()) for p in found}) == len(found) == 100
+    assert all(box[k].low <= v <= box[k].high for p in found for k, v in p.items())
+
+
+def test_a_crowd_gathers_where_the_model_expects_most() -> None:
+    rng = np.random.default_rng(0)
+    box = FIVE.box()
+    trials = []
+    for number in range(60):
+        params = drawn(rng, FIVE)
+        share = {k: (params[k] - r.low) / (r.high - r.low) for k, r in box.items()}
+        value = -sum((x - 0.3) ** 2 for x in share.values())
+        trials.append(studied(number, params, "complete", value, value, value))
+    found = suggest(trials, FIVE, RUNGS, 0, 100)
+    shares = [[(p[k] - r.low) / (r.high - r.low) for k, r in box.items()] for p in found]
+    off = np.square(np.array(shares) - 0.3).sum(1)
+    chance = 5 * (1 / 12 + 0.2**2)
+    assert np.median(off) < chance / 3
+
+
 def test_all_diverged_is_no_reason_not_to_suggest() -> None:
     rng = np.random.default_rng(0)
     trials = [studied(i, drawn(rng), "failed", math.nan) for i in range(12)]
