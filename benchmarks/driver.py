@@ -131,11 +131,11 @@ def _score(params: Mapping[str, float], step: int) -> float:
 
 
 class Timed(InlineExecutor):
-    """Counts reports, and times how long the worker waits after each turn of a full worker."""
+    """Counts reports, and times how long the worker waits for its orders after each turn."""
 
     def __init__(self) -> None:
         super().__init__(Idle)
-        self.reports, self.waits, self._since = 0, [], time.perf_counter()
+        self.reports, self.waits, self._since = 0, list[float](), 0.0
 
     def turn(self) -> Turn | None:
         turn = super().turn()
@@ -146,7 +146,8 @@ class Timed(InlineExecutor):
     def exchange(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
-        self.waits.append(time.perf_counter() - self._since)
+        if self.reports:  # before the first turn nothing trains that could wait
+            self.waits.append(time.perf_counter() - self._since)
         super().exchange(worker, release, admit)
 
 
