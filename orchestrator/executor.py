@@ -14,12 +14,16 @@ class Worker:
         self._counted = (0, 0)
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
-        """End some trials, take in others, and train until there is something to say."""
+        """End some trials, take in others, and train until there is something to say.
+
+        That is at once if trials have ended and left lanes free.
+        """
         program = self._program
         results = tuple(program.release(key, outcome) for key, outcome in release.items())
         for spec in admit:
             program.admit(spec)
-        reports = tuple(program.advance())
+        # Ends may be what is waited for before a free lane can be filled.
+        reports = () if results and program.free else tuple(program.advance())
         before, self._counted = self._counted, (program.lane_steps, program.capacity_steps)
         return Turn(
             worker=self._number,

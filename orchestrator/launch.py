@@ -52,7 +52,9 @@ def run(
     plan = plan_of(config)
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
-        return Ended(before, drained=True)
+        with home.owned(plan.name):
+            recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
+            return Ended(before, _drained(recorder))
     observe("data", None)  # type: ignore[arg-type]
     found = examine(plan.recipe, home.cache)
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
@@ -78,9 +80,13 @@ def run(
                 executor.close()
             records.search.note("state", "complete")
         observe("record", records)
-        drained = recorder.drain(_DRAIN_SECONDS)
-        recorder.close()
-        return Ended(summarise(plan.name, records), drained)
+        return Ended(summarise(plan.name, records), _drained(recorder))
+
+
+def _drained(recorder: Recorder) -> bool:
+    drained = recorder.drain(_DRAIN_SECONDS)
+    recorder.close()
+    return drained
 
 
 def open_records(plan: Plan, storage: object) -> Records:

@@ -71,8 +71,8 @@ class Summary:
 
 def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
     """The summary of what the records hold."""
-    trials = [t for t in records.search.trials() if t.state != "waiting"]
-    finals, tests = records.final.trials(), records.test.trials()
+    trials, finals = records.search.trials(), records.final.trials()
+    tests = records.test.trials()
     ranked = sorted(
         (t for t in trials if t.state == "complete"), key=lambda t: (-t.score, t.number)
     )

@@ -51,7 +51,6 @@ class Plan:
             hyperparameters=dict(hyperparameters),
             task_weights=dict(task_weights),
             rungs=self.rungs if stage == "search" else self.rungs[-1:],
-            initial=f"final-{number:04d}" if stage == "test" else None,
         )
 
 

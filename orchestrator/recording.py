@@ -5,7 +5,7 @@ import math
 import re
 import time as clock
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -245,7 +245,8 @@ class OutboxRecorder:
             parent="/".join(parts[:-1]) or None,
             **{"name": parts[-1], **what},
         )
-        self._outbox.append(asdict(event))
+        # Not by `asdict`, whose deep copies were a fourth of the driver's time.
+        self._outbox.append({name: getattr(event, name) for name in RunEvent.__slots__})
 
 
 def common_tags(event: RunEvent) -> dict[str, str]:

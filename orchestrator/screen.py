@@ -31,6 +31,8 @@ _SAYS = {
 }
 # Where nobody watches, a line now and then is enough.
 _LINE_SECONDS = 15.0
+# Counting thousands of trials at every report would slow the search down.
+_SHOW_SECONDS = 0.2
 
 
 class Watch:
@@ -50,7 +52,7 @@ class Watch:
             disable=not console.is_terminal,
         )
         self._bar = self._progress.add_task("", total=None, note="")
-        self._stage, self._said = "", 0.0
+        self._stage, self._said, self._shown = "", 0.0, 0.0
 
     def __enter__(self) -> "Watch":
         self._progress.start()
@@ -61,6 +63,10 @@ class Watch:
 
     def __call__(self, stage: str, records: Records | None) -> None:
         """To be called whenever something has changed."""
+        now = time.monotonic()
+        if stage == self._stage and now - self._shown < _SHOW_SECONDS:
+            return
+        self._shown = now
         done, total, note = self._status(stage, records)
         self._progress.update(
             self._bar, description=_SAYS[stage], completed=done, total=total, note=note

@@ -2,16 +2,15 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.plan import Plan
 from orchestrator.recording import Recorder
-from orchestrator.selection import candidates
 from orchestrator.study import Record
-from orchestrator.work import Again, Searching, Work, final_trials, tested_trials
-from trials.contract import Executor, Outcome, TrialResult, TrialSpec, Turn
+from orchestrator.work import Again, Judgement, Searching, Work, finals, tests
+from trials.contract import Executor, Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
 
 # How often a trial is begun again because its worker was lost, before it is given up.
 _LOSSES = 5
@@ -47,71 +46,97 @@ def search(
     stopping: asked between turns; raises Stopped if it says yes.
     """
 
-    def run(stage: str, work: Work) -> None:
-        _run(_Course(work, recorder), executor, lambda: observe(stage), stopping)
-
-    run("search", Searching(plan, records.search, task_sizes))
-    chosen = candidates(records.search.trials(), plan.space, plan.finalists)
-    run("final", Again(records.final, list(final_trials(plan, chosen))))
-    run("test", Again(records.test, list(tested_trials(plan, chosen, records.final.trials()))))
+    found = records.search.trials
+    searching = Searching(plan, records.search, task_sizes)
+    # Finals begin on lanes that the search has no more trials for.
+    final = Again(plan, "final", records.final, lambda: finals(plan, found()))
+    _run(_Course({"search": searching, "final": final}, recorder), executor, observe, stopping)
+    shown = tests(plan, found(), records.final.trials())
+    test = Again(plan, "test", records.test, lambda: shown)
+    _run(_Course({"test": test}, recorder), executor, observe, stopping)
 
 
 class _Course:
-    """The trials of some work on their way through the workers."""
+    """The trials of some works on their way through the workers; the first work's come first."""
 
-    def __init__(self, work: Work, recorder: Recorder) -> None:
+    def __init__(self, works: Mapping[Stage, Work], recorder: Recorder) -> None:
         self.live: dict[str, TrialSpec] = {}
-        self._work, self._recorder = work, recorder
+        self._works, self._recorder = works, recorder
         self._lost: deque[TrialSpec] = deque()
         self._losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
 
+    @property
+    def stage(self) -> Stage:
+        """The first that has not ended."""
+        live = {spec.stage for spec in self.live.values()}
+        stages = list(self._works)
+        return next((stage for stage in stages if stage in live), stages[-1])
+
     def admit(self, free: int) -> list[TrialSpec]:
         """Up to `free` trials to begin: those that a worker took with it first."""
+        self.prepare(free)
         specs: list[TrialSpec] = []
         while len(specs) < free:
-            spec = self._lost.popleft() if self._lost else self._work.next()
+            spec = self._lost.popleft() if self._lost else self._next()
             if spec is None:
                 break
             self.live[spec.key] = spec
-            self._recorder.trial_started(spec, params=_params(spec), time=time.time())
             specs.append(spec)
+        for work in self._works.values():  # before anyone else hears of them
+            work.record.sync()
+        for spec in specs:
+            self._recorder.trial_started(spec, params=_params(spec), time=time.time())
         return specs
+
+    def _next(self) -> TrialSpec | None:
+        return next((spec for work in self._works.values() if (spec := work.next())), None)
+
+    def prepare(self, n: int) -> None:
+        for work in self._works.values():
+            work.prepare(n)
 
     def hear(self, turn: Turn) -> dict[str, Outcome]:
         """Keep what a worker said; returns the trials that are to end."""
-        record = self._work.record
-        _count_steps(record, turn.lane_steps, turn.capacity_steps)
+        _count_steps(next(iter(self._works.values())).record, turn)
         for result in turn.results:
-            reason = self._reasons.pop(result.key, "")
-            _end(record, self._recorder, self.live.pop(result.key), result, reason)
+            spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
+            _end(self._works[spec.stage].record, self._recorder, spec, result, reason)
         self._lost.extend(self._again(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
-            record.report(self.live[report.key].number, report.step, report.score.mean)
+            spec = self.live[report.key]
+            self._works[spec.stage].record.report(spec.number, report.step, report.score.mean)
             self._recorder.reported(report)
         release: dict[str, Outcome] = {}
-        # A trial that was begun again repeats its reports; it is judged by the last.
-        latest = {report.key: report for report in turn.reports}
-        for key, (outcome, reason) in self._work.judge(list(latest.values())).items():
+        for key, (outcome, reason) in self._judged(turn.reports).items():
             self._reasons[key] = reason
             if outcome is not None:
                 release[key] = outcome
         return release
 
+    def _judged(self, reports: Sequence[RungReport]) -> dict[str, Judgement]:
+        # A trial that was begun again repeats its reports; it is judged by the last.
+        latest = {report.key: report for report in reports}
+        judged: dict[str, Judgement] = {}
+        for stage, work in self._works.items():
+            judged |= work.judge([r for r in latest.values() if self.live[r.key].stage == stage])
+        return judged
+
     def _again(self, spec: TrialSpec) -> TrialSpec:
         self._losses[spec.key] += 1
         if self._losses[spec.key] >= _LOSSES:
             raise RuntimeError(f"Trial {spec.key} was on a worker that died {_LOSSES} times.")
-        return replace(spec, attempt=self._work.record.adopt(spec.number))
+        return replace(spec, attempt=self._works[spec.stage].record.adopt(spec.number))
 
 
 def _run(
     course: _Course,
     executor: Executor,
-    observe: Callable[[], None],
+    observe: Callable[[str], None],
     stopping: Callable[[], bool],
 ) -> None:
     """Carry trials to the workers, and what they say to the records, until all have ended."""
+    lanes = sum(executor.idle().values())
     while True:
         for worker, free in executor.idle().items():
             if specs := course.admit(free):
@@ -120,11 +145,13 @@ def _run(
             return
         if stopping():
             raise Stopped
+        # Now that all train, so that none has to wait for what it will be given next.
+        course.prepare(lanes)
         turn = executor.turn()
         if turn is not None:
             release = course.hear(turn)
             executor.exchange(turn.worker, release, course.admit(turn.free + len(release)))
-            observe()
+            observe(course.stage)
 
 
 def _end(
@@ -140,15 +167,14 @@ def _end(
         "task_weights": dict(spec.task_weights),
         "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
     }
-    last = record.trials()[spec.number].score
-    record.finish(spec.number, result.outcome, last, notes)
+    record.finish(spec.number, result.outcome, record[spec.number].score, notes)
 
 
-def _count_steps(record: Record, lane_steps: int, capacity_steps: int) -> None:
+def _count_steps(record: Record, turn: Turn) -> None:
     """Occupancy = lane steps / capacity steps, over all workers and all lives of the search."""
-    if capacity_steps:
+    if turn.capacity_steps:
         used, all_ = record.notes.get("steps", (0, 0))
-        record.note("steps", [used + lane_steps, all_ + capacity_steps])
+        record.note("steps", [used + turn.lane_steps, all_ + turn.capacity_steps])
 
 
 def _params(spec: TrialSpec) -> dict[str, float]:

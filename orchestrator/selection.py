@@ -52,13 +52,22 @@ class Interval:
 
 
 def candidates(trials: Sequence[Studied], space: SearchSpace, n: int) -> list[Candidate]:
-    """The best `n` complete trials that are not the reference, and the best that is."""
-    complete = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
-    ranked = sorted(complete, key=lambda t: (-t.score, t.number))
-    found = [t for t in ranked if not space.is_reference(t.params)][:n]
-    reference = [t for t in ranked if space.is_reference(t.params)][:1]
-    return [Candidate(t.number, t.params, False) for t in found] + [
-        Candidate(t.number, t.params, True) for t in reference
+    """The best complete trial that is the reference, and the best `n` that are not.
+
+    While trials are running, only those whom none of the running can push out: a reference if no
+    other runs, and of the best `n` as many as if every running trial were to come in first.
+    """
+    complete, running = [], [0, 0]
+    for t in trials:
+        if t.state == "running":
+            running[space.is_reference(t.params)] += 1
+        elif t.state == "complete" and not math.isnan(t.score):
+            complete.append((space.is_reference(t.params), t))
+    complete.sort(key=lambda pair: (-pair[1].score, pair[1].number))
+    found = [t for reference, t in complete if not reference][: max(0, n - running[False])]
+    references = [t for reference, t in complete if reference][: 0 if running[True] else 1]
+    return [Candidate(t.number, t.params, True) for t in references] + [
+        Candidate(t.number, t.params, False) for t in found
     ]
 
 

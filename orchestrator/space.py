@@ -7,6 +7,7 @@ tuned too.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from scipy.stats import qmc
 
@@ -59,6 +60,10 @@ class SearchSpace:
 
     def reference(self) -> Values:
         """The parameters that make the reference; empty if nothing but rates is searched."""
+        return dict(self._reference)
+
+    @cached_property
+    def _reference(self) -> Values:
         found: Values = {}
         if isinstance(self.weights, Simplex):
             tasks = self.weights.tasks
@@ -73,7 +78,7 @@ class SearchSpace:
 
     def is_reference(self, params: Mapping[str, float]) -> bool:
         """Whether the parameters are those of the reference, whatever the rates."""
-        reference = self.reference()
+        reference = self._reference
         return bool(reference) and all(params[k] == v for k, v in reference.items())
 
     def with_weights(self, weights: Mapping[str, float]) -> Values:

@@ -1,9 +1,9 @@
 """The record of a search: an Optuna study that only the driver writes."""
 
-import os
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from fewshot.faults import fault
+from orchestrator.journal import Journal
 from orchestrator.space import Range, Values
 from trials.contract import Outcome
 
@@ -25,7 +27,6 @@ _STATES: Mapping[TrialState, str] = {
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
 }
 
 
@@ -34,7 +35,7 @@ class Studied:
     """A trial as the study has it: `reports` are scores by step, `notes` what else was kept."""
 
     number: int
-    state: str  # complete, stopped, failed, running or waiting
+    state: str  # complete, stopped, failed or running
     params: Values
     reports: Mapping[int, float]
     notes: Mapping[str, Any]
@@ -51,86 +52,105 @@ def distributions(box: Mapping[str, Range]) -> dict[str, optuna.distributions.Ba
 
 
 class Record:
-    """One study. Trials are asked for with parameters that were decided elsewhere."""
+    """One study. Trials are asked for with parameters that were decided elsewhere.
 
-    def __init__(self, study: optuna.Study, box: Mapping[str, Range]) -> None:
-        self._study, self._box = study, box
+    Only one process writes to a study, so it reads it once; what it holds of it costs the same
+    however many trials there are.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> None:
+        self._storage, self._distributions = storage, distributions(box)
+        self._study = storage.get_study_id_from_name(name)
+        found = storage.get_all_trials(self._study, deepcopy=False)
+        self._ids = [trial._trial_id for trial in found]
+        self._trials = [_studied(trial) for trial in found]
+        self._notes = dict(storage.get_study_user_attrs(self._study))
 
     @classmethod
     def open(cls, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> "Record":
         """The study `name`, made if it is not there."""
-        return cls(
-            optuna.create_study(
-                storage=storage,
-                study_name=name,
-                direction="maximize",
-                sampler=optuna.samplers.RandomSampler(seed=0),  # never draws: all is enqueued
-                pruner=optuna.pruners.NopPruner(),
-                load_if_exists=True,
-            ),
-            box,
-        )
+        try:
+            return cls(storage, name, box)
+        except KeyError:
+            storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            return cls(storage, name, box)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __getitem__(self, number: int) -> Studied:
+        return self._trials[number]
 
     def trials(self) -> list[Studied]:
-        """All trials, by number."""
-        return [_studied(t) for t in self._study.get_trials(deepcopy=False)]
+        """All trials as they are now, by number."""
+        return list(self._trials)
 
     def ask(self, params: Mapping[str, float], notes: Mapping[str, Any] | None = None) -> Studied:
-        """A new running trial with these parameters (or one that an earlier crash left waiting)."""
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if not waiting:
-            self._study.enqueue_trial(dict(params), user_attrs=dict(notes or {}))
-        trial = self._study.ask(distributions(self._box))
-        return _studied(self._frozen(trial.number))
+        """A new running trial with these parameters."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs=dict(notes or {}),
+        )
+        # In one operation, so that a crash leaves all of a trial or none of it.
+        self._ids.append(self._storage.create_new_trial(self._study, trial))
+        trial.number = len(self._trials)
+        self._trials.append(_studied(trial))
+        return self._trials[-1]
 
     def adopt(self, number: int) -> int:
         """Take over a running trial whose driver or worker is gone; returns which attempt it is."""
-        attempt = int(self._frozen(number).user_attrs.get("attempt", 0)) + 1
-        live = self._live(number)
-        live.set_user_attr("attempt", attempt)
-        for name, r in self._box.items():  # `ask` may have been cut off between two of them
-            live.suggest_float(name, r.low, r.high, log=r.log)
+        attempt = int(self._trials[number].notes.get("attempt", 0)) + 1
+        self._note_of(number, {"attempt": attempt})
         return attempt
 
     def report(self, number: int, step: int, score: float) -> None:
         """Keep the score at a step; the first one given for a step stays."""
-        if step not in self._frozen(number).intermediate_values:
-            self._live(number).report(score, step)
+        trial = self._trials[number]
+        if step not in trial.reports:
+            self._storage.set_trial_intermediate_value(self._ids[number], step, score)
+            self._trials[number] = replace(trial, reports={**trial.reports, step: score})
 
     def finish(self, number: int, outcome: Outcome, score: float, notes: Mapping[str, Any]) -> None:
         """End a running trial; one that has ended stays as it is."""
-        if self._frozen(number).state.is_finished():
+        if self._trials[number].state != "running":
             return
-        live = self._live(number)
-        for key, value in notes.items():
-            live.set_user_attr(key, value)
-        if outcome == "complete":
-            self._study.tell(number, score)
-        else:
-            state = TrialState.PRUNED if outcome == "stopped" else TrialState.FAIL
-            self._study.tell(number, state=state)
+        self._note_of(number, notes)
+        state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}.get(outcome)
+        self._storage.set_trial_state_values(
+            self._ids[number],
+            state or TrialState.FAIL,
+            None if outcome == "failed" or math.isnan(score) else [score],
+        )
+        self._trials[number] = replace(self._trials[number], state=outcome)
 
     @property
     def notes(self) -> Mapping[str, Any]:
         """What was kept of the study as a whole."""
-        return self._study.user_attrs
+        return self._notes
 
     def note(self, key: str, value: Any) -> None:
-        self._study.set_user_attr(key, value)
+        self._storage.set_study_user_attr(self._study, key, value)
+        self._notes[key] = value
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+    def sync(self) -> None:
+        """From here on even a loss of power does not lose what was kept so far."""
+        if isinstance(self._storage, Journal):  # databases see to it themselves
+            self._storage.sync()
 
-    def _live(self, number: int) -> Trial:
-        # `ask` hands out a live trial once; after a restart this is the only way back to it.
-        return Trial(self._study, self._frozen(number)._trial_id)
+    def _note_of(self, number: int, notes: Mapping[str, Any]) -> None:
+        for key, value in notes.items():
+            self._storage.set_trial_user_attr(self._ids[number], key, value)
+        trial = self._trials[number]
+        self._trials[number] = replace(trial, notes={**trial.notes, **notes})
 
 
 def _studied(trial: FrozenTrial) -> Studied:
     return Studied(
         trial.number,
         _STATES[trial.state],
-        dict(trial.system_attrs.get("fixed_params", {})) | trial.params,
+        dict(trial.params),
         dict(trial.intermediate_values),
         dict(trial.user_attrs),
     )
@@ -138,24 +158,17 @@ def _studied(trial: FrozenTrial) -> Studied:
 
 @contextmanager
 def opened(storage: str) -> Iterator[BaseStorage]:
-    """The storage at an absolute path of a journal file, or at a database's URL.
-
-    The caller must be the journal's only writer: a lock that a crash left behind is removed, which
-    would otherwise hold its successor up for 30 seconds.
-    """
+    """The storage at a path of a journal file, which no other process may write to, or at a URL."""
     if "://" in storage:
         yield _database(storage)
         return
     path = Path(storage)
-    if not path.is_absolute():  # a relative one can spin for ever on a stale lock
-        raise ValueError(f"The journal's path must be absolute, got {storage!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
-    if lock.is_symlink():
-        os.unlink(lock)
-    if path.exists():
-        _drop_torn_line(path)
-    yield JournalStorage(JournalFileBackend(str(path)))
+    journal = Journal(path)
+    try:
+        yield journal
+    finally:
+        journal.close()
 
 
 def _database(url: str) -> RDBStorage:
@@ -166,14 +179,6 @@ def _database(url: str) -> RDBStorage:
         raise fault("FEWTUNE_STORAGE", f"can't be used: {reason}", None, "Check the URL.") from None
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a crash of the machine left half written: what comes after it would be lost."""
-    with path.open("rb+") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
-
-
 def read(storage: str, name: str) -> Record | None:
     """The study `name` for reading only; None if there is none."""
     if "://" not in storage and not Path(storage).exists():
@@ -182,6 +187,6 @@ def read(storage: str, name: str) -> Record | None:
         _database(storage) if "://" in storage else JournalStorage(JournalFileBackend(storage))
     )
     try:
-        return Record(optuna.load_study(study_name=name, storage=backend), {})
+        return Record(backend, name, {})
     except KeyError:
         return None

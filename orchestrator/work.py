@@ -1,19 +1,19 @@
 """The trials that a search is made of: which comes next, and what becomes of each."""
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.plan import Plan, derived_seed
-from orchestrator.promotion import promote
-from orchestrator.sampler import suggest
-from orchestrator.selection import Candidate, best_candidate
+from orchestrator.promotion import Peers
+from orchestrator.sampler import has_model, suggest
+from orchestrator.selection import Candidate, best_candidate, candidates
 from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Values
 from orchestrator.study import Record, Studied
-from trials.contract import Outcome, RungReport, TrialSpec
+from trials.contract import Outcome, RungReport, Stage, TrialSpec
 
 # Whether a trial ends (None: it goes on), and why.
 Judgement = tuple[Outcome | None, str]
@@ -27,37 +27,62 @@ class Work(Protocol):
     def next(self) -> TrialSpec | None:
         """The next trial to run; None when there is none (now, or ever)."""
 
+    def prepare(self, n: int) -> None:
+        """Do now, all at once, what takes time in the next `n` calls of `next`."""
+
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
         """What becomes of trials that reached a rung together, by key; their order is nothing."""
 
 
 class Searching:
-    """The trials of the search itself: first the references, then what the sampler suggests."""
+    """The trials of the search itself: first the references, then what the sampler suggests.
+
+    What was suggested and not begun is in no record: it would be suggested again, knowing more.
+    """
 
     def __init__(self, plan: Plan, record: Record, task_sizes: Mapping[str, int]) -> None:
         self._plan, self.record = plan, record
         self._first = first_trials(plan, task_sizes)
+        self._suggested: deque[Values] = deque()
+        self._modelled = False  # whether suggestions come from a model yet
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
-        self._at_rung: dict[int, dict[int, float]] = {rung: {} for rung in plan.rungs}
+        self._at_rung: defaultdict[int, Peers] = defaultdict(Peers)
         for trial in record.trials():
             for step, score in trial.reports.items():
-                self._at_rung.setdefault(step, {})[trial.number] = score
+                self._at_rung[step].put(trial.number, score)
 
     def next(self) -> TrialSpec | None:
         if self._interrupted:
             trial = self._interrupted.popleft()
             return self._spec(trial, self.record.adopt(trial.number))
-        trials = self.record.trials()
-        n = sum(t.state != "waiting" for t in trials)
+        n = len(self.record)
         if n >= self._plan.trials:
             return None
-        plan = self._plan
-        params = (
-            self._first[n]
-            if n < len(self._first)
-            else suggest(trials, plan.space, plan.rungs, derived_seed(plan.seed, "sampler"))
-        )
+        if n < len(self._first):
+            params = self._first[n]
+        else:
+            if not self._suggested:
+                self._suggest(1)
+            params = self._suggested.popleft()
         return self._spec(self.record.ask(params), 0)
+
+    def prepare(self, n: int) -> None:
+        # Random ones cost nothing, and the later they are drawn the more they know of references.
+        n = min(n, self._plan.trials - len(self.record)) - len(self._suggested)
+        if n > 0 and self._has_model():
+            self._suggest(n)
+
+    def _has_model(self) -> bool:
+        if not self._modelled and len(self.record) >= len(self._first):
+            self._modelled = has_model(self.record.trials(), self._plan.space)
+        return self._modelled
+
+    def _suggest(self, n: int) -> None:
+        plan, trials = self._plan, self.record.trials()
+        for params in self._suggested:  # as good as running
+            trials.append(Studied(len(trials), "running", params, {}, {}))
+        seed = derived_seed(plan.seed, "sampler")
+        self._suggested += suggest(trials, plan.space, plan.rungs, seed, n)
 
     def _spec(self, trial: Studied, attempt: int) -> TrialSpec:
         hyperparameters, weights = self._plan.space.decode(trial.params)
@@ -65,7 +90,7 @@ class Searching:
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
         for report in reports:
-            self._at_rung[report.step][_number(report)] = report.score.mean
+            self._at_rung[report.step].put(_number(report), report.score.mean)
         return {report.key: self._judged(report) for report in reports}
 
     def _judged(self, report: RungReport) -> Judgement:
@@ -75,8 +100,7 @@ class Searching:
             return "complete", "reached the last rung"
         if _number(report) < len(self._first):
             return None, "a first trial is never stopped"
-        peers = self._at_rung[report.step].values()
-        decision = promote(report.score.mean, peers, self._plan.eta)
+        decision = self._at_rung[report.step].promote(report.score.mean, self._plan.eta)
         return (None if decision.go_on else "stopped"), decision.reason
 
 
@@ -108,38 +132,54 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A candidate to be trained again, or a trained one to be tested."""
+    """A candidate to be trained again, or one that was, to be tested."""
 
-    spec: TrialSpec
     candidate: Candidate
     seed_index: int
+    initial: str | None = None  # key of the trial from whose end it starts
 
 
 class Again:
-    """A fixed list of trials, each run to its end."""
+    """Trials of candidates, each run to its end.
 
-    def __init__(self, record: Record, repeats: Sequence[Repeat]) -> None:
-        self.record = record
-        known = {t.number: t.state for t in record.trials() if t.state != "waiting"}
-        self._left = deque(
-            (i, r) for i, r in enumerate(repeats) if known.get(i, "running") == "running"
-        )
-        self._known = known
+    wanted: gives the repeats that are known to be needed so far; none is ever taken back.
+    """
+
+    def __init__(
+        self, plan: Plan, stage: Stage, record: Record, wanted: Callable[[], Sequence[Repeat]]
+    ) -> None:
+        self._plan, self._stage, self.record, self._wanted = plan, stage, record, wanted
+        trials = {_repeated(t): t for t in record.trials()}
+        self._begun = set(trials)
+        self._interrupted = {key: t.number for key, t in trials.items() if t.state == "running"}
 
     def next(self) -> TrialSpec | None:
-        if not self._left:
-            return None
-        number, repeat = self._left.popleft()
-        if number in self._known:
-            return replace(repeat.spec, attempt=self.record.adopt(number))
-        notes = {
-            "candidate": repeat.candidate.number,
-            "reference": repeat.candidate.reference,
-            "seed_index": repeat.seed_index,
-        }
-        asked = self.record.ask({}, notes)
-        assert asked.number == number, "trials are asked for in the order of the list"
-        return repeat.spec
+        for repeat in self._wanted():
+            key = repeat.candidate.number, repeat.seed_index
+            if key in self._interrupted:
+                number = self._interrupted.pop(key)
+                return self._spec(repeat, number, self.record.adopt(number))
+            if key not in self._begun:
+                self._begun.add(key)
+                notes = {
+                    "candidate": repeat.candidate.number,
+                    "reference": repeat.candidate.reference,
+                    "seed_index": repeat.seed_index,
+                }
+                return self._spec(repeat, self.record.ask({}, notes).number, 0)
+        return None
+
+    def prepare(self, n: int) -> None: ...
+
+    def _spec(self, repeat: Repeat, number: int, attempt: int) -> TrialSpec:
+        plan = self._plan
+        hyperparameters, weights = plan.space.decode(repeat.candidate.params)
+        # The seeds are the same for all candidates: a paired comparison.
+        seed = derived_seed(plan.seed, "final", repeat.seed_index)
+        spec = plan.spec(
+            number, hyperparameters, weights, attempt=attempt, stage=self._stage, seed=seed
+        )
+        return replace(spec, initial=repeat.initial)
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
         return {
@@ -150,26 +190,24 @@ class Again:
         }
 
 
-def final_trials(plan: Plan, chosen: Sequence[Candidate]) -> list[Repeat]:
-    """Each candidate with each of the seeds, which are the same for all: a paired comparison."""
-    repeats: list[Repeat] = []
-    for candidate in chosen:
-        hyperparameters, weights = plan.space.decode(candidate.params)
-        for j in range(plan.seeds):
-            seed = derived_seed(plan.seed, "final", j)
-            spec = plan.spec(len(repeats), hyperparameters, weights, stage="final", seed=seed)
-            repeats.append(Repeat(spec, candidate, j))
-    return repeats
+def _repeated(trial: Studied) -> tuple[int, int]:
+    return trial.notes["candidate"], trial.notes["seed_index"]
 
 
-def tested_trials(
-    plan: Plan, chosen: Sequence[Candidate], finals: Sequence[Studied]
-) -> list[Repeat]:
+def finals(plan: Plan, trials: Sequence[Studied]) -> list[Repeat]:
+    """Each candidate with each of the seeds, as far as it is sure to be one."""
+    chosen = candidates(trials, plan.space, plan.finalists)
+    return [Repeat(candidate, j) for candidate in chosen for j in range(plan.seeds)]
+
+
+def tests(plan: Plan, trials: Sequence[Studied], finals: Sequence[Studied]) -> list[Repeat]:
     """The best candidate on fresh episodes and the reference, from where their finals ended."""
     shown = {best_candidate(finals, reference=False), best_candidate(finals, reference=True)}
-    repeats: list[Repeat] = []
-    for i, repeat in enumerate(final_trials(plan, chosen)):
-        if repeat.candidate.number in shown and finals[i].state == "complete":
-            spec = replace(repeat.spec, number=len(repeats), stage="test", initial=repeat.spec.key)
-            repeats.append(Repeat(spec, repeat.candidate, repeat.seed_index))
-    return repeats
+    ended = {_repeated(t): t.number for t in finals if t.state == "complete"}
+    return [
+        Repeat(c, j, f"final-{ended[c.number, j]:04d}")
+        for c in sorted(candidates(trials, plan.space, plan.finalists), key=lambda c: c.reference)
+        if c.number in shown
+        for j in range(plan.seeds)
+        if (c.number, j) in ended
+    ]

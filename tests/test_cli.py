@@ -123,6 +123,24 @@ def test_a_finished_search_is_shown_when_it_is_asked_for_again(home, called):
     assert "quickstart: " in again.stdout
 
 
+def test_a_record_that_mlflow_has_not_taken_in_is_said_and_sent_by_the_next_call(
+    home, called, monkeypatch
+):
+    command = ["search", QUICKSTART, "--executor", "inline", "--home", home, *sets()]
+    before = tracking.counts(Home(home).tracking_uri, "quickstart")
+    (home / "searches" / "quickstart" / "outbox.sent").write_text("0")
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        away.setattr("orchestrator.launch._DRAIN_SECONDS", 0.5)
+        late = called(*command)
+    assert late.returncode == 1
+    assert "MLflow has not taken in the whole record" in late.stderr
+    again = called(*command, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert tracking.counts(Home(home).tracking_uri, "quickstart") == before
+
+
 def test_another_config_of_the_same_name_is_refused(home, called):
     other = called("search", QUICKSTART, "--home", home, *sets(steps=31))
     assert other.returncode == 2

@@ -8,8 +8,13 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
+from optuna.storages import InMemoryStorage
 
 from orchestrator.executor import InlineExecutor
+from orchestrator.search import search
+from orchestrator.simplex import Simplex
+from orchestrator.space import Range, SearchSpace
+from tests.orchestrator import toys
 from tests.trials.conformance import Story, assert_same_reports, drive, protonet, retried
 
 
@@ -206,3 +211,35 @@ class TestLostWorkers:
         stories, _ = run(executor, [replace(spec, attempt=1) for spec in (ending, going_on, new)])
         assert [story.result.outcome for story in stories.values()] == ["complete"] * 3
         assert [report.step for report in stories[going_on.key].reports] == [1, 2]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_whole_search_is_the_same_inline_and_on_ray(case, tmp_path):
+    """With the real sampler, whose suggestions are made ahead while a worker trains or waits."""
+    rates = {case.rate: Range(1e-3, 1e-1, log=True)}
+    fixed = {name: value for name, value in case.hyperparameters.items() if name != case.rate}
+    simplex = Simplex(case.tasks, (1 / len(case.tasks),) * len(case.tasks))
+    plan = toys.plan(
+        recipe=case.recipe,
+        space=SearchSpace(rates, fixed, simplex),
+        rungs=(1, 2, 4),
+        trials=24,
+    )
+    found = []
+    for kind in ("inline", "ray"):
+        records = toys.records(InMemoryStorage(), plan)
+        executor = MAKE[kind](case, tmp_path / kind, workers=1, lanes=3)
+        sizes = dict.fromkeys(case.tasks, 10)
+        search(plan, records, executor, toys.Told(), task_sizes=sizes)
+        executor.close()
+        found.append([_facts(t) for r in vars(records).values() for t in r.trials()])
+    inline, on_ray = found
+    assert len(inline) > 24
+    for one, other in zip(inline, on_ray, strict=True):
+        assert one[:2] == other[:2]
+        assert one[2] == pytest.approx(other[2])
+
+
+def _facts(trial):
+    return trial.state, trial.notes["seed"], {**trial.params, **trial.reports}

@@ -1,13 +1,21 @@
 import math
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.promotion import promote
+from orchestrator.promotion import Decision, Peers
 
 scores = st.floats(-1, 1) | st.just(math.nan)
 etas = st.floats(1.01, 8)
+
+
+def promote(score: float, peers: Iterable[float], eta: float) -> Decision:
+    found = Peers()
+    for number, peer in enumerate(peers):
+        found.put(number, peer)
+    return found.promote(score, eta)
 
 
 @settings(deadline=None)
@@ -57,3 +65,12 @@ def test_the_reason_says_the_place() -> None:
 @pytest.mark.parametrize("score", [-1.0, 0.0, 1.0])
 def test_the_first_at_a_rung_goes_on(score) -> None:
     assert promote(score, [score], 3).go_on
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), scores)), st.floats(-1, 1), etas)
+def test_only_the_last_score_of_each_trial_counts(puts, score, eta) -> None:
+    peers = Peers()
+    for number, other in [*puts, (9, score)]:
+        peers.put(number, other)
+    assert peers.promote(score, eta) == promote(score, [*dict(puts).values(), score], eta)

@@ -74,7 +74,7 @@ def test_the_same_trials_and_seed_give_the_same_suggestion() -> None:
 def test_a_suggestion_is_inside_the_box(n: int) -> None:
     box = SPACE.box()
     for seed in range(20 if n < 10 else 3):
-        found = suggest(some()[:n], SPACE, RUNGS, seed)
+        found = suggest(some()[:n], SPACE, RUNGS, seed)[0]
         assert found.keys() == box.keys()
         assert all(box[k].low <= v <= box[k].high for k, v in found.items())
 
@@ -86,7 +86,7 @@ def test_the_first_rates_are_near_the_best_references() -> None:
     ]
     best = references[1].params["lr/outer"]
     for seed in range(30):
-        rate = suggest(references, SPACE, RUNGS, seed)["lr/outer"]
+        rate = suggest(references, SPACE, RUNGS, seed)[0]["lr/outer"]
         assert best / 3.01 <= rate <= best * 3.01
 
 
@@ -138,18 +138,52 @@ def test_an_outlier_is_shown_as_no_worse_than_as_bad_as_can_be(
     assert min(t.value for t in seen) == seen[14].value == -1.0
 
 
-def test_running_and_waiting_trials_are_shown_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_trials_are_shown_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
-    more = [studied(14, drawn(rng), "running", 0.2), studied(15, drawn(rng), "waiting")]
+    more = [studied(14, drawn(rng), "running", 0.2), studied(15, drawn(rng), "running")]
     seen = shown(monkeypatch, some() + more)
     assert [t.state.name for t in seen[-2:]] == ["RUNNING", "RUNNING"]
     assert [t.params for t in seen[-2:]] == [t.params for t in more]
 
 
+def test_of_many_trials_the_best_and_the_latest_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [*some(600), studied(600, drawn(np.random.default_rng(1)), "running")]
+    seen = shown(monkeypatch, trials)
+    assert [t.state.name for t in seen].count("RUNNING") == 1
+    assert 100 < len(seen) <= 201
+    params = [t.params for t in seen]
+    assert max(trials[:600], key=lambda t: t.score).params in params
+    assert all(t.params in params for t in trials[-100:])
+
+
+def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
+    box = SPACE.box()
+    found = suggest(some(), SPACE, RUNGS, 0, 100)
+    assert found == suggest(some(), SPACE, RUNGS, 0, 100)
+    assert len({tuple(p.values()) for p in found}) == len(found) == 100
+    assert all(box[k].low <= v <= box[k].high for p in found for k, v in p.items())
+
+
+def test_a_crowd_gathers_where_the_model_expects_most() -> None:
+    rng = np.random.default_rng(0)
+    box = FIVE.box()
+    trials = []
+    for number in range(60):
+        params = drawn(rng, FIVE)
+        share = {k: (params[k] - r.low) / (r.high - r.low) for k, r in box.items()}
+        value = -sum((x - 0.3) ** 2 for x in share.values())
+        trials.append(studied(number, params, "complete", value, value, value))
+    found = suggest(trials, FIVE, RUNGS, 0, 100)
+    shares = [[(p[k] - r.low) / (r.high - r.low) for k, r in box.items()] for p in found]
+    off = np.square(np.array(shares) - 0.3).sum(1)
+    chance = 5 * (1 / 12 + 0.2**2)
+    assert np.median(off) < chance / 3
+
+
 def test_all_diverged_is_no_reason_not_to_suggest() -> None:
     rng = np.random.default_rng(0)
     trials = [studied(i, drawn(rng), "failed", math.nan) for i in range(12)]
-    found = suggest(trials, SPACE, RUNGS, 0)
+    found = suggest(trials, SPACE, RUNGS, 0)[0]
     assert all(math.isfinite(v) for v in found.values())
 
 
@@ -157,7 +191,7 @@ def test_what_is_suggested_in_a_batch_keeps_apart() -> None:
     trials = some()
     batch: list[Values] = []
     for _ in range(4):
-        batch.append(suggest(trials, SPACE, RUNGS, 0))
+        batch.append(suggest(trials, SPACE, RUNGS, 0)[0])
         trials.append(studied(len(trials), batch[-1], "running"))
     box = SPACE.box()
     points = np.array(
@@ -194,5 +228,5 @@ def test_it_finds_a_better_region_than_chance_does() -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)
         chance.append(_best_of(lambda trials, rng=rng: drawn(rng, FIVE)))
-        ours.append(_best_of(lambda trials, seed=seed: suggest(trials, FIVE, RUNGS, seed)))
+        ours.append(_best_of(lambda trials, seed=seed: suggest(trials, FIVE, RUNGS, seed)[0]))
     assert np.median(ours) > np.median(chance) / 3

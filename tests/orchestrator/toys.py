@@ -244,7 +244,9 @@ def records(storage: Any, of: Plan) -> Records:
     )
 
 
-def quick_suggest(trials: Any, space: SearchSpace, rungs: Any, seed: int) -> dict[str, float]:
+def quick_suggest(
+    trials: Any, space: SearchSpace, rungs: Any, seed: int, n: int = 1
+) -> list[dict[str, float]]:
     """In place of the sampler, where it does not matter what is suggested: at random."""
     rng = np.random.default_rng(derived_seed(seed, len(trials)))
-    return {name: r.at(rng.random()) for name, r in space.box().items()}
+    return [{name: r.at(rng.random()) for name, r in space.box().items()} for _ in range(n)]

@@ -1,0 +1,237 @@
+"""How fast is the driver, and how long does a worker wait for its orders?
+
+    python benchmarks/driver.py [--quick] [--seeds N] [--json FILE]
+
+The search's own loop with its journal on disk and its recorder's outbox, but trials that train
+nothing: all the time is the driver's. A study of 100, 1,000 or 10,000 trials is made up to its last
+ones, which are then searched. The outbox is not drained: MLflow has no part in the figures.
+
+`random` draws the suggestions, `fewtune` makes them as a search does. A wait is the time from a
+worker's turn to its next orders; what is suggested ahead is no part of it, but of the reports per
+second. Eight lanes, 12 parameters, 3 rungs, 10 validation tasks. Each seed is another search.
+"""
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from tidy import Row, row, show, write
+
+from fewshot.metrics import Estimate, estimate
+from orchestrator import sampler
+from orchestrator.executor import InlineExecutor
+from orchestrator.launch import open_records
+from orchestrator.outbox import Outbox
+from orchestrator.plan import Plan, derived_seed
+from orchestrator.recording import OutboxRecorder
+from orchestrator.search import search
+from orchestrator.simplex import Simplex
+from orchestrator.space import Range, SearchSpace, Values
+from orchestrator.study import Record, opened
+from trials.contract import (
+    AdaptationResult,
+    Component,
+    Outcome,
+    Recipe,
+    RungReport,
+    TrialResult,
+    TrialSpec,
+    Turn,
+)
+
+LANES = 8
+SIZES = {f"task_{i}": 100 for i in range(10)}
+HELD_OUT = tuple(f"alphabet_{i}" for i in range(10))
+SPACE = SearchSpace(
+    {name: Range(1e-4, 1e-1, log=True) for name in ("lr/outer", "lr/inner", "lr/adapt")},
+    {},
+    Simplex(tuple(SIZES), (0.1,) * 10),
+)
+RECIPE = Recipe(
+    program="none",
+    datasets={},
+    tasks={},
+    model=Component(name="none"),
+    learner=Component(name="none"),
+    way=5,
+    shot=1,
+    query=5,
+    episodes=1,
+    validation_episodes=1,
+    test_episodes=1,
+)
+# Trials that are searched after the study was made up, by who suggests them.
+SEARCHED = {"random": 400, "fewtune": 48}
+
+
+class Idle:
+    """A `TrialProgram` that trains nothing; the score falls with the distance from a rate."""
+
+    def __init__(self) -> None:
+        self.lanes, self.lane_steps, self.capacity_steps = LANES, 0, 0
+        self._live: dict[str, tuple[TrialSpec, int]] = {}
+
+    @property
+    def free(self) -> int:
+        return self.lanes - len(self._live)
+
+    def admit(self, spec: TrialSpec) -> None:
+        self._live[spec.key] = (spec, 0)
+
+    def advance(self) -> list[RungReport]:
+        for key, (spec, step) in self._live.items():
+            self._live[key] = spec, next(rung for rung in spec.rungs if rung > step)
+        return [self._report(spec, step) for spec, step in self._live.values()]
+
+    def _report(self, spec: TrialSpec, step: int) -> RungReport:
+        score = Estimate(_score(spec.hyperparameters, step), 0.01, 10)
+        return RungReport(
+            key=spec.key,
+            step=step,
+            score=score,
+            per_task=dict.fromkeys(HELD_OUT, score),
+            metrics={f"val/{task}/{name}": 0.5 for task in HELD_OUT for name in ("accuracy", "f1")},
+            time=time.time(),
+            seconds=1.0,
+            lane_seconds=1.0,
+        )
+
+    def release(self, key: str, outcome: Outcome) -> TrialResult:
+        spec, step = self._live.pop(key)
+        score = Estimate(_score(spec.hyperparameters, step), 0.01, 10)
+        adaptations = tuple(
+            AdaptationResult(
+                task=task,
+                split="validation",
+                score=score,
+                metrics={"accuracy": 0.5, "f1": 0.5},
+                time=time.time(),
+                seconds=1.0,
+            )
+            for task in HELD_OUT
+        )
+        return TrialResult(
+            key=key,
+            outcome=outcome,
+            step=step,
+            adaptations=adaptations if outcome == "complete" else (),
+            time=time.time(),
+        )
+
+
+def _score(params: Mapping[str, float], step: int) -> float:
+    return 0.005 * step - abs(math.log10(params["lr/outer"]) + 2)
+
+
+class Timed(InlineExecutor):
+    """Counts reports, and times how long the worker waits for its orders after each turn."""
+
+    def __init__(self) -> None:
+        super().__init__(Idle)
+        self.reports, self.waits, self._since = 0, list[float](), 0.0
+
+    def turn(self) -> Turn | None:
+        turn = super().turn()
+        self.reports += 0 if turn is None else len(turn.reports)
+        self._since = time.perf_counter()
+        return turn
+
+    def exchange(
+        self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
+    ) -> None:
+        if self.reports:  # before the first turn nothing trains that could wait
+            self.waits.append(time.perf_counter() - self._since)
+        super().exchange(worker, release, admit)
+
+
+def plan(trials: int, seed: int) -> Plan:
+    return Plan(
+        name="driver",
+        seed=seed,
+        recipe=RECIPE,
+        space=SPACE,
+        rungs=(30, 60, 100),
+        eta=2.0,
+        trials=trials,
+        reference_trials=8,
+        finalists=0,
+        seeds=1,
+        trial_seed=None,
+    )
+
+
+def drawn(trials: Any, space: SearchSpace, rungs: Any, seed: int, n: int = 1) -> list[Values]:
+    rng = np.random.default_rng([derived_seed(seed), len(trials)])
+    return [{name: r.at(rng.random()) for name, r in space.box().items()} for _ in range(n)]
+
+
+def make_up(record: Record, n: int, rungs: Sequence[int]) -> None:
+    """Trials that have ended, half of them at the first rung."""
+    for number, params in enumerate(drawn((), SPACE, rungs, 0, n)):
+        record.ask(params)
+        reached = rungs if number % 2 else rungs[:1]
+        for step in reached:
+            record.report(number, step, _score(params, step))
+        outcome: Outcome = "complete" if number % 2 else "stopped"
+        record.finish(number, outcome, record[number].score, {})
+
+
+def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
+    """Figures of the last trials of a search of `n`."""
+    made = plan(n, seed)
+    suggest = drawn if variant == "random" else sampler.suggest
+    with opened(str(folder / "driver.journal")) as storage:
+        records = open_records(made, storage)
+        make_up(records.search, max(0, n - SEARCHED[variant]), made.rungs)
+        outbox = Outbox(folder / "outbox")
+        recorder = OutboxRecorder(outbox)
+        recorder.search_started(name="driver", experiment="x", params={}, tags={}, time=time.time())
+        executor = Timed()
+        wall, cpu = time.perf_counter(), time.process_time()
+        with patch("orchestrator.work.suggest", suggest):
+            search(made, records, executor, recorder, task_sizes=SIZES)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        recorder.close()
+    return {
+        "reports_per_second": executor.reports / wall,
+        "cpu_ms_per_report": 1000 * cpu / executor.reports,
+        "wait_ms": 1000 * float(np.median(executor.waits)),
+        "longest_wait_ms": 1000 * max(executor.waits),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="without the 10,000 trials")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for n in (100, 1_000) if options.quick else (100, 1_000, 10_000):
+        for variant in SEARCHED:
+            found = []
+            for seed in range(options.seeds):
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append(measure(variant, n, seed, Path(folder)))
+            rows += [
+                row("driver", f"{n}_trials", variant, metric, estimate(_values(found, metric)))
+                for metric in found[0]
+            ]
+            show(rows[-len(found[0]) :])
+    if options.json:
+        write(options.json, rows, ("optuna", "torch"))
+
+
+def _values(found: Sequence[Mapping[str, float]], metric: str) -> torch.Tensor:
+    return torch.tensor([one[metric] for one in found])
+
+
+if __name__ == "__main__":
+    main()
