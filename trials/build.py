@@ -1,6 +1,6 @@
 """From a recipe to the program that runs its trials."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import Learner
-from fewshot.learners.learners import LEARNERS, REGRESSORS
+from fewshot.learners.learners import CLASSIFIERS, LEARNERS, REGRESSORS
 from fewshot.learners.protonet import ProtoNet
 from fewshot.models.base import Model
 from fewshot.models.models import MODELS
@@ -61,7 +61,8 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
     if recipe.program == "adaptation":
         sources = Sources(recipe.datasets, cache)
         found = distilled_task(recipe, sources, cache)
-        figures = {"teacher": found.teacher_accuracy}
+        taught = found.teacher_accuracy
+        figures = {} if taught is None else {"teacher": taught}
         features = tuple(sources.inputs.shape[1:])
         return Examination(features, figures=figures, classes=found.classes)
     pools = _pools(recipe, cache, torch.device("cpu"))
@@ -102,31 +103,39 @@ def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
     return model
 
 
-def learner(recipe: Recipe, features: tuple[int, ...], way: int) -> Learner:
-    """The learner of a meta-training recipe, for problems of `way` classes or of functions."""
+def learner(
+    recipe: Recipe, features: tuple[int, ...], way: int, classes: Sequence[int] = ()
+) -> Learner:
+    """The learner of a meta-training recipe, for problems of `way` classes or of functions.
+
+    classes: number of classes of each training task; none where nothing is to be trained.
+    """
     name = recipe.learner.name
     more: dict[str, Any] = {"features": features}
     if getattr(LEARNERS.get(name), "model_scores_classes", False):
         more["n_out"] = way
     model = part(MODELS, recipe.model, "model", **more)
-    kind: dict[str, Any] = {"kind": REGRESSION} if recipe.regresses else {}
-    if kind and name not in REGRESSORS:
+    own: dict[str, Any] = {"kind": REGRESSION} if recipe.regresses else {}
+    if name in CLASSIFIERS:
+        own["classes"] = classes
+    if recipe.regresses and name not in REGRESSORS:
         rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn functions."
         raise InputError([Fault("learner.name", rule, name)])
-    found: Learner = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **kind)
+    found: Learner = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
     return found
 
 
 def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
     pools = _pools(recipe, cache, device)
+    train = pools["train"]
     key = torch.tensor(recipe.seed, device=device)
 
     def held_out(stage: Stage, split: str, episodes: int) -> HeldOut:
         return pools[split], episodes, fold(key, _STREAMS[stage])
 
     return MetaTraining(
-        learner(recipe, pools["train"].features, recipe.way),
-        pools["train"],
+        learner(recipe, train.features, recipe.way, _class_counts(train)),
+        train,
         recipe.episodes,
         {
             "search": held_out("search", "validation", recipe.validation_episodes),
@@ -134,6 +143,10 @@ def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objecti
             "test": held_out("test", "test", recipe.test_episodes),
         },
     )
+
+
+def _class_counts(train: Pool) -> tuple[int, ...]:
+    return train.class_counts if isinstance(train, TaskPool) else ()
 
 
 def _pools(recipe: Recipe, cache: Path, device: torch.device) -> Mapping[str, Pool]:

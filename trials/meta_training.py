@@ -4,6 +4,7 @@ L(theta) = sum_i lambda_i * L_i(theta) / L_i^0, L_i^0 the loss of the best const
 """
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch.func import vmap
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import Scores
-from fewshot.learners.base import Learner, OwnLoss
+from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
+from fewshot.tasks.pool import TaskPool
 from trials.contract import Stage
 from trials.objective import TaskScores
 
@@ -23,6 +25,13 @@ _EPISODES_AT_ONCE = 256
 
 # The pool that scores a stage, the number of episodes a task, and the key of their draw.
 HeldOut = tuple[Pool, int, Tensor]
+
+
+class Batch(NamedTuple):
+    """One step's episodes, task after task, as many of each."""
+
+    episodes: Episode
+    classes: Any  # (b, way) for a `ClassLoss` learner, see there; for others nothing
 
 
 class MetaTraining:
@@ -45,23 +54,34 @@ class MetaTraining:
         self._learner, self._train, self._episodes = learner, train, episodes
         self._held_out = held_out
         self._null_losses = train.null_losses
+        if isinstance(learner, ClassLoss):
+            assert isinstance(train, TaskPool), "functions have no classes"
+            self._null_losses = torch.tensor(train.class_counts, device=train.inputs.device).log()
         self._drawn: dict[Stage, Episode] = {}
 
     def init(self, seed: int) -> Params:
         return self._learner.init(torch.Generator().manual_seed(seed))
 
-    def batch(self, seeds: Tensor, steps: Tensor) -> Episode:
-        drawn = self._train.draw(fold(seeds, steps), self._episodes)
-        return Episode(*(part.flatten(1, 2) for part in drawn))  # (l, t * e, ...)
+    def batch(self, seeds: Tensor, steps: Tensor) -> Batch:
+        keys = fold(seeds, steps)
+        drawn = self._train.draw(keys, self._episodes)
+        episodes = Episode(*(part.flatten(1, 2) for part in drawn))  # (l, t * e, ...)
+        if not isinstance(self._learner, ClassLoss):
+            return Batch(episodes, ())
+        assert isinstance(self._train, TaskPool), "functions have no classes"
+        return Batch(episodes, self._train.drawn_classes(keys, self._episodes).flatten(1, 2))
 
-    def loss(
-        self, params: Params, batch: Episode, hyper: Hyperparameters, weights: Tensor
-    ) -> Tensor:
-        if isinstance(self._learner, OwnLoss):
-            losses = self._learner.meta_losses(params, batch, hyper)  # (t * e,)
+    def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
+        episodes, classes = batch
+        if isinstance(self._learner, ClassLoss):
+            tasks = torch.arange(len(self.tasks), device=weights.device)
+            tasks = tasks.repeat_interleave(self._episodes)
+            losses = self._learner.class_losses(params, episodes, tasks, classes, hyper)  # (t * e,)
+        elif isinstance(self._learner, OwnLoss):
+            losses = self._learner.meta_losses(params, episodes, hyper)
         else:
-            outputs = self._learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
-            losses = self._train.kind.losses(outputs, batch.query_y)
+            outputs = self._learner.meta_logits(params, episodes, hyper)  # (t * e, q, way)
+            losses = self._train.kind.losses(outputs, episodes.query_y)
         per_task = losses.view(len(self.tasks), -1).mean(1) / self._null_losses
         return (weights * per_task).sum()
 

@@ -38,3 +38,22 @@ class OwnLoss(Protocol):
 
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         """Loss (b,) of each episode."""
+
+
+@runtime_checkable
+class ClassLoss(Protocol):
+    """What a learner has besides, if it is trained to tell all classes of a training task apart."""
+
+    def class_losses(
+        self,
+        params: Params,
+        episodes: Episode,
+        tasks: Tensor,
+        classes: Tensor,
+        hyper: Hyperparameters,
+    ) -> Tensor:
+        """Loss (b,) of each episode, whose null loss is the log of how many classes its task has.
+
+        tasks: (b,) int64, of which task each is. classes: (b, way) int64, which of the task's
+        classes the episode's are; the class that it calls y is `classes[..., y]` of its task.
+        """
