@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
 from orchestrator.schema import Config, DatasetPart, TaskSection
+from trials.contract import Component
 from trials.deployment import classify, distil
 
 
@@ -93,9 +95,17 @@ def _load(part: DatasetPart, data: str, folder: Path, home: Home) -> Dataset:
     source = part.source
     if source == "glyphs":  # drawn, not read: new ones are images of the same size
         source, options = "images", {"path": data, "size": options.get("size", 14)}
-    if options.get("encoder") and (folder / "encoder").exists():
-        options["encoder"] = str(folder / "encoder")
-    return load_dataset(source, options, home.cache)
+    return load_dataset(source, _with_own_encoder(options, folder), home.cache)
+
+
+def _model(model: Component, folder: Path) -> Component:
+    return replace(model, options=_with_own_encoder(model.options, folder))
+
+
+def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The options, with the encoder that the export brings along."""
+    own = {"encoder": str(folder / "encoder")} if (folder / "encoder").exists() else {}
+    return {key: own.get(key, value) if value else value for key, value in options.items()}
 
 
 def _logits(
@@ -108,15 +118,17 @@ def _logits(
     home: Home,
 ) -> Tensor:
     plan = plan_of(config)
+    plan = replace(plan, recipe=replace(plan.recipe, model=_model(plan.recipe.model, folder)))
     hyperparameters, weights = plan.space.decode({})
     rows, codes = support
     seen, x = (found.inputs[rows], codes), found.inputs[rest]
-    if not config.distils:
+    if not config.adapts:
         params = load_file(folder / "model.safetensors")
         return classify(plan.recipe, params, hyperparameters, seen, x)
-    assert config.teacher is not None, "a config that distils has a teacher"
-    features = _load(config.teacher, data, folder, home).inputs
+    teacher_x = None
+    if config.teacher is not None:
+        features = _load(config.teacher, data, folder, home).inputs
+        teacher_x = (features[rows], features[rest])
     spec = plan.spec(0, hyperparameters, weights, stage="final")
     with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
-        teacher_x = (features[rows], features[rest])
         return distil(spec, seen, x, teacher_x, Path(scratch))[0]

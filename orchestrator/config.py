@@ -12,14 +12,22 @@ from fewshot.faults import Fault, InputError, fault
 from fewshot.learners.learners import LEARNERS, REGRESSORS
 from orchestrator.plan import space_of
 from orchestrator.schema import Config, TaskSection
+from trials.adam import WEIGHT_DECAY
 
 
 def _cross_faults(config: Config) -> list[Fault]:
     """What no section can see alone."""
-    if (config.learner is None) == (config.teacher is None):
+    if config.learner is not None and config.teacher is not None:
         rule = "give either a `learner` (task learning) or a `teacher` (distillation)."
         return [Fault("learner", rule)]
-    faults = _task_faults(config) + _space_faults(config) + _weight_faults(config)
+    if config.adapts and config.teacher is None and config.tasks.train:
+        return [Fault("learner", "is needed to learn from `tasks.train`.")]
+    faults = (
+        _task_faults(config)
+        + _model_faults(config)
+        + _space_faults(config)
+        + _weight_faults(config)
+    )
     trials, references = config.search.trials, config.search.reference_trials
     if references > trials:
         rule = f"must not exceed search.trials = {trials}."
@@ -35,10 +43,10 @@ def _cross_faults(config: Config) -> list[Fault]:
 
 def _task_faults(config: Config) -> list[Fault]:
     faults = []
-    if config.distils and (config.tasks.train or len(config.tasks.validation) != 1):
-        rule = "with a `teacher` there is one new task, and nothing to train on before."
+    if config.adapts and (config.tasks.train or len(config.tasks.validation) != 1):
+        rule = "without a `learner` there is one new task, and nothing to train on before."
         faults.append(Fault("tasks", rule))
-    if not config.distils and not config.tasks.train:
+    if not config.adapts and not config.tasks.train:
         faults.append(Fault("tasks.train", "needs at least one task to learn from."))
     faults += _number_faults(config)
     tasks = config.all_tasks()
@@ -69,6 +77,23 @@ def _number_faults(config: Config) -> list[Fault]:
     return [Fault("learner.name", rule, name)]
 
 
+def _model_faults(config: Config) -> list[Fault]:
+    """A transformer reads the tokens of its own tokenizer."""
+    if config.model.name != "transformer":
+        return []
+    encoder = config.model.options()["encoder"]
+    wanted = {"features": "tokens", "encoder": encoder}
+    return [
+        Fault(
+            f"datasets.{name}",
+            f"must be text with `features: tokens` and `encoder: {encoder}`, as the model's.",
+            {key: part.options().get(key) for key in wanted},
+        )
+        for name, part in config.datasets.items()
+        if part.source != "text" or wanted.items() - part.options().items()
+    ]
+
+
 def _space_faults(config: Config) -> list[Fault]:
     read, given = set(config.hyperparameters()), config.space.scalars()
     return [
@@ -76,7 +101,7 @@ def _space_faults(config: Config) -> list[Fault]:
         for name in sorted(read - given.keys())
     ] + [
         Fault(f"space.{name}", "is not read by any part of this search.", None, "Take it out.")
-        for name in sorted(given.keys() - read)
+        for name in sorted(given.keys() - read - {WEIGHT_DECAY})
     ]
 
 

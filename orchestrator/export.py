@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fewshot.faults import fault
-from fewshot.models import encoder
+from fewshot.models import encoder, transformer
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
@@ -45,8 +45,13 @@ def export(name: str, home: Home, out: Path) -> Summary:
     fixed = fixed_config(config, summary.best, chosen.notes["seed"])
     write_text(partial / "config.yaml", configs.dump(fixed))
     tensors = checkpoint.parameters(Path(chosen.notes["checkpoint"]))
-    save_file(tensors, partial / "model.safetensors", {"format": "pt", "search": name})
     classes = records.search.notes.get("classes")
+    if config.adapts and config.model.name == "transformer":
+        assert classes, "an adaptation has noted its classes"
+        # Writes model.safetensors too.
+        transformer.save_pretrained(config.model.options()["encoder"], tensors, classes, partial)
+    else:
+        save_file(tensors, partial / "model.safetensors", {"format": "pt", "search": name})
     if classes:  # the model's outputs, in their order
         write_text(partial / "labels.json", json.dumps(classes, indent=2))
     for source in encoders(config):
@@ -91,7 +96,7 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
     shapes = config.episodes
     problem = (
         f"{shapes.shot} labelled examples a class of one new task"
-        if config.distils
+        if config.adapts
         else f"{shapes.shot} examples of new tasks, whose numbers it tells"
         if config.kinds == {"regression"}
         else f"{shapes.way}-way {shapes.shot}-shot episodes of new tasks"
@@ -133,7 +138,8 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         "",
         "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
         "is a transformers model that `AutoModel.from_pretrained` loads, and `labels.json`, where "
-        "there is one, names the outputs in their order.",
+        "there is one, names the outputs in their order. Where there is a `config.json`, this "
+        "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads.",
         "",
         "## Versions",
         "",

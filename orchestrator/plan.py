@@ -84,7 +84,7 @@ def recipe_of(config: Config) -> Recipe:
     shapes = config.episodes
     learner = config.learner
     return Recipe(
-        program="adaptation" if config.distils else "meta_training",
+        program="adaptation" if config.adapts else "meta_training",
         datasets={name: _dataset(part) for name, part in config.datasets.items()},
         tasks={
             split: tuple(

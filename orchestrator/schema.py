@@ -25,6 +25,7 @@ from fewshot.learners.per_task import OWN
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from fewshot.tasks.functions import FAMILIES
+from trials.adam import WEIGHT_DECAY
 from trials.adaptation import Adaptation
 
 
@@ -145,7 +146,7 @@ class LearnerPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        _check_options(LEARNERS, "name", self, {"model", "way", "kind"})
+        _check_options(LEARNERS, "name", self, {"model", "way", "kind", "classes"})
         return self
 
 
@@ -324,6 +325,7 @@ class SpaceSection(_Section):
     temperature: Scalar | None = Field(None, alias="distill/temperature")
     soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
     own: Scalar | None = Field(None, alias=OWN)
+    weight_decay: Scalar | None = Field(None, alias=WEIGHT_DECAY)
 
     @field_validator("lr_outer", "lr_inner", "lr_adapt", "temperature")
     @classmethod
@@ -331,6 +333,14 @@ class SpaceSection(_Section):
         low = value.low if isinstance(value, RangeSection) else value
         if low is not None and low <= 0:
             raise refused(Fault("", "must be above 0.", low))
+        return value
+
+    @field_validator("weight_decay")
+    @classmethod
+    def _not_negative(cls, value: RangeSection | float | None) -> RangeSection | float | None:
+        low = value.low if isinstance(value, RangeSection) else value
+        if low is not None and low < 0:
+            raise refused(Fault("", "must not be negative.", low))
         return value
 
     @field_validator("soft_weight", "own")
@@ -377,9 +387,9 @@ class Config(_Section):
     search: SearchSection = SearchSection()
 
     @property
-    def distils(self) -> bool:
-        """Whether there is a teacher, and so only the adaptation stage."""
-        return self.teacher is not None
+    def adapts(self) -> bool:
+        """Whether there is the adaptation stage alone: one new task, and none to learn before."""
+        return self.learner is None
 
     @property
     def kinds(self) -> set[str]:
@@ -396,9 +406,9 @@ class Config(_Section):
         }
 
     def hyperparameters(self) -> tuple[str, ...]:
-        """The scalars that the trials read."""
+        """The scalars that the trials need. Each may have a weight decay besides."""
         if self.learner is None:
-            return Adaptation.hyperparameters
+            return Adaptation.alone if self.teacher is None else Adaptation.hyperparameters
         own = (OWN,) if "per_task" in self.learner.options().values() else ()
         return HYPERPARAMETERS[self.learner.name] + own
 

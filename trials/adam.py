@@ -1,4 +1,4 @@
-"""Adam over stacked parameters, with a learning rate and a step count for each lane.
+"""Adam over stacked parameters, with a rate, a weight decay and a step count for each lane.
 
 Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
 """
@@ -11,6 +11,9 @@ from torch import Tensor
 from fewshot.functional import Params
 
 _BETA_1, _BETA_2, _EPS = 0.9, 0.999, 1e-8
+
+# A hyperparameter that every trial may have; without it there is none.
+WEIGHT_DECAY = "weight_decay"
 
 
 class Moments(NamedTuple):
@@ -41,3 +44,14 @@ def update_(params: Params, grads: Params, moments: Moments, steps: Tensor, rate
         second.mul_(_BETA_2).addcmul_(grad, grad, value=1 - _BETA_2)
         scale = (second.sqrt() / correction.view(lanes)).add_(_EPS)
         value.sub_(size.view(lanes) * first / scale)
+
+
+@torch.no_grad()
+def decay_(params: Params, rates: Tensor, decays: Tensor) -> None:
+    """Weight decay that the gradients know nothing of, in place, before a step; decays (l,) >= 0.
+
+    theta <- (1 - rate * decay) * theta: then it is AdamW. Loshchilov and Hutter, "Decoupled weight
+    decay regularization", ICLR 2019.
+    """
+    for value in params.values():
+        value.mul_((1 - rates * decays).view((-1,) + (1,) * (value.dim() - 1)))

@@ -1,4 +1,6 @@
-"""The adaptation stage alone: a small student fine-tuned on one new task, taught by a teacher.
+"""The adaptation stage alone: a model trained on one new task, taught by a teacher or by nobody.
+
+Without a teacher, L is the cross-entropy on the support. With one,
 
 L = (1 - w) * CE on the support + w * tau^2 * KL(teacher || student) on support and unlabelled.
 """
@@ -15,16 +17,16 @@ from torch.nn.functional import cross_entropy
 from fewshot.functional import Hyperparameters, Params
 from fewshot.losses.distillation import soft_loss
 from fewshot.metrics import accuracy, macro_f1, skill
-from fewshot.models.base import Model
+from fewshot.models.base import Model, Trims
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.objective import TaskScores
 
-_QUERIES_AT_ONCE = 1024
+_QUERIES_AT_ONCE = 256
 
 
 class Batch(NamedTuple):
-    """One step's examples: labelled ones, and those whose soft labels the teacher gave."""
+    """One step's examples: labelled ones, and those whose soft labels the teacher gave, if any."""
 
     support_x: Tensor  # (b, *features)
     support_y: Tensor  # (b,)
@@ -38,6 +40,7 @@ class NewTask:
 
     support: (s,) rows of the inputs, with labels (s,) in 0..n_classes-1.
     transfer: (u,) rows that the teacher labels, the support among them; teacher: (u, n_classes).
+    Where nobody teaches, u is 0.
     query: for each stage rows (q,) with labels (q,), which only score.
     """
 
@@ -60,15 +63,31 @@ class NewTask:
         )
 
 
+def untaught(
+    name: str,
+    n_classes: int,
+    support: Tensor,
+    labels: Tensor,
+    query: Mapping[Stage, tuple[Tensor, Tensor]],
+) -> NewTask:
+    """The task without a teacher."""
+    nobody = torch.zeros(0, dtype=torch.int64), torch.zeros(0, n_classes)
+    return NewTask(name, n_classes, support, labels, *nobody, query)
+
+
 class Adaptation:
     """The `Objective` of one student on one new task; nothing is meta-trained, nothing weighted."""
 
     learning_rate = "lr/adapt"
     hyperparameters: tuple[str, ...] = ("lr/adapt", "distill/temperature", "distill/soft_weight")
+    alone: tuple[str, ...] = ("lr/adapt",)  # those that are read where nobody teaches
     tasks: tuple[str, ...] = ()
 
     def __init__(self, model: Model, inputs: Tensor, task: NewTask, batch: int) -> None:
         self._model, self._inputs, self._task, self._batch = model, inputs, task, batch
+        self._taught = len(task.transfer) > 0
+        if not self._taught:
+            self.hyperparameters = self.alone
 
     def init(self, seed: int) -> Params:
         return self._model.init(torch.Generator().manual_seed(seed))
@@ -77,30 +96,39 @@ class Adaptation:
         key = fold(seeds, steps)
         task = self._task
         support = integers(fold(key, 0), self._batch, len(task.support))
-        transfer = integers(fold(key, 1), self._batch, len(task.transfer))
+        n_transfer = self._batch if self._taught else 0
+        transfer = integers(fold(key, 1), n_transfer, len(task.transfer))
+        x = self._read(torch.cat([task.support[support], task.transfer[transfer]], 1))
         return Batch(
-            self._inputs[task.support[support]],
-            task.labels[support],
-            self._inputs[task.transfer[transfer]],
-            task.teacher[transfer],
+            x[:, : self._batch], task.labels[support], x[:, self._batch :], task.teacher[transfer]
         )
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """The inputs of some rows, padded no further than to the longest of them."""
+        x = self._inputs[rows]
+        return self._model.trim(x) if isinstance(self._model, Trims) else x
 
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         del weights
         n = len(batch.support_y)
         logits = self._model.apply(params, torch.cat([batch.support_x, batch.transfer_x]))
         hard = cross_entropy(logits[:n], batch.support_y)
+        if not self._taught:
+            return hard
         soft = soft_loss(logits[n:], batch.transfer_logits, hyper["distill/temperature"])
         weight = hyper["distill/soft_weight"]
         return (1 - weight) * hard + weight * soft
 
+    def logits(self, params: Params, rows: Tensor) -> Tensor:
+        """What l models, stacked, make of n rows: (l, n, classes)."""
+        mapped = vmap(self._model.apply, in_dims=(0, None))
+        parts = rows.split(_QUERIES_AT_ONCE)
+        return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
+
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         del hyper
         rows, labels = self._task.query[stage]
-        mapped = vmap(self._model.apply, in_dims=(0, None))
-        logits = torch.cat(
-            [mapped(params, self._inputs[part]) for part in rows.split(_QUERIES_AT_ONCE)], 1
-        )
+        logits = self.logits(params, rows)
         right = (logits.argmax(-1) == labels).double()
         return [
             TaskScores(

@@ -10,7 +10,7 @@ import torch
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import Learner, OwnParameters
-from fewshot.learners.learners import LEARNERS, REGRESSORS
+from fewshot.learners.learners import CLASSIFIERS, LEARNERS, REGRESSORS
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.protonet import ProtoNet
 from fewshot.learners.ridge import Ridge
@@ -65,13 +65,14 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
     if recipe.program == "adaptation":
         sources = Sources(recipe.datasets, cache)
         found = distilled_task(recipe, sources, cache)
-        figures = {"teacher": found.teacher_accuracy}
+        taught = found.teacher_accuracy
+        figures = {} if taught is None else {"teacher": taught}
         features = tuple(sources.inputs.shape[1:])
         return Examination(features, figures=figures, classes=found.classes)
     pools = pools_of(recipe, cache, torch.device("cpu"))
     for sort, by_split in pools.items():
         (features,) = {pool.features for pool in by_split.values()}
-        learner(recipe, features, recipe.way, sort)
+        learner(recipe, features, recipe.way, sort, by_split.get("train"))
     sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
     known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
     return Examination(features, known, _untrained(recipe, pools))
@@ -115,11 +116,16 @@ def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
 
 
 def learner(
-    recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort | None = None
+    recipe: Recipe,
+    features: tuple[int, ...],
+    way: int,
+    sort: Sort | None = None,
+    train: Pool | None = None,
 ) -> Learner:
     """The learner of a meta-training recipe, for problems of `way` classes or of numbers.
 
     sort: of the tasks that it is to learn; the recipe's first if there is no word of it.
+    train: the training tasks among them, if any are to be trained on.
     """
     sort = sort or next(iter(sorts(recipe)))
     model = _model(recipe, features, way, sort)
@@ -127,8 +133,10 @@ def learner(
     if sort.regresses and recipe.learner.name not in REGRESSORS:
         found = _regressor(recipe, model)
     else:
-        kind: dict[str, Any] = {"kind": REGRESSION} if sort.regresses else {}
-        found = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **kind)
+        own: dict[str, Any] = {"kind": REGRESSION} if sort.regresses else {}
+        if recipe.learner.name in CLASSIFIERS and isinstance(train, TaskPool):
+            own["classes"] = _class_counts(recipe, train)
+        found = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
     if isinstance(found, OwnParameters) and found.per_task:
         found = _per_task(found, found.per_task, recipe, sort)
     return _scaled(found, sort)
@@ -149,6 +157,13 @@ def _model(recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort) -> M
 
 def _scores_classes(recipe: Recipe) -> bool:
     return getattr(LEARNERS.get(recipe.learner.name), "model_scores_classes", False)
+
+
+def _class_counts(recipe: Recipe, train: TaskPool) -> tuple[int, ...]:
+    if sum(not sort.regresses for sort in sorts(recipe)) > 1:
+        rule = "can't be trained on the classes of tables and of other rows in one search."
+        raise InputError([Fault("learner.name", rule, recipe.learner.name)])
+    return train.class_counts
 
 
 def _regressor(recipe: Recipe, model: Model) -> Learner:
@@ -192,7 +207,13 @@ def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objecti
     )
     parts = [
         Part(
-            learner(recipe, next(iter(by_split.values())).features, recipe.way, sort),
+            learner(
+                recipe,
+                next(iter(by_split.values())).features,
+                recipe.way,
+                sort,
+                by_split.get("train"),
+            ),
             by_split.get("train"),
             {
                 stage: (by_split[split], episodes, fold(key, _STREAMS[stage]))

@@ -1,6 +1,7 @@
 """Adapting a trained model to a task that nobody has seen before, once, outside of any search."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 from fewshot.episodes import Episode
 from fewshot.functional import Params
 from fewshot.learners.teacher import fit_logistic
-from trials.adaptation import Adaptation, NewTask
+from trials.adaptation import Adaptation, untaught
 from trials.build import learner, student
-from trials.contract import Recipe, TrialSpec
+from trials.contract import Recipe, Stage, TrialSpec
 from trials.lanes import Lanes
 from trials.pools import sort_of
 
@@ -43,33 +44,32 @@ def distil(
     spec: TrialSpec,
     support: tuple[Tensor, Tensor],
     x: Tensor,
-    teacher_x: tuple[Tensor, Tensor],
+    teacher_x: tuple[Tensor, Tensor] | None,
     folder: Path,
 ) -> tuple[Tensor, Params]:
     """Logits (n, c) of x (n, *features) by a student trained as `spec` says, and its parameters.
 
     teacher_x: the teacher's features of the support (s, d) and of x (n, d), on whose soft labels
-    the student is trained. `folder` holds a checkpoint while it is.
+    the student is trained; None where it learns from the support alone. `folder` holds a
+    checkpoint while it is.
     """
     support_x, support_y = support
     n_classes, s = int(support_y.max()) + 1, len(support_y)
-    weight, bias = fit_logistic(teacher_x[0], support_y, n_classes)
     inputs = torch.cat([support_x, x])
     rows = torch.arange(len(inputs))
     queries = (rows[:s], support_y)
-    task = NewTask(
-        "new",
-        n_classes,
-        rows[:s],
-        support_y,
-        rows,
-        torch.cat(teacher_x) @ weight + bias,
-        {"search": queries, "final": queries, "test": queries},
-    )
+    scored: dict[Stage, tuple[Tensor, Tensor]]
+    scored = {"search": queries, "final": queries, "test": queries}
+    task = untaught("new", n_classes, rows[:s], support_y, scored)
+    if teacher_x is not None:
+        weight, bias = fit_logistic(teacher_x[0], support_y, n_classes)
+        task = replace(task, transfer=rows, teacher=torch.cat(teacher_x) @ weight + bias)
     model = student(spec.recipe, tuple(x.shape[1:]), n_classes)
     objective = Adaptation(model, inputs, task, spec.recipe.batch)
     lanes = Lanes(objective, lanes=1, folder=folder, device=torch.device("cpu"))
     lanes.admit(spec)
     lanes.advance()
     params = lanes.parameters(spec.key)
-    return model.apply(params, x), params
+    with torch.no_grad():
+        stacked = {name: value.unsqueeze(0) for name, value in params.items()}
+        return objective.logits(stacked, rows[s:])[0], params

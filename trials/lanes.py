@@ -64,6 +64,7 @@ class Lanes:
         self._weights = torch.zeros(lanes, len(objective.tasks), device=device)
         self._seeds = torch.zeros(lanes, dtype=torch.int64, device=device)
         self._steps = torch.zeros(lanes, dtype=torch.int64, device=device)
+        self._decays = self._zeros()
         self._loss_sum = self._zeros()
         self._gradient = vmap(grad_and_value(objective.loss))
 
@@ -144,6 +145,7 @@ class Lanes:
             self._hyper[name][place] = spec.hyperparameters[name]
         for t, task in enumerate(self._objective.tasks):
             self._weights[place, t] = spec.task_weights[task]
+        self._decays[place] = spec.hyperparameters.get(adam.WEIGHT_DECAY, 0.0)
         self._seeds[place] = spec.seed
         self._steps[place] = 0
         self._loss_sum[place] = 0
@@ -180,7 +182,7 @@ class Lanes:
 
     def _stacked(self) -> list[Tensor]:
         """Every tensor that has a row for each lane."""
-        own = [*self._hyper.values(), self._weights, self._seeds, self._loss_sum]
+        own = [*self._hyper.values(), self._weights, self._decays, self._seeds, self._loss_sum]
         return [*self._trained().values(), *own]
 
     # ---- training ---------------------------------------------------------------------------
@@ -206,6 +208,8 @@ class Lanes:
         self._loss_sum[:n] += losses
         moments = adam.Moments(_rows(self._moments.first, n), _rows(self._moments.second, n))
         rates = hyper[self._objective.learning_rate]
+        if any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live):
+            adam.decay_(params, rates, self._decays[:n])
         adam.update_(params, grads, moments, self._steps[:n], rates)
 
     # ---- reporting --------------------------------------------------------------------------

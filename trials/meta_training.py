@@ -6,6 +6,7 @@ L(theta) = sum_i lambda_i * L_i(theta) / L_i^0, L_i^0 the loss of the best const
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from torch.func import vmap
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import Scores
-from fewshot.learners.base import Learner, OwnLoss
+from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
+from fewshot.tasks.pool import TaskPool
 from trials.contract import Stage
 from trials.objective import TaskScores
 
@@ -25,6 +27,13 @@ _EPISODES_AT_ONCE = 256
 
 # The pool that scores a stage, the number of episodes a task, and the key of their draw.
 HeldOut = tuple[Pool, int, Tensor]
+
+
+class Batch(NamedTuple):
+    """One step's episodes, task after task, as many of each."""
+
+    episodes: Episode
+    classes: Any  # (b, way) for a `ClassLoss` learner, see there; for others nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +52,36 @@ class Part:
     @cached_property
     def _null_losses(self) -> Tensor:
         assert self.train is not None, "only what is trained has losses"
+        if isinstance(self.learner, ClassLoss):
+            assert isinstance(self.train, TaskPool), "numbers have no classes"
+            return torch.tensor(self.train.class_counts, device=self.train.inputs.device).log()
         return self.train.null_losses
 
-    def losses(self, params: Params, batch: Episode, hyper: Hyperparameters) -> Tensor:
+    def batch(self, keys: Tensor, episodes: int) -> Batch:
+        """As many episodes of each training task for each of l keys: (l, t * e, ...)."""
+        assert self.train is not None, "only what is trained is drawn"
+        drawn = self.train.draw(keys, episodes)
+        flat = Episode(*(x.flatten(1, 2) for x in drawn))
+        if not isinstance(self.learner, ClassLoss):
+            return Batch(flat, ())
+        assert isinstance(self.train, TaskPool), "numbers have no classes"
+        return Batch(flat, self.train.drawn_classes(keys, episodes).flatten(1, 2))
+
+    def losses(self, params: Params, batch: Batch, hyper: Hyperparameters) -> Tensor:
         """L_i / L_i^0 of each training task, (t,), on a batch of t * e episodes."""
         assert self.train is not None, "only what is trained has losses"
-        if isinstance(self.learner, OwnLoss):
-            losses = self.learner.meta_losses(params, batch, hyper)  # (t * e,)
+        episodes, classes = batch
+        n_tasks, n_episodes = len(self.train.names), len(episodes.query_y)
+        if isinstance(self.learner, ClassLoss):
+            tasks = torch.arange(n_tasks, device=classes.device)
+            tasks = tasks.repeat_interleave(n_episodes // n_tasks)
+            losses = self.learner.class_losses(params, episodes, tasks, classes, hyper)  # (t * e,)
+        elif isinstance(self.learner, OwnLoss):
+            losses = self.learner.meta_losses(params, episodes, hyper)
         else:
-            outputs = self.learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
-            losses = self.train.kind.losses(outputs, batch.query_y)
-        return losses.view(len(self.train.names), -1).mean(1) / self._null_losses
+            outputs = self.learner.meta_logits(params, episodes, hyper)  # (t * e, q, way)
+            losses = self.train.kind.losses(outputs, episodes.query_y)
+        return losses.view(n_tasks, -1).mean(1) / self._null_losses
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         """How l models do on the tasks that score a stage, if any of them is of this part."""
@@ -111,8 +139,10 @@ class MetaTraining:
             dict.fromkeys(name for part in parts for name in part.learner.hyperparameters)
         )
         self._parts, self._episodes = parts, episodes
-        self._trained = [(part, part.train) for part in parts if part.train is not None]
-        self.tasks = tuple(name for _, pool in self._trained for name in pool.names)
+        self._trained = [part for part in parts if part.train is not None]
+        self.tasks = tuple(
+            name for part in self._trained if part.train is not None for name in part.train.names
+        )
 
     def init(self, seed: int) -> Params:
         """Those parameters that parts have in common are the same in all of them."""
@@ -121,22 +151,21 @@ class MetaTraining:
             params |= part.learner.init(torch.Generator().manual_seed(seed))
         return params
 
-    def batch(self, seeds: Tensor, steps: Tensor) -> tuple[Episode, ...]:
-        """Of each part that is trained, (l, t * e, ...)."""
+    def batch(self, seeds: Tensor, steps: Tensor) -> tuple[Batch, ...]:
+        """Of each part that is trained."""
         keys = fold(seeds, steps)
-        drawn = [pool.draw(keys, self._episodes) for _, pool in self._trained]
-        return tuple(Episode(*(x.flatten(1, 2) for x in episodes)) for episodes in drawn)
+        return tuple(part.batch(keys, self._episodes) for part in self._trained)
 
     def loss(
         self,
         params: Params,
-        batch: tuple[Episode, ...],
+        batch: tuple[Batch, ...],
         hyper: Hyperparameters,
         weights: Tensor,
     ) -> Tensor:
         losses = [
-            part.losses(params, episodes, hyper)
-            for (part, _), episodes in zip(self._trained, batch, strict=True)
+            part.losses(params, drawn, hyper)
+            for part, drawn in zip(self._trained, batch, strict=True)
         ]
         return (weights * torch.cat(losses)).sum()
 

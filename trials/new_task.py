@@ -1,7 +1,7 @@
-"""The one new task of an adaptation recipe, with what its teacher says of it."""
+"""The one new task of an adaptation recipe, with what its teacher, if any, says of it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,17 @@ from torch import Tensor
 from fewshot.faults import Fault, InputError
 from fewshot.learners.teacher import fit_logistic
 from fewshot.tasks.datasets import load_dataset
-from trials.adaptation import NewTask
+from trials.adaptation import NewTask, untaught
 from trials.contract import Component, Recipe, Stage, TaskSpec
 from trials.sources import Sources
 
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
-    """A new task, and how good its teacher is on the test queries."""
+    """A new task, and how good its teacher, if it has one, is on the test queries."""
 
     task: NewTask
-    teacher_accuracy: float
+    teacher_accuracy: float | None
     classes: tuple[str, ...]
 
 
@@ -30,26 +30,20 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
     (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
     path = f"tasks.validation.{validation.name}"
     support, codes, classes = _support(recipe, sources, validation, path)
-    unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
-    transfer = np.concatenate([support, _sample(unlabelled, validation.n_unlabelled, recipe.seed)])
-    assert recipe.teacher is not None, "a config without a teacher has no adaptation program"
-    features = teacher_features(recipe.teacher, cache)
-    logits = teach(recipe.teacher, features, support, codes, len(classes))
     queries: dict[Stage, tuple[Tensor, Tensor]] = {
         "search": _queries(sources, validation, classes, f"{path}.query", half=0),
         "final": _queries(sources, validation, classes, f"{path}.query", half=1),
         "test": _queries(sources, test, classes, f"tasks.test.{test.name}.query", half=None),
     }
     rows, answers = queries["test"]
-    task = NewTask(
-        validation.name,
-        len(classes),
-        torch.from_numpy(support),
-        codes,
-        torch.from_numpy(transfer),
-        logits[transfer],
-        queries,
-    )
+    task = untaught(validation.name, len(classes), torch.from_numpy(support), codes, queries)
+    if recipe.teacher is None:
+        return Distilled(task, None, classes)
+    unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
+    transfer = np.concatenate([support, _sample(unlabelled, validation.n_unlabelled, recipe.seed)])
+    features = teacher_features(recipe.teacher, cache)
+    logits = teach(recipe.teacher, features, support, codes, len(classes))
+    task = replace(task, transfer=torch.from_numpy(transfer), teacher=logits[transfer])
     right = logits[rows].argmax(-1) == answers
     return Distilled(task, right.double().mean().item(), classes)
 

@@ -45,3 +45,22 @@ class OwnParameters(Protocol):
     """What a learner has besides, if training tasks may have parameters for themselves."""
 
     per_task: tuple[str, ...]  # names of those parameters, see `fewshot.learners.per_task`
+
+
+@runtime_checkable
+class ClassLoss(Protocol):
+    """What a learner has besides, if it is trained to tell all classes of a training task apart."""
+
+    def class_losses(
+        self,
+        params: Params,
+        episodes: Episode,
+        tasks: Tensor,
+        classes: Tensor,
+        hyper: Hyperparameters,
+    ) -> Tensor:
+        """Loss (b,) of each episode, whose null loss is the log of how many classes its task has.
+
+        tasks: (b,) int64, of which task each is. classes: (b, way) int64, which of the task's
+        classes the episode's are; the class that it calls y is `classes[..., y]` of its task.
+        """

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from fewshot.learners.base import Learner
+from fewshot.learners.baseline import Baseline
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
 from fewshot.learners.meta_sgd import MetaSGD
@@ -37,6 +38,8 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "protonet": ProtoNet,
     "ridge": Ridge,
     "simpleshot": SimpleShot,
+    "baseline": Baseline,
+    "baseline_pp": _Variant(Baseline, cosine=True),
 }
 # The hyperparameters that a learner reads are known without building it.
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
@@ -49,6 +52,11 @@ HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "protonet": ProtoNet.hyperparameters,
     "ridge": Ridge.hyperparameters,
     "simpleshot": SimpleShot.hyperparameters,
+    "baseline": Baseline.hyperparameters,
+    "baseline_pp": Baseline.hyperparameters,
 }
 # Those that learn numbers too; they take the `kind` of what is to be learned.
 REGRESSORS = frozenset({"maml", "fomaml", "anil", "meta_sgd", "reptile", "ridge"})
+# Those that are trained to tell all classes of a training task apart; they take `classes`, the
+# number of each task's.
+CLASSIFIERS = frozenset({"baseline", "baseline_pp"})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import Learner, OwnLoss
+from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 
 # A spread is rounding if it is a smaller share of the numbers than this.
 _ROUNDING = 1e-6
@@ -65,6 +65,9 @@ class Scaled:
         if isinstance(learner, OwnLoss):
             self._own_loss = learner
             self.meta_losses = self._losses  # and has none to offer else
+        if isinstance(learner, ClassLoss):
+            self._class_loss = learner
+            self.class_losses = self._class_losses
 
     def init(self, generator: torch.Generator) -> Params:
         return self._learner.init(generator)
@@ -84,6 +87,17 @@ class Scaled:
         seen, scale = self._seen(episodes)
         losses = self._own_loss.meta_losses(params, seen, hyper)
         return losses if scale is None else losses * scale.spread.square().flatten()
+
+    def _class_losses(
+        self,
+        params: Params,
+        episodes: Episode,
+        tasks: Tensor,
+        classes: Tensor,
+        hyper: Hyperparameters,
+    ) -> Tensor:
+        seen, _ = self._seen(episodes)
+        return self._class_loss.class_losses(params, seen, tasks, classes, hyper)
 
     def _seen(self, episodes: Episode) -> tuple[Episode, Scale | None]:
         """What the learner is shown, and how to scale its answers back."""

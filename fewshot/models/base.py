@@ -1,6 +1,6 @@
 """A model: a pure function of parameters and inputs."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,3 +19,11 @@ class Model(Protocol):
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """Outputs (b, n_out) of inputs (b, *features)."""
+
+
+@runtime_checkable
+class Trims(Protocol):
+    """What a model has besides, if its inputs are padded and it is faster on short ones."""
+
+    def trim(self, x: Tensor) -> Tensor:
+        """x (..., length) without the columns behind that are padding everywhere."""

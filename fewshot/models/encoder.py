@@ -1,11 +1,12 @@
-"""Sentence embeddings of a frozen transformer that lies on this machine."""
+"""What a transformer that lies on this machine makes of texts: its token ids, its embeddings."""
 
 import hashlib
 import importlib
 import importlib.util
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,30 +67,49 @@ def embed(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 
 
     Raises InputError where the encoder can't be found or loaded.
     """
+    return _cached("embeddings", _embed, texts, encoder, cache, max_length).float()
+
+
+def tokenize(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
+    """Token ids (n, max_length) int64 of n >= 1 texts, filled up with the id of padding.
+
+    The encoder's tokenizer adds its special tokens. All else is as in `embed`.
+    """
+    return _cached("tokens", _tokenize, texts, encoder, cache, max_length)
+
+
+def _cached(
+    what: str,
+    make: Callable[[Sequence[str], Path, int], Tensor],
+    texts: Sequence[str],
+    encoder: str,
+    cache: Path,
+    max_length: int,
+) -> Tensor:
+    """What `make` makes of the texts, or made of them before."""
     if type(max_length) is not int or max_length < 2:
         raise fault("max_length", "must be a whole number of at least 2.", max_length)
     place = folder(encoder)
-    path = cache / f"embeddings-{_key(place, texts, max_length)}.safetensors"
-    embeddings = _read(path)
-    if embeddings is None:
+    path = cache / f"{what}-{_key(place, texts, max_length)}.safetensors"
+    made = _read(path, what)
+    if made is None:
         start = time.perf_counter()
-        embeddings = _embed(texts, place, max_length).half()
-        content = save({"embeddings": embeddings})
-        write_atomically(path, partial(_write, content=content))
+        made = make(texts, place, max_length)
+        write_atomically(path, partial(_write, content=save({what: made})))
         seconds = time.perf_counter() - start
-        logger.info("embedded texts=%d seconds=%.1f path=%s", len(texts), seconds, path)
-    return embeddings.float()
+        logger.info("%s texts=%d seconds=%.1f path=%s", what, len(texts), seconds, path)
+    return made
 
 
 def _write(file: BinaryIO, content: bytes) -> None:
     file.write(content)
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, what: str) -> Tensor | None:
     """What `path` holds; None where it is absent or damaged, for it can be made again."""
     try:
-        embeddings: Tensor = load_file(path)["embeddings"]
-        return embeddings
+        made: Tensor = load_file(path)[what]
+        return made
     except (OSError, KeyError, SafetensorError):
         return None
 
@@ -108,7 +128,7 @@ def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
 
 
 def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
-    tokenizer, model = _load(place)
+    tokenizer, model = _load_tokenizer(place), _load_model(place)
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     # Neighbours in order of length need little padding.
     order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
@@ -123,25 +143,54 @@ def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
     ordered = torch.cat(parts).float()
     embeddings = torch.empty_like(ordered)
     embeddings[torch.tensor(order)] = ordered
-    return embeddings
+    return embeddings.half()
 
 
-def _load(place: Path) -> tuple[Any, Any]:
-    """Tokenizer and model in evaluation mode."""
-    # Not at the top: it takes seconds, and nobody needs it once the embeddings are in the cache.
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
+def _tokenize(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
+    tokenizer = _load_tokenizer(place)
+    if tokenizer.pad_token_id is None:
+        raise fault("encoder", "must have a tokenizer with a token for padding.", str(place))
+    ids: Tensor = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding="max_length",
+        return_tensors="pt",
+    )["input_ids"]
+    return ids
 
-    disable_progress_bar()
 
+# Not at the top: transformers takes seconds, and nobody needs it once all is in the cache.
+def _load_tokenizer(place: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with loading(place):
+        return AutoTokenizer.from_pretrained(place, local_files_only=True)
+
+
+def _load_model(place: Path) -> Any:
+    from transformers import AutoModel
+
+    with loading(place):
+        return AutoModel.from_pretrained(place, local_files_only=True, dtype=torch.float32).eval()
+
+
+@contextmanager
+def loading(place: Path) -> Iterator[None]:
+    """Whatever keeps transformers from loading `place` is an InputError; it shows no progress."""
+    from transformers.utils import logging as its
+
+    its.disable_progress_bar()
+    verbosity = its.get_verbosity()
+    its.set_verbosity_error()  # that a head is new is what was asked for
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-        model = AutoModel.from_pretrained(place, local_files_only=True, dtype=torch.float32)
+        yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise fault(
             "encoder", f"must be a model that transformers can load: {error}", str(place)
         ) from error
-    return tokenizer, model.eval()
+    finally:
+        its.set_verbosity(verbosity)
 
 
 def save_pretrained(encoder: str, out: Path) -> None:

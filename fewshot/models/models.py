@@ -6,6 +6,12 @@ from fewshot.models.bag import Bag
 from fewshot.models.base import Model
 from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
+from fewshot.models.transformer import Transformer
 
 # Each takes `features` (shape of one example), `n_out` where it can be chosen, and its options.
-MODELS: dict[str, Callable[..., Model]] = {"bag": Bag, "conv": Conv, "mlp": MLP}
+MODELS: dict[str, Callable[..., Model]] = {
+    "bag": Bag,
+    "conv": Conv,
+    "mlp": MLP,
+    "transformer": Transformer,
+}

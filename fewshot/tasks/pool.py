@@ -79,14 +79,33 @@ class TaskPool:
         sizes = self.n_members.flatten(1).sum(1).tolist()
         return dict(zip(self.names, sizes, strict=True))
 
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of classes of each task."""
+        return tuple(self.n_classes.sum(1).tolist())
+
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
         task = torch.arange(len(self.names), device=keys.device)
         return self._gather(episode_keys(keys, len(task), episodes), task[:, None])
 
-    def _gather(self, keys: Tensor, task: Tensor) -> Episode:
+    def drawn_classes(self, keys: Tensor, episodes: int) -> Tensor:
+        """What the classes of `draw(keys, episodes)` are: keys (...) -> (..., t, episodes, way).
+
+        Numbers from 0 to the task's `class_counts` - 1, group after group.
+        """
+        task = torch.arange(len(self.names), device=keys.device)[:, None]
+        group, classes = self._choose(episode_keys(keys, len(task), episodes), task)
+        before = self.n_classes.cumsum(1) - self.n_classes
+        return before[task, group].unsqueeze(-1) + classes
+
+    def _choose(self, keys: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        """The group (...) of each episode, and its classes (..., way) within the group."""
         group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]
-        classes = distinct(fold(keys, 1), self.n_classes[task, group], self.way)  # (..., way)
+        return group, distinct(fold(keys, 1), self.n_classes[task, group], self.way)
+
+    def _gather(self, keys: Tensor, task: Tensor) -> Episode:
+        group, classes = self._choose(keys, task)
         task, group = task[..., None], group[..., None]
         per_class = fold(fold(keys, 2)[..., None], torch.arange(self.way, device=keys.device))
         count = self.n_members[task, group, classes]

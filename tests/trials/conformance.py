@@ -15,6 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from fewshot.tasks.functions import FAMILIES, variance
+from tests.fewshot import tiny_transformer
 from trials.build import build
 from trials.contract import (
     Component,
@@ -245,6 +246,13 @@ def ridge(folder: Path) -> Case:
     return Case("ridge", recipe, folder, "lr/outer", {"lr/outer": 0.01}, {}, _TRAIN)
 
 
+def baseline_pp(folder: Path) -> Case:
+    """It is told which classes were drawn, and has a classifier for them."""
+    recipe = _meta_training(folder, Component(name="baseline_pp", options={"adapt_steps": 2}))
+    hyperparameters = {"lr/outer": 0.01, "lr/adapt": 0.1}
+    return Case("baseline_pp", recipe, folder, "lr/outer", hyperparameters, {}, _TRAIN)
+
+
 def maml(folder: Path) -> Case:
     learner = Component(name="maml", options={"inner_steps": 1, "adapt_steps": 2})
     return Case(
@@ -419,14 +427,45 @@ def distillation(folder: Path) -> Case:
     )
 
 
+def fine_tuning(folder: Path) -> Case:
+    """All of a transformer learns from labels alone, with weight decay."""
+    case = distillation(folder)
+    encoder = tiny_transformer.save(folder, layers=1)
+    rng = np.random.default_rng(2)
+    rows = [
+        {"text": " ".join(rng.choice(list("abcdef"[c : c + 3]), n)), "label": str(c), "part": part}
+        for c in range(4)
+        for part, times in (("support", 2), ("query", 6), ("test", 3))
+        for n in [3, 5] * times
+    ]
+    texts = folder / "letters.jsonl"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"path": str(texts), "features": "tokens", "encoder": encoder, "max_length": 9}
+    recipe = replace(
+        case.recipe,
+        datasets={"texts": Component(name="text", options=options)},
+        tasks={
+            split: tuple(replace(task, unlabelled=None) for task in tasks)
+            for split, tasks in case.recipe.tasks.items()
+        },
+        model=Component(name="transformer", options={"encoder": encoder}),
+        teacher=None,
+        batch=4,
+    )
+    hyperparameters = {"lr/adapt": 0.002, "weight_decay": 0.1}
+    return Case("fine_tuning", recipe, folder, "lr/adapt", hyperparameters)
+
+
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "protonet": protonet,
     "ridge": ridge,
+    "baseline_pp": baseline_pp,
     "maml": maml,
     "functions": functions,
     "mixed": mixed,
     "reptile": reptile,
     "distillation": distillation,
+    "fine_tuning": fine_tuning,
 }
 
 

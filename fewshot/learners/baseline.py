@@ -1,0 +1,117 @@
+"""The baselines: pretrain on all classes of the training tasks, then fit a new head to a new task.
+
+Pretraining minimises, for task i with C_i classes, the cross-entropy of a classifier over all C_i,
+p(y = c | x) = softmax_c(W_i f(x) + b_i), of which log C_i is the null loss. The classes of a task
+compete with one another alone. On a new task f rests, and a new classifier is fitted to the support
+by gradient descent on all of it. Baseline++ has cosines for both: p = softmax_c(s * cos(W_ic, f)),
+with the scale s learned while pretraining.
+
+Two things differ from the paper, so that it does not matter how the classes are numbered: a new
+linear head begins at zero, a new cosine head at the mean directions of the classes (imprinting: Qi,
+Brown and Lowe, CVPR 2018), instead of at random.
+
+Chen, Liu, Kira, Wang and Huang, "A closer look at few-shot classification", ICLR 2019.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad
+from torch.nn.functional import log_softmax
+
+from fewshot.episodes import Episode
+from fewshot.functional import Hyperparameters, Params, class_means, linear_params, unit
+from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.models.base import Model
+
+_WEIGHT, _BIAS, _SCALE = "classes.weight", "classes.bias", "classes.log_scale"
+
+
+class Baseline:
+    """Learns an embedding by plain classification.
+
+    classes: of each training task, how many there are; none where nothing is to be pretrained.
+    adapt_steps: on a held-out task, >= 0, at the rate `lr/adapt`.
+    cosine: whether it is Baseline++.
+    """
+
+    hyperparameters: tuple[str, ...] = ("lr/outer", "lr/adapt")
+    model_scores_classes = False
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        way: int,
+        classes: Sequence[int] = (),
+        adapt_steps: int = 50,
+        cosine: bool = False,
+    ) -> None:
+        self._model, self._way, self._classes = model, way, tuple(classes)
+        self._adapt_steps, self._cosine = adapt_steps, cosine
+
+    def init(self, generator: torch.Generator) -> Params:
+        params = self._model.init(generator)
+        if self._cosine:
+            params[_SCALE] = log_of("scale", 10.0)
+        if self._classes:
+            t, c = len(self._classes), max(self._classes)
+            weight, bias = linear_params(self._model.n_out, t * c, generator)
+            params[_WEIGHT] = weight.T.reshape(t, c, -1)
+            if not self._cosine:
+                params[_BIAS] = bias.reshape(t, c)
+        return params
+
+    def _scores(self, params: Params, head: Params, x: Tensor) -> Tensor:
+        """Logits (b, n, c) of embedded x (b, n, d), of a head for each b."""
+        if self._cosine:
+            return params[_SCALE].exp() * (unit(x) @ unit(head[_WEIGHT]).transpose(-1, -2))
+        return x @ head[_WEIGHT].transpose(-1, -2) + head[_BIAS].unsqueeze(-2)
+
+    def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        support, query = embed_episodes(self._model, params, episodes)
+        means = class_means(unit(support), episodes.support_y, self._way)
+        zeros = {_WEIGHT: torch.zeros_like(means), _BIAS: torch.zeros_like(means[..., 0])}
+        head = {_WEIGHT: means} if self._cosine else zeros
+
+        def loss(head: Params) -> Tensor:  # the sum, in which no problem's head meets another's
+            return _mean_loss(self._scores(params, head, support), episodes.support_y).sum()
+
+        for _ in range(self._adapt_steps):
+            slope = grad(loss)(head)
+            head = {name: head[name] - hyper["lr/adapt"] * slope[name] for name in head}
+        return self._scores(params, head, query)
+
+    meta_logits = logits
+
+    def class_losses(
+        self,
+        params: Params,
+        episodes: Episode,
+        tasks: Tensor,
+        classes: Tensor,
+        hyper: Hyperparameters,
+    ) -> Tensor:
+        """Loss (b,) over all examples of each episode, the support's and the queries' alike."""
+        del hyper
+        embedded = torch.cat(embed_episodes(self._model, params, episodes), 1)
+        drawn = torch.cat([episodes.support_y, episodes.query_y], 1)
+        labels = torch.where(drawn < 0, -1, classes.gather(1, drawn.clamp(min=0)))
+        head = {name: params[name][tasks] for name in (_WEIGHT, _BIAS) if name in params}
+        logits = self._scores(params, head, embedded)
+        n_classes = torch.tensor(self._classes, device=tasks.device)[tasks]  # (b,)
+        absent = torch.arange(logits.shape[-1], device=tasks.device) >= n_classes.unsqueeze(-1)
+        lowest = torch.finfo(logits.dtype).min / 2  # not -inf, so that nothing can become NaN
+        return _mean_loss(torch.where(absent.unsqueeze(1), lowest, logits), labels)
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy (b,) of logits (b, n, c) for labels (b, n), over the rows that have one.
+
+    A row without a label has a negative one.
+    """
+    known = labels >= 0
+    right = labels.clamp(min=0).unsqueeze(-1)
+    losses = -log_softmax(logits, -1).gather(-1, right).squeeze(-1)
+    return (losses * known).sum(-1) / known.sum(-1).clamp(min=1)

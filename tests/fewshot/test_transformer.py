@@ -1,0 +1,128 @@
+"""A transformer as a function of its parameters, against the module that it is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.func import grad, vmap
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from fewshot.faults import InputError
+from fewshot.models.encoder import tokenize
+from fewshot.models.transformer import Transformer, save_pretrained
+from tests.fewshot import tiny_transformer
+
+TEXTS = ["b", "a b c d e f", "a", "f e d c", "a b c"]
+LABELS = ["no", "yes", "perhaps"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return tiny_transformer.save(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny) -> Transformer:
+    return Transformer(features=(12,), encoder=tiny, n_out=3)
+
+
+@pytest.fixture(scope="module")
+def ids(tiny, tmp_path_factory) -> torch.Tensor:
+    return tokenize(TEXTS, encoder=tiny, cache=tmp_path_factory.mktemp("cache"), max_length=12)
+
+
+@pytest.fixture
+def params(model):
+    return model.init(torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def module(model, params, tiny, tmp_path):
+    """What others load of the model."""
+    from transformers import AutoModelForSequenceClassification
+
+    save_pretrained(tiny, params, LABELS, tmp_path)
+    return AutoModelForSequenceClassification.from_pretrained(tmp_path, local_files_only=True)
+
+
+def test_tokens_are_those_of_the_tokenizer_and_are_kept(tiny, ids, tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny, local_files_only=True)
+    assert ids.shape == (5, 12)
+    for row, text in zip(ids.tolist(), TEXTS, strict=True):
+        assert [i for i in row if i != 0] == tokenizer(text)["input_ids"]
+    made = tokenize(TEXTS, encoder=tiny, cache=tmp_path, max_length=12)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", None)
+    assert torch.equal(tokenize(TEXTS, encoder=tiny, cache=tmp_path, max_length=12), made)
+
+
+def test_a_saved_model_is_loaded_by_others_with_its_labels(model, params, module, ids, tmp_path):
+    from transformers import AutoTokenizer
+
+    assert module.config.id2label == dict(enumerate(LABELS))
+    assert module.config.label2id == {"no": 0, "yes": 1, "perhaps": 2}
+    asked = AutoTokenizer.from_pretrained(tmp_path)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = module.eval()(**asked).logits
+    assert_close(model.apply(params, ids), theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_those_of_the_module(model, params, module, ids):
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    found = grad(lambda p: cross_entropy(model.apply(p, ids), labels))(params)
+    mask = (ids != 0).long()
+    cross_entropy(module.eval()(input_ids=ids, attention_mask=mask).logits, labels).backward()
+    for name, parameter in module.named_parameters():
+        assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_lanes_are_a_loop(model, ids):
+    apart = [model.init(torch.Generator().manual_seed(seed)) for seed in range(3)]
+    stacked = {name: torch.stack([p[name] for p in apart]) for name in apart[0]}
+
+    def slope(p):
+        return grad(lambda q: model.apply(q, ids).logsumexp(-1).sum())(p)
+
+    mapped = vmap(slope)(stacked)
+    for i, one in enumerate(apart):
+        for name, value in slope(one).items():
+            assert_close(mapped[name][i], value, rtol=1e-3, atol=1e-4)
+
+
+def test_padding_counts_for_nothing(model, params, ids):
+    trimmed = model.trim(ids)
+    assert trimmed.shape == (5, 8)  # six words and two special tokens
+    assert_close(model.apply(params, trimmed), model.apply(params, ids))
+    assert model.trim(ids.reshape(1, 5, 1, 12)[:, :1]).shape == (1, 1, 1, 3)
+
+
+def test_only_the_head_is_drawn_by_the_seed_and_by_it_alone(model):
+    drawn = []
+    for ambient, seed in ((0, 5), (1, 5), (1, 6)):
+        torch.manual_seed(ambient)
+        drawn.append(model.init(torch.Generator().manual_seed(seed)))
+    assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
+    assert {n for n in drawn[0] if not torch.equal(drawn[0][n], drawn[2][n])} == {
+        "classifier.weight"
+    }
+    assert set(model.head) == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_head_of_another_task_is_not_taken_over(params, tiny, tmp_path):
+    save_pretrained(tiny, params, LABELS, tmp_path)
+    again = Transformer(features=(12,), encoder=str(tmp_path), n_out=3)
+    fresh = again.init(torch.Generator().manual_seed(1))
+    assert not torch.equal(fresh["classifier.weight"], params["classifier.weight"])
+    assert_close(fresh["bert.pooler.dense.weight"], params["bert.pooler.dense.weight"])
+    wider = Transformer(features=(12,), encoder=str(tmp_path), n_out=7)
+    assert wider.init(torch.Generator())["classifier.weight"].shape == (7, 16)
+
+
+def test_what_is_no_transformer_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="that transformers can load"):
+        Transformer(features=(12,), encoder=str(tmp_path))
+    with pytest.raises(InputError, match="features: tokens"):
+        Transformer(features=(14, 14), encoder=str(tmp_path))
