@@ -13,7 +13,7 @@ from fewshot.models.base import Model
 
 def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Tensor, Tensor]:
     """Embedded support (b, s, d) and query (b, q, d), in one pass over all examples of all."""
-    b, n_support = episodes.support_y.shape
+    b, n_support = episodes.support_y.shape[:2]
     x = torch.cat([episodes.support_x, episodes.query_x], 1)
     embedded = model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
     return embedded[:, :n_support], embedded[:, n_support:]

@@ -50,5 +50,5 @@ HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "ridge": Ridge.hyperparameters,
     "simpleshot": SimpleShot.hyperparameters,
 }
-# Those that learn functions too; they take the `kind` of what is to be learned.
-REGRESSORS = frozenset({"maml", "fomaml", "anil", "meta_sgd", "reptile"})
+# Those that learn numbers too; they take the `kind` of what is to be learned.
+REGRESSORS = frozenset({"maml", "fomaml", "anil", "meta_sgd", "reptile", "ridge"})

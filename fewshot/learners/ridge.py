@@ -1,5 +1,7 @@
 """A closed-form ridge regression on embedded examples, through which the embedding is learned.
 
+Of classes:
+
 W = argmin ||XW - Y||^2 + r ||W||^2 = (X'X + rI)^-1 X'Y = X'(XX' + rI)^-1 Y,  logits = s * f(x) W,
 
 for the embedded support X (n, d) and its classes Y (n, way) in ones and zeros. The smaller of the
@@ -9,6 +11,10 @@ Two things differ from the paper. r is the penalty times the mean squared length
 so that neither the conditioning nor what a penalty means changes as embeddings grow during
 meta-training; on embeddings of length 1 they are the same. And the logits have no learned bias: one
 number added to all of them does not change their softmax.
+
+Of numbers y the mean is taken out of both, and so the intercept is not penalised:
+
+W = argmin ||(X - m)W - (Y - n)||^2 + r ||W||^2,  y = n + (f(x) - m) W.
 
 Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers",
 ICLR 2019 (R2D2).
@@ -20,36 +26,56 @@ from torch.linalg import solve_ex
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params, indicators
+from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
 
-_SCALE, _PENALTY = "head.log_scale", "head.log_penalty"
+_SCALE, _PENALTY, _PENALTY_OF_NUMBERS = (
+    "head.log_scale",
+    "head.log_penalty",
+    "head.log_penalty_of_numbers",
+)
 _TINY = 1e-12  # keeps the system regular where all examples are embedded at zero
 
 
 class Ridge:
-    """Fits a linear classifier at adaptation, exactly and in one step.
+    """Fits a linear classifier, or a linear function, at adaptation, exactly and in one step.
 
-    scale, penalty: > 0, where meta-training begins.
+    scale, penalty: > 0, where meta-training begins. Numbers have no scale.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer",)
     model_scores_classes = False
 
     def __init__(
-        self, *, model: Model, way: int, scale: float = 10.0, penalty: float = 1.0
+        self,
+        *,
+        model: Model,
+        way: int,
+        kind: Kind = CLASSIFICATION,
+        scale: float = 10.0,
+        penalty: float = 1.0,
     ) -> None:
-        self._model, self._way = model, way
-        self._log_scale = log_of("scale", scale)
-        self._log_penalty = log_of("penalty", penalty)
+        self._model, self._way, self._regresses = model, way, kind is REGRESSION
+        log_scale, log_penalty = log_of("scale", scale), log_of("penalty", penalty)
+        self._learned = (
+            {_PENALTY_OF_NUMBERS: log_penalty}
+            if self._regresses
+            else {_SCALE: log_scale, _PENALTY: log_penalty}
+        )
 
     def init(self, generator: torch.Generator) -> Params:
-        learned = {_SCALE: self._log_scale.clone(), _PENALTY: self._log_penalty.clone()}
+        learned = {name: value.clone() for name, value in self._learned.items()}
         return {**self._model.init(generator), **learned}
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
         support, query = embed_episodes(self._model, params, episodes)
+        if self._regresses:
+            middle, mean = (part.mean(1, keepdim=True) for part in (support, episodes.support_y))
+            penalty = params[_PENALTY_OF_NUMBERS].exp()
+            weight = ridge(support - middle, episodes.support_y - mean, penalty)
+            return mean + (query - middle) @ weight
         classes = indicators(episodes.support_y, self._way, support)
         weight = ridge(support, classes, params[_PENALTY].exp())
         return params[_SCALE].exp() * (query @ weight)

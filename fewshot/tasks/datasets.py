@@ -7,16 +7,19 @@ from types import MappingProxyType
 from typing import Any
 
 from fewshot.faults import Fault, InputError, fault
-from fewshot.tasks import glyphs, images, text
+from fewshot.tasks import glyphs, images, table, text
 from fewshot.tasks.base import Dataset
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
     {
         "glyphs": glyphs.load,
         "images": images.load,
+        "table": table.load,
         "text": text.load,
     }
 )
+# Those whose features have units of their own, so that they are scaled by each support set.
+UNSCALED = frozenset({"table"})
 
 
 def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:

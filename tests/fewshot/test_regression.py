@@ -1,7 +1,9 @@
 """The learners of functions: gradients against closed forms, and what they may not look at."""
 
+import numpy as np
 import pytest
 import torch
+from torch.autograd import gradcheck
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
@@ -13,6 +15,7 @@ from fewshot.learners.maml import MAML
 from fewshot.learners.meta_sgd import MetaSGD
 from fewshot.learners.reptile import Reptile
 from fewshot.models.mlp import MLP
+from fewshot.models.untrained import Untrained
 
 D = 3
 HYPER = {
@@ -96,7 +99,9 @@ class TestEveryRegressor:
         other = episodes._replace(support_y=episodes.support_y + 1)
         assert (predict(params, other, HYPER) > predict(params, episodes, HYPER)).any()
 
-    def test_is_better_for_it(self, predict, params):
+    def test_is_better_for_it(self, predict, params, name):
+        if not {"lr/inner", "lr/adapt"} & set(HYPERPARAMETERS[name]):
+            pytest.skip("it has no rate to learn at")
         episodes = problems(b=20, n=30)
         still = {**HYPER, "lr/inner": torch.zeros(()), "lr/adapt": torch.zeros(())}
         before, after = (
@@ -212,6 +217,67 @@ class TestOnAQuadratic:
         joint, _ = slope_and_hessian(episode.support_x[0], episode.support_y[0], theta)
         first_order = grad(query_loss(fomaml, episode))(params)["theta"]
         assert_close(found, HYPER["lr/inner"] * (joint + first_order))
+
+
+class TestRidge:
+    def test_is_the_penalised_least_squares_of_linear_algebra(self):
+        """Of [f(x), 1], whose last weight is not penalised."""
+        taught, episodes = regressor("ridge", penalty=0.3), problems()
+        params = fresh(taught)
+        given = params["head.log_penalty_of_numbers"].exp().item()
+        model = MLP(features=(D,), hidden=(5,), n_out=1)
+        found = taught.logits(params, episodes, HYPER)
+        for i, (x, y, query_x, _) in enumerate(zip(*episodes, strict=True)):
+            features, queries = (model.apply(params, part).numpy() for part in (x, query_x))
+            strength = given * np.square(features - features.mean(0)).sum(1).mean()
+            design = np.hstack([features, np.ones((len(features), 1))])
+            penalty = np.diag([strength] * features.shape[1] + [0.0])
+            weights = np.linalg.solve(design.T @ design + penalty, design.T @ y.numpy())
+            expected = np.hstack([queries, np.ones((len(queries), 1))]) @ weights
+            np.testing.assert_allclose(found[i].numpy(), expected, rtol=1e-9)
+
+    @pytest.mark.parametrize("n", [2, 3, 9])
+    def test_is_the_same_whichever_system_is_the_smaller(self, n):
+        """Three dimensions, and fewer examples or more."""
+        taught, episodes = regressor("ridge", Untrained(), penalty=0.3), problems(n=n)
+        params = fresh(taught)
+        given = params["head.log_penalty_of_numbers"].exp().item()
+        found = taught.logits(params, episodes, HYPER)
+        for i, (x, y, query_x, _) in enumerate(zip(*episodes, strict=True)):
+            away, mean = (x - x.mean(0)).numpy(), y.mean(0).numpy()
+            strength = given * np.square(away).sum(1).mean()
+            gram = away.T @ away + strength * np.eye(D)
+            weights = np.linalg.solve(gram, away.T @ (y.numpy() - mean))
+            expected = mean + (query_x - x.mean(0)).numpy() @ weights
+            np.testing.assert_allclose(found[i].numpy(), expected, rtol=1e-8)
+
+    def test_without_a_penalty_to_speak_of_fits_a_linear_function(self):
+        episodes = problems(b=3, n=30)
+        taught = regressor("ridge", Untrained(), penalty=1e-9)
+        errors = REGRESSION.losses(taught.logits(fresh(taught), episodes, HYPER), episodes.query_y)
+        assert errors.mean() < 0.02, "the noise has a variance of 0.01"
+
+    def test_with_nothing_but_a_penalty_is_the_mean(self):
+        episodes = problems()
+        taught = regressor("ridge", Untrained(), penalty=1e12)
+        found = taught.logits(fresh(taught), episodes, HYPER)
+        expected = episodes.support_y.mean(1, keepdim=True).expand_as(found)
+        assert_close(found, expected, rtol=0, atol=1e-9)
+
+    def test_its_gradients_are_those_of_finite_differences(self):
+        taught, episodes = regressor("ridge"), problems(b=1)
+        start = fresh(taught, 1)
+
+        def predicted(support_y, *values):
+            params = dict(zip(start, values, strict=True))
+            return taught.logits(params, episodes._replace(support_y=support_y), HYPER)
+
+        inputs = (episodes.support_y, *start.values())
+        assert gradcheck(predicted, [part.clone().requires_grad_() for part in inputs])
+
+    def test_has_no_parameters_of_classes(self):
+        assert "head.log_penalty_of_numbers" in fresh(regressor("ridge"))
+        assert "head.log_scale" not in fresh(regressor("ridge"))
 
 
 class TestANIL:

@@ -1,0 +1,130 @@
+"""A pool of regression tasks whose examples are rows: a number is to be told of each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot.episodes import Episode
+from fewshot.faults import Fault, InputError
+from fewshot.kinds import REGRESSION, Kind
+from fewshot.randomness import distinct, fold
+from fewshot.tasks.base import episode_keys
+
+
+@dataclass(frozen=True, eq=False)
+class NumberTask:
+    """One source of examples, each with a number.
+
+    rows: (n,) int64, places in the dataset's inputs; values: (n,) float64, finite.
+    """
+
+    name: str
+    rows: np.ndarray
+    values: np.ndarray
+
+    def shuffled(self, seed: int) -> "NumberTask":
+        """The same examples with their numbers permuted: nothing to learn."""
+        return replace(self, values=np.random.default_rng(seed).permutation(self.values))
+
+
+@dataclass(frozen=True, eq=False)
+class NumberPool:
+    """A `Pool` of t tasks with at most m examples each, in the units of their numbers.
+
+    An episode is `shot` examples for support and `query` others to predict.
+
+    inputs: (n, *features), shared by all tasks and resident on the device.
+    members, values: (t, m) rows of `inputs`, with their numbers, padded with zeros behind.
+    n_members: (t,) int64, how many there really are; null_losses: (t,), the variances.
+    """
+
+    names: tuple[str, ...]
+    inputs: Tensor
+    members: Tensor
+    values: Tensor
+    n_members: Tensor
+    null_losses: Tensor
+    shot: int
+    query: int
+
+    @property
+    def kind(self) -> Kind:
+        return REGRESSION
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return dict(zip(self.names, self.n_members.tolist(), strict=True))
+
+    def draw(self, keys: Tensor, episodes: int) -> Episode:
+        """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
+        task = torch.arange(len(self.names), device=keys.device)[:, None]
+        own = episode_keys(keys, len(self.names), episodes)
+        # Not the counters of the other pools, which may be asked with the same keys.
+        chosen = distinct(fold(own, 3), self.n_members[task], self.shot + self.query)
+        x = self.inputs[self.members[task[..., None], chosen]]
+        y = self.values[task[..., None], chosen].unsqueeze(-1)
+        n, at = self.shot, y.dim() - 2  # x has as many dimensions before its features
+        return Episode(
+            x.narrow(at, 0, n), y[..., :n, :], x.narrow(at, n, self.query), y[..., n:, :]
+        )
+
+    def to(self, device: torch.device) -> "NumberPool":
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            members=self.members.to(device),
+            values=self.values.to(device),
+            n_members=self.n_members.to(device),
+            null_losses=self.null_losses.to(device),
+        )
+
+
+def number_pool(
+    tasks: Sequence[NumberTask], inputs: Tensor, *, shot: int, query: int
+) -> NumberPool:
+    """Index tables of `tasks`, all of whose rows are rows of `inputs`.
+
+    Raises InputError if a task has fewer than `shot + query` examples, or numbers that are all one.
+    """
+    needed = shot + query
+    null_losses = torch.tensor([task.values.var() for task in tasks]).float()
+    variances = null_losses.tolist()
+    faults = [
+        Fault(
+            f"tasks.{task.name}",
+            f"needs at least shot + query = {needed} examples.",
+            len(task.rows),
+            "Lower `shot` or `query`, or give the task more examples.",
+        )
+        for task in tasks
+        if len(task.rows) < needed
+    ] + [
+        Fault(f"tasks.{task.name}", "must have numbers whose variance is finite and above 0.", v)
+        for task, v in zip(tasks, variances, strict=True)
+        if not 0 < v < math.inf
+    ]
+    if faults:
+        raise InputError(faults)
+    shape = (len(tasks), max(len(task.rows) for task in tasks))
+    members, values = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+    for t, task in enumerate(tasks):
+        members[t, : len(task.rows)] = task.rows
+        values[t, : len(task.rows)] = task.values
+    return NumberPool(
+        names=tuple(task.name for task in tasks),
+        inputs=inputs,
+        members=torch.from_numpy(members),
+        values=torch.from_numpy(values),
+        n_members=torch.tensor([len(task.rows) for task in tasks]),
+        null_losses=null_losses,
+        shot=shot,
+        query=query,
+    )

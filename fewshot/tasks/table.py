@@ -1,0 +1,122 @@
+"""Tables of numbers: numeric columns are what a model reads, any other column can be what it tells.
+
+The features are those of the file, in its units: they are scaled where a task is learned, by its
+support set alone (`fewshot.learners.scaled`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import torch
+from pandas.api.types import is_numeric_dtype
+
+from fewshot.faults import Fault, InputError, fault
+from fewshot.tasks.base import Dataset
+from fewshot.tasks.files import existing
+
+_SHOWN = 8
+_READERS: Mapping[str, Callable[[Path], pd.DataFrame]] = MappingProxyType(
+    {".csv": pd.read_csv, ".csv.gz": pd.read_csv, ".parquet": pd.read_parquet}
+)
+
+
+def load(
+    *,
+    path: str,
+    cache: Path,
+    features: Sequence[str] | None = None,
+    labels: Sequence[str] = (),
+) -> Dataset:
+    """Rows of numbers with all columns of the table that they come from.
+
+    inputs: (n, d) float32, the columns that `features` names in that order, or else all columns of
+    numbers, in the order of the file, but those in `labels`. True counts for 1, false for 0.
+
+    path: a .csv, .csv.gz or .parquet file, with `~` and environment variables.
+
+    Raises InputError where the file or a column is missing, or where a feature is no finite number.
+    """
+    del cache  # quickly read
+    place = existing(path, "table.path")
+    table = _read(place)
+    numeric = [name for name in map(str, table) if is_numeric_dtype(table[name])]
+    _check(place, table, numeric, features, labels)
+    chosen = tuple(
+        [name for name in numeric if name not in labels] if features is None else features
+    )
+    if not chosen:
+        known = ", ".join(map(str, table.columns))
+        raise fault(str(place), "must have a column of numbers to learn from.", known)
+    with np.errstate(over="ignore"):  # too large is infinite, and refused
+        inputs = table[list(chosen)].to_numpy(np.float32, na_value=np.nan, copy=True)
+    faults = [
+        Fault(
+            f"{place}:{name}",
+            "must have a finite number in every row; rows are counted from 0, without the header.",
+            f"none in {rows_of(~np.isfinite(inputs[:, i]))}",
+            "Fill them in, remove the rows, or leave the column out of `features`.",
+        )
+        for i, name in enumerate(chosen)
+        if not np.isfinite(inputs[:, i]).all()
+    ]
+    if faults:
+        raise InputError(faults)
+    return Dataset(torch.from_numpy(inputs), table, chosen)
+
+
+def rows_of(bad: "np.ndarray[Any, np.dtype[np.bool_]]") -> str:
+    """Where `bad` (n,) is true, in words."""
+    rows = np.flatnonzero(bad)
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:_SHOWN]))}{more}"
+
+
+def _read(place: Path) -> pd.DataFrame:
+    reader = next((_READERS[end] for end in _READERS if place.name.endswith(end)), None)
+    if reader is None or place.is_dir():
+        raise fault("table.path", f"must be a file that ends in {', '.join(_READERS)}.", str(place))
+    try:
+        table = reader(place)
+    except (OSError, ValueError, EOFError, pyarrow.ArrowException) as error:
+        raise fault(str(place), f"can't be read: {error}") from error
+    if table.empty:
+        raise fault(str(place), "must have at least one row.")
+    return table.reset_index(drop=True).rename(columns=str)
+
+
+def _check(
+    place: Path,
+    table: pd.DataFrame,
+    numeric: Sequence[str],
+    features: Sequence[str] | None,
+    labels: Sequence[str],
+) -> None:
+    """Every column that is named but not there, or is there twice, or is no column of numbers."""
+    known, faults = list(table.columns), []
+    for option, names in (("features", features or ()), ("labels", labels)):
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            rule = "must be a list of names of columns."
+            raise fault(f"table.{option}", rule, names, "Put it in brackets: [..].")
+        faults += [
+            Fault(f"table.{option}", "must name columns.", name, f"{place} has {', '.join(known)}.")
+            for name in names
+            if name not in known
+        ]
+    faults += [
+        Fault("table.features", "must be columns of numbers.", name)
+        for name in features or ()
+        if name in known and name not in numeric
+    ]
+    twice = sorted({name for name in features or () if list(features or ()).count(name) > 1})
+    if twice:
+        faults.append(Fault("table.features", "names columns twice.", twice))
+    both = sorted(set(features or ()) & set(labels))
+    if both:
+        faults.append(Fault("table.features", "can't be labels too.", both))
+    if faults:
+        raise InputError(faults)
