@@ -4,34 +4,52 @@ z = B^T clr(w / q), with clr(x) = log x - mean(log x), q the prior and B an orth
 plane that sums to zero: z = 0 is the prior, distances do not depend on the order of the tasks, and
 the map has an exact inverse, so that any weights can be given to a search as a trial.
 
+Tasks may share a weight in groups: w and q are then those of the groups, each of whose n tasks has
+an n-th of it. There are fewer coordinates, and a group can be of tasks that are much alike.
+
 Egozcue et al., "Isometric logratio transformations for compositional data analysis", 2003.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
+def shared(weights: Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
+    """The weights of tasks, those of each group made equal; `groups` has one name for each task."""
+    names = np.array(groups)
+    w = np.array(list(weights.values()))
+    return {
+        task: float(w[names == group].mean()) for task, group in zip(weights, groups, strict=True)
+    }
+
+
 @dataclass(frozen=True)
 class Simplex:
-    """Weights of d >= 2 tasks, >= 0 with sum 1, from d - 1 coordinates within +-half_width.
+    """Weights of tasks in d >= 2 groups, >= 0 with sum 1, from d - 1 coordinates.
 
-    prior: d weights > 0 with sum 1, where the coordinates are zero.
-    half_width: > 0. About 3.5 finds that few tasks matter, 2 that most do.
-    off_below: in [0, 1/d). A smaller weight is exactly zero, and the others share what it had.
+    prior: a weight > 0 for each task with sum 1, equal in a group, where the coordinates are zero.
+    half_width: > 0, of the box of coordinates. About 3.5 finds that few tasks matter, 2 that most
+    do.
+    off_below: in [0, 1 / number of tasks). A smaller weight is exactly zero, and the others share
+    what it had.
+    groups: for each task the name of its group; without them each is one of its own.
     """
 
     tasks: tuple[str, ...]
     prior: tuple[float, ...]
     half_width: float = 3.5
     off_below: float = 0.0
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         d = len(self.tasks)
-        if d < 2 or len(self.prior) != d:
+        if len(set(self.groups or self.tasks)) < 2 or len(self.prior) != d:
             raise ValueError(f"A simplex needs two tasks and a prior for each, got {self!r}.")
+        if self.groups and len(self.groups) != d:
+            raise ValueError(f"`groups` must have a name for each task, got {self.groups}.")
         if min(self.prior) <= 0 or not math.isclose(sum(self.prior), 1.0, abs_tol=1e-9):
             raise ValueError(f"`prior` must be positive and sum to 1, got {self.prior}.")
         if self.half_width <= 0 or not 0 <= self.off_below < 1 / d:
@@ -40,11 +58,16 @@ class Simplex:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the coordinates."""
-        return tuple(f"lambda.ilr{j}" for j in range(1, len(self.tasks)))
+        return tuple(f"lambda.ilr{j}" for j in range(1, len(set(self.groups or self.tasks))))
+
+    def _group_of(self) -> np.ndarray:
+        """The number of each task's group."""
+        number: dict[str, int] = {}
+        return np.array([number.setdefault(g, len(number)) for g in self.groups or self.tasks])
 
     def basis(self) -> np.ndarray:
         """Orthonormal columns (d, d - 1), each of which sums to zero (Helmert's)."""
-        d = len(self.tasks)
+        d = len(self.names) + 1
         basis = np.zeros((d, d - 1))
         for j in range(1, d):
             basis[:j, j - 1] = 1.0 / j
@@ -55,7 +78,7 @@ class Simplex:
     def decode(self, coordinates: Mapping[str, float]) -> dict[str, float]:
         """Weight of each task."""
         z = np.array([coordinates[name] for name in self.names])
-        logits = self.basis() @ z + np.log(self.prior)
+        logits = (self.basis() @ z)[self._group_of()] + np.log(self.prior)
         weights = np.exp(logits - logits.max())
         weights /= weights.sum()
         weights[weights < self.off_below] = 0.0
@@ -65,8 +88,9 @@ class Simplex:
     def encode(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Coordinates that `decode` to `weights`.
 
-        Raises ValueError if there are none: the weights do not sum to 1, a weight is zero or
-        smaller than `off_below` though that is impossible, or the box is too small.
+        Raises ValueError if there are none: the weights do not sum to 1, differ in a group, a
+        weight is zero or smaller than `off_below` though that is impossible, or the box is too
+        small.
         """
         w = np.array([weights.get(task, 0.0) for task in self.tasks])
         if w.min() < 0 or not math.isclose(w.sum(), 1.0, abs_tol=1e-6):
@@ -77,7 +101,11 @@ class Simplex:
             w = np.where(off, self.off_below / 2, w * (1 - off.sum() * self.off_below / 2))
         if w.min() <= 0:
             raise ValueError("A weight of zero needs `off_below` above zero.")
-        logs = np.log(w) - np.log(self.prior)
+        group_of = self._group_of()
+        firsts = np.unique(group_of, return_index=True)[1]
+        if not np.allclose(w, w[firsts][group_of], rtol=1e-6):
+            raise ValueError(f"Weights must be equal in a group, got {dict(weights)}.")
+        logs = (np.log(w) - np.log(self.prior))[firsts]
         z = self.basis().T @ (logs - logs.mean())
         if np.abs(z).max() > self.half_width:
             raise ValueError(

@@ -10,7 +10,7 @@ from orchestrator.plan import Plan, derived_seed
 from orchestrator.promotion import promote
 from orchestrator.sampler import suggest
 from orchestrator.selection import Candidate, best_candidate
-from orchestrator.simplex import Simplex
+from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Values
 from orchestrator.study import Record, Studied
 from trials.contract import Outcome, RungReport, TrialSpec
@@ -99,6 +99,7 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
         if task_sizes:
             total = sum(task_sizes.values())
             sizes = {task: task_sizes[task] / total for task in weights.tasks}
+            sizes = shared(sizes, weights.groups or weights.tasks)
         for others in (sizes, prior):
             if any(abs(others[task] - uniform[task]) > 1e-9 for task in others):
                 first.append(plan.space.with_weights(others))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.simplex import Simplex
+from orchestrator.simplex import Simplex, shared
 
 TASKS = ("greek", "latin", "korean", "lao")
 
@@ -154,3 +154,57 @@ def test_weights_that_no_coordinates_stand_for_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         uniform(2, off_below=off_below).encode(weights)
+
+
+# ---- groups -----------------------------------------------------------------------------------
+
+
+def grouped(**more: float) -> Simplex:
+    """Six tasks in three groups of one, two and three."""
+    tasks = tuple(f"t{i}" for i in range(6))
+    return Simplex(tasks, (1 / 6,) * 6, groups=("a", "b", "b", "c", "c", "c"), **more)
+
+
+def test_groups_have_one_coordinate_less_than_there_are() -> None:
+    assert grouped().names == ("lambda.ilr1", "lambda.ilr2")
+    weights = grouped().decode({"lambda.ilr1": 0, "lambda.ilr2": 0})
+    assert list(weights.values()) == pytest.approx([1 / 6] * 6)
+
+
+@settings(deadline=None)
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_a_group_shares_its_weight_equally(x: float, y: float) -> None:
+    simplex = grouped(off_below=0.02)
+    weights = simplex.decode({"lambda.ilr1": x, "lambda.ilr2": y})
+    a, *bc = weights.values()
+    assert bc[0] == bc[1]
+    assert bc[2] == bc[3] == bc[4]
+    assert a + sum(bc) == pytest.approx(1)
+    assert all(w == 0 or w >= 0.02 for w in weights.values())
+    again = simplex.decode(simplex.encode(weights))
+    assert list(again.values()) == pytest.approx(list(weights.values()), abs=1e-6)
+
+
+def test_groups_are_weighed_as_the_same_number_of_tasks_is() -> None:
+    """But for their sizes, which only decide what the prior of a group is."""
+    groups, tasks = grouped(), Simplex(("a", "b", "c"), (1 / 6, 2 / 6, 3 / 6))
+    z = {"lambda.ilr1": 0.7, "lambda.ilr2": -1.1}
+    of_group = dict.fromkeys("abc", 0.0)
+    for group, weight in zip(groups.groups, groups.decode(z).values(), strict=True):
+        of_group[group] += weight
+    assert of_group == pytest.approx(tasks.decode(z))
+
+
+def test_weights_that_differ_in_a_group_have_no_coordinates() -> None:
+    weights = dict(zip(grouped().tasks, (0.2, 0.2, 0.1, 0.2, 0.2, 0.1), strict=True))
+    with pytest.raises(ValueError, match="equal in a group"):
+        grouped().encode(weights)
+    assert list(shared(weights, grouped().groups).values()) == pytest.approx(
+        [0.2, 0.15, 0.15, 1 / 6, 1 / 6, 1 / 6]
+    )
+
+
+@pytest.mark.parametrize("groups", [("a",) * 6, ("a", "b")])
+def test_there_are_two_groups_and_each_task_is_in_one(groups: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"two|for each task"):
+        Simplex(tuple("abcdef"), (1 / 6,) * 6, groups=groups)
