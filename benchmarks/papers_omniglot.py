@@ -22,7 +22,7 @@ from fewshot.metrics import Estimate
 from fewshot.models.conv import Conv
 from fewshot.tasks import images
 from trials import adam
-from trials.meta_training import MetaTraining
+from trials.meta_training import MetaTraining, Part
 
 SIZE = 14
 WAY, QUERY = 60, 3  # of the episodes to train on; the paper's are of 60 and 5
@@ -55,7 +55,7 @@ def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
     train = one_pool(*_splits()[0], way=WAY, shot=1, query=QUERY)
     model = Conv(features=(SIZE, SIZE))
     # A lane of its own in the objective that searches train with.
-    objective = MetaTraining(ProtoNet(model=model, way=WAY), train, 1, {})
+    objective = MetaTraining([Part(ProtoNet(model=model, way=WAY), train, {})], 1)
     params = {name: value[None] for name, value in objective.init(seed).items()}
     moments, gradient = adam.zeros_like(params), vmap(grad_and_value(objective.loss))
     seeds, weights = torch.tensor([seed]), torch.ones(1, 1)

@@ -19,7 +19,7 @@ from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
-from orchestrator.schema import Config, DatasetPart, FunctionSection
+from orchestrator.schema import Config, DatasetPart, TaskSection
 from trials.deployment import classify, distil
 
 
@@ -43,9 +43,9 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
     if not (folder / "model.safetensors").exists():
         raise fault("DIR", "is not a folder that `fewtune export` wrote.", str(folder))
     config = configs.load_config(folder / "config.yaml")
-    student = config.tasks.validation[0]
-    if isinstance(student, FunctionSection):
-        rule = "is a model of functions; only classes can be learned from a table."
+    student = next((task for task in config.tasks.validation if not task.regresses), None)
+    if not isinstance(student, TaskSection):
+        rule = "is a model of numbers; only classes can be learned from a table."
         raise fault("DIR", rule, str(folder))
     found = _load(config.datasets[student.dataset], data, folder, home)
     if label not in found.columns:

@@ -208,7 +208,7 @@ def train(options: argparse.Namespace, screen: Screen) -> int:
         "score": found.validation.score.mean,
         "test": {k: v for k, v in found.test.metrics.items() if k.startswith("test/")},
     }
-    measure = "skill" if config.regresses else "accuracy"
+    measure = "accuracy" if config.kinds == {"classification"} else "skill"
     measured = [v for k, v in found.test.metrics.items() if k.endswith(f"/{measure}")]
     if options.json:
         screen.json(result)

@@ -9,9 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
-from fewshot.learners.learners import REGRESSORS
+from fewshot.learners.learners import LEARNERS, REGRESSORS
 from orchestrator.plan import space_of
-from orchestrator.schema import Config, FunctionSection, TaskSection
+from orchestrator.schema import Config, TaskSection
 
 
 def _cross_faults(config: Config) -> list[Fault]:
@@ -40,36 +40,33 @@ def _task_faults(config: Config) -> list[Fault]:
         faults.append(Fault("tasks", rule))
     if not config.distils and not config.tasks.train:
         faults.append(Fault("tasks.train", "needs at least one task to learn from."))
-    if config.regresses:
-        return faults + _function_faults(config)
-    if not config.datasets:
+    faults += _number_faults(config)
+    tasks = config.all_tasks()
+    of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
+    if of_rows and not config.datasets:
         return [*faults, Fault("datasets", "must not be empty.")]
-    for place, task in config.all_tasks().items():
+    if config.datasets and not of_rows and not faults:
+        rule = "are not read where the tasks are functions."
+        faults.append(Fault("datasets", rule, None, "Take them out."))
+    for place, task in tasks.items():
         if isinstance(task, TaskSection) and task.dataset not in config.datasets:
             rule = f"must be one of {', '.join(config.datasets)}."
             faults.append(Fault(f"{place}.dataset", rule, task.dataset))
     return faults
 
 
-def _function_faults(config: Config) -> list[Fault]:
-    rule = (
-        "must be a `function`, as other tasks are: a search learns functions or classes, not both."
-    )
-    faults = [
-        Fault(place, rule)
-        for place, task in config.all_tasks().items()
-        if not isinstance(task, FunctionSection)
-    ]
-    if config.distils:
-        faults.append(Fault("teacher", "can't be learned from where the tasks are functions."))
-    elif config.learner is not None and config.learner.name not in REGRESSORS:
-        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn functions."
-        faults.append(Fault("learner.name", rule, config.learner.name))
-    if config.datasets and not faults:
-        faults.append(
-            Fault("datasets", "are not read where the tasks are functions.", None, "Take them out.")
-        )
-    return faults
+def _number_faults(config: Config) -> list[Fault]:
+    """Numbers are learned by those that can, or beside the classes of those that embed."""
+    if "regression" not in config.kinds:
+        return []
+    if config.learner is None:
+        return [Fault("teacher", "can't be learned from where the tasks have numbers.")]
+    name = config.learner.name
+    embeds = not getattr(LEARNERS[name], "model_scores_classes", False)
+    if name in REGRESSORS or (len(config.kinds) > 1 and embeds):
+        return []
+    rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
+    return [Fault("learner.name", rule, name)]
 
 
 def _space_faults(config: Config) -> list[Fault]:

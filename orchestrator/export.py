@@ -92,8 +92,8 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
     problem = (
         f"{shapes.shot} labelled examples a class of one new task"
         if config.distils
-        else f"{shapes.shot} points of a new function"
-        if config.regresses
+        else f"{shapes.shot} examples of new tasks, whose numbers it tells"
+        if config.kinds == {"regression"}
         else f"{shapes.way}-way {shapes.shot}-shot episodes of new tasks"
     )
     lines = [

@@ -28,8 +28,8 @@ class Finalist:
 class Summary:
     """All that a search has to say so far.
 
-    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or for functions skills,
-    shares of the variance that the model explains.
+    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or skills where any task
+    has numbers, which are shares of the variance that the model explains.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Summary:
     difference: Interval | None  # challenger's measure on the test tasks less the baseline's
     test: Mapping[str, Interval]  # measure on the test tasks of "challenger" and "baseline"
     figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
+    share: str = ""  # what a measure is a share of, where that has to be said
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
@@ -113,6 +114,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
             if rows
         },
         figures=dict(records.search.notes.get("figures", {})),
+        share=_share(finals),
     )
 
 
@@ -146,9 +148,20 @@ def _scores(finals: Sequence[Studied]) -> np.ndarray:
 
 
 def _measure(finals: Sequence[Studied]) -> str:
-    """What every adaptation was told of: accuracy, or where nothing is classified, skill."""
-    tasks = [task for t in finals for task in t.notes.get("tasks", {}).values()]
-    return "accuracy" if all("accuracy" in task for task in tasks) else "skill"
+    """What every adaptation was told of: accuracy, or where not all have classes, skill."""
+    return "accuracy" if all(_classifies(finals)) else "skill"
+
+
+def _share(finals: Sequence[Studied]) -> str:
+    """What a skill is a share of: of numbers the variance, of classes what guessing leaves."""
+    classifies = _classifies(finals)
+    if all(classifies):
+        return ""
+    return "the way from guessing to perfect" if any(classifies) else "the variance explained"
+
+
+def _classifies(finals: Sequence[Studied]) -> list[bool]:
+    return ["accuracy" in task for t in finals for task in t.notes.get("tasks", {}).values()]
 
 
 def _tested(
@@ -186,7 +199,7 @@ def sentence(summary: Summary) -> str:
         return "No trial reached its end." if ended else "The search has not ended yet."
     weights = bool(summary.best.task_weights)
     reference = "uniform task weights" if weights else "labels alone"
-    what = {"accuracy": "", "skill": " of the variance explained"}[summary.measure]
+    what = f" of {summary.share}" if summary.share else ""
     if summary.difference is None:
         shown = summary.test.get("challenger") or summary.test.get("baseline")
         where = "" if shown is None else f": {_percent(shown)}{what} on the test tasks"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.schema import Config, DatasetPart, FunctionSection, RangeSection, TaskSection
-from orchestrator.simplex import Simplex
+from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Range, SearchSpace
 from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
 
@@ -97,7 +97,7 @@ def recipe_of(config: Config) -> Recipe:
         learner=Component(name=learner.name, options=learner.options())
         if learner
         else Component(name="student"),
-        way=1 if config.regresses else shapes.way,
+        way=1 if config.kinds == {"regression"} else shapes.way,
         shot=shapes.shot,
         query=shapes.query,
         episodes=shapes.per_task,
@@ -132,6 +132,7 @@ def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
             name=name,
             dataset=section.dataset,
             label=section.label,
+            kind=section.kind,
             where=where,
             within=section.within,
             corrupt=section.corrupt,
@@ -163,7 +164,9 @@ def _weights(config: Config) -> Simplex | dict[str, float]:
     prior = dict.fromkeys(names, 1 / max(1, len(names)))
     if section.prior is not None:  # the user's sums to 1 to six digits only
         prior = {name: section.prior[name] / sum(section.prior.values()) for name in names}
-    if len(names) < 2 or not section.search:
+    groups = tuple(config.train_groups())
+    if len(set(groups)) < 2 or not section.search:
         return prior
     share = section.off_below / len(names)
-    return Simplex(names, tuple(prior.values()), section.half_width, share)
+    prior = shared(prior, groups)
+    return Simplex(names, tuple(prior.values()), section.half_width, share, groups)

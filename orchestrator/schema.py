@@ -21,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fewshot.faults import Fault
 from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
+from fewshot.learners.per_task import OWN
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from fewshot.tasks.functions import FAMILIES
@@ -155,6 +156,8 @@ class TaskSection(_Section):
     each: dict[str, Annotated[list[str | int], WrapValidator(_listed)]] | None = None
     dataset: str
     label: str
+    kind: Literal["classification", "regression"] = "classification"
+    group: Name | None = None
     where: Where = {}
     within: str | None = None
     corrupt: Literal["shuffle"] | None = None
@@ -168,7 +171,14 @@ class TaskSection(_Section):
             raise refused(Fault("", "needs either `name` or `each`."))
         if self.each is not None and len(self.each) != 1:
             raise refused(Fault("each", "must name one column, with its values.", list(self.each)))
+        if self.regresses and self.within is not None:
+            raise refused(Fault("within", "is for classes, not for numbers.", self.within))
         return self
+
+    @property
+    def regresses(self) -> bool:
+        """Whether the label is a number."""
+        return self.kind == "regression"
 
     def names(self) -> list[str]:
         if self.each is None:
@@ -182,6 +192,7 @@ class FunctionSection(_Section):
 
     function: str
     name: Name | None = None
+    group: Name | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -198,6 +209,11 @@ class FunctionSection(_Section):
         if value not in FAMILIES:
             raise refused(Fault("", f"must be one of {', '.join(FAMILIES)}.", value))
         return value
+
+    @property
+    def regresses(self) -> bool:
+        """Functions have numbers, no classes."""
+        return True
 
     def names(self) -> list[str]:
         return [self.name or self.function]
@@ -226,6 +242,13 @@ class TasksSection(_Section):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 faults.append(Fault(split, "names tasks twice.", twice, "Give each its own name."))
+            faults += [
+                Fault(
+                    f"{split}.{i}.group", "is for training tasks, which have weights.", task.group
+                )
+                for i, task in enumerate(getattr(self, split))
+                if split != "train" and task.group is not None
+            ]
         if faults:
             raise refused(*faults)
         return self
@@ -279,7 +302,10 @@ Weights = Annotated[dict[str, float], AfterValidator(_sums_to_one)]
 
 
 class WeightsSection(_Section):
-    """Searched around a prior, or fixed. `off_below` is a share of the uniform weight."""
+    """Searched around a prior, or fixed. `off_below` is a share of the uniform weight.
+
+    The tasks of a group share its weight equally, and in the prior the mean of what they have.
+    """
 
     search: bool = True
     half_width: float = Field(3.5, gt=0, le=10)
@@ -297,6 +323,7 @@ class SpaceSection(_Section):
     lr_adapt: Scalar | None = Field(None, alias="lr/adapt")
     temperature: Scalar | None = Field(None, alias="distill/temperature")
     soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
+    own: Scalar | None = Field(None, alias=OWN)
 
     @field_validator("lr_outer", "lr_inner", "lr_adapt", "temperature")
     @classmethod
@@ -306,7 +333,7 @@ class SpaceSection(_Section):
             raise refused(Fault("", "must be above 0.", low))
         return value
 
-    @field_validator("soft_weight")
+    @field_validator("soft_weight", "own")
     @classmethod
     def _share(cls, value: RangeSection | float | None) -> RangeSection | float | None:
         ends = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
@@ -355,9 +382,10 @@ class Config(_Section):
         return self.teacher is not None
 
     @property
-    def regresses(self) -> bool:
-        """Whether the tasks are functions."""
-        return any(isinstance(task, FunctionSection) for task in self.all_tasks().values())
+    def kinds(self) -> set[str]:
+        """What is predicted: classification, regression, or both."""
+        tasks = self.all_tasks().values()
+        return {"regression" if task.regresses else "classification" for task in tasks}
 
     def all_tasks(self) -> dict[str, TaskSection | FunctionSection]:
         """Every task section, by its place in the config."""
@@ -371,7 +399,16 @@ class Config(_Section):
         """The scalars that the trials read."""
         if self.learner is None:
             return Adaptation.hyperparameters
-        return HYPERPARAMETERS[self.learner.name]
+        own = (OWN,) if "per_task" in self.learner.options().values() else ()
+        return HYPERPARAMETERS[self.learner.name] + own
 
     def train_names(self) -> list[str]:
         return [name for task in self.tasks.train for name in task.names()]
+
+    def train_groups(self) -> list[str]:
+        """Of each training task what tells its group from others: tasks without one are alone."""
+        return [
+            f"task {name}" if task.group is None else f"group {task.group}"
+            for task in self.tasks.train
+            for name in task.names()
+        ]

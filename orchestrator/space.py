@@ -1,7 +1,8 @@
 """The searched space: a study's parameters, and the hyperparameters and weights they stand for.
 
 The `reference` of a space is the choice that a user would make without a search: uniform weights,
-no distillation. What the search finds is judged against it, with its rates tuned too.
+no distillation, nothing of a task's own. What the search finds is judged against it, with its rates
+tuned too.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from scipy.stats import qmc
 
+from fewshot.learners.per_task import OWN
 from orchestrator.simplex import Simplex
 
 Values = dict[str, float]
@@ -65,6 +67,8 @@ class SearchSpace:
             found[SOFT_WEIGHT] = self.ranges[SOFT_WEIGHT].low
             if TEMPERATURE in self.ranges:
                 found[TEMPERATURE] = self.ranges[TEMPERATURE].low
+        if OWN in self.ranges:
+            found[OWN] = self.ranges[OWN].low
         return found
 
     def is_reference(self, params: Mapping[str, float]) -> bool:

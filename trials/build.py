@@ -9,22 +9,26 @@ import torch
 
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION
-from fewshot.learners.base import Learner
+from fewshot.learners.base import Learner, OwnParameters
 from fewshot.learners.learners import LEARNERS, REGRESSORS
+from fewshot.learners.per_task import PerTask
 from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.ridge import Ridge
+from fewshot.learners.scaled import Scaled
 from fewshot.models.base import Model
+from fewshot.models.columns import Columns
 from fewshot.models.models import MODELS
 from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
-from fewshot.tasks.functions import FAMILIES, function_pool
-from fewshot.tasks.pool import TaskPool, pool
+from fewshot.tasks.pool import TaskPool
 from trials.adaptation import Adaptation
 from trials.contract import Component, Recipe, Stage
 from trials.lanes import Lanes
-from trials.meta_training import HeldOut, MetaTraining
+from trials.meta_training import MetaTraining, Part
 from trials.new_task import distilled_task
 from trials.objective import Objective
+from trials.pools import Sort, pools_of, sorts
 from trials.sources import Sources
 
 # Which stream of episodes scores which stage. The finalists' are fresh, the test's are elsewhere.
@@ -64,20 +68,28 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
         figures = {"teacher": found.teacher_accuracy}
         features = tuple(sources.inputs.shape[1:])
         return Examination(features, figures=figures, classes=found.classes)
-    pools = _pools(recipe, cache, torch.device("cpu"))
-    train, test = pools["train"], pools["test"]
-    learner(recipe, train.features, recipe.way)
-    return Examination(train.features, train.sizes, _untrained(recipe, test))
+    pools = pools_of(recipe, cache, torch.device("cpu"))
+    for sort, by_split in pools.items():
+        (features,) = {pool.features for pool in by_split.values()}
+        learner(recipe, features, recipe.way, sort)
+    sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
+    known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
+    return Examination(features, known, _untrained(recipe, pools))
 
 
-def _untrained(recipe: Recipe, test: Pool) -> dict[str, float]:
+def _untrained(recipe: Recipe, pools: Mapping[Sort, Mapping[str, Pool]]) -> dict[str, float]:
     """Accuracy on the test tasks of class means of the inputs themselves, with no model at all."""
-    if not isinstance(test, TaskPool) or not test.inputs.is_floating_point():
-        return {}
-    key = fold(torch.tensor(recipe.seed), _STREAMS["test"])
-    nearest = ProtoNet(model=Untrained(), way=recipe.way)
-    held_out: dict[Stage, HeldOut] = {"test": (test, recipe.test_episodes, key)}
-    scored = MetaTraining(nearest, test, 1, held_out).score({"none": torch.zeros(1)}, {}, "test")
+    parts = []
+    for sort, by_split in pools.items():
+        test = by_split.get("test")
+        if test is None:
+            continue
+        if not isinstance(test, TaskPool) or not test.inputs.is_floating_point():
+            return {}
+        key = fold(torch.tensor(recipe.seed), _STREAMS["test"])
+        nearest = _scaled(ProtoNet(model=Untrained(), way=recipe.way), sort)
+        parts.append(Part(nearest, None, {"test": (test, recipe.test_episodes, key)}))
+    scored = MetaTraining(parts, 1).score({"none": torch.zeros(1)}, {}, "test")
     means = [task.metrics["accuracy"].item() for task in scored]
     return {"untrained prototypes": sum(means) / len(means)}
 
@@ -102,93 +114,95 @@ def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
     return model
 
 
-def learner(recipe: Recipe, features: tuple[int, ...], way: int) -> Learner:
-    """The learner of a meta-training recipe, for problems of `way` classes or of functions."""
-    name = recipe.learner.name
+def learner(
+    recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort | None = None
+) -> Learner:
+    """The learner of a meta-training recipe, for problems of `way` classes or of numbers.
+
+    sort: of the tasks that it is to learn; the recipe's first if there is no word of it.
+    """
+    sort = sort or next(iter(sorts(recipe)))
+    model = _model(recipe, features, way, sort)
+    found: Learner
+    if sort.regresses and recipe.learner.name not in REGRESSORS:
+        found = _regressor(recipe, model)
+    else:
+        kind: dict[str, Any] = {"kind": REGRESSION} if sort.regresses else {}
+        found = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **kind)
+    if isinstance(found, OwnParameters) and found.per_task:
+        found = _per_task(found, found.per_task, recipe, sort)
+    return _scaled(found, sort)
+
+
+def _model(recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort) -> Model:
+    """The model, or those of its outputs that are for the sort: classes first, then the number."""
     more: dict[str, Any] = {"features": features}
-    if getattr(LEARNERS.get(name), "model_scores_classes", False):
-        more["n_out"] = way
-    model = part(MODELS, recipe.model, "model", **more)
-    kind: dict[str, Any] = {"kind": REGRESSION} if recipe.regresses else {}
-    if kind and name not in REGRESSORS:
-        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn functions."
-        raise InputError([Fault("learner.name", rule, name)])
-    found: Learner = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **kind)
-    return found
+    if not _scores_classes(recipe):
+        return part(MODELS, recipe.model, "model", **more)  # type: ignore[no-any-return]
+    kinds = {each.regresses for each in sorts(recipe)}
+    n_outputs = way * (False in kinds) + (True in kinds)
+    model: Model = part(MODELS, recipe.model, "model", **more, n_out=n_outputs)
+    if len(kinds) == 1:
+        return model
+    return Columns(model, way, 1) if sort.regresses else Columns(model, 0, way)
+
+
+def _scores_classes(recipe: Recipe) -> bool:
+    return getattr(LEARNERS.get(recipe.learner.name), "model_scores_classes", False)
+
+
+def _regressor(recipe: Recipe, model: Model) -> Learner:
+    """What learns numbers beside a learner that knows classes only: a ridge head, embedded alike.
+
+    Raises InputError if there is no embedding, or nothing but numbers to learn.
+    """
+    if recipe.regresses or _scores_classes(recipe):
+        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
+        raise InputError([Fault("learner.name", rule, recipe.learner.name)])
+    return Ridge(model=model, way=1, kind=REGRESSION)
+
+
+def _per_task(found: Learner, own: tuple[str, ...], recipe: Recipe, sort: Sort) -> Learner:
+    trained = [each for each, tasks in sorts(recipe).items() for _ in tasks["train"]]
+    places = [i for i, each in enumerate(trained) if each == sort]
+    peers = [i for i, each in enumerate(trained) if each.regresses == sort.regresses]
+    return PerTask(
+        found, own, n_tasks=len(trained), own_tasks=_slice(places), peers=_slice(peers or places)
+    )
+
+
+def _slice(places: list[int]) -> slice:
+    """Of places that follow one another; of none, the whole."""
+    return slice(places[0], places[-1] + 1) if places else slice(None)
+
+
+def _scaled(found: Learner, sort: Sort) -> Learner:
+    """Numbers of rows are in units of their own; so are the features of tables."""
+    targets = sort.regresses and sort.source != "functions"
+    features = sort.source == "table"
+    return Scaled(found, features=features, targets=targets) if features or targets else found
 
 
 def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
-    pools = _pools(recipe, cache, device)
     key = torch.tensor(recipe.seed, device=device)
-
-    def held_out(stage: Stage, split: str, episodes: int) -> HeldOut:
-        return pools[split], episodes, fold(key, _STREAMS[stage])
-
-    return MetaTraining(
-        learner(recipe, pools["train"].features, recipe.way),
-        pools["train"],
-        recipe.episodes,
-        {
-            "search": held_out("search", "validation", recipe.validation_episodes),
-            "final": held_out("final", "validation", recipe.test_episodes),
-            "test": held_out("test", "test", recipe.test_episodes),
-        },
+    stages: tuple[tuple[Stage, str, int], ...] = (
+        ("search", "validation", recipe.validation_episodes),
+        ("final", "validation", recipe.test_episodes),
+        ("test", "test", recipe.test_episodes),
     )
-
-
-def _pools(recipe: Recipe, cache: Path, device: torch.device) -> Mapping[str, Pool]:
-    """The pool of each split."""
-    return (
-        _function_pools(recipe, device)
-        if recipe.regresses
-        else _pools_of_rows(recipe, cache, device)
-    )
-
-
-def _function_pools(recipe: Recipe, device: torch.device) -> dict[str, Pool]:
-    faults = [
-        Fault(f"tasks.{split}.{task.name}", f"must be one of {', '.join(FAMILIES)}.", task.function)
-        for split, tasks in recipe.tasks.items()
-        for task in tasks
-        if task.function not in FAMILIES
+    parts = [
+        Part(
+            learner(recipe, next(iter(by_split.values())).features, recipe.way, sort),
+            by_split.get("train"),
+            {
+                stage: (by_split[split], episodes, fold(key, _STREAMS[stage]))
+                for stage, split, episodes in stages
+                if split in by_split
+            },
+        )
+        for sort, by_split in pools_of(recipe, cache, device).items()
     ]
-    if faults:
-        raise InputError(faults)
-    return {
-        split: function_pool(
-            [task.name for task in tasks],
-            [FAMILIES[task.function or ""] for task in tasks],
-            shot=recipe.shot,
-            query=recipe.query,
-        ).to(device)
-        for split, tasks in recipe.tasks.items()
-    }
-
-
-def _pools_of_rows(recipe: Recipe, cache: Path, device: torch.device) -> dict[str, TaskPool]:
-    """All faults of all tasks are raised at once."""
-    sources = Sources(recipe.datasets, cache)
-    inputs = sources.inputs.to(device)
-    pools: dict[str, TaskPool] = {}
-    faults: list[Fault] = []
-    for split, specs in recipe.tasks.items():
-        tasks = []
-        for i, spec in enumerate(specs):
-            try:
-                tasks.append(sources.task(spec, f"tasks.{split}.{spec.name}", recipe.seed + i))
-            except InputError as error:
-                faults += error.faults
-        try:
-            drawn = pool(tasks, inputs, way=recipe.way, shot=recipe.shot, query=recipe.query)
-            pools[split] = drawn.to(device)
-        except InputError as error:
-            faults += [
-                Fault(f.path.replace("tasks.", f"tasks.{split}.", 1), f.rule, f.found, f.remedy)
-                for f in error.faults
-            ]
-    if faults:
-        raise InputError(faults)
-    return pools
+    return MetaTraining(parts, recipe.episodes)
 
 
 def _adaptation(recipe: Recipe, cache: Path, device: torch.device) -> Objective:

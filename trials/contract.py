@@ -24,7 +24,8 @@ class Component:
 class TaskSpec:
     """Which rows of a dataset are a task, and what is to be told of them; or a family of functions.
 
-    `where` keeps the rows whose column has one of the values; `label` is the column to predict.
+    `where` keeps the rows whose column has one of the values; `label` is the column to predict, a
+    class or, where the task says so, a number.
     `query` and `unlabelled` (adaptation programs only) are other rows of the same dataset:
     those that score, and those whose labels nobody may see.
     """
@@ -33,12 +34,18 @@ class TaskSpec:
     function: str | None = None  # a name in fewshot.tasks.functions.FAMILIES; then nothing below
     dataset: str = ""
     label: str = ""
+    kind: Literal["classification", "regression"] = "classification"
     where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     within: str | None = None  # column inside whose values the classes of an episode are drawn
     corrupt: Literal["shuffle"] | None = None
     query: Mapping[str, tuple[Any, ...]] | None = None
     unlabelled: Mapping[str, tuple[Any, ...]] | None = None
     n_unlabelled: int | None = None
+
+    @property
+    def regresses(self) -> bool:
+        """Whether numbers are to be told, as functions always have them."""
+        return self.function is not None or self.kind == "regression"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class Recipe:
     tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
     model: Component
     learner: Component
-    way: int  # 1, the number that is predicted, where the tasks are functions
+    way: int  # 1, the number that is predicted, where no task has classes
     shot: int
     query: int
     episodes: int  # per training task and outer step
@@ -62,8 +69,8 @@ class Recipe:
 
     @property
     def regresses(self) -> bool:
-        """Whether the tasks are functions."""
-        return any(task.function for tasks in self.tasks.values() for task in tasks)
+        """Whether no task has classes."""
+        return all(task.regresses for tasks in self.tasks.values() for task in tasks)
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that tell unequal recipes apart."""

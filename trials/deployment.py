@@ -13,6 +13,7 @@ from trials.adaptation import Adaptation, NewTask
 from trials.build import learner, student
 from trials.contract import Recipe, TrialSpec
 from trials.lanes import Lanes
+from trials.pools import sort_of
 
 
 def classify(
@@ -24,11 +25,14 @@ def classify(
 ) -> Tensor:
     """Logits (n, c) of x (n, *features), having learned from the support of a meta-trained recipe.
 
+    The new task is like the first validation task that has classes.
+
     support: (s, *features) and labels (s,) in 0..c-1, each of which occurs.
     """
     support_x, support_y = support
     way = int(support_y.max()) + 1
-    model = learner(recipe, tuple(x.shape[1:]), way)
+    like = next(task for task in recipe.tasks["validation"] if not task.regresses)
+    model = learner(recipe, tuple(x.shape[1:]), way, sort_of(recipe, like))
     hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
     nobody = torch.zeros(1, len(x), dtype=torch.int64)  # the queries' labels are not known
     episode = Episode(support_x[None], support_y[None], x[None], nobody)

@@ -3,7 +3,9 @@
 L(theta) = sum_i lambda_i * L_i(theta) / L_i^0, L_i^0 the loss of the best constant predictor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,48 +27,39 @@ _EPISODES_AT_ONCE = 256
 HeldOut = tuple[Pool, int, Tensor]
 
 
-class MetaTraining:
-    """The `Objective` of a learner on a pool of training tasks.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Tasks that can be drawn and learned as one, and what learns them.
 
+    train: the training tasks among them, if there are any.
     held_out: what scores each stage. The episodes are the same for every trial of a stage.
     """
 
-    learning_rate = "lr/outer"
+    learner: Learner
+    train: Pool | None
+    held_out: Mapping[Stage, HeldOut]
+    _drawn: dict[Stage, Episode] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        learner: Learner,
-        train: Pool,
-        episodes: int,
-        held_out: Mapping[Stage, HeldOut],
-    ) -> None:
-        self.hyperparameters = learner.hyperparameters
-        self.tasks = train.names
-        self._learner, self._train, self._episodes = learner, train, episodes
-        self._held_out = held_out
-        self._null_losses = train.null_losses
-        self._drawn: dict[Stage, Episode] = {}
+    @cached_property
+    def _null_losses(self) -> Tensor:
+        assert self.train is not None, "only what is trained has losses"
+        return self.train.null_losses
 
-    def init(self, seed: int) -> Params:
-        return self._learner.init(torch.Generator().manual_seed(seed))
-
-    def batch(self, seeds: Tensor, steps: Tensor) -> Episode:
-        drawn = self._train.draw(fold(seeds, steps), self._episodes)
-        return Episode(*(part.flatten(1, 2) for part in drawn))  # (l, t * e, ...)
-
-    def loss(
-        self, params: Params, batch: Episode, hyper: Hyperparameters, weights: Tensor
-    ) -> Tensor:
-        if isinstance(self._learner, OwnLoss):
-            losses = self._learner.meta_losses(params, batch, hyper)  # (t * e,)
+    def losses(self, params: Params, batch: Episode, hyper: Hyperparameters) -> Tensor:
+        """L_i / L_i^0 of each training task, (t,), on a batch of t * e episodes."""
+        assert self.train is not None, "only what is trained has losses"
+        if isinstance(self.learner, OwnLoss):
+            losses = self.learner.meta_losses(params, batch, hyper)  # (t * e,)
         else:
-            outputs = self._learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
-            losses = self._train.kind.losses(outputs, batch.query_y)
-        per_task = losses.view(len(self.tasks), -1).mean(1) / self._null_losses
-        return (weights * per_task).sum()
+            outputs = self.learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
+            losses = self.train.kind.losses(outputs, batch.query_y)
+        return losses.view(len(self.train.names), -1).mean(1) / self._null_losses
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
-        pool, n_episodes, key = self._held_out[stage]
+        """How l models do on the tasks that score a stage, if any of them is of this part."""
+        if stage not in self.held_out:
+            return []
+        pool, n_episodes, key = self.held_out[stage]
         if stage not in self._drawn:
             drawn = pool.draw(key, n_episodes)
             self._drawn[stage] = Episode(*(part.flatten(0, 1) for part in drawn))
@@ -75,7 +68,7 @@ class MetaTraining:
         task = torch.arange(len(pool.names), device=key.device).repeat_interleave(n_episodes)
         null_losses = pool.null_losses[task].split(_EPISODES_AT_ONCE)
         chunks = [
-            self._scores(params, Episode(*part), hyper, null_loss)
+            self._scores(params, Episode(*part), hyper, pool, null_loss)
             for part, null_loss in zip(parts, null_losses, strict=True)
         ]
         # (l, t, episodes) each
@@ -93,8 +86,59 @@ class MetaTraining:
         ]
 
     def _scores(
-        self, params: Params, episodes: Episode, hyper: Hyperparameters, null_losses: Tensor
+        self,
+        params: Params,
+        episodes: Episode,
+        hyper: Hyperparameters,
+        pool: Pool,
+        null_losses: Tensor,
     ) -> Scores:
         """How l models do on each of b episodes, (l, b)."""
-        outputs = vmap(self._learner.logits, in_dims=(0, None, 0))(params, episodes, hyper)
-        return self._train.kind.scores(outputs, episodes.query_y, null_losses)
+        outputs = vmap(self.learner.logits, in_dims=(0, None, 0))(params, episodes, hyper)
+        return pool.kind.scores(outputs, episodes.query_y, null_losses)
+
+
+class MetaTraining:
+    """The `Objective` of learners of one kind of tasks each, which have all parameters in common.
+
+    episodes: of each training task in a step.
+    """
+
+    learning_rate = "lr/outer"
+
+    def __init__(self, parts: Sequence[Part], episodes: int) -> None:
+        self.hyperparameters = tuple(
+            dict.fromkeys(name for part in parts for name in part.learner.hyperparameters)
+        )
+        self._parts, self._episodes = parts, episodes
+        self._trained = [(part, part.train) for part in parts if part.train is not None]
+        self.tasks = tuple(name for _, pool in self._trained for name in pool.names)
+
+    def init(self, seed: int) -> Params:
+        """Those parameters that parts have in common are the same in all of them."""
+        params: Params = {}
+        for part in self._parts:
+            params |= part.learner.init(torch.Generator().manual_seed(seed))
+        return params
+
+    def batch(self, seeds: Tensor, steps: Tensor) -> tuple[Episode, ...]:
+        """Of each part that is trained, (l, t * e, ...)."""
+        keys = fold(seeds, steps)
+        drawn = [pool.draw(keys, self._episodes) for _, pool in self._trained]
+        return tuple(Episode(*(x.flatten(1, 2) for x in episodes)) for episodes in drawn)
+
+    def loss(
+        self,
+        params: Params,
+        batch: tuple[Episode, ...],
+        hyper: Hyperparameters,
+        weights: Tensor,
+    ) -> Tensor:
+        losses = [
+            part.losses(params, episodes, hyper)
+            for (part, _), episodes in zip(self._trained, batch, strict=True)
+        ]
+        return (weights * torch.cat(losses)).sum()
+
+    def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
+        return [scores for part in self._parts for scores in part.score(params, hyper, stage)]

@@ -12,8 +12,11 @@ from torch import Tensor
 from fewshot.faults import Fault, InputError
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
+from fewshot.tasks.numbers import NumberTask
 from fewshot.tasks.pool import Task
 from trials.contract import Component, TaskSpec
+
+_SHOWN = 8
 
 
 class Sources:
@@ -71,14 +74,36 @@ class Sources:
     def task(self, spec: TaskSpec, path: str, seed: int) -> Task:
         """The task that `spec` describes; `seed` decides how a shuffled one is shuffled."""
         places = self.rows(spec, spec.where, path)
-        columns = self.dataset(spec.dataset, f"{path}.dataset").columns.iloc[places]
-        labels = pd.factorize(self._column(columns, spec.label, f"{path}.label"), sort=True)[0]
+        column = self._labels(spec, places, path)
+        if column.isna().any():
+            raise _unlabelled(f"{path}.label", "must have a class in every row.", column.isna())
+        labels = pd.factorize(column, sort=True)[0]
         groups = np.zeros(len(places), dtype=np.int64)
         if spec.within is not None:
+            columns = self.dataset(spec.dataset, f"{path}.dataset").columns.iloc[places]
             within = self._column(columns, spec.within, f"{path}.within")
             groups = pd.factorize(within, sort=True)[0]
         task = Task(spec.name, places + self.offset[spec.dataset], labels, groups)
         return task.shuffled(seed) if spec.corrupt == "shuffle" else task
+
+    def numbers(self, spec: TaskSpec, path: str, seed: int) -> NumberTask:
+        """The same of a task whose label is a number."""
+        places = self.rows(spec, spec.where, path)
+        column = self._labels(spec, places, path)
+        values = pd.to_numeric(column, errors="coerce").astype(float)
+        finite = values.abs() < np.inf
+        if not finite.all():
+            raise _unlabelled(f"{path}.label", "must have a finite number in every row.", ~finite)
+        task = NumberTask(spec.name, places + self.offset[spec.dataset], values.to_numpy())
+        return task.shuffled(seed) if spec.corrupt == "shuffle" else task
+
+    def _labels(self, spec: TaskSpec, places: np.ndarray, path: str) -> "pd.Series[Any]":
+        dataset = self.dataset(spec.dataset, f"{path}.dataset")
+        if spec.label in dataset.features:
+            rule = "must not be among what the model reads."
+            remedy = f"Put it in the `labels` of the dataset {spec.dataset}."
+            raise InputError([Fault(f"{path}.label", rule, spec.label, remedy)])
+        return self._column(dataset.columns.iloc[places], spec.label, f"{path}.label")
 
     @staticmethod
     def _column(columns: pd.DataFrame, name: str, path: str) -> "pd.Series[Any]":
@@ -87,3 +112,9 @@ class Sources:
                 [Fault(path, f"must be one of {', '.join(map(str, columns.columns))}.", name)]
             )
         return columns[name]
+
+
+def _unlabelled(path: str, rule: str, bad: "pd.Series[bool]") -> InputError:
+    rows = ", ".join(map(str, bad.index[bad][:_SHOWN]))
+    remedy = f"{bad.sum()} rows have none; fill them in, or leave them out by `where`."
+    return InputError([Fault(path, rule, f"none in row {rows}", remedy)])

@@ -38,3 +38,10 @@ class OwnLoss(Protocol):
 
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         """Loss (b,) of each episode."""
+
+
+@runtime_checkable
+class OwnParameters(Protocol):
+    """What a learner has besides, if training tasks may have parameters for themselves."""
+
+    per_task: tuple[str, ...]  # names of those parameters, see `fewshot.learners.per_task`

@@ -16,6 +16,7 @@ from fewshot.faults import fault
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.learners.inner import InnerLoop
+from fewshot.learners.per_task import is_per_task
 from fewshot.models.base import Model
 
 
@@ -25,6 +26,7 @@ class MAML:
     inner_steps: while meta-training, >= 1, at the rate `lr/inner`.
     adapt_steps: on a held-out task, >= 1, at the rate `lr/adapt`.
     inner: what moves in the inner loop, `all` parameters or the `head`, the model's last layer.
+    heads: `shared`, or `per_task`: each training task has a last layer of its own.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/inner", "lr/adapt")
@@ -40,6 +42,7 @@ class MAML:
         adapt_steps: int = 3,
         first_order: bool = False,
         inner: str = "all",
+        heads: str = "shared",
     ) -> None:
         del way  # the width of the model's outputs
         if inner not in ("all", "head"):
@@ -47,6 +50,7 @@ class MAML:
         self._model, self._inner = model, InnerLoop(model, kind, first_order)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self._head_only = inner == "head"
+        self.per_task = model.head if is_per_task("heads", heads) else ()
 
     def init(self, generator: torch.Generator) -> Params:
         return self._model.init(generator)

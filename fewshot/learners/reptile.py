@@ -14,6 +14,7 @@ from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.learners.inner import InnerLoop
+from fewshot.learners.per_task import is_per_task
 from fewshot.models.base import Model
 
 
@@ -24,6 +25,7 @@ class Reptile:
     and on the queries, which are one training set here: on different examples, the later steps
     bring in what makes the earlier ones generalise. A single step would be joint training.
     adapt_steps: on a held-out task, >= 1, at the rate `lr/adapt`, on the support.
+    heads: `shared`, or `per_task`: each training task has a last layer of its own.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/inner", "lr/adapt")
@@ -37,10 +39,12 @@ class Reptile:
         kind: Kind = CLASSIFICATION,
         inner_steps: int = 4,
         adapt_steps: int = 3,
+        heads: str = "shared",
     ) -> None:
         del way  # the width of the model's outputs
         self._model, self._inner = model, InnerLoop(model, kind, first_order=True)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
+        self.per_task = model.head if is_per_task("heads", heads) else ()
 
     def init(self, generator: torch.Generator) -> Params:
         return self._model.init(generator)

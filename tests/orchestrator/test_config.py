@@ -14,6 +14,8 @@ from fewshot.models.models import MODELS
 from orchestrator.config import dump, load_config, parse
 from orchestrator.plan import plan_of
 from orchestrator.schema import RangeSection
+from orchestrator.simplex import Simplex
+from trials.contract import Recipe
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
 
@@ -46,7 +48,7 @@ def changed(changes: Mapping[str, Any]) -> dict[str, Any]:
         if value is ...:
             del place[last]
         else:
-            place[last] = value
+            place[int(last) if isinstance(place, list) else last] = value
     return data
 
 
@@ -182,9 +184,9 @@ ROWS = {"name": "r", "dataset": "glyphs", "label": "character"}
         ({"tasks.train.0.nmae": "y"}, "tasks.train.0.nmae", "does not go with `function`"),
         ({"tasks.train.0.name": "a/b"}, "tasks.train.0.name", "letters, digits"),
         ({"tasks.train": [LINE, LINE]}, "tasks.train", "twice"),
-        ({"tasks.train": [LINE, ROWS]}, "tasks.train.1", "functions or classes, not both"),
-        ({"tasks.test": [ROWS]}, "tasks.test.0", "functions or classes, not both"),
-        ({"learner.name": "protonet", "space": {"lr/outer": 0.1}}, "learner.name", "to learn func"),
+        ({"tasks.train": [LINE, ROWS]}, "datasets", "must not be empty"),
+        ({"tasks.test": [LINE | {"group": "g"}]}, "tasks.test.0.group", "for training tasks"),
+        ({"learner.name": "protonet", "space": {"lr/outer": 0.1}}, "learner.name", "to learn numb"),
         ({"datasets": SMALL["datasets"]}, "datasets", "not read"),
         ({"learner.first_ordre": True}, "learner.first_ordre", "is not an option of maml"),
         (
@@ -202,6 +204,111 @@ ROWS = {"name": "r", "dataset": "glyphs", "label": "character"}
 )
 def test_what_does_not_fit_functions_is_named(changes, path, rule) -> None:
     (fault,) = faults(copy.deepcopy(FUNCTIONS) | changes)
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+# ---- classes and numbers ----------------------------------------------------------------------
+
+WIDTH = {"name": "width", "dataset": "glyphs", "label": "width", "kind": "regression"}
+
+
+def kinds_of(recipe: Recipe) -> list[bool]:
+    return [task.regresses for tasks in recipe.tasks.values() for task in tasks]
+
+
+@pytest.mark.parametrize("learner", ["meta_sgd", "protonet", "ridge", "simpleshot"])
+def test_classes_and_numbers_may_be_learned_in_one_search(tmp_path: Path, learner: str) -> None:
+    space = {"lr/outer": 0.1} | ({"lr/inner": 0.1} if learner == "meta_sgd" else {})
+    mixed = {"tasks.train.1": WIDTH, "learner.name": learner, "space": space, "model.n_out": ...}
+    config = parse(changed(mixed))
+    assert load_config(written(tmp_path, dump(config))) == config
+    recipe = plan_of(config).recipe
+    assert kinds_of(recipe) == [False, False, True, False, False]
+    assert recipe.way == 5
+    assert not recipe.regresses
+
+
+def test_without_a_class_there_is_no_way() -> None:
+    tasks = {f"tasks.{split}": [WIDTH] for split in ("train", "validation", "test")}
+    recipe = plan_of(parse(changed(tasks | {"learner.name": "ridge"}))).recipe
+    assert recipe.regresses
+    assert recipe.way == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "rule"),
+    [
+        ({"kind": "ranking"}, "tasks.train.1.kind", "must be 'classification' or 'regression'"),
+        ({"within": "script"}, "tasks.train.1.within", "is for classes"),
+        ({"group": "a/b"}, "tasks.train.1.group", "letters, digits"),
+    ],
+)
+def test_what_does_not_fit_numbers_is_named(task, path, rule) -> None:
+    (fault,) = faults({"tasks.train.1": WIDTH | task})
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+def test_tasks_in_a_group_share_a_weight() -> None:
+    tasks = {"tasks.train.0.group": "scripts"}
+    simplex = plan_of(parse(changed(tasks))).space.weights
+    assert isinstance(simplex, Simplex)
+    assert simplex.names == ("lambda.ilr1",)
+    weights = simplex.decode({"lambda.ilr1": 1.0})
+    assert weights["greek"] == weights["latin"] != weights["fonts"]
+
+
+def test_a_group_has_the_prior_of_its_tasks() -> None:
+    prior = {"space.task_weights.prior": {"greek": 0.6, "latin": 0.2, "fonts": 0.2}}
+    simplex = plan_of(parse(changed({"tasks.train.0.group": "scripts"} | prior))).space.weights
+    assert isinstance(simplex, Simplex)
+    assert simplex.prior == pytest.approx((0.4, 0.4, 0.2))
+
+
+def test_a_single_group_leaves_no_weights_to_search() -> None:
+    tasks = {"tasks.train.0.group": "all", "tasks.train.1.group": "all"}
+    assert plan_of(parse(changed(tasks))).space.weights == pytest.approx(
+        {"greek": 1 / 3, "latin": 1 / 3, "fonts": 1 / 3}
+    )
+
+
+def test_a_group_may_be_called_like_a_task() -> None:
+    tasks = {"tasks.train.0.group": "fonts"}
+    simplex = plan_of(parse(changed(tasks))).space.weights
+    assert isinstance(simplex, Simplex)
+    assert len(simplex.names) == 1
+    assert len(set(simplex.groups)) == 2
+
+
+OWN_HEADS: dict[str, Any] = {
+    **{key: value for key, value in FUNCTIONS.items() if key != "space"},
+    "learner": {"name": "maml", "heads": "per_task"},
+    "space": {
+        "lr/outer": 0.01,
+        "lr/inner": 0.01,
+        "lr/adapt": 0.01,
+        "task/own": {"low": 0.0, "high": 1.0},
+    },
+}
+
+
+def test_how_much_tasks_have_for_themselves_is_searched() -> None:
+    space = plan_of(parse(changed(OWN_HEADS))).space
+    assert space.ranges["task/own"].high == 1.0
+    assert space.reference()["task/own"] == 0.0, "what is not chosen for a task is shared"
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "rule"),
+    [
+        ({"space.task/own": ...}, "space.task/own", "is needed"),
+        ({"space.task/own": 1.5}, "space.task/own", "between 0 and 1"),
+        ({"learner.heads": "shared"}, "space.task/own", "is not read"),
+    ],
+)
+def test_what_tasks_have_for_themselves_is_said(changes, path, rule) -> None:
+    (fault,) = faults(copy.deepcopy(OWN_HEADS) | changes)
     assert fault.path == path
     assert rule in fault.rule
 
@@ -268,7 +375,7 @@ WRONG = [
     ("episodes.shot", 0, "above 0"),
     ("datasets", [], "mapping"),
     ("datasets.glyphs", "glyphs", "mapping"),
-    ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, text"),
+    ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, table, text"),
     ("model.name", "mpl", f"must be one of {', '.join(sorted(MODELS))}"),
     ("learner.name", "proto", f"must be one of {', '.join(sorted(LEARNERS))}"),
     ("tasks.train.0.dataset", "gliphs", "must be one of glyphs"),

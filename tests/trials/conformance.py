@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import strategies as st
 
+from fewshot.tasks.functions import FAMILIES, variance
 from trials.build import build
 from trials.contract import (
     Component,
@@ -34,7 +36,7 @@ class Case:
     """A program on small data.
 
     hyperparameters: sensible ones, `rate` the optimiser's among them.
-    metrics: what is reported of each held-out task.
+    variances: of the numbers of each held-out task that has numbers.
     unscored: others for those that decide how a model is trained, but not how it is scored.
     tasks: what the task weights weigh.
     """
@@ -46,7 +48,7 @@ class Case:
     hyperparameters: Mapping[str, float]
     unscored: Mapping[str, float] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("accuracy", "f1")
+    variances: Mapping[str, float] = field(default_factory=dict)
 
     def program(self, folder: Path, *, lanes: int = 1, recipe: Recipe | None = None) -> Lanes:
         return build(recipe or self.recipe, lanes=lanes, folder=folder, cache=self.cache)
@@ -65,6 +67,10 @@ class Case:
                 **changes,
             },
         )
+
+    def metrics(self, task: str) -> tuple[str, ...]:
+        """What is reported of a held-out task."""
+        return ("mse", "skill") if task in self.variances else ("accuracy", "f1")
 
     def weights(self, number: int) -> dict[str, float]:
         parts = np.random.default_rng(number).dirichlet([1.0] * len(self.tasks)).tolist()
@@ -285,7 +291,69 @@ def functions(folder: Path) -> Case:
         {"lr/outer": 0.02, "lr/inner": 0.01, "lr/adapt": 0.02},
         {"lr/inner": 0.001},
         families,
-        ("mse", "skill"),
+        {name: variance(FAMILIES[name]) for name in ("sinusoid", "line", "square")},
+    )
+
+
+def _table(path: Path) -> Component:
+    """Five regions, each with a class and a number that are functions of three columns."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for region in (*_TRAIN, "delta", "epsilon"):
+        x, mix = rng.normal(size=(40, 3)), rng.normal(size=(3, 4))
+        species = (x @ mix[:, :3]).argmax(1)
+        rows += [
+            {"region": region, "a": a, "b": 100 * b, "c": c / 50, "species": f"s{s}", "yield": y}
+            for (a, b, c), s, y in zip(x, species, 1e3 + 50 * x @ mix[:, 3], strict=True)
+        ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return Component(name="table", options={"path": str(path), "labels": ["yield"]})
+
+
+def mixed(folder: Path) -> Case:
+    """Classes and numbers of a table, learned by one model whose training tasks have own heads."""
+
+    def tasks(label: str, *regions: str) -> tuple[TaskSpec, ...]:
+        return tuple(
+            TaskSpec(
+                name=f"{label}_{region}",
+                dataset="regions",
+                label=label,
+                kind="regression" if label == "yield" else "classification",
+                where={"region": (region,)},
+            )
+            for region in regions
+        )
+
+    table = _table(folder / "regions.csv")
+    yields = pd.read_csv(folder / "regions.csv").groupby("region")["yield"].var(ddof=0)
+    recipe = Recipe(
+        program="meta_training",
+        datasets={"regions": table},
+        tasks={
+            "train": (*tasks("yield", "alpha"), *tasks("species", *_TRAIN[:2])),
+            "validation": (*tasks("yield", "delta"), *tasks("species", "delta")),
+            "test": (*tasks("yield", "epsilon"), *tasks("species", "epsilon")),
+        },
+        model=Component(name="mlp", options={"hidden": [8]}),
+        learner=Component(name="anil", options={"adapt_steps": 2, "heads": "per_task"}),
+        way=2,
+        shot=4,
+        query=3,
+        episodes=3,
+        validation_episodes=6,
+        test_episodes=8,
+        seed=7,
+    )
+    return Case(
+        "mixed",
+        recipe,
+        folder,
+        "lr/outer",
+        {"lr/outer": 0.02, "lr/inner": 0.1, "lr/adapt": 0.2, "task/own": 0.8},
+        {"lr/inner": 0.01},
+        ("yield_alpha", "species_alpha", "species_beta"),
+        {f"yield_{region}": yields[region] for region in ("delta", "epsilon")},
     )
 
 
@@ -356,6 +424,7 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
     "ridge": ridge,
     "maml": maml,
     "functions": functions,
+    "mixed": mixed,
     "reptile": reptile,
     "distillation": distillation,
 }

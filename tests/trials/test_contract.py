@@ -132,4 +132,4 @@ class TestFingerprint:
         assert one.fingerprint() == other.fingerprint()
 
     def test_is_the_same_in_every_process(self):
-        assert RECIPE.fingerprint() == "53d39e9b337b"
+        assert RECIPE.fingerprint() == "f3ba745c8f85"

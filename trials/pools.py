@@ -1,0 +1,127 @@
+"""From the recipe's words to pools: which tasks are drawn together, and from what."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewshot.faults import Fault, InputError, fault
+from fewshot.tasks.base import Pool
+from fewshot.tasks.datasets import UNSCALED
+from fewshot.tasks.functions import FAMILIES, function_pool
+from fewshot.tasks.numbers import number_pool
+from fewshot.tasks.pool import pool
+from trials.contract import Recipe, TaskSpec
+from trials.sources import Sources
+
+
+class Sort(NamedTuple):
+    """What tasks have in common that are drawn by one pool and learned by one learner."""
+
+    regresses: bool
+    source: str  # "functions", "rows", or "table" if those have units of their own
+
+
+def sorts(recipe: Recipe) -> dict[Sort, dict[str, tuple[TaskSpec, ...]]]:
+    """The tasks of each sort, by split; those that have classes come before those with numbers."""
+    return {
+        sort: {
+            split: tuple(task for task in tasks if sort_of(recipe, task) == sort)
+            for split, tasks in recipe.tasks.items()
+        }
+        for sort in sorted({sort_of(recipe, t) for tasks in recipe.tasks.values() for t in tasks})
+    }
+
+
+def sort_of(recipe: Recipe, task: TaskSpec) -> Sort:
+    """Of one of the recipe's tasks."""
+    if task.function is not None:
+        return Sort(True, "functions")
+    dataset = recipe.datasets.get(task.dataset)
+    unscaled = dataset is not None and dataset.name in UNSCALED
+    return Sort(task.regresses, "table" if unscaled else "rows")
+
+
+def pools_of(
+    recipe: Recipe, cache: Path, device: torch.device
+) -> Mapping[Sort, Mapping[str, Pool]]:
+    """The pools of each sort of tasks, for the splits that have any.
+
+    Raises InputError with all faults of all tasks, or if there is not one shape for one model.
+    """
+    found = sorts(recipe)
+    rows = None
+    if any(sort.source != "functions" for sort in found):
+        sources = Sources(recipe.datasets, cache)
+        rows = sources, sources.inputs.to(device)
+    pools: dict[Sort, dict[str, Pool]] = {}
+    faults: list[Fault] = []
+    for sort, by_split in found.items():
+        for split, specs in by_split.items():
+            if not specs:
+                continue
+            try:
+                drawn = (
+                    _of_functions(recipe, specs, split)
+                    if rows is None or sort.source == "functions"
+                    else _of_rows(recipe, specs, split, *rows, regresses=sort.regresses)
+                )
+                pools.setdefault(sort, {})[split] = drawn.to(device)
+            except InputError as error:
+                faults += error.faults
+    if faults:
+        raise InputError(faults)
+    shapes = {s.source: p.features for s, by_split in pools.items() for p in by_split.values()}
+    if len(set(shapes.values())) > 1:
+        raise fault("tasks", "must all have examples of one shape for one model.", shapes)
+    return pools
+
+
+def _of_functions(recipe: Recipe, specs: Sequence[TaskSpec], split: str) -> Pool:
+    faults = [
+        Fault(f"tasks.{split}.{spec.name}", f"must be one of {', '.join(FAMILIES)}.", spec.function)
+        for spec in specs
+        if spec.function not in FAMILIES
+    ]
+    if faults:
+        raise InputError(faults)
+    return function_pool(
+        [spec.name for spec in specs],
+        [FAMILIES[spec.function or ""] for spec in specs],
+        shot=recipe.shot,
+        query=recipe.query,
+    )
+
+
+def _of_rows(
+    recipe: Recipe,
+    specs: Sequence[TaskSpec],
+    split: str,
+    sources: Sources,
+    inputs: Tensor,
+    *,
+    regresses: bool,
+) -> Pool:
+    described = sources.numbers if regresses else sources.task
+    pooled: Callable[..., Pool] = number_pool if regresses else partial(pool, way=recipe.way)
+    tasks: list[Any] = []  # of what `described` makes and `pooled` takes
+    faults: list[Fault] = []
+    for i, spec in enumerate(specs):
+        try:
+            tasks.append(described(spec, f"tasks.{split}.{spec.name}", recipe.seed + i))
+        except InputError as error:
+            faults += error.faults
+    try:
+        if tasks:
+            drawn = pooled(tasks, inputs, shot=recipe.shot, query=recipe.query)
+    except InputError as error:
+        faults += [
+            Fault(f.path.replace("tasks.", f"tasks.{split}.", 1), f.rule, f.found, f.remedy)
+            for f in error.faults
+        ]
+    if faults:
+        raise InputError(faults)
+    return drawn
