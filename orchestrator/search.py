@@ -75,7 +75,8 @@ class _Course:
 
     def admit(self, free: int) -> list[TrialSpec]:
         """Up to `free` trials to begin: those that a worker took with it first."""
-        self.prepare(free)
+        for work in self._works.values():
+            work.prepare(free)
         specs: list[TrialSpec] = []
         while len(specs) < free:
             spec = self._lost.popleft() if self._lost else self._next()
@@ -92,9 +93,9 @@ class _Course:
     def _next(self) -> TrialSpec | None:
         return next((spec for work in self._works.values() if (spec := work.next())), None)
 
-    def prepare(self, n: int) -> None:
+    def look_ahead(self, lanes: int) -> None:
         for work in self._works.values():
-            work.prepare(n)
+            work.look_ahead(lanes)
 
     def hear(self, turn: Turn) -> dict[str, Outcome]:
         """Keep what a worker said; returns the trials that are to end."""
@@ -146,7 +147,7 @@ def _run(
         if stopping():
             raise Stopped
         # Now that all train, so that none has to wait for what it will be given next.
-        course.prepare(lanes)
+        course.look_ahead(lanes)
         turn = executor.turn()
         if turn is not None:
             release = course.hear(turn)

@@ -28,7 +28,10 @@ class Work(Protocol):
         """The next trial to run; None when there is none (now, or ever)."""
 
     def prepare(self, n: int) -> None:
-        """Do now, all at once, what takes time in the next `n` calls of `next`."""
+        """Do all at once what would take time in each of the next `n` calls of `next`."""
+
+    def look_ahead(self, lanes: int) -> None:
+        """Prepare, while all lanes train, for those that will be free; old preparations lapse."""
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
         """What becomes of trials that reached a rung together, by key; their order is nothing."""
@@ -44,6 +47,7 @@ class Searching:
         self._plan, self.record = plan, record
         self._first = first_trials(plan, task_sizes)
         self._suggested: deque[Values] = deque()
+        self._news = False  # whether something was reported since
         self._modelled = False  # whether suggestions come from a model yet
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, Peers] = defaultdict(Peers)
@@ -72,6 +76,13 @@ class Searching:
         if n > 0 and self._has_model():
             self._suggest(n)
 
+    def look_ahead(self, lanes: int) -> None:
+        if self._news:
+            self._suggested.clear()
+            self._news = False
+        # So many are free at once if all reach a rung together, but the last.
+        self.prepare(math.ceil(lanes * (1 - 1 / self._plan.eta)))
+
     def _has_model(self) -> bool:
         if not self._modelled and len(self.record) >= len(self._first):
             self._modelled = has_model(self.record.trials(), self._plan.space)
@@ -89,6 +100,7 @@ class Searching:
         return self._plan.spec(trial.number, hyperparameters, weights, attempt=attempt)
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
+        self._news = self._news or bool(reports)
         for report in reports:
             self._at_rung[report.step].put(_number(report), report.score.mean)
         return {report.key: self._judged(report) for report in reports}
@@ -170,6 +182,8 @@ class Again:
         return None
 
     def prepare(self, n: int) -> None: ...
+
+    def look_ahead(self, lanes: int) -> None: ...
 
     def _spec(self, repeat: Repeat, number: int, attempt: int) -> TrialSpec:
         plan = self._plan
