@@ -92,16 +92,26 @@ def test_candidates_are_the_best_complete_ones_and_the_best_reference() -> None:
         trial(1, 0.5, REFERENCE | {"lr/outer": 0.02}),
         trial(2, 0.6, OTHER),
         trial(3, 0.9, OTHER, "stopped"),
-        trial(4, 0.9, OTHER, "running"),
+        trial(4, 0.1, OTHER),
         trial(5, math.nan, OTHER, "failed"),
         trial(6, 0.7, OTHER),
         trial(7, 0.4, OTHER),
         trial(8, 0.6, OTHER),
     ]
     found = candidates(trials, SPACE, 2)
-    assert [(c.number, c.reference) for c in found] == [(6, False), (2, False), (1, True)]
-    assert found[-1].params["lr/outer"] == 0.02
-    assert [c.number for c in candidates(trials, SPACE, 9)] == [6, 2, 8, 7, 1]
+    assert [(c.number, c.reference) for c in found] == [(1, True), (6, False), (2, False)]
+    assert found[0].params["lr/outer"] == 0.02
+    assert [c.number for c in candidates(trials, SPACE, 9)] == [1, 6, 2, 8, 7, 4]
+
+
+def test_a_running_trial_leaves_open_whether_the_last_is_a_candidate() -> None:
+    ended = [trial(0, 0.5, REFERENCE), trial(1, 0.7, OTHER), trial(2, 0.6, OTHER)]
+    assert [c.number for c in candidates(ended, SPACE, 2)] == [0, 1, 2]
+    running = [*ended, trial(3, 0.1, OTHER, "running")]
+    assert [c.number for c in candidates(running, SPACE, 2)] == [0, 1]
+    assert [c.number for c in candidates([*running, running[3]], SPACE, 2)] == [0]
+    reference = [*ended, trial(3, 0.1, REFERENCE, "running")]
+    assert [c.number for c in candidates(reference, SPACE, 2)] == [1, 2]
 
 
 def test_there_may_be_no_candidates() -> None:
