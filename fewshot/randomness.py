@@ -26,7 +26,10 @@ def _mix(z: Tensor) -> Tensor:
 
 def fold(key: Tensor, counter: Tensor | int) -> Tensor:
     """A new key for each (key, counter), int64; shapes broadcast."""
-    return _mix(key ^ _mix((torch.as_tensor(counter, device=key.device) + 1) * _GAMMA))
+    if isinstance(counter, int):
+        # Filled on the device: a number that came from the host would wait for it.
+        counter = torch.full((), counter, dtype=torch.int64, device=key.device)
+    return _mix(key ^ _mix((counter + 1) * _GAMMA))
 
 
 def uniform(key: Tensor, n: int) -> Tensor:

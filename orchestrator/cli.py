@@ -87,7 +87,9 @@ def check(options: argparse.Namespace, screen: Screen) -> int:
         f"{config.search.trials} trials of {config.steps} steps, "
         f"{1000 * found.seconds_per_step:.1f} ms a step and lane"
     )
-    screen.result.print(f"memory: about {found.bytes_per_lane / 2**20:.0f} MB a lane")
+    screen.result.print(
+        f"lanes: {found.lanes}, with about {found.bytes_per_lane / 2**20:.0f} MB of memory each"
+    )
     return 0
 
 

@@ -1,21 +1,26 @@
 """How long a search will take and what a lane costs, from a few steps of one trial."""
 
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from orchestrator.home import Home
 from orchestrator.plan import Plan, plan_of
 from orchestrator.schema import Config
 from orchestrator.work import first_trials
-from trials.build import build, examine
-from trials.contract import TrialProgram
+from trials import memory
+from trials.build import Examination, examine, programs
+from trials.capacity import useful_lanes
+from trials.contract import TrialProgram, TrialSpec
 
 _STEPS = 5
+# The sampler learns from trials that have ended: it is given that many rounds at the least.
+_TRIALS_PER_LANE = 4
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Forecast:
     """seconds: of the whole search on one worker like this machine's; bytes_per_lane: of memory."""
 
     seconds: float
+    lanes: int
     seconds_per_step: float  # of one lane, with all lanes live
     bytes_per_lane: float
     task_sizes: Mapping[str, int]
@@ -31,15 +37,19 @@ class Forecast:
 
 def dry_run(config: Config, home: Home) -> Forecast:
     """Run a few steps of the first trial, in one lane and in all of them."""
-    plan, lanes = plan_of(config), config.search.lanes
+    plan = plan_of(config)
     found = examine(plan.recipe, home.cache)
+    lanes = lanes_of(config, plan, found, home)
+    if not isinstance(lanes, int):
+        lanes = lanes()
+    spec, program = first_spec(plan, found), programs(plan.recipe, home.cache)
+    device: torch.device = program.keywords["device"]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
-        one = build(plan.recipe, lanes=1, folder=Path(folder, "one"), cache=home.cache)
-        _measure(plan, one, found.task_sizes)
-        before = _peak_bytes(reset=True)
-        many = build(plan.recipe, lanes=lanes, folder=Path(folder, "many"), cache=home.cache)
-        step, score = _measure(plan, many, found.task_sizes)
-        grown = max(0.0, _peak_bytes() - before)
+        _measure(spec, program(lanes=1, folder=Path(folder)))
+        before = memory.peak(device, reset=True)
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        step, score = _measure(spec, program(lanes=lanes, folder=Path(folder)))
+        grown = max(0.0, memory.peak(device) - before)
     n_finals = (config.search.finalists + 1) * config.search.seeds
     share = _expected_share(plan)
     trainings = config.search.trials * share + n_finals
@@ -47,6 +57,7 @@ def dry_run(config: Config, home: Home) -> Forecast:
     workers = config.search.workers
     return Forecast(
         seconds=(trainings * config.steps * step + scorings * score) / workers,
+        lanes=lanes,
         seconds_per_step=step,
         bytes_per_lane=grown / lanes,
         task_sizes=found.task_sizes,
@@ -54,14 +65,30 @@ def dry_run(config: Config, home: Home) -> Forecast:
     )
 
 
-def _measure(
-    plan: Plan, program: TrialProgram, task_sizes: Mapping[str, int]
-) -> tuple[float, float]:
+def lanes_of(config: Config, plan: Plan, found: Examination, home: Home) -> int | Callable[[], int]:
+    """How many lanes each worker is to have; where it is `auto`, what finds out by trying."""
+    if config.search.lanes != "auto":
+        return config.search.lanes
+    workers = config.search.workers
+    return partial(
+        useful_lanes,
+        plan.recipe,
+        first_spec(plan, found),
+        at_most=max(1, config.search.trials // (_TRIALS_PER_LANE * workers)),
+        cache=home.cache,
+        workers=workers,
+    )
+
+
+def first_spec(plan: Plan, found: Examination) -> TrialSpec:
+    """The first trial of the search, by which all are judged."""
+    return plan.spec(0, *plan.space.decode(first_trials(plan, found.task_sizes)[0]))
+
+
+def _measure(spec: TrialSpec, program: TrialProgram) -> tuple[float, float]:
     """Seconds of a step and of a scoring, of one lane while all are live."""
-    decoded = plan.space.decode(first_trials(plan, task_sizes)[0])
     for number in range(program.lanes):
-        spec = plan.spec(number, *decoded)
-        program.admit(replace(spec, rungs=(1, 1 + _STEPS)))
+        program.admit(replace(spec, number=number, rungs=(1, 1 + _STEPS)))
     program.advance()  # the first step compiles and allocates
     begun = time.perf_counter()
     (*_, report) = program.advance()
@@ -78,15 +105,3 @@ def _expected_share(plan: Plan) -> float:
         alive, before = alive / plan.eta, rung
     protected = min(1.0, plan.reference_trials / plan.trials)
     return protected + (1 - protected) * share
-
-
-def _peak_bytes(*, reset: bool = False) -> float:
-    """Most memory ever held; after `reset`, where the system can, most since then."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return 1024.0 * int(line.split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)

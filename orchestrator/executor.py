@@ -73,7 +73,8 @@ class InlineExecutor:
     def __init__(self, make: Callable[[], TrialProgram], *, workers: int = 1) -> None:
         programs = [make() for _ in range(workers)]
         self._workers = [Worker(i, program) for i, program in enumerate(programs)]
-        self._roster = Roster(workers, programs[0].lanes)
+        self.lanes = programs[0].lanes
+        self._roster = Roster(workers, self.lanes)
         self._orders: deque[tuple[int, Mapping[str, Outcome], Sequence[TrialSpec]]] = deque()
 
     def idle(self) -> Mapping[int, int]:

@@ -11,6 +11,7 @@ from fewshot.faults import fault
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator import tracking
+from orchestrator.dry_run import lanes_of
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
@@ -65,7 +66,9 @@ def run(
         recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
         with _recorded(recorder, plan, records, home):
             observe("start", records)
-            executor = _executor(plan, config, home, placement)
+            lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
+            executor = _executor(plan, config, home, placement, lanes)
+            records.search.note("lanes", executor.lanes)
             try:
                 search(
                     plan,
@@ -141,11 +144,18 @@ def _before(config: Config, home: Home, resume: bool) -> Summary | None:
     return summary
 
 
-def _executor(plan: Plan, config: Config, home: Home, placement: Placement) -> Executor:
-    folder, lanes = home.checkpoints(plan.name), config.search.lanes
+def _executor(
+    plan: Plan,
+    config: Config,
+    home: Home,
+    placement: Placement,
+    lanes: int | Callable[[], int],
+) -> Executor:
+    folder = home.checkpoints(plan.name)
     if placement == "inline":
+        found = lanes if isinstance(lanes, int) else lanes()
         return InlineExecutor(
-            lambda: build(plan.recipe, lanes=lanes, folder=folder, cache=home.cache)
+            lambda: build(plan.recipe, lanes=found, folder=folder, cache=home.cache)
         )
     from orchestrator.ray_executor import RayExecutor  # Ray takes seconds to import
 

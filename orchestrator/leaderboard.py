@@ -35,6 +35,7 @@ class Summary:
     name: str
     state: str  # "running" or "complete"
     trials: Mapping[str, int]
+    lanes: int | None  # of each worker; None before the first has begun
     occupancy: float
     top: Sequence[Studied]  # by score in the search
     finalists: Sequence[Finalist]
@@ -55,6 +56,7 @@ class Summary:
                 "name": self.name,
                 "state": self.state,
                 "trials": dict(self.trials),
+                "lanes": self.lanes,
                 "occupancy": self.occupancy,
                 "best": None if best is None else _finalist(best),
                 "finalists": [_finalist(f) for f in self.finalists],
@@ -100,6 +102,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
             state: sum(t.state == state for t in trials)
             for state in ("complete", "stopped", "failed", "running")
         },
+        lanes=records.search.notes.get("lanes"),
         occupancy=occupancy((records.search, records.final)),
         top=ranked[:top],
         finalists=sorted(found, key=lambda f: -_rank(f)),

@@ -103,6 +103,7 @@ def recipe_of(config: Config) -> Recipe:
         validation_episodes=shapes.validation,
         test_episodes=shapes.test,
         batch=config.batch,
+        optimizer=config.optimizer,
         teacher=None if config.teacher is None else _dataset(config.teacher),
         seed=config.seed,
     )

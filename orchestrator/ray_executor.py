@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ class _Actor:
         return self._worker.turn(release, admit)
 
 
+def _measured(lanes: Callable[[], int], threads: int) -> int:
+    """How many lanes a worker of so many threads is to have."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return lanes()
+
+
 class RayExecutor:
     """The `Executor` whose workers are Ray actors.
 
@@ -39,22 +47,37 @@ class RayExecutor:
     this machine for as long as the search lasts. A worker that dies is started again by us, not by
     Ray, which would hide that its trials were lost.
 
+    lanes: of each worker; or what finds how many, which is run where the first worker will be.
     workers: how many; None for one per GPU of the cluster, or a single one if there is none.
     folder, cache: must be the same files for every node.
     """
 
     def __init__(
-        self, recipe: Recipe, *, lanes: int, folder: Path, cache: Path, workers: int | None = None
+        self,
+        recipe: Recipe,
+        *,
+        lanes: int | Callable[[], int],
+        folder: Path,
+        cache: Path,
+        workers: int | None = None,
     ) -> None:
         self._started = _join()
         cluster = ray.cluster_resources()
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         workers = workers or max(1, gpus)
         self._share = {"num_gpus": 1 if gpus else 0, "num_cpus": max(1, cpus // workers)}
-        self._arguments = (recipe, lanes, str(folder), str(cache), self._share["num_cpus"])
-        self._roster = Roster(workers, lanes)
+        threads = self._share["num_cpus"]
+        self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes, threads)
+        self._arguments = (recipe, self.lanes, str(folder), str(cache), threads)
+        self._roster = Roster(workers, self.lanes)
         self._actors = {worker: self._spawn(worker) for worker in range(workers)}
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
+
+    def _ask_worker(self, lanes: Callable[[], int], threads: int) -> int:
+        # The process ends with its only call, and gives its memory back.
+        task = ray.remote(max_calls=1, **self._share)(_measured)
+        found: int = ray.get(task.remote(lanes, threads))
+        return found
 
     def _spawn(self, worker: int) -> Any:
         actor = ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, **self._share)

@@ -358,6 +358,13 @@ class SpaceSection(_Section):
         return {name: value for name, value in fields.items() if name and value is not None}
 
 
+def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise refused(Fault("", "must be a whole number of at least 1, or auto.", value))
+    found: int | Literal["auto"] = value
+    return found
+
+
 class SearchSection(_Section):
     trials: PositiveInt = 48
     reference_trials: PositiveInt = 8  # of the reference (uniform weights), to tune its rates
@@ -365,7 +372,7 @@ class SearchSection(_Section):
     eta: float = Field(2.0, gt=1)
     finalists: PositiveInt = 3
     seeds: int = Field(3, ge=2)
-    lanes: PositiveInt = 8
+    lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 8
     workers: PositiveInt = 1
 
 
@@ -382,6 +389,7 @@ class Config(_Section):
     teacher: DatasetPart | None = None
     episodes: EpisodesSection = EpisodesSection()
     batch: PositiveInt = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
     steps: PositiveInt
     space: SpaceSection
     search: SearchSection = SearchSection()

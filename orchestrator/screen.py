@@ -122,7 +122,8 @@ def leaderboard(summary: Summary) -> Table:
 def _counts(summary: Summary) -> str:
     said = [f"{n} {state}" for state, n in summary.trials.items() if n]
     if not math.isnan(summary.occupancy):
-        said.append(f"lanes {100 * summary.occupancy:.0f} % occupied")
+        lanes = "lanes" if summary.lanes is None else f"{summary.lanes} lanes"
+        said.append(f"{lanes} {100 * summary.occupancy:.0f} % occupied")
     return ", ".join(said)
 
 

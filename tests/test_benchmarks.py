@@ -42,3 +42,22 @@ def test_papers_writes_tidy_rows_of_a_published_problem(tmp_path, data):
     assert accuracy["prototypes"]["n"] == 600
     gains = {row["variant"] for row in rows if row["metric"] == "gain"}
     assert gains == accuracy.keys() - {"prototypes"}
+
+
+@pytest.mark.slow
+def test_lanes_measures_more_and_more_lanes(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    options = ("maml_functions", "--quick", "--most", 4, "--seeds", 2, "--json", out)
+    run = benchmark("lanes", *options, home=tmp_path)
+    assert run.returncode == 0, run.stderr
+    *rows, last = map(json.loads, out.read_text().splitlines())
+    assert last["environment"]["torch"]
+    assert all(row.keys() == ROW - {"seed"} and row["value"] > 0 for row in rows)
+    assert {row["variant"] for row in rows} == {"lanes_1", "lanes_4"}
+    assert {row["metric"] for row in rows} == {"steps_per_second", "cpu_ms_per_step", "peak_bytes"}
+
+
+def test_lanes_names_its_problems(tmp_path):
+    run = benchmark("lanes", "maml_function", home=tmp_path)
+    assert run.returncode == 2
+    assert "maml_functions" in run.stderr

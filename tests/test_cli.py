@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 from PIL import Image
 
 from fewshot.tasks import glyphs
-from orchestrator import cli, tracking
+from orchestrator import cli, launch, tracking
+from orchestrator.config import load_config
 from orchestrator.home import Home
 from orchestrator.launch import read_records
+from orchestrator.search import Stopped
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -30,6 +33,9 @@ SMALL = {
     "steps": 30,
     "episodes": {"way": 5, "shot": 1, "query": 2, "per_task": 1, "validation": 10, "test": 10},
 }
+
+
+AUTO = SMALL | {"search.lanes": "auto", "search.trials": 4, "steps": 4}
 
 
 def fewtune(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -92,6 +98,20 @@ def test_show_counts_every_trial_and_gives_a_verdict(home, called):
     assert shown["difference"]["low"] <= shown["difference"]["mean"] <= shown["difference"]["high"]
     assert abs(sum(shown["best"]["task_weights"].values()) - 1) < 1e-9
     assert 0 < shown["occupancy"] <= 1
+
+
+def test_lanes_are_found_once_and_a_resumed_search_has_as_many(tmp_path, called, monkeypatch):
+    found = iter([4])
+    monkeypatch.setattr(launch, "lanes_of", lambda *args: lambda: next(found))
+    stops = iter([False, False, True])
+    config = load_config(QUICKSTART, [f"{k}={json.dumps(v)}" for k, v in AUTO.items()])
+    home = Home.at(str(tmp_path))
+    with pytest.raises(Stopped):
+        launch.run(config, home, placement="inline", stopping=lambda: next(stops))
+    ended = launch.run(config, home, placement="inline", resume=True)
+    assert ended.summary.state == "complete"
+    shown = called("show", "quickstart", "--home", tmp_path).stdout
+    assert "4 lanes" in shown
 
 
 def test_show_ends_with_a_sentence_and_where_things_are(home, called):
@@ -218,11 +238,14 @@ def test_all_faults_are_told_at_once(tmp_path, called):
     assert all(word in done.stderr for word in ("stepz", "seed", "steps"))
 
 
-def test_check_says_what_a_search_will_take(tmp_path, called):
-    done = called("check", QUICKSTART, "--home", tmp_path, *sets())
+@pytest.mark.parametrize(("asked", "lanes"), [(4, {4}), ("auto", {1, 2})])
+def test_check_says_what_a_search_will_take(tmp_path, called, asked, lanes):
+    done = called("check", QUICKSTART, "--home", tmp_path, *sets(search__lanes=asked))
     assert done.returncode == 0, done.stderr
     assert "search: about" in done.stdout
-    assert "a lane" in done.stdout
+    found = re.search(r"^lanes: (\d+), with about \d+ MB of memory each$", done.stdout, re.M)
+    assert found
+    assert int(found[1]) in lanes
     assert not (tmp_path / "searches").exists()
 
 

@@ -3,12 +3,11 @@
 Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from fewshot.functional import Params
+from trials.optimizer import Slots
 
 _BETA_1, _BETA_2, _EPS = 0.9, 0.999, 1e-8
 
@@ -16,29 +15,22 @@ _BETA_1, _BETA_2, _EPS = 0.9, 0.999, 1e-8
 WEIGHT_DECAY = "weight_decay"
 
 
-class Moments(NamedTuple):
-    """First and second moments of the gradients, like the parameters."""
-
-    first: Params
-    second: Params
-
-
-def zeros_like(params: Params) -> Moments:
-    """Moments before the first step."""
-    return Moments(
-        {name: torch.zeros_like(value) for name, value in params.items()},
-        {name: torch.zeros_like(value) for name, value in params.items()},
-    )
+def zeros_like(params: Params) -> Slots:
+    """First and second moments of the gradients, before the first step."""
+    return {
+        moment: {name: torch.zeros_like(value) for name, value in params.items()}
+        for moment in ("first", "second")
+    }
 
 
 @torch.no_grad()
-def update_(params: Params, grads: Params, moments: Moments, steps: Tensor, rates: Tensor) -> None:
+def update_(params: Params, grads: Params, slots: Slots, steps: Tensor, rates: Tensor) -> None:
     """One step in place. All lead with l lanes; steps (l,) counts this one, from 1; rates (l,)."""
     steps = steps.to(rates.dtype)
     size = rates / (1 - _BETA_1**steps)
     correction = (1 - _BETA_2**steps).sqrt()
     for name, value in params.items():
-        grad, first, second = grads[name], moments.first[name], moments.second[name]
+        grad, first, second = grads[name], slots["first"][name], slots["second"][name]
         lanes = (-1,) + (1,) * (value.dim() - 1)
         first.lerp_(grad, 1 - _BETA_1)
         second.mul_(_BETA_2).addcmul_(grad, grad, value=1 - _BETA_2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
+from trials import adam, memory, sgd
 from trials.adaptation import Adaptation
 from trials.contract import Component, Recipe, Stage
 from trials.lanes import Lanes
 from trials.meta_training import MetaTraining, Part
 from trials.new_task import distilled_task
 from trials.objective import Objective
+from trials.optimizer import Optimizer
 from trials.pools import Sort, pools_of, sorts
 from trials.sources import Sources
 
@@ -40,10 +43,16 @@ def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
 
     Raises InputError with every fault found in the tasks.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
+    return programs(recipe, cache)(lanes=lanes, folder=folder)
+
+
+def programs(recipe: Recipe, cache: Path) -> partial[Lanes]:
+    """What makes programs of `recipe` from `lanes` and `folder`, its inputs being loaded."""
+    memory.keep_freed()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = PROGRAMS[recipe.program](recipe, cache, device)
-    return Lanes(objective, lanes=lanes, folder=folder, device=device)
+    return partial(Lanes, objective, device=device, optimizer=OPTIMIZERS[recipe.optimizer])
 
 
 @dataclass(frozen=True)
@@ -237,3 +246,4 @@ PROGRAMS: Mapping[str, Callable[[Recipe, Path, torch.device], Objective]] = {
     "adaptation": _adaptation,
     "meta_training": _meta_training,
 }
+OPTIMIZERS: Mapping[str, Optimizer] = {"adam": adam, "sgd": sgd}

@@ -64,6 +64,7 @@ class Recipe:
     validation_episodes: int  # per validation task
     test_episodes: int  # per test task
     batch: int = 0  # examples per step, of adaptation programs
+    optimizer: str = "adam"  # a name in trials.build.OPTIMIZERS
     teacher: Component | None = None
     seed: int = 0  # of the episodes that score: the same for every trial
 
@@ -214,6 +215,8 @@ class Executor(Protocol):
     Inline and Ray can't be told apart by their results. A worker that has had its turn is idle
     until `exchange` gives it orders, and stays idle if it has no trial and is given none.
     """
+
+    lanes: int  # of each worker
 
     def idle(self) -> Mapping[int, int]:
         """The workers that wait for orders, each with the number of its lanes that are free."""

@@ -1,9 +1,13 @@
 """Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
 
+import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +16,14 @@ from torch.func import grad_and_value, vmap
 from fewshot.functional import Params
 from fewshot.metrics import estimate, mean_of
 from trials import adam, checkpoint
-from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
+from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
+from trials.memory import is_shortage
 from trials.objective import Objective, TaskScores
+from trials.optimizer import Optimizer, Slots
+
+log = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -41,17 +51,25 @@ class Lanes:
 
     Live trials are always the first rows of the stacked tensors: a released row is refilled from
     the queue, or else the last live row moves into it, so that a step is one contiguous slice.
+    Where memory does not suffice for that, it is several, each of at most `rows_per_pass` rows.
     """
 
     def __init__(
-        self, objective: Objective, *, lanes: int, folder: Path, device: torch.device
+        self,
+        objective: Objective,
+        *,
+        lanes: int,
+        folder: Path,
+        device: torch.device,
+        optimizer: Optimizer = adam,
     ) -> None:
         if lanes < 1:
             raise ValueError(f"`lanes` must be at least 1, got {lanes}.")
-        self.lanes = lanes
+        self.lanes = self.rows_per_pass = lanes
         self.lane_steps = 0  # steps of live lanes so far
         self.capacity_steps = 0  # the same, had every lane been live
         self._objective, self._folder, self._device = objective, folder, device
+        self._optimizer = optimizer
         self._queue: deque[TrialSpec] = deque()
         self._live: list[_Lane] = []
         template = objective.init(0)
@@ -59,7 +77,7 @@ class Lanes:
             name: torch.zeros((lanes, *value.shape), dtype=value.dtype, device=device)
             for name, value in template.items()
         }
-        self._moments = adam.zeros_like(self._params)
+        self._slots = optimizer.zeros_like(self._params)
         self._hyper = {name: self._zeros() for name in objective.hyperparameters}
         self._weights = torch.zeros(lanes, len(objective.tasks), device=device)
         self._seeds = torch.zeros(lanes, dtype=torch.int64, device=device)
@@ -139,8 +157,8 @@ class Lanes:
         self._live.append(lane)
         for name, value in self._objective.init(spec.seed).items():
             self._params[name][place] = value.to(self._device)
-            self._moments.first[name][place] = 0
-            self._moments.second[name][place] = 0
+            for slot in self._slots.values():
+                slot[name][place] = 0
         for name in self._hyper:
             self._hyper[name][place] = spec.hyperparameters[name]
         for t, task in enumerate(self._objective.tasks):
@@ -174,9 +192,11 @@ class Lanes:
     def _trained(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of each lane; all else is in the spec."""
         return {
-            **{f"params.{name}": value for name, value in self._params.items()},
-            **{f"first.{name}": value for name, value in self._moments.first.items()},
-            **{f"second.{name}": value for name, value in self._moments.second.items()},
+            **{
+                f"{kind}.{name}": value
+                for kind, params in {"params": self._params, **self._slots}.items()
+                for name, value in params.items()
+            },
             "step": self._steps,
         }
 
@@ -191,6 +211,8 @@ class Lanes:
         begun, n = time.perf_counter(), len(self._live)
         for _ in range(steps):
             self._step(n)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # else only the launches would be timed
         seconds = time.perf_counter() - begun
         self.lane_steps += steps * n
         self.capacity_steps += steps * self.lanes
@@ -200,17 +222,38 @@ class Lanes:
             lane.lane_seconds += seconds / n
 
     def _step(self, n: int) -> None:
-        params = _rows(self._params, n)
-        hyper = _rows(self._hyper, n)
-        batch = self._objective.batch(self._seeds[:n], self._steps[:n])
-        grads, losses = self._gradient(params, batch, hyper, self._weights[:n])
-        self._steps[:n] += 1
-        self._loss_sum[:n] += losses
-        moments = adam.Moments(_rows(self._moments.first, n), _rows(self._moments.second, n))
-        rates = hyper[self._objective.learning_rate]
+        live = slice(n)
+        # All gradients come before any change: a pass that fails leaves every lane as it was.
+        passes = self._in_passes(n, self._gradients)
+        grads = {name: _joined([part[name] for part, _ in passes]) for name in self._params}
+        self._steps[live] += 1
+        self._loss_sum[live] += _joined([losses for _, losses in passes])
+        slots: Slots = {kind: _rows(slot, live) for kind, slot in self._slots.items()}
+        rates = self._hyper[self._objective.learning_rate][live]
+        params = _rows(self._params, live)
         if any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live):
-            adam.decay_(params, rates, self._decays[:n])
-        adam.update_(params, grads, moments, self._steps[:n], rates)
+            adam.decay_(params, rates, self._decays[live])
+        self._optimizer.update_(params, grads, slots, self._steps[live], rates)
+
+    def _gradients(self, rows: slice) -> tuple[Params, Tensor]:
+        """Of some live lanes, and their losses."""
+        batch = self._objective.batch(self._seeds[rows], self._steps[rows])
+        params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
+        found: tuple[Params, Tensor] = self._gradient(params, batch, hyper, self._weights[rows])
+        return found
+
+    def _in_passes(self, n: int, run: Callable[[slice], Found]) -> list[Found]:
+        """What `run` finds for rows 0..n-1, in passes that are halved until memory suffices."""
+        while True:
+            size = min(n, self.rows_per_pass)
+            try:
+                return [run(slice(at, min(at + size, n))) for at in range(0, n, size)]
+            except RuntimeError as error:
+                if size == 1 or not is_shortage(error):
+                    raise
+            # Not in the handler, where the error still holds the tensors of the failed pass.
+            self.rows_per_pass = size // 2
+            log.warning("out of memory lanes=%d rows_per_pass=%d", n, self.rows_per_pass)
 
     # ---- reporting --------------------------------------------------------------------------
 
@@ -218,27 +261,27 @@ class Lanes:
         reports = []
         for stage in {self._live[place].spec.stage: None for place in places}:
             group = [place for place in places if self._live[place].spec.stage == stage]
-            index = torch.tensor(group, device=self._device)
-            params = {name: value[index] for name, value in self._params.items()}
-            hyper = {name: value[index] for name, value in self._hyper.items()}
             begun = time.perf_counter()
-            with torch.no_grad():
-                scores = self._objective.score(params, hyper, stage)
-                finite = torch.stack(
-                    [value.isfinite().view(len(group), -1).all(1) for value in params.values()]
-                ).all(0)
+            scored = self._in_passes(len(group), partial(self._scores, group, stage))
             seconds = (time.perf_counter() - begun) / len(group)
+            rows = ((scores, i) for scores in scored for i in range(len(scores[0].skill)))
             reports += [
-                self._say(place, i, scores, bool(finite[i]), seconds)
-                for i, place in enumerate(group)
+                self._say(place, i, scores, seconds)
+                for place, (scores, i) in zip(group, rows, strict=True)
             ]
         return reports
 
-    def _say(
-        self, place: int, i: int, scores: list[TaskScores], finite: bool, seconds: float
-    ) -> RungReport:
+    @torch.no_grad()
+    def _scores(self, group: list[int], stage: Stage, rows: slice) -> list[TaskScores]:
+        index = torch.tensor(group[rows], device=self._device)
+        params = {name: value[index] for name, value in self._params.items()}
+        hyper = {name: value[index] for name, value in self._hyper.items()}
+        return self._objective.score(params, hyper, stage)
+
+    def _say(self, place: int, i: int, scores: list[TaskScores], seconds: float) -> RungReport:
         """The report of the lane at `place`, whose scores are row i; durable when it returns."""
         lane = self._live[place]
+        finite = all(bool(value[place].isfinite().all()) for value in self._params.values())
         nothing = torch.full((1,), torch.nan)
         per_task = {s.task: estimate(s.skill[i] if finite else nothing) for s in scores}
         metrics = {
@@ -276,8 +319,12 @@ def _due(lane: _Lane) -> int:
     return lane.next_rung
 
 
-def _rows(stacked: Params, n: int) -> Params:
-    return {name: value[:n] for name, value in stacked.items()}
+def _rows(stacked: Params, rows: slice) -> Params:
+    return {name: value[rows] for name, value in stacked.items()}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _adaptations(

@@ -165,6 +165,21 @@ class TestEveryExecutor:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
+def test_a_worker_finds_out_how_many_lanes_there_are_to_be(case, tmp_path):
+    found = tmp_path / "process"
+    executor = ray_executor(
+        case, tmp_path, workers=2, lanes=lambda: found.write_text(str(os.getpid())) and 3
+    )
+    try:
+        assert executor.lanes == 3
+        assert executor.idle() == {0: 3, 1: 3}
+        assert int(found.read_text()) != os.getpid()
+    finally:
+        executor.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 class TestLostWorkers:
     @pytest.fixture
     def executor(self, case, tmp_path):

@@ -1,0 +1,116 @@
+"""What do more lanes bring? Training steps a second against the number of lanes.
+
+    python benchmarks/lanes.py [PROBLEM ..] [--quick] [--seeds N] [--json FILE]
+
+Each problem is a search's config, of which a trial is trained in 1, 4, 16, .. lanes until four
+times as many save less than a tenth of the CPU time (--most: up to how many). Scoring is left out.
+The steps a second are a clock's; the CPU time is this process's, which other work disturbs less.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from tidy import Row, row, show, write
+
+from fewshot.metrics import estimate
+from orchestrator.config import load_config
+from orchestrator.dry_run import first_spec
+from orchestrator.home import Home
+from orchestrator.plan import plan_of
+from trials import memory
+from trials.build import examine, programs
+from trials.contract import TrialSpec
+from trials.lanes import Lanes
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+CONV = "model={name: conv, width: 32, blocks: 3}"
+# Configs, with what makes them a problem; those in QUICK need no data.
+PROBLEMS: dict[str, tuple[str, list[str]]] = {
+    "maml_functions": ("functions", []),
+    "protonet_glyphs_mlp": ("quickstart", []),
+    "protonet_glyphs_conv": ("quickstart", [CONV]),
+    "protonet_omniglot_mlp": ("omniglot", []),
+    "protonet_omniglot_conv": ("omniglot", [CONV]),
+    "head_minilm": ("intents", []),
+}
+QUICK = ["maml_functions", "protonet_glyphs_mlp", "protonet_glyphs_conv"]
+STEPS = 3
+
+
+def main() -> None:
+    options = _options()
+    chosen = options.problem or (QUICK if options.quick else list(PROBLEMS))
+    most = options.most or (16 if options.quick else 1024)
+    rows: list[Row] = []
+    for problem in chosen:
+        for one in throughput(problem, options.seeds, most):
+            show([one])
+            rows.append(one)
+    if options.json:
+        write(options.json, rows, ["torch"])
+
+
+def throughput(problem: str, seeds: int, most: int) -> Iterator[Row]:
+    """Steps of a lane by the second and what each costs, for more and more lanes."""
+    name, changes = PROBLEMS[problem]
+    config, home = load_config(CONFIGS / f"{name}.yaml", changes), Home.at(None)
+    plan = plan_of(config)
+    recipe = replace(plan.recipe, validation_episodes=1)
+    program = programs(recipe, home.cache)
+    spec = replace(first_spec(plan, examine(plan.recipe, home.cache)), recipe=recipe)
+    measure(program, spec, 1)  # loads what is loaded once
+    lanes, before = 1, 0.0
+    while lanes <= most:
+        measured = [measure(program, spec, lanes) for _ in range(seeds)]
+        per_second, cpu, peak = torch.tensor(measured, dtype=torch.double).unbind(1)
+        found = {"steps_per_second": per_second, "cpu_ms_per_step": 1000 * cpu, "peak_bytes": peak}
+        for metric, values in found.items():
+            yield row("lanes", problem, f"lanes_{lanes}", metric, estimate(values))
+        rate = 1 / cpu.mean().item()
+        if rate < 1.1 * before:
+            return
+        lanes, before = 4 * lanes, rate
+
+
+def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float, float, float]:
+    """Lane-steps a second, CPU seconds of one, and bytes that they needed besides the inputs."""
+    device: torch.device = program.keywords["device"]
+    steps = max(STEPS, 32 // lanes)
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        before = memory.peak(device, reset=True)
+        training = program(lanes=lanes, folder=Path(folder))
+        for number in range(lanes):
+            training.admit(replace(spec, number=number, rungs=(1, 2, 3 + steps)))
+        training.advance()  # the first step allocates
+        begun = time.process_time()
+        short = training.advance()[0].seconds
+        between = time.process_time()
+        long = training.advance()[0].seconds
+        # Both have been scored once, and kept: what is left is the longer one's steps.
+        cpu = (time.process_time() - between) - (between - begun)
+        peak = memory.peak(device) - before
+    return lanes * (1 + steps) / (long - short), cpu / (steps * lanes), peak
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problem", nargs="*", help=f"of {', '.join(PROBLEMS)}")
+    parser.add_argument("--quick", action="store_true", help="without data, up to 16 lanes")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions")
+    parser.add_argument("--most", type=int, help="lanes")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    unknown = [problem for problem in options.problem if problem not in PROBLEMS]
+    if unknown:
+        parser.error(f"no problem {unknown[0]!r}; there are {', '.join(PROBLEMS)}.")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How many lanes are of use."""
+
+import math
+
+import pytest
+import torch
+
+from tests.trials.conformance import protonet
+from trials import memory
+from trials.capacity import knee, useful_lanes
+
+
+class TestKnee:
+    @pytest.mark.parametrize(
+        ("rates", "lanes"),
+        [
+            ((1, 2, 4, 8, 16), 16),
+            ((1, 1, 1, 1, 1), 1),
+            ((1, 0.5, 0.4), 1),
+            ((1, 1.09, 1.05), 1),
+            ((1, 1.8, 3, 3.2, 3.29, 9), 4),
+            ((1, 1.05, 2, 3.5, 3.6), 8),
+            ((1, 2, 0, 9), 2),
+            ((0,), 1),
+        ],
+    )
+    def test_is_where_more_lanes_are_hardly_faster(self, rates, lanes):
+        asked = []
+
+        def rate(k):
+            asked.append(k)
+            return rates[int(math.log2(k))]
+
+        assert knee(rate, 2 ** (len(rates) - 1)) == lanes
+        assert asked == [2**i for i in range(len(asked))]
+
+    @pytest.mark.parametrize(("at_most", "lanes"), [(1, 1), (2, 2), (3, 2), (11, 8)])
+    def test_is_no_more_than_what_is_of_use(self, at_most, lanes):
+        assert knee(float, at_most) == lanes
+
+
+class TestUsefulLanes:
+    def found(self, tmp_path, **changes):
+        case = protonet(tmp_path)
+        return useful_lanes(case.recipe, case.spec(0), cache=case.cache, **changes)
+
+    def test_are_a_power_of_two_within_bounds(self, tmp_path):
+        assert self.found(tmp_path, at_most=5) in (1, 2, 4)
+
+    def test_are_bounded_by_the_memory_that_is_left(self, tmp_path, monkeypatch):
+        tried = []
+        monkeypatch.setattr(memory, "left", lambda device: 1e6)
+        monkeypatch.setattr(memory, "peak", lambda device, reset=False: 1e5 * 2 ** len(tried))
+        monkeypatch.setattr(
+            "trials.capacity._seconds", lambda program, spec, lanes: tried.append(lanes) or 1.0
+        )
+        # One lane has taken 1e5 and two 3e5 bytes; four would take six of the eight that are ours.
+        assert self.found(tmp_path, at_most=64) == 4
+        assert tried == [1, 2, 4]
+        tried.clear()
+        assert self.found(tmp_path, at_most=64, workers=2) == 2
+
+
+def test_what_is_left_and_what_was_taken_are_bytes():
+    cpu = torch.device("cpu")
+    assert memory.left(cpu) > 1e6
+    before = memory.peak(cpu, reset=True)
+    held = torch.ones(25_000_000)
+    assert memory.peak(cpu) - before > 0.9 * held.nbytes
+
+
+def test_a_shortage_is_what_torch_calls_one():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert memory.is_shortage(caught.value)
+    assert not memory.is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
