@@ -2,22 +2,24 @@
 
     python benchmarks/papers.py PROBLEM... [--quick] [--seeds N] [--json FILE]
 
-Needs FEWTUNE_DATA, and `make minilm` for the intents, whose embeddings are kept in FEWTUNE_HOME.
-Intervals are over episodes of one seed: they say nothing of other training runs, for which there is
---seeds, nor of other test classes.
+Omniglot and the intents need FEWTUNE_DATA, the intents `make minilm` too; their embeddings are kept
+in FEWTUNE_HOME. Intervals are over the episodes of one seed, for the folds of classes over these:
+they say nothing of other training runs, for which there is --seeds.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import papers_functions
 import papers_intents
 import papers_omniglot
 import tidy
 import torch
 
-# Each takes a seed and whether to be quick. Another module's problems join by a line.
-PROBLEMS: Mapping[str, Callable[[int, bool], list[tidy.Row]]] = {
+# Each takes a number of seeds, and whether to be quick. Another module's problems join by a line.
+PROBLEMS: Mapping[str, Callable[[int, bool], Iterable[tidy.Row]]] = {
+    **papers_functions.PROBLEMS,
     **papers_omniglot.PROBLEMS,
     **papers_intents.PROBLEMS,
 }
@@ -28,10 +30,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[tidy.Row] = []
     for problem in options.problems:
-        for seed in range(options.seeds):
-            found = [row | {"seed": seed} for row in PROBLEMS[problem](seed, options.quick)]
-            tidy.show(found)
-            rows += found
+        for row in PROBLEMS[problem](options.seeds, options.quick):
+            tidy.show([row])
+            rows.append(row)
     if options.json:
         tidy.write(options.json, rows, ("numpy", "torch", "transformers"))
 
@@ -43,7 +44,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("problems", nargs="+", choices=PROBLEMS, metavar="PROBLEM")
     parser.add_argument("--quick", action="store_true", help="a fifth of the training")
     parser.add_argument(
-        "--seeds", type=int, default=1, help="of the training and of the test episodes"
+        "--seeds", type=int, default=1, help="of the training, or of what is drawn if there is none"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()

@@ -1,6 +1,6 @@
 """Scoring learners on the same test episodes of features that are computed already."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -24,6 +24,14 @@ UNTRAINED = {
     "ridge": "ridge",
     "simpleshot": "simpleshot",
 }
+
+
+def seed_by_seed(
+    of_seed: Callable[[int, bool], list[Row]], seeds: int, quick: bool
+) -> Iterator[Row]:
+    """The rows of a problem that is solved for one seed after another."""
+    for seed in range(seeds):
+        yield from (row | {"seed": seed} for row in of_seed(seed, quick))
 
 
 def one_pool(inputs: Tensor, labels: np.ndarray, *, way: int, shot: int, query: int) -> TaskPool:

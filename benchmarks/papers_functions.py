@@ -1,37 +1,32 @@
 """The sinusoids of the MAML paper: learned from ten points, after one to ten gradient steps.
 
-    python benchmarks/papers_functions.py [--quick] [--seeds N] [--json FILE]
-
 Finn, Abbeel and Levine (ICML 2017): A sin(x - b), ten points of support, two hidden layers of 40,
-25 tasks an update, one inner step at a rate of 0.01, Adam at 0.001, 70,000 updates (2,000 with
---quick), 600 tasks to test on. The seeds are trained side by side, each in a lane.
+25 tasks an update, one inner step at a rate of 0.01, Adam at 0.001, 70,000 updates (2,000 if
+quick), 600 tasks to test on. The seeds are trained side by side, each in a lane; intervals are over
+seeds and tasks.
 
 As in the paper's text; its code has an inner rate of 0.001 unless it is told otherwise. Queries are
 ten points in training, as there, and a hundred in the test, where its code takes ten.
 """
 
-import argparse
-import json
-import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from tidy import Row, figure, row
 
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.tasks.functions import FAMILIES, function_pool
-from orchestrator.selection import Interval, interval
+from orchestrator.selection import interval
 from trials.build import build, learner
 from trials.contract import Component, Recipe, TaskSpec, TrialSpec
 
-Row = dict[str, object]
-
+PROBLEM = "maml_sinusoid_k10"
 VARIANTS = ("maml", "fomaml", "anil", "meta_sgd")
 HYPERPARAMETERS = {"lr/outer": 1e-3, "lr/inner": 0.01, "lr/adapt": 0.01}
 SINUSOID = (TaskSpec(name="sinusoid", function="sinusoid"),)
@@ -52,18 +47,20 @@ TEST_EPISODES, TEST_QUERY, STEPS = 600, 100, range(1, 11)
 TRAINED_FOR = {"meta_sgd": (1,)}  # rates learned for one step diverge in more
 
 
-def maml_sinusoid_k10(*, quick: bool, seeds: int) -> Iterator[Row]:
+def _sinusoid(seeds: int, quick: bool) -> Iterator[Row]:
     """Mean squared error (lower is better) after each step, and updates per CPU-second."""
+    trained = {"seed": 0 if seeds == 1 else f"0 to {seeds - 1}"}
     for variant in VARIANTS:
         recipe = replace(RECIPE, learner=Component(name=variant))
         lanes, speed = _trained(recipe, 2_000 if quick else 70_000, seeds)
         for steps in TRAINED_FOR.get(variant, STEPS):
-            found = interval(_errors(recipe, lanes, steps), of_tasks=True)
-            yield _row(variant, f"mse_{steps}_step", found, TEST_EPISODES * seeds)
-        yield _row(variant, "updates_per_cpu_second", Interval(speed, speed, speed), 1)
+            errors = _errors(recipe, lanes, steps)
+            mse = interval(errors, of_tasks=True)
+            yield row("papers", PROBLEM, variant, f"mse_{steps}_step", mse, n=errors.size) | trained
+        yield figure("papers", PROBLEM, variant, "updates_per_cpu_second", speed) | trained
 
 
-PROBLEMS: dict[str, Callable[..., Iterator[Row]]] = {"maml_sinusoid_k10": maml_sinusoid_k10}
+PROBLEMS = {PROBLEM: _sinusoid}
 
 
 def _trained(
@@ -107,40 +104,3 @@ def _errors(recipe: Recipe, lanes: list[dict[str, torch.Tensor]], steps: int) ->
             for params in lanes
         ]
     return torch.stack(rows).double().cpu().numpy()
-
-
-def _row(variant: str, metric: str, value: Interval, n: int) -> Row:
-    return {
-        "benchmark": "papers",
-        "problem": "maml_sinusoid_k10",
-        "variant": variant,
-        "metric": metric,
-        "value": value.mean,
-        "low": value.low,
-        "high": value.high,
-        "n": n,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="2,000 updates instead of 70,000")
-    parser.add_argument("--seeds", type=int, default=1, help="trained side by side")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[Row] = []
-    for problem in PROBLEMS.values():
-        for row in problem(quick=options.quick, seeds=options.seeds):
-            print(
-                "{variant:<10} {metric:<24} {value:8.3f}  ({low:.3f} to {high:.3f})".format(**row)
-            )
-            rows.append(row)
-    environment = {"torch": version("torch"), "python": platform.python_version()}
-    if options.json:
-        everything = [*rows, {"environment": environment}]
-        options.json.write_text("\n".join(json.dumps(row) for row in everything) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from papers_episodes import accuracies, one_pool, rows_of, untrained
+from papers_episodes import accuracies, one_pool, rows_of, seed_by_seed, untrained
 from tidy import Row, row
 from torch import Tensor
 from torch.func import grad_and_value, vmap
@@ -37,7 +37,7 @@ Split = tuple[
 
 
 @cache
-def _splits() -> tuple[Split, Split]:
+def splits() -> tuple[Split, Split]:
     """What to train on, and what to test on."""
     path = "${FEWTUNE_DATA}/omniglot/omniglot28.npz"
     data = images.load(path=path, cache=Path(), size=SIZE)
@@ -52,7 +52,7 @@ def _splits() -> tuple[Split, Split]:
 @cache
 def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
     """A model, its parameters after `seconds` of the CPU, and the steps that they allowed."""
-    train = one_pool(*_splits()[0], way=WAY, shot=1, query=QUERY)
+    train = one_pool(*splits()[0], way=WAY, shot=1, query=QUERY)
     model = Conv(features=(SIZE, SIZE))
     # A lane of its own in the objective that searches train with.
     objective = MetaTraining([Part(ProtoNet(model=model, way=WAY), train, {})], 1)
@@ -72,7 +72,7 @@ def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
 def _problem(name: str, way: int, shot: int, seed: int, quick: bool) -> list[Row]:
     seconds = 20.0 if quick else 100.0
     model, params, steps = _trained(seed, seconds)
-    inputs, labels = _splits()[1]
+    inputs, labels = splits()[1]
     # What a query is embedded as does not depend on the episode, so that once is enough.
     with torch.no_grad():
         embedded = torch.cat([model.apply(params, part) for part in inputs.split(4096)])
@@ -88,7 +88,7 @@ def _problem(name: str, way: int, shot: int, seed: int, quick: bool) -> list[Row
 
 
 PROBLEMS = {
-    f"omniglot_{way}w{shot}s": partial(_problem, f"omniglot_{way}w{shot}s", way, shot)
+    (name := f"omniglot_{way}w{shot}s"): partial(seed_by_seed, partial(_problem, name, way, shot))
     for way in (5, 20)
     for shot in (1, 5)
 }

@@ -7,29 +7,38 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fewshot.metrics import Estimate
+from orchestrator.selection import Interval
 
 Row = dict[str, object]
 
 
-def row(benchmark: str, problem: str, variant: str, metric: str, value: Estimate) -> Row:
-    """A mean with its 95 % interval over `n` observations."""
-    low, high = value.interval()
+def row(
+    benchmark: str, problem: str, variant: str, metric: str, value: Estimate | Interval, n: int = 0
+) -> Row:
+    """A mean with its 95 % interval; n observations, if it is not an `Estimate`, which knows."""
+    if isinstance(value, Estimate):
+        value, n = Interval(value.mean, *value.interval()), value.n
     return {
         "benchmark": benchmark,
         "problem": problem,
         "variant": variant,
         "metric": metric,
         "value": value.mean,
-        "low": low,
-        "high": high,
-        "n": value.n,
+        "low": value.low,
+        "high": value.high,
+        "n": n,
     }
+
+
+def figure(benchmark: str, problem: str, variant: str, metric: str, value: float) -> Row:
+    """A number that was measured once."""
+    return row(benchmark, problem, variant, metric, Interval(value, value, value), n=1)
 
 
 def show(rows: Sequence[Row]) -> None:
     for one in rows:
-        print("{problem:<18} {variant:<12} {metric:<12} {value:9.2f}".format(**one), end="")
-        print("  ({low:.2f} to {high:.2f}, n={n})".format(**one), flush=True)
+        print("{problem:<22} {variant:<13} {metric:<22} {value:9.3f}".format(**one), end="")
+        print("  ({low:.3f} to {high:.3f}, n={n})".format(**one), flush=True)
 
 
 def write(path: Path, rows: Sequence[Row], packages: Sequence[str]) -> None:

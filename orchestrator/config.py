@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
-from fewshot.learners.learners import LEARNERS, REGRESSORS
+from fewshot.learners.learners import REGRESSORS, learner_named, learns_numbers
 from orchestrator.plan import space_of
 from orchestrator.schema import Config, TaskSection
 from trials.adam import WEIGHT_DECAY
@@ -70,8 +70,9 @@ def _number_faults(config: Config) -> list[Fault]:
     if config.learner is None:
         return [Fault("teacher", "can't be learned from where the tasks have numbers.")]
     name = config.learner.name
-    embeds = not getattr(LEARNERS[name], "model_scores_classes", False)
-    if name in REGRESSORS or (len(config.kinds) > 1 and embeds):
+    learner = learner_named(name)
+    embeds = not learner.model_scores_classes
+    if learns_numbers(learner) or (len(config.kinds) > 1 and embeds):
         return []
     rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
     return [Fault("learner.name", rule, name)]

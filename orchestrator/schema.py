@@ -3,7 +3,8 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,10 +20,11 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from fewshot.faults import Fault
-from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
+from fewshot.faults import Fault, InputError
+from fewshot.learners.learners import LEARNERS, learner_named
 from fewshot.learners.per_task import OWN
 from fewshot.models.models import MODELS
+from fewshot.registry import options_of, resolve
 from fewshot.tasks.datasets import DATASETS
 from fewshot.tasks.functions import FAMILIES
 from trials.adam import WEIGHT_DECAY
@@ -88,7 +90,7 @@ class _Section(BaseModel):
 
 
 class _Part(BaseModel):
-    """A registered part: its name, and its own options beside it."""
+    """A part of fewshot.registry: its name, and its own options beside it."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -96,19 +98,22 @@ class _Part(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Faults found by those who know nothing of sections."""
+    try:
+        yield
+    except InputError as error:
+        raise refused(*error.faults) from error
+
+
 def _check_options(
     registry: Mapping[str, Callable[..., Any]], key: str, part: _Part, given: set[str]
 ) -> None:
     """Every unknown and missing option; those in `given` the builder supplies itself."""
     name, options = getattr(part, key), part.options()
-    if name not in registry:
-        raise refused(Fault(key, f"must be one of {', '.join(sorted(registry))}.", name))
-    decided = getattr(registry[name], "keywords", {}).keys()  # of a `functools.partial`
-    known = {
-        option: p
-        for option, p in inspect.signature(registry[name]).parameters.items()
-        if option not in given | decided
-    }
+    with _refused():
+        known = options_of(resolve(registry, name, key), given)
     remedy = f"Its options are {', '.join(known)}." if known else "It has none: take it out."
     faults = [
         Fault(option, f"is not an option of {name}.", value, remedy)
@@ -146,6 +151,8 @@ class LearnerPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        with _refused():
+            learner_named(self.name, "name")
         _check_options(LEARNERS, "name", self, {"model", "way", "kind", "classes"})
         return self
 
@@ -207,8 +214,8 @@ class FunctionSection(_Section):
     @field_validator("function")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in FAMILIES:
-            raise refused(Fault("", f"must be one of {', '.join(FAMILIES)}.", value))
+        with _refused():
+            resolve(FAMILIES, value, "")
         return value
 
     @property
@@ -217,7 +224,7 @@ class FunctionSection(_Section):
         return True
 
     def names(self) -> list[str]:
-        return [self.name or self.function]
+        return [self.name or self.function.rpartition(":")[2]]
 
 
 # In place of pydantic's usual checks of a union, which complain once for each of its members.
@@ -418,7 +425,7 @@ class Config(_Section):
         if self.learner is None:
             return Adaptation.alone if self.teacher is None else Adaptation.hyperparameters
         own = (OWN,) if "per_task" in self.learner.options().values() else ()
-        return HYPERPARAMETERS[self.learner.name] + own
+        return learner_named(self.learner.name).hyperparameters + own
 
     def train_names(self) -> list[str]:
         return [name for task in self.tasks.train for name in task.names()]

@@ -26,6 +26,7 @@ def test_papers_names_its_problems(tmp_path):
     run = benchmark("papers", "clinc151", home=tmp_path)
     assert run.returncode == 2
     assert "clinc150_15w1s" in run.stderr
+    assert "maml_sinusoid_k10" in run.stderr
 
 
 @pytest.mark.slow

@@ -11,7 +11,13 @@ import torch
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import Learner, OwnParameters
-from fewshot.learners.learners import CLASSIFIERS, LEARNERS, REGRESSORS
+from fewshot.learners.learners import (
+    LEARNERS,
+    REGRESSORS,
+    learner_named,
+    learns_all_classes,
+    learns_numbers,
+)
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.protonet import ProtoNet
 from fewshot.learners.ridge import Ridge
@@ -21,6 +27,7 @@ from fewshot.models.columns import Columns
 from fewshot.models.models import MODELS
 from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
+from fewshot.registry import resolve
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from trials import adam, memory, sgd
@@ -107,13 +114,10 @@ def _untrained(recipe: Recipe, pools: Mapping[Sort, Mapping[str, Pool]]) -> dict
 def part(
     registry: Mapping[str, Callable[..., Any]], component: Component, path: str, **more: Any
 ) -> Any:
-    """The registered part that `component` names, built with its options."""
-    if component.name not in registry:
-        raise InputError(
-            [Fault(f"{path}.name", f"must be one of {', '.join(registry)}.", component.name)]
-        )
+    """The part that `component` names, built with its options."""
+    factory = resolve(registry, component.name, f"{path}.name")
     try:
-        return registry[component.name](**more, **component.options)
+        return factory(**more, **component.options)
     except TypeError as error:
         raise InputError([Fault(path, f"has an option that does not fit: {error}.")]) from error
 
@@ -138,12 +142,13 @@ def learner(
     """
     sort = sort or next(iter(sorts(recipe)))
     model = _model(recipe, features, way, sort)
+    made = learner_named(recipe.learner.name)
     found: Learner
-    if sort.regresses and recipe.learner.name not in REGRESSORS:
+    if sort.regresses and not learns_numbers(made):
         found = _regressor(recipe, model)
     else:
         own: dict[str, Any] = {"kind": REGRESSION} if sort.regresses else {}
-        if recipe.learner.name in CLASSIFIERS and isinstance(train, TaskPool):
+        if learns_all_classes(made) and isinstance(train, TaskPool):
             own["classes"] = _class_counts(recipe, train)
         found = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
     if isinstance(found, OwnParameters) and found.per_task:
@@ -165,7 +170,7 @@ def _model(recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort) -> M
 
 
 def _scores_classes(recipe: Recipe) -> bool:
-    return getattr(LEARNERS.get(recipe.learner.name), "model_scores_classes", False)
+    return learner_named(recipe.learner.name).model_scores_classes
 
 
 def _class_counts(recipe: Recipe, train: TaskPool) -> tuple[int, ...]:

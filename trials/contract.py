@@ -14,7 +14,7 @@ Stage = Literal["search", "final", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A registered part (dataset, model, learner) by name, with its keyword arguments."""
+    """A part (dataset, model, learner) by a name of fewshot.registry, with its arguments."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class TaskSpec:
     """
 
     name: str
-    function: str | None = None  # a name in fewshot.tasks.functions.FAMILIES; then nothing below
+    function: str | None = None  # a family of fewshot.tasks.functions; then nothing below
     dataset: str = ""
     label: str = ""
     kind: Literal["classification", "regression"] = "classification"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot.faults import Fault, InputError, fault
+from fewshot.registry import resolve
 from fewshot.tasks.base import Pool
 from fewshot.tasks.datasets import UNSCALED
 from fewshot.tasks.functions import FAMILIES, function_pool
@@ -81,16 +82,9 @@ def pools_of(
 
 
 def _of_functions(recipe: Recipe, specs: Sequence[TaskSpec], split: str) -> Pool:
-    faults = [
-        Fault(f"tasks.{split}.{spec.name}", f"must be one of {', '.join(FAMILIES)}.", spec.function)
-        for spec in specs
-        if spec.function not in FAMILIES
-    ]
-    if faults:
-        raise InputError(faults)
     return function_pool(
         [spec.name for spec in specs],
-        [FAMILIES[spec.function or ""] for spec in specs],
+        [resolve(FAMILIES, spec.function or "", f"tasks.{split}.{spec.name}") for spec in specs],
         shot=recipe.shot,
         query=recipe.query,
     )

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol, cast
 
+from fewshot.faults import fault
 from fewshot.learners.base import Learner
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.maml import MAML
@@ -12,6 +14,17 @@ from fewshot.learners.protonet import ProtoNet
 from fewshot.learners.reptile import Reptile
 from fewshot.learners.ridge import Ridge
 from fewshot.learners.simpleshot import SimpleShot
+from fewshot.registry import options_of, resolve
+
+
+class LearnerFactory(Protocol):
+    """Makes a learner of `model`, `way`, its options, and `kind` if it can learn numbers."""
+
+    hyperparameters: tuple[str, ...]
+    model_scores_classes: bool
+
+    def __call__(self, *nothing: Any, **options: Any) -> Learner:
+        """A learner."""
 
 
 class _Variant(partial[Learner]):
@@ -41,22 +54,30 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "baseline": Baseline,
     "baseline_pp": _Variant(Baseline, cosine=True),
 }
-# The hyperparameters that a learner reads are known without building it.
-HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
-    "maml": MAML.hyperparameters,
-    "fomaml": MAML.hyperparameters,
-    "anil": MAML.hyperparameters,
-    "meta_sgd": MetaSGD.hyperparameters,
-    "reptile": Reptile.hyperparameters,
-    "matching": MatchingNet.hyperparameters,
-    "protonet": ProtoNet.hyperparameters,
-    "ridge": Ridge.hyperparameters,
-    "simpleshot": SimpleShot.hyperparameters,
-    "baseline": Baseline.hyperparameters,
-    "baseline_pp": Baseline.hyperparameters,
-}
-# Those that learn numbers too; they take the `kind` of what is to be learned.
-REGRESSORS = frozenset({"maml", "fomaml", "anil", "meta_sgd", "reptile", "ridge"})
-# Those that are trained to tell all classes of a training task apart; they take `classes`, the
-# number of each task's.
-CLASSIFIERS = frozenset({"baseline", "baseline_pp"})
+
+
+def learner_named(name: str, path: str = "learner.name") -> LearnerFactory:
+    """The learner `name`, of `LEARNERS` or a user's own, not yet built.
+
+    Raises InputError where there is none, or where it does not say what it reads.
+    """
+    found = resolve(LEARNERS, name, path)
+    silent = [said for said in LearnerFactory.__annotations__ if not hasattr(found, said)]
+    if silent:
+        rule = f"must be a class that says {' and '.join(silent)}."
+        raise fault(path, rule, name, "They are known before a learner is built.")
+    return cast(LearnerFactory, found)
+
+
+def learns_numbers(learner: Callable[..., Learner]) -> bool:
+    """Whether it takes the `kind` of what is to be learned, and so can do without classes."""
+    return "kind" in options_of(learner, ())
+
+
+def learns_all_classes(learner: Callable[..., Learner]) -> bool:
+    """Whether it takes `classes`, how many each training task has, and learns to tell all apart."""
+    return "classes" in options_of(learner, ())
+
+
+# Those that learn numbers too.
+REGRESSORS = frozenset(name for name, made in LEARNERS.items() if learns_numbers(made))

@@ -1,12 +1,12 @@
 """Datasets by name."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fewshot.faults import Fault, InputError, fault
+from fewshot.faults import Fault, InputError
+from fewshot.registry import options_of, resolve
 from fewshot.tasks import glyphs, images, table, text
 from fewshot.tasks.base import Dataset
 
@@ -23,18 +23,13 @@ UNSCALED = frozenset({"table"})
 
 
 def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
-    """The dataset `name` of `DATASETS`, with its options; what it keeps lies in `cache`.
+    """The dataset `name`, of `DATASETS` or a user's own; what it keeps lies in `cache`.
 
     Raises InputError where there is no such dataset, where it has no such options or lacks some,
     or where it can't be loaded.
     """
-    if name not in DATASETS:
-        raise fault("dataset", "must be a known name.", name, f"There are {', '.join(DATASETS)}.")
-    known = {
-        option: parameter
-        for option, parameter in inspect.signature(DATASETS[name]).parameters.items()
-        if option != "cache"
-    }
+    load = resolve(DATASETS, name, "dataset")
+    known = options_of(load, {"cache"})
     remedy = f"It has {', '.join(known)}."
     faults = [
         Fault(f"{name}.{option}", "is no option of this dataset.", None, remedy)
@@ -48,4 +43,5 @@ def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
     ]
     if faults:
         raise InputError(faults)
-    return DATASETS[name](cache=cache, **options)
+    dataset: Dataset = load(cache=cache, **options)
+    return dataset

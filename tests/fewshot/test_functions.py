@@ -7,13 +7,9 @@ import torch
 from scipy.stats import kstest
 from torch.testing import assert_close
 
+from fewshot.conformance.tasks import FamilyLaws, PoolLaws, keys
 from fewshot.faults import InputError
-from fewshot.randomness import fold
 from fewshot.tasks.functions import FAMILIES, function_pool, sample, variance
-
-
-def keys(n, seed=0):
-    return fold(torch.tensor(seed), torch.arange(n))
 
 
 def drawn(name, n=2000, points=20):
@@ -85,42 +81,29 @@ class TestFamilies:
         for name, value in expected.items():
             assert variance(FAMILIES[name]) == pytest.approx(value, rel=0.03)
 
-    def test_their_variance_is_the_same_whenever_it_is_asked_for(self):
-        assert variance(FAMILIES["noise"]) == variance(FAMILIES["noise"])
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+class TestEveryFamily(FamilyLaws):
+    pass
+
+
+@pytest.mark.parametrize("pool", [pool_of(*FAMILIES)])
+class TestAPoolOfAllFamilies(PoolLaws):
+    pass
 
 
 class TestPool:
-    def test_has_a_problem_for_each_key_task_and_episode(self):
-        made = pool_of("line", "noise").draw(keys(6).view(2, 3), 4)
-        assert made.support_x.shape == made.support_y.shape == (2, 3, 2, 4, 3, 1)
-        assert made.query_x.shape == made.query_y.shape == (2, 3, 2, 4, 5, 1)
-
     def test_support_and_query_are_of_one_function(self):
         made = pool_of("sinusoid", shot=10, query=10).draw(keys(100), 2)
         x = torch.cat([made.support_x, made.query_x], -2).squeeze(-1).double().flatten(0, 2)
         y = torch.cat([made.support_y, made.query_y], -2).squeeze(-1).double().flatten(0, 2)
         assert fitted([x.sin(), x.cos()], y)[1] < 1e-4
 
-    @staticmethod
-    def same(a, b):
-        return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-    def test_an_episode_is_the_same_alone_as_among_other_keys(self):
-        made = pool_of(*FAMILIES)
-        together = made.draw(keys(10), 3)
-        for i, key in enumerate(keys(10)):
-            assert self.same(made.draw(key, 3), [part[i] for part in together])
-
-    def test_an_episode_is_the_same_however_many_follow(self):
-        made = pool_of(*FAMILIES)
-        few, many = made.draw(keys(10), 2), made.draw(keys(10), 5)
-        assert self.same(few, [part[:, :, :2] for part in many])
-
     def test_an_episode_is_the_same_whatever_tasks_follow(self):
         alone, beside = (
             pool_of(*names).draw(keys(10), 2) for names in (["line"], ["line", "noise"])
         )
-        assert self.same(alone, [part[:, :1] for part in beside])
+        assert all(torch.equal(a, b[:, :1]) for a, b in zip(alone, beside, strict=True))
 
     def test_keys_tasks_and_episodes_draw_differently(self):
         made = function_pool(["a", "b"], [FAMILIES["line"]] * 2, shot=3, query=5)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.func import vmap
 from torch.testing import assert_close
 
+from fewshot.conformance.models import ModelLaws, fresh
 from fewshot.faults import InputError
 from fewshot.models.bag import Bag
 from fewshot.models.conv import Conv
@@ -29,62 +29,17 @@ CASES = {
 }
 
 
-def fresh(model, seed=0):
-    return model.init(torch.Generator().manual_seed(seed))
-
-
 def test_every_model_is_tried():
     assert CASES.keys() == MODELS.keys()
 
 
-@pytest.mark.parametrize("name", CASES)
-class TestEveryModel:
-    @pytest.fixture
-    def model(self, name):
-        return MODELS[name](**CASES[name][0])
-
-    @pytest.fixture
-    def x(self, name):
-        return CASES[name][1]
-
-    def test_gives_n_out_numbers_for_each_example(self, model, x):
-        assert model.n_out == 4
-        assert model.apply(fresh(model), x).shape == (6, 4)
-
-    def test_says_what_its_last_layer_is(self, model, x):
-        """Its outputs are linear in those parameters, and 0 where they are."""
-        params = fresh(model)
-        outputs = [
-            model.apply(params | {k: scale * params[k] for k in model.head}, x)
-            for scale in (0.0, 1.0, 2.0)
-        ]
-        assert_close(outputs[2] - outputs[1], outputs[1] - outputs[0])
-        assert outputs[0].abs().max() == 0
-
-    def test_its_parameters_hang_on_the_generator_alone(self, model):
-        torch.manual_seed(1)
-        a = fresh(model)
-        torch.manual_seed(2)
-        b = fresh(model)
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a)
-        assert any(not torch.equal(a[key], fresh(model, seed=1)[key]) for key in a)
-
-    def test_looks_at_each_example_alone(self, model, x):
-        params = fresh(model)
-        alone = torch.cat([model.apply(params, row[None]) for row in x])
-        assert_close(model.apply(params, x), alone)
-
-    def test_reads_every_parameter(self, model, x):
-        params = {key: value.requires_grad_() for key, value in fresh(model).items()}
-        model.apply(params, x).square().sum().backward()
-        assert all(value.grad.abs().sum() > 0 for value in params.values())
-
-    def test_can_be_mapped_over_parameters(self, model, x):
-        lanes = [fresh(model, seed) for seed in range(3)]
-        stacked = {key: torch.stack([lane[key] for lane in lanes]) for key in lanes[0]}
-        mapped = vmap(model.apply, in_dims=(0, None))(stacked, x)
-        assert_close(mapped, torch.stack([model.apply(lane, x) for lane in lanes]))
+@pytest.mark.parametrize(
+    "tried",
+    [(MODELS[name](**options), x) for name, (options, x) in CASES.items()],
+    ids=CASES,
+)
+class TestEveryModel(ModelLaws):
+    pass
 
 
 class TestMLP:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
-from torch.func import grad, vmap
+from torch.func import grad
 from torch.testing import assert_close
 
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.learners.inner import InnerLoop
-from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS, REGRESSORS
+from fewshot.learners.learners import LEARNERS
 from fewshot.learners.maml import MAML
 from fewshot.learners.meta_sgd import MetaSGD
 from fewshot.learners.reptile import Reptile
@@ -70,67 +70,6 @@ def query_loss(learner, episodes):
 
 def slope_and_hessian(x, y, theta):
     return 2 * x.T @ (x @ theta - y) / len(x), 2 * x.T @ x / len(x)
-
-
-@pytest.mark.parametrize("name", sorted(REGRESSORS))
-@pytest.mark.parametrize("stage", ["logits", "meta_logits"])
-class TestEveryRegressor:
-    @pytest.fixture
-    def predict(self, name, stage):
-        return getattr(regressor(name), stage)
-
-    @pytest.fixture
-    def params(self, name):
-        return fresh(regressor(name))
-
-    def test_predicts_a_number_for_every_query(self, predict, params):
-        assert predict(params, problems(), HYPER).shape == (4, 6, 1)
-
-    def test_reads_the_hyperparameters_that_it_says(self, predict, params, name):
-        predict(params, problems(), {key: HYPER[key] for key in HYPERPARAMETERS[name]})
-
-    def test_never_sees_the_values_of_the_queries(self, predict, params):
-        episodes = problems()
-        wrong = episodes._replace(query_y=torch.zeros_like(episodes.query_y))
-        assert torch.equal(predict(params, wrong, HYPER), predict(params, episodes, HYPER))
-
-    def test_learns_from_the_values_of_the_support(self, predict, params):
-        episodes = problems()
-        other = episodes._replace(support_y=episodes.support_y + 1)
-        assert (predict(params, other, HYPER) > predict(params, episodes, HYPER)).any()
-
-    def test_is_better_for_it(self, predict, params, name):
-        if not {"lr/inner", "lr/adapt"} & set(HYPERPARAMETERS[name]):
-            pytest.skip("it has no rate to learn at")
-        episodes = problems(b=20, n=30)
-        still = {**HYPER, "lr/inner": torch.zeros(()), "lr/adapt": torch.zeros(())}
-        before, after = (
-            REGRESSION.losses(predict(params, episodes, hyper), episodes.query_y).mean()
-            for hyper in (still, HYPER)
-        )
-        assert after < 0.97 * before
-
-    def test_mapped_over_lanes_is_a_loop_over_lanes(self, predict, name):
-        lanes = [fresh(regressor(name), seed) for seed in range(3)]
-        stacked = {k: torch.stack([lane[k] for lane in lanes]) for k in lanes[0]}
-        mapped = vmap(predict, in_dims=(0, None, None))(stacked, problems(), HYPER)
-        assert_close(mapped, torch.stack([predict(lane, problems(), HYPER) for lane in lanes]))
-
-
-@pytest.mark.parametrize("name", ["anil", "maml", "meta_sgd"])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_second_order_gradient_is_that_of_finite_differences(name, steps):
-    taught = regressor(name, inner_steps=steps)
-    params, loss = fresh(taught), query_loss(taught, problems())
-    slope = grad(loss)(params)
-    rng = torch.Generator().manual_seed(5)
-    for _ in range(5):
-        way = {k: torch.randn(v.shape, generator=rng, dtype=v.dtype) for k, v in params.items()}
-        ahead, behind = (
-            loss({k: v + sign * 1e-6 * way[k] for k, v in params.items()}) for sign in (1, -1)
-        )
-        expected = sum((slope[k] * way[k]).sum() for k in params)
-        assert_close((ahead - behind) / 2e-6, expected, rtol=1e-5, atol=1e-7)
 
 
 class TestOnAQuadratic:

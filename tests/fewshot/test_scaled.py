@@ -5,6 +5,7 @@ import torch
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
+from fewshot.conformance.problems import classes
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import OwnLoss
@@ -12,7 +13,6 @@ from fewshot.learners.learners import REGRESSORS
 from fewshot.learners.protonet import ProtoNet
 from fewshot.learners.scaled import Scaled, scale_of
 from fewshot.models.untrained import Untrained
-from tests.fewshot import learners_conformance
 from tests.fewshot.test_regression import HYPER, fresh, problems, query_loss, regressor
 
 
@@ -144,7 +144,7 @@ def test_nasty_supports_have_finite_answers_and_gradients(name, dtype, case):
 
 
 def test_padding_counts_for_nothing():
-    episodes = learners_conformance.episodes()
+    episodes = classes()
     n = episodes.support_y.shape[1]
     junk = torch.full_like(episodes.support_x[:, :2], 1e9)
     padded = episodes._replace(
@@ -168,7 +168,7 @@ def test_a_scale_has_the_spread_of_its_support_in_any_unit():
 
 
 def test_classes_do_not_hang_on_the_units_of_their_features():
-    episodes = learners_conformance.episodes()
+    episodes = classes()
     learner = Scaled(ProtoNet(model=Untrained(), way=3), features=True, targets=False)
     units = torch.logspace(-3, 3, 6, dtype=torch.float64)
     other = episodes._replace(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from fewshot.conformance.tasks import PoolLaws, keys
 from fewshot.faults import InputError
-from fewshot.randomness import fold
 from fewshot.tasks.numbers import NumberTask, number_pool
 from fewshot.tasks.table import load
 
@@ -118,18 +118,12 @@ def pool_of(*tasks, shot=3, query=2):
     return number_pool(tasks, inputs, shot=shot, query=query)
 
 
-def keys(n):
-    return fold(torch.tensor(0), torch.arange(n))
+@pytest.mark.parametrize("pool", [pool_of(task("a", 9), task("b", 7, first=50))])
+class TestAPoolOfNumbers(PoolLaws):
+    pass
 
 
 class TestPool:
-    def test_has_a_problem_for_each_key_task_and_episode(self):
-        made = pool_of(task("a", 9), task("b", 7)).draw(keys(6).view(2, 3), 4)
-        assert made.support_x.shape == (2, 3, 2, 4, 3, 2)
-        assert made.support_y.shape == (2, 3, 2, 4, 3, 1)
-        assert made.query_x.shape == (2, 3, 2, 4, 2, 2)
-        assert made.query_y.shape == (2, 3, 2, 4, 2, 1)
-
     def test_every_example_has_its_own_number_in_its_own_unit(self):
         made = pool_of(task("a", 9), task("b", 7, first=50, scale=-3.0)).draw(keys(20), 2)
         for x, y in ((made.support_x, made.support_y), (made.query_x, made.query_y)):

@@ -178,7 +178,7 @@ ROWS = {"name": "r", "dataset": "glyphs", "label": "character"}
 @pytest.mark.parametrize(
     ("changes", "path", "rule"),
     [
-        ({"tasks.train.0.function": "lines"}, "tasks.train.0.function", "must be one of sinusoid"),
+        ({"tasks.train.0.function": "lines"}, "tasks.train.0.function", "must be one of line"),
         ({"tasks.train.0.function": 3}, "tasks.train.0.function", "must be text"),
         ({"tasks.train.0.label": "y"}, "tasks.train.0.label", "does not go with `function`"),
         ({"tasks.train.0.nmae": "y"}, "tasks.train.0.nmae", "does not go with `function`"),

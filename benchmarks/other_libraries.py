@@ -1,0 +1,203 @@
+"""Training steps per second beside libraries that do the same: the same model, batch and gradient.
+
+    pip install --no-deps --target others torchopt optree graphviz easyfsl torchvision
+    PYTHONPATH=others python benchmarks/other_libraries.py [--quick] [--seeds N] [--json FILE]
+
+`maml_sinusoid_k10`: second-order MAML on 25 sinusoids an update, ours in one pass over all of them,
+TorchOpt's as in its own few-shot example, task by task. `protonet_omniglot_*`: a ProtoNet on
+four episodes an update, ours in one pass, easyfsl's one by one; it needs FEWTUNE_DATA. All of them
+learn from our draws (easyfsl's sampler calls what torch 2.13 no longer has). Libraries take turns,
+each on one thread, and a ratio is that of the same turn. `fewtune_lanes` is eight trials side by
+side, of which the others have no equivalent.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import tidy
+import torch
+from papers_episodes import one_pool
+from papers_functions import HYPERPARAMETERS
+from papers_omniglot import SIZE, splits
+from torch import nn
+from torch.func import grad_and_value, vmap
+from torch.nn.functional import cross_entropy, mse_loss
+
+from fewshot.kinds import REGRESSION
+from fewshot.learners.base import Learner
+from fewshot.learners.maml import MAML
+from fewshot.learners.protonet import ProtoNet
+from fewshot.metrics import estimate
+from fewshot.models.base import Model
+from fewshot.models.conv import Conv
+from fewshot.models.mlp import MLP
+from fewshot.randomness import fold
+from fewshot.tasks.base import Pool
+from fewshot.tasks.functions import FAMILIES, function_pool
+from trials import adam
+from trials.meta_training import MetaTraining, Part
+
+Step = Callable[[], object]  # one update
+TASKS, LANES = 25, 8  # sinusoids an update; trials of `fewtune_lanes`
+WAY, SHOT, QUERY, EPISODES, WIDTH, N_OUT = 5, 1, 5, 4, 32, 64
+SECONDS = 4.0  # of the CPU, of a turn
+
+
+def ours(learner: Learner, train: Pool, episodes: int, lanes: int = 1) -> Step:
+    """A step of `trials.lanes`, without its checkpoints and reports."""
+    objective = MetaTraining([Part(learner, train, {})], episodes)
+    fresh = [objective.init(seed) for seed in range(lanes)]
+    params = {name: torch.stack([one[name] for one in fresh]) for name in fresh[0]}
+    moments, gradient = adam.zeros_like(params), vmap(grad_and_value(objective.loss))
+    hyper = {name: torch.full((lanes,), HYPERPARAMETERS[name]) for name in learner.hyperparameters}
+    seeds, weights = torch.arange(lanes), torch.ones(lanes, 1)
+    steps = torch.zeros(lanes, dtype=torch.int64)
+
+    def step() -> None:
+        batch = objective.batch(seeds, steps)
+        grads, _ = gradient(params, batch, hyper, weights)
+        steps.add_(1)
+        adam.update_(params, grads, moments, steps, hyper["lr/outer"])
+
+    return step
+
+
+def sinusoids() -> dict[str, Step]:
+    model = MLP(features=(1,), hidden=(40, 40), n_out=1)
+    learner = MAML(model=model, way=1, kind=REGRESSION)
+    train = function_pool(["sinusoid"], [FAMILIES["sinusoid"]], shot=10, query=10)
+    found = {
+        "fewtune": ours(learner, train, TASKS),
+        "fewtune_lanes": ours(learner, train, TASKS, LANES),
+    }
+    return found | ({"torchopt": _torchopt(train)} if find_spec("torchopt") else {})
+
+
+def _torchopt(train: Pool) -> Step:
+    """As its examples/few-shot/maml_omniglot.py does it, on our sinusoids."""
+    import torchopt
+
+    net = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+    inner = torchopt.MetaSGD(net, lr=HYPERPARAMETERS["lr/inner"])
+    outer = torch.optim.Adam(net.parameters(), lr=HYPERPARAMETERS["lr/outer"])
+    count = iter(range(1 << 60))
+
+    def step() -> None:
+        drawn = train.draw(fold(torch.tensor(0), next(count)), TASKS)
+        outer.zero_grad()
+        start = torchopt.extract_state_dict(net, by="reference")
+        begun = torchopt.extract_state_dict(inner, by="reference")
+        losses = []
+        for support_x, support_y, query_x, query_y in zip(*(p[0] for p in drawn), strict=True):
+            inner.step(mse_loss(net(support_x), support_y))
+            losses.append(mse_loss(net(query_x), query_y))
+            torchopt.recover_state_dict(net, start)
+            torchopt.recover_state_dict(inner, begun)
+        torch.stack(losses).mean().backward()
+        outer.step()
+
+    return step
+
+
+def characters(model: Model, backbone: nn.Module) -> dict[str, Step]:
+    """Of two that are the same."""
+    train = one_pool(*splits()[0], way=WAY, shot=SHOT, query=QUERY)
+    learner = ProtoNet(model=model, way=WAY)
+    found = {
+        "fewtune": ours(learner, train, EPISODES),
+        "fewtune_lanes": ours(learner, train, EPISODES, LANES),
+    }
+    return found | ({"easyfsl": _easyfsl(train, backbone)} if find_spec("easyfsl") else {})
+
+
+def _mlp() -> dict[str, Step]:
+    layers = (nn.Flatten(), nn.Linear(SIZE**2, 128), nn.ReLU(), nn.Linear(128, N_OUT))
+    return characters(MLP(features=(SIZE, SIZE), n_out=N_OUT), nn.Sequential(*layers))
+
+
+def _conv() -> dict[str, Step]:
+    blocks: list[nn.Module] = []
+    for n_in in (1, WIDTH, WIDTH):
+        blocks += [nn.Conv2d(n_in, WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    flat = WIDTH * (SIZE >> 3) ** 2
+    net = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(flat, N_OUT))
+    return characters(Conv(features=(SIZE, SIZE), width=WIDTH, n_out=N_OUT), net)
+
+
+def _easyfsl(train: Pool, backbone: nn.Module) -> Step:
+    """As its notebook on episodic training does it, one episode at a time."""
+    from easyfsl.methods import PrototypicalNetworks
+
+    net = PrototypicalNetworks(backbone)
+    outer = torch.optim.Adam(net.parameters(), lr=HYPERPARAMETERS["lr/outer"])
+    count = iter(range(1 << 60))
+
+    def step() -> None:
+        drawn = train.draw(fold(torch.tensor(0), next(count)), EPISODES)
+        outer.zero_grad()
+        for support_x, support_y, query_x, query_y in zip(*(p[0] for p in drawn), strict=True):
+            net.process_support_set(support_x.unsqueeze(1), support_y)
+            (cross_entropy(net(query_x.unsqueeze(1)), query_y) / EPISODES).backward()
+        outer.step()
+
+    return step
+
+
+PROBLEMS: Mapping[str, Callable[[], dict[str, Step]]] = {
+    "maml_sinusoid_k10": sinusoids,
+    "protonet_omniglot_mlp": _mlp,
+    "protonet_omniglot_conv": _conv,
+}
+
+
+def speed(step: Step, seconds: float) -> float:
+    """Steps per CPU-second."""
+    begun, steps = time.process_time(), 0
+    while (used := time.process_time() - begun) < seconds:
+        step()
+        steps += 1
+    return steps / used
+
+
+def compared(problem: str, turns: int, seconds: float) -> Iterator[tidy.Row]:
+    """Steps per CPU-second, of all lanes together, and our ratio to each of the others."""
+    steps = PROBLEMS[problem]()
+    for step in steps.values():
+        speed(step, 0.5)  # the first steps are slow
+    measured = [
+        {name: speed(step, seconds) * (LANES if name.endswith("lanes") else 1)}
+        for _ in range(turns)
+        for name, step in steps.items()
+    ]
+    found = {name: torch.tensor([m[name] for m in measured if name in m]) for name in steps}
+    for name, speeds in found.items():
+        yield tidy.row("other_libraries", problem, name, "steps_per_cpu_second", estimate(speeds))
+    for other in found.keys() - {"fewtune", "fewtune_lanes"}:
+        for name in ("fewtune", "fewtune_lanes"):
+            ratio = estimate(found[name] / found[other])
+            yield tidy.row("other_libraries", problem, name, f"times_{other}", ratio)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="turns of a second")
+    parser.add_argument("--seeds", type=int, default=5, help="turns of each library")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in ("torchopt", "easyfsl"):
+        if not find_spec(name):
+            print(f"{name} is not here and is left out: see the head of {Path(__file__).name}.")
+    seconds = 1.0 if options.quick else SECONDS
+    rows = [row for problem in PROBLEMS for row in compared(problem, options.seeds, seconds)]
+    tidy.show(rows)
+    if options.json:
+        installed = [name for name in ("torchopt", "easyfsl") if find_spec(name)]
+        tidy.write(options.json, rows, ("torch", *installed))
+
+
+if __name__ == "__main__":
+    main()

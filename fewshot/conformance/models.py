@@ -1,0 +1,88 @@
+"""The laws of `Model`.
+
+`tried` is a model and a few examples for it, (n, *features), that are not all the same.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.testing import assert_close
+
+from fewshot.functional import Params
+from fewshot.models.base import Model
+
+
+def fresh(model: Model, seed: int = 0) -> Params:
+    """Parameters as they begin."""
+    return model.init(torch.Generator().manual_seed(seed))
+
+
+class ModelLaws:
+    """What a model of any inputs keeps."""
+
+    @pytest.fixture
+    def model(self, tried: tuple[Model, Tensor]) -> Model:
+        return tried[0]
+
+    @pytest.fixture
+    def x(self, tried: tuple[Model, Tensor]) -> Tensor:
+        return tried[1]
+
+    def test_gives_n_out_numbers_for_each_example(self, model: Model, x: Tensor) -> None:
+        found = model.apply(fresh(model), x)
+        assert found.shape == (len(x), model.n_out)
+        assert found.isfinite().all()
+
+    def test_says_what_its_last_layer_is(self, model: Model, x: Tensor) -> None:
+        """Its outputs are linear in those parameters, and 0 where they are."""
+        params = fresh(model)
+        outputs = [
+            model.apply(params | {k: scale * params[k] for k in model.head}, x)
+            for scale in (0.0, 1.0, 2.0)
+        ]
+        assert_close(outputs[2] - outputs[1], outputs[1] - outputs[0])
+        assert outputs[0].abs().max() == 0
+
+    def test_its_parameters_hang_on_the_generator_alone(self, model: Model) -> None:
+        torch.manual_seed(1)
+        a = fresh(model)
+        torch.manual_seed(2)
+        b = fresh(model)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert any(not torch.equal(a[key], fresh(model, seed=1)[key]) for key in a)
+
+    def test_looks_at_each_example_alone(self, model: Model, x: Tensor) -> None:
+        params = fresh(model)
+        alone = torch.cat([model.apply(params, row[None]) for row in x])
+        assert_close(model.apply(params, x), alone)
+
+    def test_reads_every_parameter(self, model: Model, x: Tensor) -> None:
+        slope = grad(lambda params: model.apply(params, x).square().sum())(fresh(model))
+        assert all(value.abs().sum() > 0 for value in slope.values())
+
+    def test_can_be_mapped_over_parameters(self, model: Model, x: Tensor) -> None:
+        lanes = [fresh(model, seed) for seed in range(3)]
+        stacked = {key: torch.stack([lane[key] for lane in lanes]) for key in lanes[0]}
+        mapped = vmap(model.apply, in_dims=(0, None))(stacked, x)
+        assert_close(mapped, torch.stack([model.apply(lane, x) for lane in lanes]))
+
+    def test_its_gradient_is_that_of_finite_differences(self, model: Model, x: Tensor) -> None:
+        params = {key: value.double() for key, value in fresh(model).items()}
+        inputs = x.double() if x.is_floating_point() else x
+
+        def loss(params: Params) -> Tensor:
+            return model.apply(params, inputs).square().mean()
+
+        slope, rng = grad(loss)(params), torch.Generator().manual_seed(5)
+        way = {k: torch.randn(v.shape, generator=rng).double() for k, v in params.items()}
+        ahead, behind = (
+            loss({k: v + step * way[k] for k, v in params.items()}) for step in (1e-6, -1e-6)
+        )
+        along = torch.stack([(slope[k] * way[k]).sum() for k in params]).sum()
+        assert_close((ahead - behind) / 2e-6, along, rtol=1e-5, atol=1e-7)
+
+    def test_zeros_have_finite_outputs_and_gradients(self, model: Model, x: Tensor) -> None:
+        slope = grad(lambda p: model.apply(p, torch.zeros_like(x)).square().sum())(fresh(model))
+        assert all(value.isfinite().all() for value in slope.values())
