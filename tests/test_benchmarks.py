@@ -48,7 +48,9 @@ def test_papers_writes_tidy_rows_of_a_published_problem(tmp_path, data):
     assert gains == accuracy.keys() - {"prototypes"}
 
 
-@pytest.mark.parametrize("problem", ["quickstart", "functions"])
+@pytest.mark.parametrize(
+    "problem", ["functions", pytest.param("quickstart", marks=pytest.mark.slow)]
+)
 def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
     problem, tmp_path, monkeypatch
 ):
