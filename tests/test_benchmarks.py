@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config import load_config
+from orchestrator.plan import plan_of
+from trials.build import build
+
 ROOT = Path(__file__).parent.parent
 ROW = {"benchmark", "problem", "variant", "metric", "value", "low", "high", "n", "seed"}
 
@@ -62,3 +66,53 @@ def test_lanes_names_its_problems(tmp_path):
     run = benchmark("lanes", "maml_function", home=tmp_path)
     assert run.returncode == 2
     assert "maml_functions" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "problem", ["functions", pytest.param("quickstart", marks=pytest.mark.slow)]
+)
+def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
+    problem, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from throughput_plain import PlainTrial
+
+    small = ["steps=12", "episodes.per_task=1", "episodes.validation=20"]
+    plan = plan_of(load_config(ROOT / "configs" / f"{problem}.yaml", small))
+    spec = plan.spec(0, *plan.space.decode(plan.space.rate_design(1, 0)[0]))
+    program = build(plan.recipe, lanes=1, folder=tmp_path, cache=tmp_path)
+    program.admit(spec)
+    ours = [(r.step, r.score.mean) for _ in plan.rungs for r in program.advance()]
+    plain = PlainTrial(plan.recipe, tmp_path)
+    theirs = plain.run(spec.seed, spec.hyperparameters, spec.task_weights, plan.rungs)
+    for (step, score), (their_step, their_score) in zip(ours, theirs, strict=True):
+        assert their_step == step
+        assert their_score == pytest.approx(score, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_throughput_measures_every_variant(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    tiny = ("--set", "search.trials=4", "--set", "steps=20", "--set", "episodes.validation=10")
+    run = benchmark(
+        "throughput", "--quick", *tiny, "--json", out, "--out", tmp_path, home=tmp_path / "home"
+    )
+    assert run.returncode == 0, run.stderr
+    *rows, last = map(json.loads, out.read_text().splitlines())
+    assert last["environment"]["ray"]
+    assert all(row.keys() == ROW for row in rows)
+    found = {(row["variant"], row["metric"]): row["value"] for row in rows}
+    for variant in ("ray_tune", "optuna_serial", "one_lane", "lanes"):
+        assert found[variant, "trials_per_hour"] > 0
+        assert found[variant, "steps_per_second"] > 0
+        assert (
+            found[variant, "cpu_seconds_per_trial"]
+            > found[variant, "driver_cpu_seconds_per_trial"] - 1e-9
+        )
+        assert found[variant, "peak_bytes"] > 1e8
+        assert found[variant, "startup_seconds"] > 0
+    assert found["one_lane", "occupancy"] == 1
+    assert 0 < found["lanes", "occupancy"] <= 1
+    assert found["ray_tune", "seconds_to_reach"] > 0
+    assert (tmp_path / "throughput.png").stat().st_size > 10_000

@@ -83,15 +83,20 @@ class Part:
             losses = self.train.kind.losses(outputs, episodes.query_y)
         return losses.view(n_tasks, -1).mean(1) / self._null_losses
 
+    def episodes(self, stage: Stage) -> Episode:
+        """What scores a stage, (t * n, ...); drawn once."""
+        if stage not in self._drawn:
+            pool, n_episodes, key = self.held_out[stage]
+            drawn = pool.draw(key, n_episodes)
+            self._drawn[stage] = Episode(*(part.flatten(0, 1) for part in drawn))
+        return self._drawn[stage]
+
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         """How l models do on the tasks that score a stage, if any of them is of this part."""
         if stage not in self.held_out:
             return []
         pool, n_episodes, key = self.held_out[stage]
-        if stage not in self._drawn:
-            drawn = pool.draw(key, n_episodes)
-            self._drawn[stage] = Episode(*(part.flatten(0, 1) for part in drawn))
-        episodes = self._drawn[stage]
+        episodes = self.episodes(stage)
         parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in episodes), strict=True)
         task = torch.arange(len(pool.names), device=key.device).repeat_interleave(n_episodes)
         null_losses = pool.null_losses[task].split(_EPISODES_AT_ONCE)
@@ -138,7 +143,7 @@ class MetaTraining:
         self.hyperparameters = tuple(
             dict.fromkeys(name for part in parts for name in part.learner.hyperparameters)
         )
-        self._parts, self._episodes = parts, episodes
+        self.parts, self._episodes = parts, episodes
         self._trained = [part for part in parts if part.train is not None]
         self.tasks = tuple(
             name for part in self._trained if part.train is not None for name in part.train.names
@@ -147,7 +152,7 @@ class MetaTraining:
     def init(self, seed: int) -> Params:
         """Those parameters that parts have in common are the same in all of them."""
         params: Params = {}
-        for part in self._parts:
+        for part in self.parts:
             params |= part.learner.init(torch.Generator().manual_seed(seed))
         return params
 
@@ -170,4 +175,4 @@ class MetaTraining:
         return (weights * torch.cat(losses)).sum()
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
-        return [scores for part in self._parts for scores in part.score(params, hyper, stage)]
+        return [scores for part in self.parts for scores in part.score(params, hyper, stage)]

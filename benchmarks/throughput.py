@@ -1,0 +1,156 @@
+"""How fast is a search, in lanes and without, and by the tools that one would use instead?
+
+    python benchmarks/throughput.py [PROBLEM...] [--quick] [--seeds N] [--json FILE] [--out DIR]
+
+ray_tune: Ray Tune with OptunaSearch, ASHA and its MLflow callback, a trial to each core at a time;
+optuna_serial: `study.optimize` with a pruner and MLflow; one_lane, lanes: fewtune. All train as
+many trials of as many steps, halved at the same rungs, on the same episodes, and a trial of the
+first two reports what a lane does (tests/test_benchmarks.py). Each samples by its own default.
+
+The clock runs from the first trial's first step to the last trial's end; what comes before is
+`startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are those
+of all processes until MLflow has everything. `seconds_to_reach` is the time after which a whole
+trial scored as well as ray_tune's best. Needs Linux, and for all but maml_functions FEWTUNE_DATA.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import throughput_report
+import tidy
+from throughput_course import Course
+from throughput_fewtune import fewtune
+from throughput_measure import Usage, measured
+from throughput_problems import PROBLEMS, config_of
+from throughput_tools import optuna_serial, ray_tune
+
+from fewshot.faults import InputError
+from fewshot.metrics import Estimate
+from orchestrator.home import Home
+from orchestrator.plan import plan_of
+from orchestrator.schema import Config
+from trials.build import examine
+
+# What runs a variant, and what is changed in the problem's config for it.
+VARIANTS = {
+    "ray_tune": (ray_tune, {}),
+    "optuna_serial": (optuna_serial, {}),
+    "one_lane": (fewtune, {"lanes": 1}),
+    "lanes": (fewtune, {}),
+}
+# The same for all: what the command line asks for, and no database but the variant's own.
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with which Tune would print though it is told not to
+}
+_NOT_OURS = ("MLFLOW_TRACKING_URI", "FEWTUNE_STORAGE", "RAY_ADDRESS")
+
+
+def main() -> int:
+    options = _options()
+    os.environ.update(_ENVIRONMENT)
+    for name in _NOT_OURS:
+        os.environ.pop(name, None)
+    home = Home.at(None)
+    rows: list[tidy.Row] = []
+    courses: dict[str, dict[str, Course]] = {}
+    try:
+        for problem in options.problems or _default(options.quick):
+            for seed in range(options.seeds):
+                config = config_of(problem, seed=seed, quick=options.quick, changes=options.set)
+                examine(plan_of(config).recipe, home.cache)  # what is computed once, is here
+                found, courses[problem] = compare(problem, config, home, options.variants)
+                throughput_report.show(problem, found)
+                rows += [row | {"seed": seed} for row in found]
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    throughput_report.plot(courses, rows, options.out / "throughput.png")
+    if options.json:
+        tidy.write(options.json, rows, ("torch", "ray", "optuna", "mlflow", "numpy"))
+    return 0
+
+
+def compare(
+    problem: str, config: Config, home: Home, variants: list[str]
+) -> tuple[list[tidy.Row], dict[str, Course]]:
+    """Rows and courses of the variants on one problem, one after the other."""
+    rows: list[tidy.Row] = []
+    courses: dict[str, Course] = {}
+    for name in variants:
+        variant, changes = VARIANTS[name]
+        search = config.search.model_copy(update=changes)
+        own = config.model_copy(update={"search": search})
+        with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+            started = time.time()
+            course, usage = measured(variant, own, Path(folder, name), home.cache)
+        courses[name] = course
+        figures = _figures(course, usage, started)
+        goal = courses.get("ray_tune", course).best()[-1][1]
+        reached = next((at for at, score in course.best() if score >= goal), None)
+        if reached is not None:
+            figures["seconds_to_reach"] = reached
+        rows += [_row(problem, name, metric, value) for metric, value in figures.items()]
+    return rows, courses
+
+
+def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
+    seconds, n = course.end - course.begin, course.trials()
+    figures = {
+        "trials_per_hour": 3600 * n / seconds,
+        "steps_per_second": course.steps() / seconds,
+        "cpu_seconds_per_trial": usage.tree_seconds(course.begin, course.recorded) / n,
+        "driver_cpu_seconds_per_trial": usage.driver_seconds(course.begin, course.recorded) / n,
+        "peak_bytes": usage.peak_bytes,
+        "startup_seconds": course.begin - started,
+        "record_seconds": course.recorded - course.end,
+        "steps_per_cpu_second": course.steps() / usage.tree_seconds(course.begin, course.recorded),
+        "best_score": course.best()[-1][1],
+    }
+    if course.occupancy is not None:
+        figures["occupancy"] = course.occupancy
+    return figures
+
+
+def _row(problem: str, variant: str, metric: str, value: float) -> tidy.Row:
+    return tidy.row("throughput", problem, variant, metric, Estimate(value, 0.0, 1))
+
+
+def _default(quick: bool) -> list[str]:
+    return [name for name, of in PROBLEMS.items() if not (quick and of.needs_data)]
+
+
+def _options() -> argparse.Namespace:
+    known: Mapping[str, object] = PROBLEMS
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=f"Problems: {', '.join(known)}."
+    )
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="all, if none is named")
+    parser.add_argument(
+        "--quick", action="store_true", help="few short trials; of itself without data"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="searches of each problem")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where throughput.png goes"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as in `fewtune search`"
+    )
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    options = parser.parse_args()
+    unknown = sorted(set(options.problems) - known.keys())
+    if unknown:
+        parser.error(f"no problem {', '.join(unknown)}; there are {', '.join(known)}.")
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

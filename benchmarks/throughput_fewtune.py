@@ -1,0 +1,67 @@
+"""fewtune itself, as its command line runs it, up to where the search proper ends."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from throughput_course import Course, Report
+
+from orchestrator import tracking
+from orchestrator.home import Home
+from orchestrator.launch import run, summary_of
+from orchestrator.plan import plan_of
+from orchestrator.schema import Config
+from orchestrator.search import Records, Stopped
+from trials import checkpoint
+
+
+def fewtune(config: Config, folder: Path, cache: Path) -> Course:
+    """A search without its finalists, which no other variant has.
+
+    Those that begin on lanes the last trials have left free take time, and count for nothing.
+    """
+    home = Home(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    home.cache.symlink_to(cache)
+    tracking.connect(home.tracking_uri)
+    course = Course(plan_of(config).rungs[-1])
+    seen: set[tuple[int, int]] = set()
+    ended = False
+
+    def observe(stage: str, records: Records) -> None:
+        nonlocal ended
+        if stage == "data":  # before there are records
+            return
+        now, trials = time.time(), records.search.trials()
+        for trial in trials:
+            for step, score in trial.reports.items():
+                if (trial.number, step) not in seen:
+                    seen.add((trial.number, step))
+                    course.reports.append(Report(now, trial.number, step, score))
+        states = [trial.state for trial in trials]
+        if len(states) == config.search.trials and "running" not in states:
+            ended, course.end = True, now
+
+    with suppress(Stopped):
+        run(config, home, observe=observe, stopping=lambda: ended)
+    recorder = tracking.recorder(home.search(config.name), home.tracking_uri)
+    recorder.drain(600.0)
+    recorder.close()
+    course.recorded = time.time()
+    course.begin = _begin(home.checkpoints(config.name))
+    course.occupancy = summary_of(config.name, home).occupancy
+    return course
+
+
+def _begin(checkpoints: Path) -> float:
+    """When training began: the first report less the seconds of training that it took.
+
+    And less what passed between it and the next report other than in training, which is as much as
+    the scores took, if not more: the clock errs on the side that makes fewtune slower.
+    """
+    begun = []
+    for path in checkpoints.glob("search-*.safetensors"):
+        first, second = checkpoint.load(path)[2][:2]
+        scored = second.time - first.time - (second.seconds - first.seconds)
+        begun.append(first.time - first.seconds - scored)
+    return min(begun)

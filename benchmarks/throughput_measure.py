@@ -1,0 +1,114 @@
+"""What a variant costs: the CPU seconds and the memory of all its processes.
+
+Read from /proc, so this needs Linux. A process that has died still counts, with what it had used
+when it was last seen, about a quarter of a second before.
+"""
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LOOK, _WEIGH = 0.25, 2.0  # seconds between readings of the CPU time, and of the memory
+
+
+@dataclass
+class Usage:
+    """times: seconds since 1970; driver, tree: CPU seconds used by then, of the process itself and
+    of it with all that it started; peak_bytes: proportional set sizes, summed up."""
+
+    times: list[float] = field(default_factory=list)
+    driver: list[float] = field(default_factory=list)
+    tree: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    def tree_seconds(self, begin: float, end: float) -> float:
+        """CPU seconds of all processes between two times."""
+        return float(np.diff(np.interp([begin, end], self.times, self.tree))[0])
+
+    def driver_seconds(self, begin: float, end: float) -> float:
+        """CPU seconds of the variant's own first process between two times."""
+        return float(np.diff(np.interp([begin, end], self.times, self.driver))[0])
+
+
+def measured(variant: Callable[..., Any], *arguments: object) -> tuple[Any, Usage]:
+    """What `variant` returns when run in a process of its own, and what it used."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(theirs, variant, arguments))
+    process.start()
+    theirs.close()
+    assert process.pid is not None, "a started process has an id"
+    usage, seen, weighed = Usage(), {}, 0.0
+    while not ours.poll(_LOOK) and process.is_alive():
+        now = time.time()
+        tree = _tree(process.pid)
+        seen |= {one.identity: one.seconds for one in tree}
+        usage.times.append(now)
+        usage.tree.append(sum(seen.values()))
+        usage.driver.append(next((p.seconds for p in tree if p.pid == process.pid), 0.0))
+        if now - weighed > _WEIGH:
+            usage.peak_bytes = max(usage.peak_bytes, sum(_bytes(one.pid) for one in tree))
+            weighed = now
+    found = ours.recv() if ours.poll() else f"ended with exit code {process.exitcode}"
+    process.join()
+    if isinstance(found, str):
+        raise RuntimeError(f"{getattr(variant, '__name__', variant)} failed: {found}")
+    return found, usage
+
+
+def _run(pipe: Connection, variant: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        found = variant(*arguments)
+    except Exception:
+        found = traceback.format_exc()
+    pipe.send(found)
+
+
+@dataclass(frozen=True)
+class _Process:
+    pid: int
+    parent: int
+    started: int
+    seconds: float
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """A number may be given to another process later."""
+        return self.pid, self.started
+
+
+def _tree(root: int) -> list[_Process]:
+    """The process `root` and all that descend from it."""
+    processes = [p for path in Path("/proc").glob("[0-9]*") if (p := _read(int(path.name)))]
+    found = [p for p in processes if p.pid == root]
+    for one in found:  # grows while it is walked through
+        found += [p for p in processes if p.parent == one.pid]
+    return found
+
+
+def _read(pid: int) -> _Process | None:
+    try:
+        # The name, in parentheses, may have spaces; what follows it is numbered from the third on.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # gone
+        return None
+    seconds = (int(fields[11]) + int(fields[12])) / _TICKS
+    return _Process(pid, int(fields[1]), int(fields[19]), seconds)
+
+
+def _bytes(pid: int) -> int:
+    """The proportional set size: what is shared counts in equal parts for all who share it."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

