@@ -1,6 +1,7 @@
 """The task-learning stage: a learner meta-trained on weighted episodes of many tasks.
 
-L(theta) = sum_i lambda_i * L_i(theta) / L_i^0, L_i^0 the loss of the best constant predictor.
+L(theta) = sum_i lambda_i * mean_e L_ie(theta) / L_ie^0 over the episodes e of each task i, L_ie^0
+the loss of the best constant predictor of the episode.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,14 +47,17 @@ class Part:
         return self.train.null_losses
 
     def losses(self, params: Params, batch: Episode, hyper: Hyperparameters) -> Tensor:
-        """L_i / L_i^0 of each training task, (t,), on a batch of t * e episodes."""
+        """Mean of L_ie / L_ie^0 for each training task, (t,), on a batch of t * e episodes."""
         assert self.train is not None, "only what is trained has losses"
         if isinstance(self.learner, OwnLoss):
             losses = self.learner.meta_losses(params, batch, hyper)  # (t * e,)
         else:
             outputs = self.learner.meta_logits(params, batch, hyper)  # (t * e, q, way)
-            losses = self.train.kind.losses(outputs, batch.query_y)
-        return losses.view(len(self.train.names), -1).mean(1) / self._null_losses
+            losses = self.train.kind.losses(outputs, batch.query_y).mean(1)
+        n_tasks = len(self.train.names)
+        of_tasks = self._null_losses.repeat_interleave(len(losses) // n_tasks)
+        null_losses = self.train.kind.null_losses(batch.query_y, of_tasks)
+        return (losses / null_losses).view(n_tasks, -1).mean(1)
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         """How l models do on the tasks that score a stage, if any of them is of this part."""

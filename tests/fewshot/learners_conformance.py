@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.func import grad, vmap
-from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from fewshot.episodes import Episode
+from fewshot.kinds import CLASSIFICATION
+from fewshot.learners.base import OwnLoss
 from fewshot.learners.learners import HYPERPARAMETERS, LEARNERS
 from fewshot.models.mlp import MLP
 
@@ -92,12 +93,29 @@ NASTY = {
 }
 
 
+def padded(problems, junk=100.0):
+    """The same with two rows of padding before each class, and as many rows as two classes more."""
+
+    def pad(x, y):
+        b, n = y.shape
+        x = x.unflatten(1, (WAY, -1))
+        x = torch.cat([torch.full_like(x[:, :, :2], junk), x], 2).flatten(1, 2)
+        y = torch.cat([torch.full((b, WAY, 2), -1), y.unflatten(1, (WAY, -1))], 2).flatten(1, 2)
+        more = x.new_full((b, 2 * n // WAY, WIDTH), -junk)
+        return torch.cat([x, more], 1), torch.cat([y, torch.full(more.shape[:2], -1)], 1)
+
+    support, query = pad(*problems[:2]), pad(*problems[2:])
+    return Episode(*support, *query)
+
+
 def meta_loss(learner, problems, hyper):
     """The loss of meta-training as a function of the parameters."""
 
     def loss(params):
+        if isinstance(learner, OwnLoss):
+            return learner.meta_losses(params, problems, hyper).mean()
         logits = learner.meta_logits(params, problems, hyper)
-        return cross_entropy(logits.flatten(0, 1), problems.query_y.flatten())
+        return CLASSIFICATION.losses(logits, problems.query_y).mean()
 
     return loss
 
@@ -188,6 +206,51 @@ class TestEveryLearner:
         problems = episodes()
         alone = [predict(params, Episode(*(p[i : i + 1] for p in problems))) for i in (0, 1)]
         assert_close(predict(params, problems)[:2], torch.cat(alone))
+
+    # ---- episodes of unlike shapes ----------------------------------------------------------
+
+    @pytest.fixture
+    def wider(self, name):
+        """The learner of two classes more, its parameters, and what of them the others need."""
+        taught = learner(name, way=WAY + 2)
+
+        def of_the_first(values):
+            if name in EMBEDDING:
+                return values
+            return {k: v[..., :WAY] if v.shape[-1] == WAY + 2 else v for k, v in values.items()}
+
+        return taught, fresh(taught), of_the_first
+
+    def test_padding_changes_no_answer(self, wider, stage, predict, hyper):
+        taught, params, of_the_first = wider
+        problems = padded(episodes())
+        logits = getattr(taught, stage)(params, problems, hyper)
+        expected = predict(of_the_first(params), episodes())
+        assert_close(logits[problems.query_y >= 0][:, :WAY], expected.flatten(0, 1))
+
+    def test_a_class_without_examples_has_no_chance(self, wider, stage, hyper):
+        taught, params, _ = wider
+        logits = getattr(taught, stage)(params, padded(episodes()), hyper)
+        assert logits.isfinite().all()
+        assert logits.softmax(-1)[..., WAY:].eq(0).all()
+
+    def test_padding_changes_nothing_that_is_learned(self, wider, stage, name, hyper):
+        taught, params, of_the_first = wider
+        found = grad(meta_loss(taught, padded(episodes()), hyper))(params)
+        expected = grad(meta_loss(learner(name), episodes(), hyper))(of_the_first(params))
+        assert_close(of_the_first(found), expected)
+        if name not in EMBEDDING:
+            assert found["bias1"][WAY:].eq(0).all(), "what no class needs stays as it is"
+
+    def test_padding_leaves_gradients_finite_in_single_precision(self, wider, name, stage):
+        taught, params, _ = wider
+        problems = Episode(
+            *(p.float() if p.is_floating_point() else p for p in padded(episodes(), junk=1.0))
+        )
+        hyper = hyperparameters(name, dtype=torch.float32)
+        single = {key: value.float() for key, value in params.items()}
+        slope = grad(meta_loss(taught, problems, hyper))(single)
+        assert all(part.isfinite().all() for part in slope.values())
 
     # ---- lanes ------------------------------------------------------------------------------
 
