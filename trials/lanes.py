@@ -1,5 +1,6 @@
 """Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from fewshot.functional import Params
-from fewshot.metrics import estimate, mean_of
+from fewshot.metrics import error_over_tasks, estimate, mean_of
 from trials import adam, checkpoint
 from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
 from trials.objective import Objective, TaskScores
@@ -242,6 +243,9 @@ class Lanes:
             for s in scores
             for name, values in s.metrics.items()
         }
+        over_tasks = error_over_tasks(list(per_task.values()))
+        if not math.isnan(over_tasks):
+            metrics["score_se_tasks"] = over_tasks
         if lane.step > lane.loss_from:
             metrics["train/loss"] = self._loss_sum[place].item() / (lane.step - lane.loss_from)
         self._loss_sum[place] = 0
