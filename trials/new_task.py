@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot.episodes import fixed
 from fewshot.faults import Fault, InputError
 from fewshot.learners.teacher import fit_logistic
 from fewshot.tasks.datasets import load_dataset
 from trials.adaptation import NewTask
 from trials.contract import Component, Recipe, Stage, TaskSpec
+from trials.disjoint import shared_rows
 from trials.sources import Sources
 
 
@@ -41,6 +43,15 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
         "test": _queries(sources, test, classes, f"tasks.test.{test.name}.query", half=None),
     }
     rows, answers = queries["test"]
+    learned_from = {f"{path}.where": support, f"{path}.unlabelled": unlabelled}
+    scored_by = torch.cat([queries["search"][0], queries["final"][0]]).numpy()
+    sides = {
+        "train": learned_from,
+        "validation": {f"{path}.query": scored_by},
+        "test": {f"tasks.test.{test.name}.query": rows.numpy()},
+    }
+    if not recipe.overlap and (faults := shared_rows(sides)):
+        raise InputError(faults)
     task = NewTask(
         validation.name,
         len(classes),
@@ -75,18 +86,18 @@ def _support(
     """Rows of `shot` examples of each class, drawn by the recipe's seed; codes; the classes."""
     places = sources.rows(spec, spec.where, path)
     labels = _labels(sources, spec, path)[places]
-    rng = np.random.default_rng(recipe.seed)
+    shot, rng = fixed(recipe.shot), np.random.default_rng(recipe.seed)
     classes = tuple(sorted(set(labels)))
     members = {label: places[labels == label] for label in classes}
     faults = [
-        Fault(path, f"class {label!r} needs at least shot = {recipe.shot} examples.", len(rows))
+        Fault(path, f"class {label!r} needs at least shot = {shot} examples.", len(rows))
         for label, rows in members.items()
-        if len(rows) < recipe.shot
+        if len(rows) < shot
     ]
     if faults:
         raise InputError(faults)
-    chosen = [np.sort(rng.permutation(rows)[: recipe.shot]) for rows in members.values()]
-    codes = torch.arange(len(classes)).repeat_interleave(recipe.shot)
+    chosen = [np.sort(rng.permutation(rows)[:shot]) for rows in members.values()]
+    codes = torch.arange(len(classes)).repeat_interleave(shot)
     return np.concatenate(chosen), codes, classes
 
 
