@@ -4,15 +4,34 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+Count = int | tuple[int, int]  # always this many, or drawn for each episode from low to high
+
 
 class Episode(NamedTuple):
     """One way-class, shot-example problem, or a stack of them along leading dimensions.
 
     The classes are numbered 0..way-1 in an order drawn for the episode; rows go class by class.
     Of a function there are `shot` and `query` points, with numbers (..., n, 1) for labels.
+
+    Where episodes differ in way, shot or query, all have the shapes of the largest. A row with the
+    label -1 is padding: nothing is learned from it, and it scores nothing. A class that no support
+    row is labelled with is not in the episode. The support and the queries have the same classes.
     """
 
     support_x: Tensor  # (..., way * shot, *features)
     support_y: Tensor  # (..., way * shot) int64
     query_x: Tensor  # (..., way * query, *features)
     query_y: Tensor  # (..., way * query) int64
+
+
+def bounds(count: Count) -> tuple[int, int]:
+    """The lowest and the highest."""
+    return (count, count) if isinstance(count, int) else count
+
+
+def fixed(count: Count) -> int:
+    """The number, where there is no choice; raises ValueError."""
+    low, high = bounds(count)
+    if low < high:
+        raise ValueError(f"Episodes must all have one shape here, got {low} to {high}.")
+    return low

@@ -29,7 +29,10 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def indicators(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
-    """One where a row is of a class, else zero: labels (..., n) -> (..., n, n_classes)."""
+    """One where a row is of a class, else zero: labels (..., n) -> (..., n, n_classes).
+
+    A row with the label -1 is of none.
+    """
     # Not `one_hot`, which looks at the values and so can't be mapped.
     return (labels.unsqueeze(-1) == torch.arange(n_classes, device=like.device)).to(like.dtype)
 
@@ -38,6 +41,18 @@ def class_means(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """Mean of the rows of each class: x (..., n, d), labels (..., n) -> (..., n_classes, d)."""
     members = indicators(labels, n_classes, x)
     return (members.transpose(-1, -2) @ x) / members.sum(-2).clamp(min=1).unsqueeze(-1)
+
+
+def possible(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (..., q, c) where a class that none of the labels (..., n) is has no chance at all."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    present = (labels.unsqueeze(-1) == classes).any(-2).unsqueeze(-2)
+    return torch.where(present, logits, impossible(logits))
+
+
+def impossible(like: Tensor) -> float:
+    """The logit of what has no chance: finite, also after division by a temperature of 0.001."""
+    return torch.finfo(like.dtype).min / 1024
 
 
 def unit(x: Tensor) -> Tensor:

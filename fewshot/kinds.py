@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fewshot.functional import possible
 from fewshot.metrics import accuracy, macro_f1, skill
 
 Scores = dict[str, Tensor]
@@ -15,7 +16,11 @@ Scores = dict[str, Tensor]
 class Kind:
     """Functions of predictions (..., q, c) and answers, (..., q) classes or (..., q, c) numbers.
 
-    losses: (..., q), of each query.
+    losses: (..., q), of each query; 0 for padding, for which the others weigh more, so that their
+    mean over all q is that over the real ones.
+    possible: predictions, without what answers (..., n, ...) of the support show to be impossible.
+    null_losses: (...), of the best constant predictor of each episode, from the answers to its
+    queries and the null losses (...) of the tasks that the episodes are of.
     scores: (...), of each episode: `skill`, 0 for knowing nothing and 1 for perfect, and others, of
     which those in `reported` are shown. Their last argument is the null loss, broadcast to (...).
     """
@@ -23,21 +28,32 @@ class Kind:
     name: str
     reported: tuple[str, ...]
     losses: Callable[[Tensor, Tensor], Tensor]
+    possible: Callable[[Tensor, Tensor], Tensor]
+    null_losses: Callable[[Tensor, Tensor], Tensor]
     scores: Callable[[Tensor, Tensor, Tensor], Scores]
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    flat = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-    return flat.view(labels.shape)
+    flat = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=-1)
+    return flat.view(labels.shape) * (labels.shape[-1] / (labels >= 0).sum(-1, keepdim=True))
+
+
+def _n_classes(labels: Tensor) -> Tensor:
+    """(...), of the episodes that queries (..., q) are of: every class has some."""
+    return labels.amax(-1) + 1
+
+
+def _log_n_classes(labels: Tensor, of_tasks: Tensor) -> Tensor:
+    return _n_classes(labels).to(of_tasks.dtype).log()
 
 
 def _of_classes(logits: Tensor, labels: Tensor, null_loss: Tensor) -> Scores:
     del null_loss  # chance is known
-    right = accuracy(logits, labels)
+    right, way = accuracy(logits, labels), _n_classes(labels)
     return {
-        "skill": skill(right, logits.shape[-1]),
+        "skill": skill(right, way),
         "accuracy": right,
-        "f1": macro_f1(logits, labels),
+        "f1": macro_f1(logits, labels, way),
     }
 
 
@@ -50,5 +66,19 @@ def _of_numbers(predicted: Tensor, values: Tensor, null_loss: Tensor) -> Scores:
     return {"skill": 1 - mse / null_loss, "mse": mse}
 
 
-CLASSIFICATION = Kind("classification", ("accuracy", "f1"), _cross_entropies, _of_classes)
-REGRESSION = Kind("regression", ("mse", "skill"), _squared_errors, _of_numbers)
+CLASSIFICATION = Kind(
+    "classification",
+    ("accuracy", "f1"),
+    _cross_entropies,
+    possible,
+    _log_n_classes,
+    _of_classes,
+)
+REGRESSION = Kind(
+    "regression",
+    ("mse", "skill"),
+    _squared_errors,
+    lambda predicted, values: predicted,
+    lambda values, of_tasks: of_tasks,
+    _of_numbers,
+)

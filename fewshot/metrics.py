@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot.functional import indicators
+
 
 class Estimate(NamedTuple):
     """A mean with its standard error over `n` independent observations."""
@@ -36,26 +38,40 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(sum(e.mean for e in estimates) / k, se, sum(e.n for e in estimates))
 
 
-def skill(accuracy: Tensor, way: int) -> Tensor:
+def error_over_tasks(estimates: Sequence[Estimate]) -> float:
+    """Standard error of their mean, taken for a sample of all tasks; a single one has NaN.
+
+    What the tasks' own errors do to their means is in it already.
+    """
+    return estimate(torch.tensor([e.mean for e in estimates])).standard_error
+
+
+def skill(accuracy: Tensor, way: int | Tensor) -> Tensor:
     """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 worse than that."""
     chance = 1.0 / way
     return (accuracy - chance) / (1.0 - chance)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of queries classified right; logits (..., q, c), labels (..., q) -> (...)."""
-    return (logits.argmax(-1) == labels).double().mean(-1)
+    """Share of queries classified right; logits (..., q, c), labels (..., q) -> (...).
+
+    Queries with the label -1 are padding.
+    """
+    right = (logits.argmax(-1) == labels).double().sum(-1)
+    return right / (labels >= 0).sum(-1)
 
 
-def macro_f1(logits: Tensor, labels: Tensor) -> Tensor:
+def macro_f1(logits: Tensor, labels: Tensor, n_classes: int | Tensor | None = None) -> Tensor:
     """Unweighted mean over classes of F1; logits (..., q, c), labels (..., q) -> (...).
 
-    A class that is neither present nor predicted counts as zero, as in scikit-learn with
-    `zero_division=0` over all c classes.
+    Of the c classes the first `n_classes` count, all by default. One that is neither present nor
+    predicted counts as zero, as in scikit-learn with `zero_division=0`. Queries with the label -1
+    are padding.
     """
-    n_classes = logits.shape[-1]
-    predicted = torch.nn.functional.one_hot(logits.argmax(-1), n_classes).double()
-    actual = torch.nn.functional.one_hot(labels, n_classes).double()
+    c = logits.shape[-1]
+    like = logits.double()
+    actual = indicators(labels, c, like)
+    predicted = indicators(logits.argmax(-1), c, like) * (labels >= 0).unsqueeze(-1)
     hits = (predicted * actual).sum(-2)
     total = predicted.sum(-2) + actual.sum(-2)
-    return (2 * hits / total.clamp(min=1)).mean(-1)
+    return (2 * hits / total.clamp(min=1)).sum(-1) / (c if n_classes is None else n_classes)

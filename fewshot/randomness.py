@@ -47,8 +47,9 @@ def integers(key: Tensor, n: int, bound: int) -> Tensor:
 def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:
     """n distinct integers in [0, count), in random order; shape key.shape + (n,).
 
-    count: int64, broadcast against `key`, each at least n. The cost depends on n alone, not on how
-    many there are to choose from (Floyd's algorithm: Bentley and Floyd, CACM 1987).
+    count: int64, broadcast against `key`, each at least 1. Where it is below n, all of its integers
+    come first, and negative ones behind. The cost depends on n alone, not on how many there are to
+    choose from (Floyd's algorithm: Bentley and Floyd, CACM 1987).
     """
     draws = uniform(fold(key, 0), n)
     chosen: list[Tensor] = []
@@ -59,5 +60,6 @@ def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:
             taken = (torch.stack(chosen, -1) == pick.unsqueeze(-1)).any(-1)
             pick = torch.where(taken, last, pick)
         chosen.append(pick)
-    order = uniform(fold(key, 1), n).argsort(-1)
-    return torch.stack(chosen, -1).gather(-1, order)
+    drawn = torch.stack(chosen, -1)
+    order = (uniform(fold(key, 1), n) + (drawn < 0)).argsort(-1)
+    return drawn.gather(-1, order)

@@ -48,7 +48,7 @@ def _task_faults(config: Config) -> list[Fault]:
         faults.append(Fault("tasks", rule))
     if not config.adapts and not config.tasks.train:
         faults.append(Fault("tasks.train", "needs at least one task to learn from."))
-    faults += _number_faults(config)
+    faults += _number_faults(config) + _shape_faults(config)
     tasks = config.all_tasks()
     of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
     if of_rows and not config.datasets:
@@ -60,6 +60,21 @@ def _task_faults(config: Config) -> list[Fault]:
         if isinstance(task, TaskSection) and task.dataset not in config.datasets:
             rule = f"must be one of {', '.join(config.datasets)}."
             faults.append(Fault(f"{place}.dataset", rule, task.dataset))
+    return faults
+
+
+def _shape_faults(config: Config) -> list[Fault]:
+    """Of what is learned from problems that are all of one shape."""
+    shapes, numbers = config.episodes, "regression" in config.kinds
+    where = "tasks have numbers" if numbers else "there is no `learner`"
+    faults = [
+        Fault(f"episodes.{name}", f"must be one number where {where}.", list(count))
+        for name in ("shot", "query", *(() if numbers else ("way",)))
+        if (numbers or config.adapts) and isinstance(count := getattr(shapes, name), tuple)
+    ]
+    if config.kinds == {"regression"} and shapes.way is not None:
+        rule = "is not read where no task has classes."
+        faults.append(Fault("episodes.way", rule, shapes.way, "Take it out."))
     return faults
 
 

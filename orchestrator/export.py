@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from fewshot.episodes import Count
 from fewshot.faults import fault
 from fewshot.models import encoder, transformer
 from fewshot.tasks.files import write_text
@@ -99,7 +100,7 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         if config.adapts
         else f"{shapes.shot} examples of new tasks, whose numbers it tells"
         if config.kinds == {"regression"}
-        else f"{shapes.way}-way {shapes.shot}-shot episodes of new tasks"
+        else f"{_count(shapes.ways())}-way {_count(shapes.shot)}-shot episodes of new tasks"
     )
     lines = [
         f"# {config.name}",
@@ -149,6 +150,10 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _count(count: Count) -> str:
+    return str(count) if isinstance(count, int) else f"{count[0]} to {count[1]}"
 
 
 def _interval(value: Interval, scale: float = 1.0) -> str:

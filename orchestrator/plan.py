@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.schema import Config, DatasetPart, FunctionSection, RangeSection, TaskSection
+from orchestrator.schema import (
+    Config,
+    DatasetPart,
+    FunctionSection,
+    NoiseSection,
+    RangeSection,
+    TaskSection,
+)
 from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Range, SearchSpace
 from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
@@ -96,7 +103,7 @@ def recipe_of(config: Config) -> Recipe:
         learner=Component(name=learner.name, options=learner.options())
         if learner
         else Component(name="student"),
-        way=1 if config.kinds == {"regression"} else shapes.way,
+        way=1 if config.kinds == {"regression"} else shapes.ways(),
         shot=shapes.shot,
         query=shapes.query,
         episodes=shapes.per_task,
@@ -106,6 +113,8 @@ def recipe_of(config: Config) -> Recipe:
         optimizer=config.optimizer,
         teacher=None if config.teacher is None else _dataset(config.teacher),
         seed=config.seed,
+        imbalance=shapes.imbalance,
+        overlap=config.tasks.overlap,
     )
 
 
@@ -135,7 +144,8 @@ def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
             kind=section.kind,
             where=where,
             within=section.within,
-            corrupt=section.corrupt,
+            corrupt="shuffle" if section.corrupt == "shuffle" else None,
+            noise=section.corrupt.noise if isinstance(section.corrupt, NoiseSection) else 0.0,
             query=None if section.query is None else _values(section.query),
             unlabelled=None if section.unlabelled is None else _values(section.unlabelled),
             n_unlabelled=section.n_unlabelled,

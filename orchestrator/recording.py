@@ -282,10 +282,13 @@ def _as_metrics(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _scored(score: Estimate, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with the score beside them, and its standard error where there is one."""
+    """Metrics with the score beside them, and where there is one its standard error over episodes,
+    with the 95 % interval that it makes.
+    """
     found = {**metrics, "score": score.mean}
     if not math.isnan(score.standard_error):
-        found["score_se"] = score.standard_error
+        low, high = score.interval()
+        found |= {"score_se": score.standard_error, "score_low": low, "score_high": high}
     return _as_metrics(found)
 
 

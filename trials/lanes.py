@@ -1,6 +1,7 @@
 """Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from fewshot.functional import Params
-from fewshot.metrics import estimate, mean_of
+from fewshot.metrics import error_over_tasks, estimate, mean_of
 from trials import adam, checkpoint
 from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
 from trials.memory import is_shortage
@@ -289,6 +290,9 @@ class Lanes:
             for s in scores
             for name, values in s.metrics.items()
         }
+        over_tasks = error_over_tasks(list(per_task.values()))
+        if not math.isnan(over_tasks):
+            metrics["score_se_tasks"] = over_tasks
         if lane.step > lane.loss_from:
             metrics["train/loss"] = self._loss_sum[place].item() / (lane.step - lane.loss_from)
         self._loss_sum[place] = 0

@@ -1,6 +1,7 @@
 """The task-learning stage: a learner meta-trained on weighted episodes of many tasks.
 
-L(theta) = sum_i lambda_i * L_i(theta) / L_i^0, L_i^0 the loss of the best constant predictor.
+L(theta) = sum_i lambda_i * mean_e L_ie(theta) / L_ie^0 over the episodes e of each task i, L_ie^0
+the loss of the best constant predictor of the episode.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ class Part:
         return Batch(flat, self.train.drawn_classes(keys, episodes).flatten(1, 2))
 
     def losses(self, params: Params, batch: Batch, hyper: Hyperparameters) -> Tensor:
-        """L_i / L_i^0 of each training task, (t,), on a batch of t * e episodes."""
+        """Mean of L_ie / L_ie^0 for each training task, (t,), on a batch of t * e episodes."""
         assert self.train is not None, "only what is trained has losses"
         episodes, classes = batch
         n_tasks, n_episodes = len(self.train.names), len(episodes.query_y)
@@ -80,8 +81,11 @@ class Part:
             losses = self.learner.meta_losses(params, episodes, hyper)
         else:
             outputs = self.learner.meta_logits(params, episodes, hyper)  # (t * e, q, way)
-            losses = self.train.kind.losses(outputs, episodes.query_y)
-        return losses.view(n_tasks, -1).mean(1) / self._null_losses
+            losses = self.train.kind.losses(outputs, episodes.query_y).mean(1)
+        null_losses = self._null_losses.repeat_interleave(n_episodes // n_tasks)
+        if not isinstance(self.learner, ClassLoss):
+            null_losses = self.train.kind.null_losses(episodes.query_y, null_losses)
+        return (losses / null_losses).view(n_tasks, -1).mean(1)
 
     def episodes(self, stage: Stage) -> Episode:
         """What scores a stage, (t * n, ...); drawn once."""

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot.episodes import fixed
 from fewshot.faults import Fault, InputError
 from fewshot.learners.teacher import fit_logistic
 from fewshot.tasks.datasets import load_dataset
 from trials.adaptation import NewTask, untaught
 from trials.contract import Component, Recipe, Stage, TaskSpec
+from trials.disjoint import shared_rows
 from trials.sources import Sources
 
 
@@ -36,11 +38,20 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
         "test": _queries(sources, test, classes, f"tasks.test.{test.name}.query", half=None),
     }
     rows, answers = queries["test"]
+    learned_from = {f"{path}.where": support}
     task = untaught(validation.name, len(classes), torch.from_numpy(support), codes, queries)
+    if recipe.teacher is not None:
+        unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
+        unlabelled = _sample(unlabelled, validation.n_unlabelled, recipe.seed)
+        learned_from[f"{path}.unlabelled"] = unlabelled
+    scored_by = {f"{path}.query": torch.cat([queries["search"][0], queries["final"][0]]).numpy()}
+    tested_by = {f"tasks.test.{test.name}.query": rows.numpy()}
+    sides = {"train": learned_from, "validation": scored_by, "test": tested_by}
+    if not recipe.overlap and (faults := shared_rows(sides)):
+        raise InputError(faults)
     if recipe.teacher is None:
         return Distilled(task, None, classes)
-    unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
-    transfer = np.concatenate([support, _sample(unlabelled, validation.n_unlabelled, recipe.seed)])
+    transfer = np.concatenate([support, unlabelled])
     features = teacher_features(recipe.teacher, cache)
     logits = teach(recipe.teacher, features, support, codes, len(classes))
     task = replace(task, transfer=torch.from_numpy(transfer), teacher=logits[transfer])
@@ -69,18 +80,18 @@ def _support(
     """Rows of `shot` examples of each class, drawn by the recipe's seed; codes; the classes."""
     places = sources.rows(spec, spec.where, path)
     labels = _labels(sources, spec, path)[places]
-    rng = np.random.default_rng(recipe.seed)
+    shot, rng = fixed(recipe.shot), np.random.default_rng(recipe.seed)
     classes = tuple(sorted(set(labels)))
     members = {label: places[labels == label] for label in classes}
     faults = [
-        Fault(path, f"class {label!r} needs at least shot = {recipe.shot} examples.", len(rows))
+        Fault(path, f"class {label!r} needs at least shot = {shot} examples.", len(rows))
         for label, rows in members.items()
-        if len(rows) < recipe.shot
+        if len(rows) < shot
     ]
     if faults:
         raise InputError(faults)
-    chosen = [np.sort(rng.permutation(rows)[: recipe.shot]) for rows in members.values()]
-    codes = torch.arange(len(classes)).repeat_interleave(recipe.shot)
+    chosen = [np.sort(rng.permutation(rows)[:shot]) for rows in members.values()]
+    codes = torch.arange(len(classes)).repeat_interleave(shot)
     return np.concatenate(chosen), codes, classes
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot.episodes import fixed
 from fewshot.faults import Fault, InputError, fault
 from fewshot.registry import resolve
 from fewshot.tasks.base import Pool
@@ -16,6 +17,7 @@ from fewshot.tasks.functions import FAMILIES, function_pool
 from fewshot.tasks.numbers import number_pool
 from fewshot.tasks.pool import pool
 from trials.contract import Recipe, TaskSpec
+from trials.disjoint import shared_rows
 from trials.sources import Sources
 
 
@@ -73,6 +75,8 @@ def pools_of(
                 pools.setdefault(sort, {})[split] = drawn.to(device)
             except InputError as error:
                 faults += error.faults
+    if rows is not None and not faults and not recipe.overlap:
+        faults = _shared(recipe, rows[0])
     if faults:
         raise InputError(faults)
     shapes = {s.source: p.features for s, by_split in pools.items() for p in by_split.values()}
@@ -81,12 +85,26 @@ def pools_of(
     return pools
 
 
+def _shared(recipe: Recipe, sources: Sources) -> list[Fault]:
+    """What tasks of different splits have in common, whatever they make of it."""
+    sides = {
+        split: {
+            f"tasks.{split}.{spec.name}": sources.offset[spec.dataset]
+            + sources.rows(spec, spec.where, f"tasks.{split}.{spec.name}")
+            for spec in specs
+            if spec.function is None
+        }
+        for split, specs in recipe.tasks.items()
+    }
+    return shared_rows(sides)
+
+
 def _of_functions(recipe: Recipe, specs: Sequence[TaskSpec], split: str) -> Pool:
     return function_pool(
         [spec.name for spec in specs],
         [resolve(FAMILIES, spec.function or "", f"tasks.{split}.{spec.name}") for spec in specs],
-        shot=recipe.shot,
-        query=recipe.query,
+        shot=fixed(recipe.shot),
+        query=fixed(recipe.query),
     )
 
 
@@ -100,7 +118,17 @@ def _of_rows(
     regresses: bool,
 ) -> Pool:
     described = sources.numbers if regresses else sources.task
-    pooled: Callable[..., Pool] = number_pool if regresses else partial(pool, way=recipe.way)
+    pooled: Callable[..., Pool] = (
+        partial(number_pool, shot=fixed(recipe.shot), query=fixed(recipe.query))
+        if regresses
+        else partial(
+            pool,
+            way=recipe.way,
+            shot=recipe.shot,
+            query=recipe.query,
+            imbalance=recipe.imbalance,
+        )
+    )
     tasks: list[Any] = []  # of what `described` makes and `pooled` takes
     faults: list[Fault] = []
     for i, spec in enumerate(specs):
@@ -110,7 +138,7 @@ def _of_rows(
             faults += error.faults
     try:
         if tasks:
-            drawn = pooled(tasks, inputs, shot=recipe.shot, query=recipe.query)
+            drawn = pooled(tasks, inputs)
     except InputError as error:
         faults += [
             Fault(f.path.replace("tasks.", f"tasks.{split}.", 1), f.rule, f.found, f.remedy)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -72,7 +72,7 @@ class Sources:
         return places
 
     def task(self, spec: TaskSpec, path: str, seed: int) -> Task:
-        """The task that `spec` describes; `seed` decides how a shuffled one is shuffled."""
+        """The task that `spec` describes; `seed` decides how a corrupt one is corrupted."""
         places = self.rows(spec, spec.where, path)
         column = self._labels(spec, places, path)
         if column.isna().any():
@@ -84,7 +84,7 @@ class Sources:
             within = self._column(columns, spec.within, f"{path}.within")
             groups = pd.factorize(within, sort=True)[0]
         task = Task(spec.name, places + self.offset[spec.dataset], labels, groups)
-        return task.shuffled(seed) if spec.corrupt == "shuffle" else task
+        return _corrupted(task, spec, seed)
 
     def numbers(self, spec: TaskSpec, path: str, seed: int) -> NumberTask:
         """The same of a task whose label is a number."""
@@ -95,7 +95,7 @@ class Sources:
         if not finite.all():
             raise _unlabelled(f"{path}.label", "must have a finite number in every row.", ~finite)
         task = NumberTask(spec.name, places + self.offset[spec.dataset], values.to_numpy())
-        return task.shuffled(seed) if spec.corrupt == "shuffle" else task
+        return _corrupted(task, spec, seed)
 
     def _labels(self, spec: TaskSpec, places: np.ndarray, path: str) -> "pd.Series[Any]":
         dataset = self.dataset(spec.dataset, f"{path}.dataset")
@@ -112,6 +112,15 @@ class Sources:
                 [Fault(path, f"must be one of {', '.join(map(str, columns.columns))}.", name)]
             )
         return columns[name]
+
+
+_T = TypeVar("_T", Task, NumberTask)
+
+
+def _corrupted(task: _T, spec: TaskSpec, seed: int) -> _T:
+    if spec.noise:
+        return task.noisy(spec.noise, seed)
+    return task.shuffled(seed) if spec.corrupt == "shuffle" else task
 
 
 def _unlabelled(path: str, rule: str, bad: "pd.Series[bool]") -> InputError:

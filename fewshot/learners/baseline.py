@@ -21,7 +21,15 @@ from torch.func import grad
 from torch.nn.functional import log_softmax
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, class_means, linear_params, unit
+from fewshot.functional import (
+    Hyperparameters,
+    Params,
+    class_means,
+    impossible,
+    linear_params,
+    possible,
+    unit,
+)
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
 
@@ -76,12 +84,13 @@ class Baseline:
         head = {_WEIGHT: means} if self._cosine else zeros
 
         def loss(head: Params) -> Tensor:  # the sum, in which no problem's head meets another's
-            return _mean_loss(self._scores(params, head, support), episodes.support_y).sum()
+            logits = possible(self._scores(params, head, support), episodes.support_y)
+            return _mean_loss(logits, episodes.support_y).sum()
 
         for _ in range(self._adapt_steps):
             slope = grad(loss)(head)
             head = {name: head[name] - hyper["lr/adapt"] * slope[name] for name in head}
-        return self._scores(params, head, query)
+        return possible(self._scores(params, head, query), episodes.support_y)
 
     meta_logits = logits
 
@@ -102,7 +111,7 @@ class Baseline:
         logits = self._scores(params, head, embedded)
         n_classes = torch.tensor(self._classes, device=tasks.device)[tasks]  # (b,)
         absent = torch.arange(logits.shape[-1], device=tasks.device) >= n_classes.unsqueeze(-1)
-        lowest = torch.finfo(logits.dtype).min / 2  # not -inf, so that nothing can become NaN
+        lowest = impossible(logits)
         return _mean_loss(torch.where(absent.unsqueeze(1), lowest, logits), labels)
 
 

@@ -28,7 +28,8 @@ class InnerLoop:
 
     def loss(self, moving: Params, resting: Params, x: Tensor, y: Tensor) -> Tensor:
         """Of the parameters in `moving`, and of those in `resting` that are not."""
-        return self.kind.losses(self.model.apply(resting | moving, x), y).mean()
+        predicted = self.kind.possible(self.model.apply(resting | moving, x), y)
+        return self.kind.losses(predicted, y).mean()
 
     def fit(self, params: Params, batches: Iterable[tuple[Tensor, Tensor]], rates: Rates) -> Params:
         """The parameters after a step on each batch: x (n, *features), y (n, ...)."""
@@ -43,7 +44,8 @@ class InnerLoop:
 
         def one(episode: Episode) -> Tensor:
             batches = [(episode.support_x, episode.support_y)] * steps
-            return self.model.apply(self.fit(params, batches, rates), episode.query_x)
+            predicted = self.model.apply(self.fit(params, batches, rates), episode.query_x)
+            return self.kind.possible(predicted, episode.support_y)
 
         found: Tensor = vmap(one)(episodes)
         return found

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, indicators, unit
+from fewshot.functional import Hyperparameters, Params, impossible, indicators, unit
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
 
@@ -42,10 +42,11 @@ class MatchingNet:
         del hyper
         support, query = embed_episodes(self._model, params, episodes)
         cosines = unit(query) @ unit(support).transpose(-1, -2)  # (b, q, s)
-        attention = log_softmax(params[_SCALE].exp() * cosines, -1).unsqueeze(-1)
+        outside = impossible(support)  # not -inf, of which a class without examples would make NaN
+        real = (episodes.support_y >= 0).unsqueeze(1)
+        scores = torch.where(real, params[_SCALE].exp() * cosines, outside)
+        attention = log_softmax(scores, -1).unsqueeze(-1)
         members = indicators(episodes.support_y, self._way, support).unsqueeze(1)
-        # Not -inf, so that a class without examples is as unlikely as can be, and no NaN.
-        outside = torch.finfo(support.dtype).min / 2
         return torch.where(members > 0, attention, outside).logsumexp(-2)
 
     meta_logits = logits

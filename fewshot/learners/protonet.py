@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, class_means, squared_distances
+from fewshot.functional import Hyperparameters, Params, class_means, possible, squared_distances
 from fewshot.learners.embedding import embed_episodes
 from fewshot.models.base import Model
 
@@ -31,6 +31,6 @@ class ProtoNet:
         del hyper
         support, query = embed_episodes(self._model, params, episodes)
         means = class_means(support, episodes.support_y, self._way)
-        return -squared_distances(query, means)
+        return possible(-squared_distances(query, means), episodes.support_y)
 
     meta_logits = logits

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.linalg import solve_ex
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, indicators
+from fewshot.functional import Hyperparameters, Params, indicators, possible
 from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
@@ -76,9 +76,14 @@ class Ridge:
             penalty = params[_PENALTY_OF_NUMBERS].exp()
             weight = ridge(support - middle, episodes.support_y - mean, penalty)
             return mean + (query - middle) @ weight
-        classes = indicators(episodes.support_y, self._way, support)
-        weight = ridge(support, classes, params[_PENALTY].exp())
-        return params[_SCALE].exp() * (query @ weight)
+        labels = episodes.support_y
+        real = (labels >= 0).unsqueeze(-1)
+        # Rows of zeros change nothing but the mean over all rows in which the penalty is measured.
+        share = real.to(support.dtype).mean(1, keepdim=True)
+        classes = indicators(labels, self._way, support)
+        support = torch.where(real, support, 0.0)
+        weight = ridge(support, classes, params[_PENALTY].exp() / share)
+        return possible(params[_SCALE].exp() * (query @ weight), labels)
 
     meta_logits = logits
 
@@ -86,7 +91,7 @@ class Ridge:
 def ridge(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
     """Weights (b, d, c) of the linear map from x (b, n, d) to y (b, n, c).
 
-    penalty: > 0, in units of the mean squared length of the rows of x.
+    penalty: > 0, () or (b, 1, 1), in units of the mean squared length of the rows of x.
     """
     n, d = x.shape[-2:]
     mean_square = x.square().sum(-1).mean(-1)[..., None, None]

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, class_means, squared_distances, unit
+from fewshot.functional import (
+    Hyperparameters,
+    Params,
+    class_means,
+    possible,
+    squared_distances,
+    unit,
+)
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
 
@@ -40,8 +47,10 @@ class SimpleShot:
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
         support, query = embed_episodes(self._model, params, episodes)
-        middle = support.mean(1, keepdim=True)
-        means = class_means(unit(support - middle), episodes.support_y, self._way)
-        return -params[_SCALE].exp() * squared_distances(unit(query - middle), means)
+        labels = episodes.support_y
+        middle = class_means(support, labels.clamp(max=0), 1)  # as if all were of one class
+        means = class_means(unit(support - middle), labels, self._way)
+        distances = squared_distances(unit(query - middle), means)
+        return possible(-params[_SCALE].exp() * distances, labels)
 
     meta_logits = logits

@@ -30,6 +30,14 @@ class NumberTask:
         """The same examples with their numbers permuted: nothing to learn."""
         return replace(self, values=np.random.default_rng(seed).permutation(self.values))
 
+    def noisy(self, share: float, seed: int) -> "NumberTask":
+        """The same examples, a share in [0, 1] of whose numbers is drawn anew from all of them."""
+        rng = np.random.default_rng(seed)
+        wrong = rng.permutation(len(self.values))[: round(share * len(self.values))]
+        values = self.values.copy()
+        values[wrong] = rng.choice(self.values, len(wrong))
+        return replace(self, values=values)
+
 
 @dataclass(frozen=True, eq=False)
 class NumberPool:

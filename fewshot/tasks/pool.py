@@ -1,18 +1,27 @@
-"""A pool of classification tasks, from which episodes of all of them are drawn in one pass."""
+"""A pool of classification tasks, from which episodes of all of them are drawn in one pass.
+
+Way, shot and query are the same in all episodes, or drawn for each. An imbalanced episode draws the
+shots of each of its classes anew, and keeps its queries balanced: the random imbalance of Ochal,
+Patacchiola, Storkey, Vazquez and Wang, "Few-shot learning with class imbalance", IEEE Transactions
+on Artificial Intelligence, 2023.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.episodes import Episode
+from fewshot.episodes import Count, Episode, bounds
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.losses.normalise import null_loss_of_episodes
 from fewshot.randomness import distinct, fold
 from fewshot.tasks.base import episode_keys
+
+Imbalance = Literal["random"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +47,27 @@ class Task:
             labels[members] = labels[rng.permutation(members)]
         return replace(self, labels=labels)
 
+    def noisy(self, share: float, seed: int) -> "Task":
+        """The same examples, a share in [0, 1] of whose labels is drawn anew.
+
+        From the classes of the group, each as likely as the others, the right one among them.
+        """
+        rng = np.random.default_rng(seed)
+        labels = self.labels.copy()
+        for group in np.unique(self.groups):
+            members = np.flatnonzero(self.groups == group)
+            wrong = rng.permutation(members)[: round(share * len(members))]
+            labels[wrong] = rng.choice(np.unique(self.labels[members]), len(wrong))
+        return replace(self, labels=labels)
+
 
 @dataclass(frozen=True, eq=False)
 class TaskPool:
     """Index tables of t tasks with at most g groups, c classes a group and m examples a class.
 
-    Only what episodes can be drawn from is in them: classes of at least shot + query examples, in
-    groups of at least `way` such classes.
+    Only what episodes can be drawn from is in them: classes of at least shot + query examples, as
+    many as an episode can ask for, in groups of at least the lowest `way` of such classes. No
+    episode has more classes than its group.
 
     inputs: (n, *features), shared by all tasks and resident on the device.
     members: (t, g, c, m) int64 rows of `inputs`, padded with zeros behind.
@@ -57,9 +80,10 @@ class TaskPool:
     n_groups: Tensor
     n_classes: Tensor
     n_members: Tensor
-    way: int
-    shot: int
-    query: int
+    way: Count
+    shot: Count
+    query: Count
+    imbalance: Imbalance | None = None
 
     @property
     def kind(self) -> Kind:
@@ -67,8 +91,13 @@ class TaskPool:
 
     @property
     def null_losses(self) -> Tensor:
-        null_loss = null_loss_of_episodes(self.way)
-        return torch.full((len(self.names),), null_loss, device=self.inputs.device)
+        low, high = bounds(self.way)
+        losses = [
+            [null_loss_of_episodes(low, min(high, n)) for n in sizes if n]
+            for sizes in self.n_classes.tolist()
+        ]
+        means = [sum(groups) / len(groups) for groups in losses]
+        return torch.tensor(means, device=self.inputs.device)
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -92,7 +121,8 @@ class TaskPool:
     def drawn_classes(self, keys: Tensor, episodes: int) -> Tensor:
         """What the classes of `draw(keys, episodes)` are: keys (...) -> (..., t, episodes, way).
 
-        Numbers from 0 to the task's `class_counts` - 1, group after group.
+        Numbers from 0 to the task's `class_counts` - 1, group after group; those of classes that an
+        episode does not have mean nothing.
         """
         task = torch.arange(len(self.names), device=keys.device)[:, None]
         group, classes = self._choose(episode_keys(keys, len(task), episodes), task)
@@ -102,22 +132,25 @@ class TaskPool:
     def _choose(self, keys: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """The group (...) of each episode, and its classes (..., way) within the group."""
         group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]
-        return group, distinct(fold(keys, 1), self.n_classes[task, group], self.way)
+        way = bounds(self.way)[1]
+        return group, distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
 
     def _gather(self, keys: Tensor, task: Tensor) -> Episode:
+        way, shot, query = (bounds(n)[1] for n in (self.way, self.shot, self.query))
         group, classes = self._choose(keys, task)
+        n_classes = self.n_classes[task, group]
         task, group = task[..., None], group[..., None]
-        per_class = fold(fold(keys, 2)[..., None], torch.arange(self.way, device=keys.device))
+        per_class = fold(fold(keys, 2)[..., None], torch.arange(way, device=keys.device))
         count = self.n_members[task, group, classes]
-        chosen = distinct(per_class, count, self.shot + self.query)  # (..., way, shot + query)
+        chosen = distinct(per_class, count, shot + query)  # (..., way, shot + query)
         rows = self.members[task[..., None], group[..., None], classes[..., None], chosen]
-        labels = torch.arange(self.way, device=keys.device)
-        support, query = rows[..., : self.shot].flatten(-2), rows[..., self.shot :].flatten(-2)
+        n_shots = fold(per_class, 2) if self.imbalance else fold(keys, 4)[..., None]
+        labels = _first(way, _number(fold(keys, 3), self.way, n_classes))
         return Episode(
-            self.inputs[support],
-            labels.repeat_interleave(self.shot).expand(support.shape),
-            self.inputs[query],
-            labels.repeat_interleave(self.query).expand(query.shape),
+            self.inputs[rows[..., :shot].flatten(-2)],
+            _rows_of(labels, shot, _number(n_shots, self.shot)),
+            self.inputs[rows[..., shot:].flatten(-2)],
+            _rows_of(labels, query, _number(fold(keys, 5)[..., None], self.query)),
         )
 
     def to(self, device: torch.device) -> "TaskPool":
@@ -131,21 +164,53 @@ class TaskPool:
         )
 
 
+def _number(key: Tensor, count: Count, most: Tensor | None = None) -> Tensor:
+    """One of `count` for each key, none of them above `most` of the same shape."""
+    low, high = bounds(count)
+    if low == high:
+        return torch.full_like(key, low)
+    span = torch.full_like(key, high + 1 - low)
+    if most is not None:
+        span = span.minimum(most + 1 - low)
+    return low + distinct(key, span, 1)[..., 0]
+
+
+def _first(n: int, real: Tensor) -> Tensor:
+    """0, 1, ..., n - 1, with -1 for all but the first `real` (...) of them: (..., n)."""
+    numbers = torch.arange(n, device=real.device)
+    return torch.where(numbers < real[..., None], numbers, -1)
+
+
+def _rows_of(labels: Tensor, n: int, real: Tensor) -> Tensor:
+    """Labels (..., way * n) of n rows a class, of which the first `real` (..., way or 1) are not
+    padding."""
+    return torch.where(_first(n, real) < 0, -1, labels[..., None]).flatten(-2)
+
+
 Table = list[list[np.ndarray]]  # rows of a task by group and class
 
 
-def pool(tasks: Sequence[Task], inputs: Tensor, *, way: int, shot: int, query: int) -> TaskPool:
+def pool(
+    tasks: Sequence[Task],
+    inputs: Tensor,
+    *,
+    way: Count,
+    shot: Count,
+    query: Count,
+    imbalance: Imbalance | None = None,
+) -> TaskPool:
     """Index tables of `tasks`, all of whose rows are rows of `inputs`.
 
-    Raises InputError if a task has no group with `way` classes of `shot + query` examples.
+    Raises InputError if a task has no group with `way` classes of `shot + query` examples; of those
+    that are drawn, the lowest way and the highest shot and query.
     """
-    needed = shot + query
+    fewest, needed = bounds(way)[0], bounds(shot)[1] + bounds(query)[1]
     tables = [_table(task) for task in tasks]
-    usable = [_usable(table, way, needed) for table in tables]
+    usable = [_usable(table, fewest, needed) for table in tables]
     faults = [
         Fault(
             f"tasks.{task.name}",
-            f"needs {way} classes with at least shot + query = {needed} examples"
+            f"needs {fewest} classes with at least shot + query = {needed} examples"
             + (" in one group." if len(table) > 1 else "."),
             _described(table, needed),
             "Lower `way`, `shot` or `query`, or give the task more examples.",
@@ -178,6 +243,7 @@ def pool(tasks: Sequence[Task], inputs: Tensor, *, way: int, shot: int, query: i
         way=way,
         shot=shot,
         query=query,
+        imbalance=imbalance,
     )
 
 

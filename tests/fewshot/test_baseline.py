@@ -15,7 +15,7 @@ from fewshot.learners.teacher import fit_logistic
 from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.pool import Task, pool
-from trials.meta_training import MetaTraining
+from trials.meta_training import MetaTraining, Part
 
 RATE = {"lr/adapt": torch.tensor(1.0, dtype=torch.float64)}
 COUNTS = (4, 6)  # classes of two tasks
@@ -152,15 +152,15 @@ def test_a_task_of_weight_zero_changes_nothing_and_losses_are_in_units_of_the_nu
     _, drawn_from = grouped_pool()
     model = MLP(features=(1,), hidden=(4,), n_out=3)
     taught = Baseline(model=model, way=2, classes=COUNTS, cosine=cosine)
-    objective = MetaTraining(taught, drawn_from, 2, {})
+    objective = MetaTraining([Part(taught, drawn_from, {})], 2)
     params = objective.init(0)
-    batch = objective.batch(torch.tensor([3]), torch.tensor([0]))
+    (batch,) = objective.batch(torch.tensor([3]), torch.tensor([0]))
     one = type(batch)(Episode(*(part[0] for part in batch.episodes)), batch.classes[0])
     spoiled = one.episodes._replace(support_x=one.episodes.support_x.clone())
     spoiled.support_x[2:] += 7.0  # the episodes of the second task
     weights = torch.tensor([1.0, 0.0])
     for episodes in (one.episodes, spoiled):
-        slope = grad(objective.loss)(params, one._replace(episodes=episodes), {}, weights)
+        slope = grad(objective.loss)(params, (one._replace(episodes=episodes),), {}, weights)
         assert slope["classes.weight"][1].abs().max() == 0
         if episodes is one.episodes:
             expected = slope
@@ -169,4 +169,4 @@ def test_a_task_of_weight_zero_changes_nothing_and_losses_are_in_units_of_the_nu
     if not cosine:  # a classifier that knows nothing has a loss of 1
         ignorant = params | {name: 0 * params[name] for name in ("classes.weight", "classes.bias")}
         even = torch.tensor([0.5, 0.5])
-        assert objective.loss(ignorant, one, {}, even).item() == pytest.approx(1.0)
+        assert objective.loss(ignorant, (one,), {}, even).item() == pytest.approx(1.0)

@@ -45,6 +45,51 @@ def test_numbers_are_scored_by_the_variance_that_is_explained(rng):
     assert perfect["mse"].eq(0).all()
 
 
+class TestPadding:
+    """Problems of 2 and of 4 classes, in the shape of 4 with 3 queries of each."""
+
+    @pytest.fixture
+    def problems(self, rng):
+        logits = torch.randn(2, 12, 4, generator=rng, dtype=torch.float64)
+        labels = torch.arange(4).repeat_interleave(3).repeat(2, 1)
+        labels[0, 6:] = -1
+        labels[0, 2] = -1
+        support = torch.tensor([[0, 1, -1, -1], [0, 1, 2, 3]])
+        return CLASSIFICATION.possible(logits, support), labels
+
+    @pytest.fixture
+    def small(self, problems):
+        """The first as it is without padding."""
+        logits, labels = problems
+        real = labels[0] >= 0
+        return logits[:1, real, :2], labels[:1, real]
+
+    def test_the_mean_loss_is_that_of_the_real_queries(self, problems, small):
+        losses = CLASSIFICATION.losses(*problems)
+        assert losses[0, [2, *range(6, 12)]].eq(0).all()
+        assert_close(losses.mean(-1)[:1], CLASSIFICATION.losses(*small).mean(-1))
+        assert_close(losses.mean(-1)[1:], CLASSIFICATION.losses(*(p[1:] for p in problems)).mean(1))
+
+    def test_an_absent_class_takes_no_probability(self, problems, small):
+        chances = problems[0].softmax(-1)[0]
+        assert chances[:, 2:].eq(0).all()
+        assert_close(chances[problems[1][0] >= 0, :2], small[0][0].softmax(-1))
+
+    def test_scores_are_those_of_the_real_queries_and_classes(self, problems, small):
+        scores = CLASSIFICATION.scores(*problems, torch.ones(2))
+        for name, value in CLASSIFICATION.scores(*small, torch.ones(1)).items():
+            assert_close(scores[name][:1], value)
+
+    def test_the_null_loss_is_that_of_the_classes_that_there_are(self, problems):
+        found = CLASSIFICATION.null_losses(problems[1], torch.zeros(2, dtype=torch.float64))
+        assert_close(found, torch.tensor([2.0, 4.0], dtype=torch.float64).log())
+
+
+def test_the_null_loss_of_numbers_is_their_tasks():
+    of_tasks = torch.tensor([2.0, 3.0])
+    assert torch.equal(REGRESSION.null_losses(torch.zeros(2, 4, 1), of_tasks), of_tasks)
+
+
 @pytest.mark.parametrize("kind", [CLASSIFICATION, REGRESSION], ids=lambda kind: kind.name)
 def test_what_is_reported_is_scored(kind):
     answers = (

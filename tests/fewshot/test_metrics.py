@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot.metrics import Estimate, accuracy, estimate, macro_f1, mean_of, skill
+from fewshot.metrics import (
+    Estimate,
+    accuracy,
+    error_over_tasks,
+    estimate,
+    macro_f1,
+    mean_of,
+    skill,
+)
 
 
 def scored(labels, predictions, n_classes):
@@ -66,6 +74,18 @@ class TestClassification:
             expected = torch.stack([metric(lane, labels) for lane in logits])
             torch.testing.assert_close(metric(logits, labels), expected)
 
+    def test_padded_queries_do_not_count(self):
+        logits = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
+        labels = torch.randint(4, (3, 8), generator=torch.Generator().manual_seed(1))
+        padded = torch.cat([logits[:, :5], torch.ones(3, 2, 4), logits[:, 5:]], 1)
+        with_none = torch.cat([labels[:, :5], torch.full((3, 2), -1), labels[:, 5:]], 1)
+        for metric in (accuracy, macro_f1):
+            torch.testing.assert_close(metric(padded, with_none), metric(logits, labels))
+
+    def test_macro_f1_is_the_mean_over_the_classes_that_there_are(self):
+        logits, labels = scored([0, 0, 1, 1], [0, 0, 0, 1], 5)
+        assert macro_f1(logits, labels, 2).item() == pytest.approx((0.8 + 2 / 3) / 2)
+
     @pytest.mark.parametrize("way", [2, 5, 20])
     def test_skill_is_zero_at_chance_and_one_when_perfect(self, way):
         assert skill(torch.tensor(1 / way), way).item() == pytest.approx(0, abs=1e-6)
@@ -96,6 +116,21 @@ class TestEstimate:
         assert made.mean == pytest.approx(0.4)
         assert made.standard_error == pytest.approx(0.025)
         assert made.n == 1010
+
+    def test_the_error_over_tasks_is_that_of_their_means(self):
+        means = np.array([0.2, 0.5, 0.9])
+        found = error_over_tasks([Estimate(mean, 0.01, 10) for mean in means])
+        assert found == pytest.approx(means.std(ddof=1) / math.sqrt(3))
+        assert math.isnan(error_over_tasks([Estimate(0.2, 0.01, 10)]))
+
+    def test_the_error_over_tasks_is_right_whatever_the_episodes_add(self):
+        """Means of few noisy episodes of tasks that differ: what is found is how they scatter."""
+        rng = torch.Generator().manual_seed(0)
+        tasks = torch.randn(2000, 8, 1, generator=rng)
+        episodes = tasks + 2 * torch.randn(2000, 8, 5, generator=rng)
+        rows = [[estimate(task) for task in row] for row in episodes]
+        found = np.mean([error_over_tasks(row) ** 2 for row in rows])
+        assert found == pytest.approx(np.var([mean_of(row).mean for row in rows]), rel=0.1)
 
     def test_mean_of_one_is_that_one(self):
         one = Estimate(0.2, 0.03, 10)

@@ -1,5 +1,7 @@
 """Episodes of pools: what they are made of, and that each is a function of its key alone."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,85 @@ class TestGroups:
         assert of_row.unique().tolist() == [0, 1]
 
 
+class TestUnlikeShapes:
+    @pytest.fixture
+    def only(self):
+        """Five classes in one group, three in another: no episode of the latter has more."""
+        return task("only", [9] * 8, groups=[0] * 5 + [1] * 3)
+
+    @pytest.fixture
+    def made(self, only):
+        return pool([only], inputs(72), way=(2, 4), shot=(1, 3), query=(2, 4))
+
+    @pytest.fixture
+    def drawn(self, made):
+        """600 episodes, (600, ...)."""
+        return [part.flatten(0, 2) for part in made.draw(keys(600), 1)]
+
+    @staticmethod
+    def counts(labels):
+        """Rows (n, 4) of each class."""
+        return (labels[:, :, None] == torch.arange(4)).sum(1)
+
+    def test_have_the_shapes_of_the_largest(self, drawn):
+        assert [part.shape[1] for part in drawn] == [12, 12, 16, 16]
+
+    def test_are_drawn_from_low_to_high_each_as_often(self, only, drawn):
+        support_x, support_y, _, query_y = drawn
+        shots, queries = self.counts(support_y), self.counts(query_y)
+        for counts, low, high in ((shots, 1, 3), (queries, 2, 4)):
+            found = counts[:, 0].bincount()[low:]
+            assert len(found) == high - low + 1
+            assert (found - 200).abs().max() < 60
+            present = counts > 0
+            assert torch.equal(counts, counts[:, :1] * present), "all classes have as many"
+            assert torch.equal(present, shots > 0), "support and queries have the same classes"
+        ways = (shots > 0).sum(1)
+        in_second = classes_of(only, support_x)[:, 0] >= 5
+        assert ways[in_second].unique().tolist() == [2, 3]
+        assert ways[~in_second].unique().tolist() == [2, 3, 4]
+
+    def test_the_classes_that_there_are_come_first(self, drawn):
+        present = self.counts(drawn[1]) > 0
+        assert torch.equal(present, present.long().cummin(1).values.bool())
+
+    def test_the_rows_of_a_class_are_of_one_class_and_never_twice(self, only, drawn):
+        support_x, support_y, query_x, query_y = drawn
+        x, y = torch.cat([support_x, query_x], 1), torch.cat([support_y, query_y], 1)
+        of_rows = classes_of(only, x)
+        for rows, classes, labels in zip(x[..., 0], of_rows, y, strict=True):
+            real = labels >= 0
+            assert rows[real].unique().numel() == real.sum()
+            pairs = {*zip(labels[real].tolist(), classes[real].tolist(), strict=True)}
+            assert len(pairs) == len({c for _, c in pairs}) == labels.max() + 1
+
+    def test_with_imbalance_the_shots_of_each_class_are_its_own(self, only):
+        made = pool([only], inputs(72), way=3, shot=(1, 4), query=2, imbalance="random")
+        _, support_y, _, query_y = (part.flatten(0, 2) for part in made.draw(keys(400), 1))
+        shots = self.counts(support_y)[:, :3]
+        assert (shots.flatten().bincount()[1:] - 300).abs().max() < 80
+        assert (shots[:, 0] == shots[:, 1]).double().mean() == pytest.approx(1 / 4, abs=0.08)
+        assert self.counts(query_y)[:, :3].eq(2).all(), "queries stay balanced"
+
+    def test_an_episode_is_the_same_alone_as_among_others(self, only, made):
+        other = task("other", [9] * 3, first=72)
+        beside = pool([only, other], inputs(99), way=(2, 4), shot=(1, 3), query=(2, 4))
+        alone, among = made.draw(keys(20)[7], 2), beside.draw(keys(20), 5)
+        assert all(torch.equal(a[0], b[7, 0, :2]) for a, b in zip(alone, among, strict=True))
+
+    def test_the_null_loss_of_a_task_is_the_mean_over_its_episodes(self, made, drawn):
+        ways = (self.counts(drawn[1]) > 0).sum(1)
+        # Groups are drawn as often: one has 2 to 4 classes an episode, the other 2 or 3.
+        logs = [math.log(n) for n in (2, 3, 4)]
+        assert made.null_losses.item() == pytest.approx(sum(logs) / 6 + sum(logs[:2]) / 4)
+        assert ways.double().log().mean().item() == pytest.approx(made.null_losses.item(), abs=0.04)
+
+    def test_a_task_needs_the_fewest_classes_of_the_most_examples(self, only):
+        pool([only], inputs(72), way=(5, 20), shot=(1, 5), query=4)
+        with pytest.raises(InputError, match=r"5 classes .* shot \+ query = 10"):
+            pool([only], inputs(72), way=(5, 20), shot=(1, 6), query=4)
+
+
 class TestIndependence:
     @pytest.fixture
     def first(self):
@@ -149,6 +230,36 @@ class TestShuffled:
         before = grouped.labels.copy()
         grouped.shuffled(0)
         assert np.array_equal(grouped.labels, before)
+
+
+class TestNoisy:
+    @pytest.fixture
+    def grouped(self):
+        return task("grouped", [200, 300, 250, 450], groups=[0, 0, 1, 1])
+
+    @pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+    def test_a_share_of_the_labels_is_any_of_the_groups(self, grouped, share):
+        noisy = grouped.noisy(share, 0)
+        for group in (0, 1):
+            members = grouped.groups == group
+            before, after = grouped.labels[members], noisy.labels[members]
+            assert set(after) == set(before)
+            # Two classes: half of what is drawn is what it was.
+            assert (after != before).mean() == pytest.approx(share / 2, abs=0.05)
+
+    def test_with_all_labels_drawn_the_classes_are_alike(self, grouped):
+        noisy = grouped.noisy(1.0, 0)
+        assert np.bincount(noisy.labels) == pytest.approx([250, 250, 350, 350], abs=50)
+
+    def test_keeps_all_but_the_labels(self, grouped):
+        noisy = grouped.noisy(0.5, 0)
+        assert np.array_equal(noisy.rows, grouped.rows)
+        assert np.array_equal(noisy.groups, grouped.groups)
+        assert grouped.labels.tolist() == sorted(grouped.labels), "the original is as it was"
+
+    def test_hangs_on_its_seed_alone(self, grouped):
+        assert np.array_equal(grouped.noisy(0.5, 3).labels, grouped.noisy(0.5, 3).labels)
+        assert not np.array_equal(grouped.noisy(0.5, 3).labels, grouped.noisy(0.5, 4).labels)
 
 
 class TestFaults:

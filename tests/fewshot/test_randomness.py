@@ -113,6 +113,12 @@ class TestDistinct:
         drawn = distinct(keys(50), torch.tensor(4), 4)
         assert drawn.sort(-1).values.tolist() == [[0, 1, 2, 3]] * 50
 
+    def test_of_more_than_there_are_takes_each_first_and_then_none(self):
+        drawn = distinct(fold(torch.tensor(3), torch.arange(500)), torch.tensor(3), 5)
+        assert (drawn[:, 3:] < 0).all()
+        assert (drawn[:, :3].sort(-1).values == torch.arange(3)).all()
+        assert drawn[:, 0].bincount().min() > 120, "in any order"
+
     def test_takes_each_index_equally_often_at_each_place(self):
         drawn = distinct(keys(6000), torch.tensor(5), 3)
         for place in range(3):

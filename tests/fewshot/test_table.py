@@ -156,6 +156,14 @@ class TestPool:
         assert sorted(after.values) == sorted(before.values)
         assert abs(np.corrcoef(before.values, after.values)[0, 1]) < 0.5
 
+    def test_a_share_of_noisy_numbers_is_any_of_them(self):
+        before = NumberTask("t", np.arange(1000), np.arange(1000.0))
+        after = before.noisy(0.3, 1)
+        assert (after.values != before.values).mean() == pytest.approx(0.3, abs=0.01)
+        assert set(after.values) <= set(before.values)
+        assert np.array_equal(after.rows, before.rows)
+        assert np.array_equal(after.values, before.noisy(0.3, 1).values)
+
     def test_too_few_examples_and_numbers_all_alike_are_named_at_once(self):
         with pytest.raises(InputError) as caught:
             pool_of(task("few", 4), task("flat", 9, scale=0.0), task("vast", 9, scale=1e30))

@@ -171,6 +171,40 @@ def test_functions_need_no_word_about_datasets() -> None:
     assert parse(changed(FUNCTIONS | {"datasets": ...})).datasets == {}
 
 
+def test_episodes_may_differ_in_shape(tmp_path: Path) -> None:
+    shapes = {"way": [3, 5], "shot": [1, 4], "query": 6, "imbalance": "random"}
+    config = parse(changed({"episodes": shapes}))
+    assert load_config(written(tmp_path, dump(config))) == config
+    recipe = plan_of(config).recipe
+    assert (recipe.way, recipe.shot, recipe.query) == ((3, 5), (1, 4), 6)
+    assert (recipe.max_way, recipe.imbalance) == (5, "random")
+
+
+def test_a_number_of_classes_is_five_unless_it_is_given() -> None:
+    assert plan_of(parse(SMALL)).recipe.way == 5
+
+
+def test_a_new_task_to_distil_has_one_shape() -> None:
+    teacher = {"learner": ..., "teacher": {"source": "glyphs"}, "tasks.train": []}
+    space = {"lr/adapt": 0.1, "distill/temperature": 2.0, "distill/soft_weight": 0.5}
+    (fault,) = faults(teacher | {"space": space, "episodes.shot": [1, 5]})
+    assert (fault.path, fault.found) == ("episodes.shot", [1, 5])
+
+
+def test_labels_may_be_shuffled_or_noisy(tmp_path: Path) -> None:
+    changes = {"tasks.train.0.corrupt": "shuffle", "tasks.train.1.corrupt": {"noise": 0.3}}
+    config = parse(changed(changes))
+    assert load_config(written(tmp_path, dump(config))) == config
+    tasks = plan_of(config).recipe.tasks["train"]
+    assert [(t.corrupt, t.noise) for t in tasks] == [("shuffle", 0), ("shuffle", 0), (None, 0.3)]
+
+
+@pytest.mark.parametrize("share", [0, 1.5, "x"])
+def test_a_share_of_noise_is_above_0_and_at_most_1(share) -> None:
+    (fault,) = faults({"tasks.train.1.corrupt": {"noise": share}})
+    assert fault.path == "tasks.train.1.corrupt.noise"
+
+
 LINE = {"function": "line"}
 ROWS = {"name": "r", "dataset": "glyphs", "label": "character"}
 
@@ -188,6 +222,9 @@ ROWS = {"name": "r", "dataset": "glyphs", "label": "character"}
         ({"tasks.test": [LINE | {"group": "g"}]}, "tasks.test.0.group", "for training tasks"),
         ({"learner.name": "protonet", "space": {"lr/outer": 0.1}}, "learner.name", "to learn numb"),
         ({"datasets": SMALL["datasets"]}, "datasets", "not read"),
+        ({"episodes.way": 5}, "episodes.way", "not read"),
+        ({"episodes.way": [2, 5]}, "episodes.way", "not read"),
+        ({"episodes.shot": [1, 5]}, "episodes.shot", "one number where tasks have numbers"),
         ({"learner.first_ordre": True}, "learner.first_ordre", "is not an option of maml"),
         (
             {"learner": {"name": "fomaml", "first_order": False}},
@@ -373,6 +410,16 @@ WRONG = [
     ("episodes", 3, "mapping"),
     ("episodes.way", -1, "at least 2"),
     ("episodes.shot", 0, "above 0"),
+    ("episodes.way", [1, 5], "at least 2"),
+    ("episodes.way", [5], "two: [low, high]"),
+    ("episodes.way", [5, 3], "lower end first"),
+    ("episodes.shot", [2, 2], "lower end first"),
+    ("episodes.query", [1, 2.5], "whole number"),
+    ("episodes.query", "5", "whole number"),
+    ("episodes.shot", True, "whole number"),
+    ("episodes.imbalance", "random", "needs shots to draw"),
+    ("tasks.train.1.corrupt", "noise", "must be 'shuffle', or {noise: ..}"),
+    ("tasks.overlap", 1, "true or false"),
     ("datasets", [], "mapping"),
     ("datasets.glyphs", "glyphs", "mapping"),
     ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, table, text"),

@@ -109,7 +109,8 @@ class TestWhatIsToBeSeen:
             for step in (10, 20)
         ]
         assert set(run.data.metrics) == {
-            *("score", "score_se", "train/loss", "val/greek/accuracy", "val/korean/accuracy")
+            *("score", "score_se", "score_low", "score_high"),
+            *("train/loss", "val/greek/accuracy", "val/korean/accuracy"),
         }
         assert run.data.params["log10_lr/outer"] == "-1.0000"
         assert run.data.params["lambda/cyrillic"] == "1"
@@ -208,7 +209,7 @@ class TestAgain:
         assert made.drain(timeout=60)
         made.close()
         assert runs(home)["demo/search-0000"].info.status == "FINISHED"
-        assert points(home) == 5 + 1 + 2 * 4
+        assert points(home) == 7 + 1 + 2 * 6
 
     def test_runs_that_were_deleted_are_told_anew(self, home: Path, folder: Path) -> None:
         record(folder, tracking_uri(home))
@@ -323,7 +324,7 @@ class TestTrouble:
             "trial": {"FINISHED": 8},
             "adaptation": {"FINISHED": 16},
         }
-        assert points(home) == 8 * 2 * 5 + 16 * 4 + 8 + 1
+        assert points(home) == 8 * 2 * 7 + 16 * 6 + 8 + 1
 
     @pytest.mark.slow
     def test_a_server_that_comes_up_late_is_told_everything(

@@ -23,13 +23,18 @@ tasks = st.builds(
     where=rows,
     within=st.none() | names,
     corrupt=st.sampled_from([None, "shuffle"]),
+    noise=st.floats(0, 1),
     query=st.none() | rows,
     unlabelled=st.none() | rows,
     n_unlabelled=st.none() | st.integers(0, 1000),
 )
 some_tasks = st.lists(tasks, max_size=2).map(tuple)
+counts = st.integers(1, 9) | st.tuples(st.integers(1, 4), st.integers(5, 9))
 recipes = st.builds(
     Recipe,
+    way=counts,
+    shot=counts,
+    query=counts,
     datasets=st.dictionaries(names, components, max_size=2),
     tasks=st.fixed_dictionaries(dict.fromkeys(("train", "validation", "test"), some_tasks)),
     teacher=st.none() | components,
@@ -79,6 +84,8 @@ OTHERS = {
     "batch": 1,
     "teacher": Component(name="text"),
     "seed": 1,
+    "imbalance": "random",
+    "overlap": True,
 }
 
 
@@ -132,4 +139,4 @@ class TestFingerprint:
         assert one.fingerprint() == other.fingerprint()
 
     def test_is_the_same_in_every_process(self):
-        assert RECIPE.fingerprint() == "f3ba745c8f85"
+        assert RECIPE.fingerprint() == "a4c3384623cd"

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -202,6 +203,17 @@ class TestEveryProgram:
             else:
                 accuracy, chance = report.metrics[f"val/{task}/accuracy"], 1 / spec.recipe.way
                 assert estimate.mean == pytest.approx((accuracy - chance) / (1 - chance))
+
+    def test_the_score_has_its_error_over_episodes_and_over_tasks(self, case, tmp_path):
+        spec = case.spec(0)
+        report = drive(case.program(tmp_path), [spec])[spec.key].reports[-1]
+        means, errors, _ = zip(*report.per_task.values(), strict=True)
+        assert report.score.standard_error == pytest.approx(math.hypot(*errors) / len(errors))
+        if len(means) == 1:
+            assert "score_se_tasks" not in report.metrics
+        else:
+            expected = np.std(means, ddof=1) / math.sqrt(len(means))
+            assert report.metrics["score_se_tasks"] == pytest.approx(expected)
 
     def test_the_searched_weights_never_enter_the_score(self, case, tmp_path):
         """At a rate of zero both trials keep the parameters that their seed gave them."""
