@@ -30,7 +30,7 @@ CASES = {
 
 
 def test_every_model_is_tried():
-    assert CASES.keys() == MODELS.keys()
+    assert CASES.keys() | {"transformer"} == MODELS.keys()  # it has a file of its own
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from fewshot.conformance.models import ModelLaws
 from fewshot.faults import InputError
 from fewshot.models.encoder import tokenize
 from fewshot.models.transformer import Transformer, save_pretrained
@@ -35,6 +36,12 @@ def ids(tiny, tmp_path_factory) -> torch.Tensor:
 @pytest.fixture
 def params(model):
     return model.init(torch.Generator().manual_seed(0))
+
+
+class TestATransformer(ModelLaws):
+    @pytest.fixture
+    def tried(self, model, ids):
+        return model, ids
 
 
 @pytest.fixture
