@@ -57,6 +57,7 @@ class Baseline:
         cosine: bool = False,
     ) -> None:
         self._model, self._way, self._classes = model, way, tuple(classes)
+        self._counts = torch.tensor(self._classes, dtype=torch.int64)
         self._adapt_steps, self._cosine = adapt_steps, cosine
 
     def init(self, generator: torch.Generator) -> Params:
@@ -109,7 +110,8 @@ class Baseline:
         labels = torch.where(drawn < 0, -1, classes.gather(1, drawn.clamp(min=0)))
         head = {name: params[name][tasks] for name in (_WEIGHT, _BIAS) if name in params}
         logits = self._scores(params, head, embedded)
-        n_classes = torch.tensor(self._classes, device=tasks.device)[tasks]  # (b,)
+        self._counts = self._counts.to(tasks.device)  # copied in the first step alone
+        n_classes = self._counts[tasks]  # (b,)
         absent = torch.arange(logits.shape[-1], device=tasks.device) >= n_classes.unsqueeze(-1)
         lowest = impossible(logits)
         return _mean_loss(torch.where(absent.unsqueeze(1), lowest, logits), labels)
