@@ -84,6 +84,7 @@ OTHERS = {
     "batch": 1,
     "teacher": Component(name="text"),
     "seed": 1,
+    "optimizer": "sgd",
     "imbalance": "random",
     "overlap": True,
 }

@@ -133,7 +133,8 @@ def test_images_may_have_numbers_too(tmp_path):
     """Rows of any dataset; only those of tables have features to be scaled."""
     case = protonet(tmp_path)
     number = TaskSpec(name="which", dataset="scripts", label="character", kind="regression")
-    recipe = replace(case.recipe, tasks={**case.recipe.tasks, "train": (number,)})
+    tasks = {**case.recipe.tasks, "train": (number,)}
+    recipe = replace(case.recipe, tasks=tasks, overlap=True)
     assert list(sorts(recipe)) == [Sort(False, "rows"), Sort(True, "rows")]
     pools = pools_of(recipe, case.cache, CPU)
     assert pools[Sort(True, "rows")]["train"].sizes == {"which": 360}
