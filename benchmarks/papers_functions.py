@@ -27,8 +27,9 @@ from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.tasks.functions import FAMILIES, function_pool
 from orchestrator.selection import Interval, interval
-from trials.build import build, learner
+from trials.build import build
 from trials.contract import Component, Recipe, TaskSpec, TrialSpec
+from trials.parts import learner
 
 Row = dict[str, object]
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import Estimate
 
 Outcome = Literal["complete", "stopped", "failed"]
 Stage = Literal["search", "final", "test"]
+WeightsAs = Literal["loss", "sampling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,9 @@ class Recipe:
     validation_episodes: int  # per validation task
     test_episodes: int  # per test task
     batch: int = 0  # examples per step, of adaptation programs
-    teacher: Component | None = None
+    teacher: Component | None = None  # see trials.teachers
+    distillation: Distillation = HINTON
+    weights_as: WeightsAs = "loss"  # what the task weights weigh, losses or draws of episodes
     seed: int = 0  # of the episodes that score: the same for every trial
 
     @property
@@ -122,6 +126,9 @@ def _recipe(data: dict[str, Any]) -> Recipe:
     data["tasks"] = {split: tuple(map(task, parts)) for split, parts in data["tasks"].items()}
     for part in ("model", "learner", "teacher"):
         data[part] = component(data[part])
+    soft = data["distillation"]
+    soft["decoupled"] = soft["decoupled"] and tuple(soft["decoupled"])
+    data["distillation"] = Distillation(**soft)
     return Recipe(**data)
 
 

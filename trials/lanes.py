@@ -202,8 +202,9 @@ class Lanes:
     def _step(self, n: int) -> None:
         params = _rows(self._params, n)
         hyper = _rows(self._hyper, n)
-        batch = self._objective.batch(self._seeds[:n], self._steps[:n])
-        grads, losses = self._gradient(params, batch, hyper, self._weights[:n])
+        weights = self._weights[:n]
+        batch = self._objective.batch(self._seeds[:n], self._steps[:n], weights)
+        grads, losses = self._gradient(params, batch, hyper, weights)
         self._steps[:n] += 1
         self._loss_sum[:n] += losses
         moments = adam.Moments(_rows(self._moments.first, n), _rows(self._moments.second, n))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from fewshot.learners.base import Learner
+from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
@@ -60,3 +60,9 @@ REGRESSORS = frozenset({"maml", "fomaml", "anil", "meta_sgd", "reptile", "ridge"
 # Those that are trained to tell all classes of a training task apart; they take `classes`, the
 # number of each task's.
 CLASSIFIERS = frozenset({"baseline", "baseline_pp"})
+
+
+def has_own_loss(name: str) -> bool:
+    """Whether it is by a loss of its own that the learner is trained; known without building it."""
+    made = LEARNERS[name]
+    return isinstance(getattr(made, "func", made), OwnLoss | ClassLoss)

@@ -61,6 +61,10 @@ class TaskPool:
     shot: int
     query: int
 
+    def by_row(self) -> "TaskPool":
+        """The same episodes, with the places of the examples in `inputs` in place of them."""
+        return replace(self, inputs=torch.arange(len(self.inputs), device=self.inputs.device))
+
     @property
     def kind(self) -> Kind:
         return CLASSIFICATION
@@ -87,15 +91,14 @@ class TaskPool:
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
         task = torch.arange(len(self.names), device=keys.device)
-        return self._gather(episode_keys(keys, len(task), episodes), task[:, None])
+        return self.draw_of(episode_keys(keys, len(task), episodes), task[:, None])
 
-    def drawn_classes(self, keys: Tensor, episodes: int) -> Tensor:
-        """What the classes of `draw(keys, episodes)` are: keys (...) -> (..., t, episodes, way).
+    def classes_of(self, keys: Tensor, task: Tensor) -> Tensor:
+        """What the classes of `draw_of(keys, task)` are, (..., way).
 
         Numbers from 0 to the task's `class_counts` - 1, group after group.
         """
-        task = torch.arange(len(self.names), device=keys.device)[:, None]
-        group, classes = self._choose(episode_keys(keys, len(task), episodes), task)
+        group, classes = self._choose(keys, task)
         before = self.n_classes.cumsum(1) - self.n_classes
         return before[task, group].unsqueeze(-1) + classes
 
@@ -104,7 +107,8 @@ class TaskPool:
         group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]
         return group, distinct(fold(keys, 1), self.n_classes[task, group], self.way)
 
-    def _gather(self, keys: Tensor, task: Tensor) -> Episode:
+    def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
+        """An episode of the task (...) for each key (...)."""
         group, classes = self._choose(keys, task)
         task, group = task[..., None], group[..., None]
         per_class = fold(fold(keys, 2)[..., None], torch.arange(self.way, device=keys.device))
