@@ -57,7 +57,7 @@ def ours(learner: Learner, train: Pool, episodes: int, lanes: int = 1) -> Step:
     steps = torch.zeros(lanes, dtype=torch.int64)
 
     def step() -> None:
-        batch = objective.batch(seeds, steps)
+        batch = objective.batch(seeds, steps, weights)
         grads, _ = gradient(params, batch, hyper, weights)
         steps.add_(1)
         adam.update_(params, grads, moments, steps, hyper["lr/outer"])

@@ -23,8 +23,9 @@ from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.tasks.functions import FAMILIES, function_pool
 from orchestrator.selection import interval
-from trials.build import build, learner
+from trials.build import build
 from trials.contract import Component, Recipe, TaskSpec, TrialSpec
+from trials.parts import learner
 
 PROBLEM = "maml_sinusoid_k10"
 VARIANTS = ("maml", "fomaml", "anil", "meta_sgd")

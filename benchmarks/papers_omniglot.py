@@ -61,7 +61,7 @@ def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
     seeds, weights = torch.tensor([seed]), torch.ones(1, 1)
     begun, steps = time.process_time(), 0
     while (used := (time.process_time() - begun) / seconds) < 1:
-        batch = objective.batch(seeds, torch.tensor([steps]))
+        batch = objective.batch(seeds, torch.tensor([steps]), weights)
         grads, _ = gradient(params, batch, {}, weights)
         steps += 1
         rate = torch.tensor([RATE * (1 - used)])

@@ -19,7 +19,7 @@ from fewshot.functional import Params
 from fewshot.metrics import skill
 from trials.build import PROGRAMS
 from trials.contract import Recipe
-from trials.meta_training import MetaTraining, Part
+from trials.meta_training import Batch, MetaTraining, Part
 
 # Steps whose episodes are drawn in one go.
 _AHEAD = 16
@@ -60,7 +60,9 @@ class PlainTrial:
         for rung in rungs:
             while step < rung:
                 steps = torch.arange(step, min(step + _AHEAD, rung))
-                drawn = objective.batch(torch.full_like(steps, seed), steps)
+                drawn = objective.batch(
+                    torch.full_like(steps, seed), steps, weights.expand(len(steps), -1)
+                )
                 for i in range(len(steps)):
                     adam.zero_grad()
                     self._loss(params, _row(drawn, i), hyper, weights).backward()
@@ -104,9 +106,9 @@ def _maml_loss(part: Part, recipe: Recipe) -> Loss:
     inner_steps = int(recipe.learner.options.get("inner_steps", 1))
 
     def loss(
-        params: Params, batch: tuple[Episode], hyper: Mapping[str, Tensor], weights: Tensor
+        params: Params, batch: tuple[Batch], hyper: Mapping[str, Tensor], weights: Tensor
     ) -> Tensor:
-        (episodes,) = batch
+        episodes = batch[0].episodes
         b = len(episodes.support_y)
         fast = [value.expand(b, *value.shape) for value in params.values()]
         for _ in range(inner_steps):

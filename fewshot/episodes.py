@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Count = int | tuple[int, int]  # always this many, or drawn for each episode from low to high
@@ -35,3 +36,13 @@ def fixed(count: Count) -> int:
     if low < high:
         raise ValueError(f"Episodes must all have one shape here, got {low} to {high}.")
     return low
+
+
+def looked_up(rows: Episode, inputs: Tensor) -> Episode:
+    """The episode whose examples are the rows (n, *features) of `inputs` that `rows` names."""
+    return rows._replace(support_x=inputs[rows.support_x], query_x=inputs[rows.query_x])
+
+
+def unanswered(episode: Episode) -> Episode:
+    """The episode as one sees it who has to solve it: all answers to the queries are zero."""
+    return episode._replace(query_y=torch.zeros_like(episode.query_y))

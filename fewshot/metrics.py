@@ -48,7 +48,7 @@ def error_over_tasks(estimates: Sequence[Estimate]) -> float:
 
 def skill(accuracy: Tensor, way: int | Tensor) -> Tensor:
     """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 worse than that."""
-    chance = 1.0 / way
+    chance = 1.0 / (way.double() if isinstance(way, Tensor) else way)
     return (accuracy - chance) / (1.0 - chance)
 
 

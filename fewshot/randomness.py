@@ -63,3 +63,15 @@ def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:
     drawn = torch.stack(chosen, -1)
     order = (uniform(fold(key, 1), n) + (drawn < 0)).argsort(-1)
     return drawn.gather(-1, order)
+
+
+def proportional(key: Tensor, shares: Tensor, n: int) -> Tensor:
+    """n categories in ascending order, int64, key.shape + (n,), as many of each as it has shares.
+
+    shares: key.shape + (t,), >= 0, in any unit. A category of share p is drawn n * p times on
+    average, and never a whole time more or less; one without a share never. By systematic sampling:
+    n points at equal distances, from one random start, in the inverse of the cumulated shares.
+    """
+    edges = shares.double().cumsum(-1)
+    starts = torch.arange(n, device=key.device) + uniform(key, 1).double()
+    return torch.searchsorted(edges, starts / n * edges[..., -1:], right=True)

@@ -20,9 +20,10 @@ from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
-from orchestrator.schema import Config, DatasetPart, TaskSection
+from orchestrator.schema import Config, DatasetPart, TaskSection, TeacherPart
 from trials.contract import Component
 from trials.deployment import classify, distil
+from trials.teachers import TRAINED
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
     if not isinstance(student, TaskSection):
         rule = "is a model of numbers; only classes can be learned from a table."
         raise fault("DIR", rule, str(folder))
-    found = _load(config.datasets[student.dataset], data, folder, home)
+    part = _part(config.datasets[student.dataset], data, folder)
+    found = load_dataset(part.name, part.options, home.cache)
     if label not in found.columns:
         known = ", ".join(map(str, found.columns.columns))
         raise fault("--label", f"must be a column of {data}: {known}.", label)
@@ -62,7 +64,7 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
             "--shots", "leaves no row to predict.", shots, "Give more rows, or fewer shots."
         )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
-    logits = _logits(config, folder, found, (support, codes), rest, data, home)
+    logits = _logits(config, folder, part, found, (support, codes), classes, rest, home)
     predicted = logits.argmax(-1)
     known_rows = np.flatnonzero(labels[rest] != "")
     metrics: dict[str, float] = {}
@@ -89,13 +91,14 @@ def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> n
     return np.concatenate(rows)
 
 
-def _load(part: DatasetPart, data: str, folder: Path, home: Home) -> Dataset:
+def _part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component:
     """`data` seen as the model's own dataset saw its examples."""
     options: dict[str, Any] = part.options() | {"path": data}
     source = part.source
     if source == "glyphs":  # drawn, not read: new ones are images of the same size
-        source, options = "images", {"path": data, "size": options.get("size", 14)}
-    return load_dataset(source, _with_own_encoder(options, folder), home.cache)
+        kept = {key: options[key] for key in ("path", "size", "head") if key in options}
+        source, options = "images", {"size": 14} | kept
+    return Component(name=source, options=_with_own_encoder(options, folder))
 
 
 def _model(model: Component, folder: Path) -> Component:
@@ -111,24 +114,28 @@ def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any
 def _logits(
     config: Config,
     folder: Path,
+    part: Component,
     found: Dataset,
     support: tuple[np.ndarray, Tensor],
+    classes: list[str],
     rest: np.ndarray,
-    data: str,
     home: Home,
 ) -> Tensor:
     plan = plan_of(config)
-    plan = replace(plan, recipe=replace(plan.recipe, model=_model(plan.recipe.model, folder)))
+    recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
     hyperparameters, weights = plan.space.decode({})
     rows, codes = support
-    seen, x = (found.inputs[rows], codes), found.inputs[rest]
     if not config.adapts:
         params = load_file(folder / "model.safetensors")
-        return classify(plan.recipe, params, hyperparameters, seen, x)
-    teacher_x = None
-    if config.teacher is not None:
-        features = _load(config.teacher, data, folder, home).inputs
-        teacher_x = (features[rows], features[rest])
-    spec = plan.spec(0, hyperparameters, weights, stage="final")
+        seen, x = (found.inputs[rows], codes), found.inputs[rest]
+        return classify(recipe, params, hyperparameters, seen, x)
+    if config.teacher is not None and config.teacher.source not in TRAINED:
+        teacher = _part(config.teacher, str(part.options["path"]), folder)
+        recipe = replace(recipe, teacher=teacher)
+    spec = replace(plan.spec(0, hyperparameters, weights, stage="final"), recipe=recipe)
+    shown = (torch.from_numpy(rows), codes)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
-        return distil(spec, seen, x, teacher_x, Path(scratch))[0]
+        logits, _ = distil(
+            spec, part, shown, tuple(classes), cache=home.cache, folder=Path(scratch)
+        )
+    return logits[rest]

@@ -9,22 +9,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
-from fewshot.learners.learners import REGRESSORS, learner_named, learns_numbers
+from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
 from orchestrator.plan import space_of
 from orchestrator.schema import Config, TaskSection
 from trials.adam import WEIGHT_DECAY
+from trials.teachers import EPISODIC_HEADS, TRAINED
 
 
 def _cross_faults(config: Config) -> list[Fault]:
     """What no section can see alone."""
-    if config.learner is not None and config.teacher is not None:
-        rule = "give either a `learner` (task learning) or a `teacher` (distillation)."
-        return [Fault("learner", rule)]
     if config.adapts and config.teacher is None and config.tasks.train:
         return [Fault("learner", "is needed to learn from `tasks.train`.")]
     faults = (
         _task_faults(config)
         + _model_faults(config)
+        + _teacher_faults(config)
         + _space_faults(config)
         + _weight_faults(config)
     )
@@ -66,11 +65,12 @@ def _task_faults(config: Config) -> list[Fault]:
 def _shape_faults(config: Config) -> list[Fault]:
     """Of what is learned from problems that are all of one shape."""
     shapes, numbers = config.episodes, "regression" in config.kinds
-    where = "tasks have numbers" if numbers else "there is no `learner`"
+    taught = config.adapts or config.teacher is not None
+    where = "tasks have numbers" if numbers else "there is a teacher, or one new task alone"
     faults = [
         Fault(f"episodes.{name}", f"must be one number where {where}.", list(count))
         for name in ("shot", "query", *(() if numbers else ("way",)))
-        if (numbers or config.adapts) and isinstance(count := getattr(shapes, name), tuple)
+        if (numbers or taught) and isinstance(count := getattr(shapes, name), tuple)
     ]
     if config.kinds == {"regression"} and shapes.way is not None:
         rule = "is not read where no task has classes."
@@ -91,6 +91,28 @@ def _number_faults(config: Config) -> list[Fault]:
         return []
     rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
     return [Fault("learner.name", rule, name)]
+
+
+def _teacher_faults(config: Config) -> list[Fault]:
+    teacher, learner = config.teacher, config.learner
+    if teacher is None:
+        rule = "is not read without a `teacher`."
+        return [Fault("distillation", rule, None, "Take it out.")] if config.distillation else []
+    faults = []
+    if learner is not None and has_own_loss(learner_named(learner.name)):
+        rule = "must have a loss that a teacher can be part of; this one has a rule of its own."
+        faults.append(Fault("learner.name", rule, learner.name))
+    if learner is not None and teacher.head not in (None, *EPISODIC_HEADS):
+        rule = f"must be one of {', '.join(EPISODIC_HEADS)} beside a `learner`."
+        remedy = "A logistic regression is fitted to one task at a time."
+        faults.append(Fault("teacher.head", rule, teacher.head, remedy))
+    if learner is not None and "regression" in config.kinds and teacher.source not in TRAINED:
+        rule = f"must be one of {', '.join(TRAINED)} where numbers are learned."
+        faults.append(Fault("teacher.source", rule, teacher.source))
+    if config.kinds == {"regression"} and config.distillation:
+        rule = "is not read where numbers are learned: they are compared by their squared error."
+        faults.append(Fault("distillation", rule, None, "Take it out."))
+    return faults
 
 
 def _model_faults(config: Config) -> list[Fault]:
@@ -124,6 +146,11 @@ def _space_faults(config: Config) -> list[Fault]:
 def _weight_faults(config: Config) -> list[Fault]:
     faults = []
     weights, names = config.space.task_weights, config.train_names()
+    options = {} if config.learner is None else config.learner.options()
+    if weights.weights_as == "sampling" and "per_task" in options.values():
+        rule = "must be loss where tasks have parameters of their own, which are trained together."
+        place = "space.task_weights.weights_as"
+        faults.append(Fault(place, rule, weights.weights_as))
     for key in ("prior", "fixed"):
         for name in sorted((getattr(weights, key) or {}).keys() - set(names)):
             remedy = f"There are {', '.join(names) or 'none'}."

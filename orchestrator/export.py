@@ -18,10 +18,12 @@ from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.launch import read_records, summary_of
 from orchestrator.leaderboard import Finalist, Summary, sentence
+from orchestrator.plan import plan_of
 from orchestrator.schema import Config
 from orchestrator.selection import Interval
 from orchestrator.study import Studied
 from trials import checkpoint
+from trials.contract import TrialSpec
 
 # A folder with this file in it is an earlier export, which may be written over.
 RESULT = "result.json"
@@ -52,7 +54,8 @@ def export(name: str, home: Home, out: Path) -> Summary:
         # Writes model.safetensors too.
         transformer.save_pretrained(config.model.options()["encoder"], tensors, classes, partial)
     else:
-        save_file(tensors, partial / "model.safetensors", {"format": "pt", "search": name})
+        metadata = {"format": "pt", "search": name, checkpoint.SPEC: fixed_spec(fixed).to_json()}
+        save_file(tensors, partial / "model.safetensors", metadata)
     if classes:  # the model's outputs, in their order
         write_text(partial / "labels.json", json.dumps(classes, indent=2))
     for source in encoders(config):
@@ -88,6 +91,12 @@ def fixed_config(config: Config, best: Finalist, seed: int) -> Config:
     data["space"] = {"task_weights": section, **best.hyperparameters}
     data["trial_seed"] = seed
     return configs.parse(data)
+
+
+def fixed_spec(config: Config) -> TrialSpec:
+    """The trial of a config with nothing left to search, by which its model can teach others."""
+    plan = plan_of(config)
+    return plan.spec(0, *plan.space.decode({}), stage="final", seed=plan.trial_seed)
 
 
 def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
@@ -129,6 +138,7 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         "",
         *(f"- `{name}`: {value:.4g}" for name, value in best.hyperparameters.items()),
         *(f"- `lambda/{task}`: {weight:.3f}" for task, weight in best.task_weights.items()),
+        *_divisors(config, summary.null_losses),
         "",
         "## Use",
         "",
@@ -154,6 +164,20 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
 
 def _count(count: Count) -> str:
     return str(count) if isinstance(count, int) else f"{count[0]} to {count[1]}"
+
+
+def _divisors(config: Config, null_losses: Mapping[str, float]) -> list[str]:
+    """What the weights weigh: without it they mean nothing."""
+    if not null_losses:
+        return []
+    sampled = config.space.task_weights.weights_as == "sampling"
+    what = "shares of the episodes drawn" if sampled else "weights of the losses"
+    divisors = ", ".join(f"`{task}` {value:.4g}" for task, value in null_losses.items())
+    return [
+        "",
+        f"The lambda are {what}. Before, each loss is divided by that of the best constant answer: "
+        f"{divisors}.",
+    ]
 
 
 def _interval(value: Interval, scale: float = 1.0) -> str:

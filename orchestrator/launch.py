@@ -63,6 +63,7 @@ def run(
         records = open_records(plan, storage)
         records.search.note("figures", dict(found.figures))
         records.search.note("classes", list(found.classes))
+        records.search.note("null_losses", dict(found.null_losses))
         recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
         with _recorded(recorder, plan, records, home):
             observe("start", records)

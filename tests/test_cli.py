@@ -1,6 +1,7 @@
 """The commands as a user gives them."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -189,6 +190,31 @@ def test_an_export_trains_to_the_same_score_again(exported, home):
     assert again.returncode == 0, again.stderr
     before = json.loads((exported / "result.json").read_text())["score"]
     assert json.loads(again.stdout)["score"] == pytest.approx(before, abs=1e-3)
+
+
+def test_what_a_search_found_teaches_another(home, exported, called, capsys):
+    for source, path in (("export", exported), ("finalists", home / "searches" / "quickstart")):
+        changes = {
+            "name": f"taught_by_{source}",
+            "teacher": {"source": source, "path": str(path)},
+            "space.distill/temperature": 2.0,
+            "space.distill/soft_weight": 0.5,
+            "steps": 5,
+        }
+        checked = called("check", QUICKSTART, "--home", home, *sets(**changes))
+        assert checked.returncode == 0, checked.stderr
+        assert "teacher" in checked.stdout
+    assert called("check", QUICKSTART, "--home", home, *sets()).stdout.count("teacher") == 0
+
+
+def test_the_divisors_of_the_losses_are_kept(home, exported, called):
+    shown = json.loads(called("show", "quickstart", "--home", home, "--json").stdout)
+    names = set(shown["best"]["task_weights"])
+    assert shown["null_losses"] == dict.fromkeys(names, pytest.approx(math.log(5)))
+    assert json.loads((exported / "result.json").read_text())["null_losses"].keys() == names
+    card = (exported / "README.md").read_text()
+    assert "each loss is divided by that of the best constant answer" in card
+    assert "1.609" in card
 
 
 def test_an_export_loads_with_safetensors_alone(exported):

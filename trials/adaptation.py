@@ -2,7 +2,8 @@
 
 Without a teacher, L is the cross-entropy on the support. With one,
 
-L = (1 - w) * CE on the support + w * tau^2 * KL(teacher || student) on support and unlabelled.
+L = (1 - w) * CE on the support + w * S on support and unlabelled, S the soft loss of
+fewshot.losses.distillation: tau^2 * KL(teacher || student), or a variant of it.
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,12 @@ from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
 from fewshot.functional import Hyperparameters, Params
-from fewshot.losses.distillation import soft_loss
+from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import Model, Trims
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
-from trials.objective import TaskScores
+from trials.objective import TaskScores, soft_hyperparameters
 
 _QUERIES_AT_ONCE = 256
 
@@ -79,12 +80,20 @@ class Adaptation:
     """The `Objective` of one student on one new task; nothing is meta-trained, nothing weighted."""
 
     learning_rate = "lr/adapt"
-    hyperparameters: tuple[str, ...] = ("lr/adapt", "distill/temperature", "distill/soft_weight")
+    hyperparameters: tuple[str, ...] = ("lr/adapt", *soft_hyperparameters(regresses=False))
     alone: tuple[str, ...] = ("lr/adapt",)  # those that are read where nobody teaches
     tasks: tuple[str, ...] = ()
 
-    def __init__(self, model: Model, inputs: Tensor, task: NewTask, batch: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        task: NewTask,
+        batch: int,
+        distillation: Distillation = HINTON,
+    ) -> None:
         self._model, self._inputs, self._task, self._batch = model, inputs, task, batch
+        self._distillation = distillation
         self._taught = len(task.transfer) > 0
         if not self._taught:
             self.hyperparameters = self.alone
@@ -92,7 +101,8 @@ class Adaptation:
     def init(self, seed: int) -> Params:
         return self._model.init(torch.Generator().manual_seed(seed))
 
-    def batch(self, seeds: Tensor, steps: Tensor) -> Batch:
+    def batch(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Batch:
+        del weights
         key = fold(seeds, steps)
         task = self._task
         support = integers(fold(key, 0), self._batch, len(task.support))
@@ -115,9 +125,13 @@ class Adaptation:
         hard = cross_entropy(logits[:n], batch.support_y)
         if not self._taught:
             return hard
-        soft = soft_loss(logits[n:], batch.transfer_logits, hyper["distill/temperature"])
+        taught = batch.transfer_logits
+        # Nobody knows the classes of the unlabelled: what decoupling sets apart is the teacher's.
+        target = taught.argmax(-1)
+        temperature = hyper["distill/temperature"]
+        soft = self._distillation.losses(logits[n:], taught, temperature, target)
         weight = hyper["distill/soft_weight"]
-        return (1 - weight) * hard + weight * soft
+        return (1 - weight) * hard + weight * soft.mean()
 
     def logits(self, params: Params, rows: Tensor) -> Tensor:
         """What l models, stacked, make of n rows: (l, n, classes)."""

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fewshot.faults import fault
 from fewshot.metrics import Estimate
 from trials.contract import RungReport, TrialSpec
+
+# Under this name the metadata of a model's file tell how it was trained.
+SPEC = "spec"
 
 
 def path_of(folder: Path, key: str) -> Path:
@@ -29,6 +33,7 @@ def save(
     """Write the checkpoint, atomically: a reader sees the old one or the new one."""
     metadata = {
         "identity": identity(spec),
+        SPEC: spec.to_json(),
         "reports": json.dumps([asdict(report) for report in reports]),
     }
     path = path_of(folder, spec.key)
@@ -71,3 +76,20 @@ def parameters(path: Path) -> dict[str, Tensor]:
     """The model's parameters alone, by their own names."""
     tensors = load(path)[1]
     return {n.removeprefix("params."): v for n, v in tensors.items() if n.startswith("params.")}
+
+
+def trained(path: Path) -> tuple[TrialSpec, dict[str, Tensor]]:
+    """The spec and the model's parameters, of a checkpoint or of an exported model.
+
+    Raises InputError where the file is neither.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            spec = TrialSpec.from_json((file.metadata() or {})[SPEC])
+            names = list(file.keys())
+            own = [name for name in names if name.startswith("params.")] or names
+            return spec, {name.removeprefix("params."): file.get_tensor(name) for name in own}
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        rule = "must be a model that this version of fewtune trained: its file does not say how."
+        remedy = "Export it again, or finish its search."
+        raise fault("teacher.path", rule, str(path), remedy) from error

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from fewshot.episodes import Count, bounds
+from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import Estimate
 from fewshot.tasks.pool import Imbalance
 
 Outcome = Literal["complete", "stopped", "failed"]
 Stage = Literal["search", "final", "test"]
+WeightsAs = Literal["loss", "sampling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,9 @@ class Recipe:
     test_episodes: int  # per test task
     batch: int = 0  # examples per step, of adaptation programs
     optimizer: str = "adam"  # a name in trials.build.OPTIMIZERS
-    teacher: Component | None = None
+    teacher: Component | None = None  # see trials.teachers
+    distillation: Distillation = HINTON
+    weights_as: WeightsAs = "loss"  # what the task weights weigh, losses or draws of episodes
     seed: int = 0  # of the episodes that score: the same for every trial
     imbalance: Imbalance | None = None
     overlap: bool = False  # whether tasks of different splits may share examples
@@ -136,6 +140,9 @@ def _recipe(data: dict[str, Any]) -> Recipe:
     for count in ("way", "shot", "query"):
         if isinstance(data[count], list):
             data[count] = tuple(data[count])
+    soft = data["distillation"]
+    soft["decoupled"] = soft["decoupled"] and tuple(soft["decoupled"])
+    data["distillation"] = Distillation(**soft)
     return Recipe(**data)
 
 

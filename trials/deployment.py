@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.functional import Params
-from fewshot.learners.teacher import fit_logistic
 from trials.adaptation import Adaptation, untaught
-from trials.build import learner, student
-from trials.contract import Recipe, Stage, TrialSpec
+from trials.contract import Component, Recipe, Stage, TrialSpec
 from trials.lanes import Lanes
+from trials.parts import learner, student
 from trials.pools import sort_of
+from trials.sources import Sources
+from trials.teachers import teacher_of
 
 
 def classify(
@@ -42,34 +43,35 @@ def classify(
 
 def distil(
     spec: TrialSpec,
+    data: Component,
     support: tuple[Tensor, Tensor],
-    x: Tensor,
-    teacher_x: tuple[Tensor, Tensor] | None,
+    classes: tuple[str, ...],
+    *,
+    cache: Path,
     folder: Path,
 ) -> tuple[Tensor, Params]:
-    """Logits (n, c) of x (n, *features) by a student trained as `spec` says, and its parameters.
+    """Scores (n, c) of every row of `data` by a student trained as `spec` says; its parameters.
 
-    teacher_x: the teacher's features of the support (s, d) and of x (n, d), on whose soft labels
-    the student is trained; None where it learns from the support alone. `folder` holds a
-    checkpoint while it is.
+    support: rows (s,) of `data` with labels (s,), places in `classes`. The student is trained on
+    what its teacher, having seen the same, says of all rows; without a teacher on the support
+    alone. `folder` holds a checkpoint meanwhile.
     """
-    support_x, support_y = support
-    n_classes, s = int(support_y.max()) + 1, len(support_y)
-    inputs = torch.cat([support_x, x])
-    rows = torch.arange(len(inputs))
-    queries = (rows[:s], support_y)
+    rows, codes = support
+    sources = Sources({"data": data}, cache)
+    recipe = replace(spec.recipe, datasets={"data": data})
     scored: dict[Stage, tuple[Tensor, Tensor]]
-    scored = {"search": queries, "final": queries, "test": queries}
-    task = untaught("new", n_classes, rows[:s], support_y, scored)
-    if teacher_x is not None:
-        weight, bias = fit_logistic(teacher_x[0], support_y, n_classes)
-        task = replace(task, transfer=rows, teacher=torch.cat(teacher_x) @ weight + bias)
-    model = student(spec.recipe, tuple(x.shape[1:]), n_classes)
-    objective = Adaptation(model, inputs, task, spec.recipe.batch)
+    scored = {"search": support, "final": support, "test": support}
+    task = untaught("new", len(classes), rows, codes, scored)
+    everything = torch.arange(len(sources.inputs))
+    if recipe.teacher is not None:
+        said = teacher_of(recipe, sources, cache, classes=classes).labelled(rows, codes)
+        task = replace(task, transfer=everything, teacher=said)
+    model = student(recipe, tuple(sources.inputs.shape[1:]), len(classes))
+    objective = Adaptation(model, sources.inputs, task, recipe.batch, recipe.distillation)
     lanes = Lanes(objective, lanes=1, folder=folder, device=torch.device("cpu"))
     lanes.admit(spec)
     lanes.advance()
     params = lanes.parameters(spec.key)
     with torch.no_grad():
         stacked = {name: value.unsqueeze(0) for name, value in params.items()}
-        return objective.logits(stacked, rows[s:])[0], params
+        return objective.logits(stacked, everything)[0], params

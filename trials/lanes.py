@@ -238,9 +238,10 @@ class Lanes:
 
     def _gradients(self, rows: slice) -> tuple[Params, Tensor]:
         """Of some live lanes, and their losses."""
-        batch = self._objective.batch(self._seeds[rows], self._steps[rows])
+        weights = self._weights[rows]
+        batch = self._objective.batch(self._seeds[rows], self._steps[rows], weights)
         params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
-        found: tuple[Params, Tensor] = self._gradient(params, batch, hyper, self._weights[rows])
+        found: tuple[Params, Tensor] = self._gradient(params, batch, hyper, weights)
         return found
 
     def _in_passes(self, n: int, run: Callable[[slice], Found]) -> list[Found]:

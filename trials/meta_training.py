@@ -1,27 +1,35 @@
-"""The task-learning stage: a learner meta-trained on weighted episodes of many tasks.
+"""The task-learning stage: learners meta-trained on weighted episodes of many tasks.
 
 L(theta) = sum_i lambda_i * mean_e L_ie(theta) / L_ie^0 over the episodes e of each task i, L_ie^0
-the loss of the best constant predictor of the episode.
+the loss of the best constant predictor of the episode; or the mean of L_ie / L_ie^0 over episodes
+drawn from task i in proportion to lambda_i, which is the same on average. With a teacher, L_ie is
+(1 - w) * CE + w * S on the queries, S the soft loss of fewshot.losses.distillation (of numbers, the
+squared error to the teacher's).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fewshot.episodes import Episode
+from fewshot.episodes import Episode, looked_up, unanswered
 from fewshot.functional import Hyperparameters, Params
-from fewshot.kinds import Scores
+from fewshot.kinds import CLASSIFICATION, Scores
 from fewshot.learners.base import ClassLoss, Learner, OwnLoss
-from fewshot.randomness import fold
-from fewshot.tasks.base import Pool
+from fewshot.losses.distillation import Distillation
+from fewshot.losses.normalise import check_null_losses
+from fewshot.randomness import fold, proportional
+from fewshot.tasks.base import Pool, episode_keys
+from fewshot.tasks.functions import FunctionPool
+from fewshot.tasks.numbers import NumberPool
 from fewshot.tasks.pool import TaskPool
 from trials.contract import Stage
-from trials.objective import TaskScores
+from trials.objective import TaskScores, soft_hyperparameters
+from trials.teachers import Teacher
 
 # Keeps the scores of hundreds of episodes from being held in memory at once.
 _EPISODES_AT_ONCE = 256
@@ -30,11 +38,25 @@ _EPISODES_AT_ONCE = 256
 HeldOut = tuple[Pool, int, Tensor]
 
 
-class Batch(NamedTuple):
-    """One step's episodes, task after task, as many of each."""
+# Tells the draw of an episode's task from the draw of its examples.
+_WHICH_TASK = 0x7A5C
 
-    episodes: Episode
-    classes: Any  # (b, way) for a `ClassLoss` learner, see there; for others nothing
+
+class Batch(NamedTuple):
+    """One step's n episodes of l lanes; unless they are sampled, as many of each task, in order."""
+
+    episodes: Episode  # (l, n, ...)
+    task: Tensor  # (l, n) int64, the place of each episode's task in its part
+    classes: tuple[Tensor, ...]  # (l, n, way) for a `ClassLoss` learner, see there
+    taught: tuple[Tensor, ...]  # the teacher's scores of the queries (l, n, q, c), if there is one
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """A teacher of the training episodes, and how it counts that a student differs from it."""
+
+    teacher: Teacher
+    distillation: Distillation
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,49 +65,111 @@ class Part:
 
     train: the training tasks among them, if there are any.
     held_out: what scores each stage. The episodes are the same for every trial of a stage.
+    sampled: whether the task weights are shares of the episodes, not weights of the losses.
     """
 
     learner: Learner
     train: Pool | None
     held_out: Mapping[Stage, HeldOut]
+    sampled: bool = False
+    lessons: Lessons | None = None
     _drawn: dict[Stage, Episode] = field(default_factory=dict)
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """All that are read."""
+        if self.lessons is None or self.train is None:
+            return self.learner.hyperparameters
+        regresses = self.train.kind is not CLASSIFICATION
+        return self.learner.hyperparameters + soft_hyperparameters(regresses=regresses)
+
+    @property
+    def null_losses(self) -> dict[str, float]:
+        """By which the loss of each training task is divided."""
+        if self.train is None:
+            return {}
+        return dict(zip(self.train.names, self._null_losses.tolist(), strict=True))
 
     @cached_property
     def _null_losses(self) -> Tensor:
         assert self.train is not None, "only what is trained has losses"
+        found = self.train.null_losses
         if isinstance(self.learner, ClassLoss):
             assert isinstance(self.train, TaskPool), "numbers have no classes"
-            return torch.tensor(self.train.class_counts, device=self.train.inputs.device).log()
-        return self.train.null_losses
+            found = torch.tensor(self.train.class_counts, device=self.train.inputs.device).log()
+        check_null_losses(self.train.names, found.tolist())
+        return found
 
-    def batch(self, keys: Tensor, episodes: int) -> Batch:
-        """As many episodes of each training task for each of l keys: (l, t * e, ...)."""
+    @cached_property
+    def _source(self) -> tuple[Pool, Tensor | None]:
+        """What is drawn from, and what it draws rows of, if it does: where two look them up."""
         assert self.train is not None, "only what is trained is drawn"
-        drawn = self.train.draw(keys, episodes)
-        flat = Episode(*(x.flatten(1, 2) for x in drawn))
-        if not isinstance(self.learner, ClassLoss):
-            return Batch(flat, ())
-        assert isinstance(self.train, TaskPool), "numbers have no classes"
-        return Batch(flat, self.train.drawn_classes(keys, episodes).flatten(1, 2))
+        if self.lessons is None or isinstance(self.train, FunctionPool):
+            return self.train, None
+        assert isinstance(self.train, TaskPool | NumberPool), "there are no other pools of rows"
+        return self.train.by_row(), self.train.inputs
 
-    def losses(self, params: Params, batch: Batch, hyper: Hyperparameters) -> Tensor:
-        """Mean of L_ie / L_ie^0 for each training task, (t,), on a batch of t * e episodes."""
-        assert self.train is not None, "only what is trained has losses"
-        episodes, classes = batch
-        n_tasks, n_episodes = len(self.train.names), len(episodes.query_y)
-        if isinstance(self.learner, ClassLoss):
-            tasks = torch.arange(n_tasks, device=classes.device)
-            tasks = tasks.repeat_interleave(n_episodes // n_tasks)
-            losses = self.learner.class_losses(params, episodes, tasks, classes, hyper)  # (t * e,)
-        elif isinstance(self.learner, OwnLoss):
-            losses = self.learner.meta_losses(params, episodes, hyper)
+    def batch(self, keys: Tensor, episodes: int, weights: Tensor) -> Batch:
+        """t * `episodes` episodes for each of l keys; weights (l, t)."""
+        pool, inputs = self._source
+        t, device = len(pool.names), keys.device
+        own = episode_keys(keys, t, episodes).flatten(1)
+        if self.sampled:
+            which = proportional(fold(keys, _WHICH_TASK), weights, t * episodes)
+            task = which.clamp(max=t - 1)  # all the weight may be on the tasks of another part
+            drawn = pool.draw_of(own, task)
         else:
-            outputs = self.learner.meta_logits(params, episodes, hyper)  # (t * e, q, way)
-            losses = self.train.kind.losses(outputs, episodes.query_y).mean(1)
-        null_losses = self._null_losses.repeat_interleave(n_episodes // n_tasks)
+            task = torch.arange(t, device=device).repeat_interleave(episodes).expand(own.shape)
+            drawn = Episode(*(x.flatten(1, 2) for x in pool.draw(keys, episodes)))
+        classes: tuple[Tensor, ...] = ()
+        if isinstance(self.learner, ClassLoss):
+            assert isinstance(pool, TaskPool), "numbers have no classes"
+            classes = (pool.classes_of(own, task),)
+        taught: tuple[Tensor, ...] = ()
+        if self.lessons is not None:
+            said = self.lessons.teacher.logits(Episode(*(x.flatten(0, 1) for x in drawn)))
+            taught = (said.unflatten(0, task.shape),)
+        shown = drawn if inputs is None else looked_up(drawn, inputs)
+        return Batch(shown, task, classes, taught)
+
+    def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
+        """The part of L that is of these tasks, for one lane, or an unbiased estimate of it."""
+        assert self.train is not None, "only what is trained has losses"
+        null_losses = self._null_losses[batch.task]
         if not isinstance(self.learner, ClassLoss):
-            null_losses = self.train.kind.null_losses(episodes.query_y, null_losses)
-        return (losses / null_losses).view(n_tasks, -1).mean(1)
+            null_losses = self.train.kind.null_losses(batch.episodes.query_y, null_losses)
+        normalised = self._losses(params, batch, hyper) / null_losses  # (n,)
+        if self.sampled:
+            return weights.sum() * normalised.mean()
+        return (weights * normalised.view(len(weights), -1).mean(1)).sum()
+
+    def _losses(self, params: Params, batch: Batch, hyper: Hyperparameters) -> Tensor:
+        """Of each episode of one lane, (n,)."""
+        assert self.train is not None, "only what is trained has losses"
+        episodes = batch.episodes
+        if isinstance(self.learner, ClassLoss):
+            (classes,) = batch.classes
+            return self.learner.class_losses(params, episodes, batch.task, classes, hyper)
+        if isinstance(self.learner, OwnLoss):
+            return self.learner.meta_losses(params, episodes, hyper)
+        outputs = self.learner.meta_logits(params, unanswered(episodes), hyper)  # (n, q, way)
+        losses = self.train.kind.losses(outputs, episodes.query_y)  # (n, q)
+        for taught in batch.taught:
+            soft = self._soft(outputs, taught, episodes.query_y, hyper)
+            weight = hyper["distill/soft_weight"]
+            losses = (1 - weight) * losses + weight * soft
+        return losses.mean(1)
+
+    def _soft(
+        self, outputs: Tensor, taught: Tensor, answers: Tensor, hyper: Hyperparameters
+    ) -> Tensor:
+        """What the student is charged for differing from its teacher on each query, (n, q)."""
+        assert self.train is not None, "only what is trained has losses"
+        assert self.lessons is not None, "nobody else teaches"
+        if self.train.kind is not CLASSIFICATION:
+            return self.train.kind.losses(outputs, taught)
+        temperature = hyper["distill/temperature"]
+        return self.lessons.distillation.losses(outputs, taught, temperature, answers)
 
     def episodes(self, stage: Stage) -> Episode:
         """What scores a stage, (t * n, ...); drawn once."""
@@ -131,7 +215,8 @@ class Part:
         null_losses: Tensor,
     ) -> Scores:
         """How l models do on each of b episodes, (l, b)."""
-        outputs = vmap(self.learner.logits, in_dims=(0, None, 0))(params, episodes, hyper)
+        asked = unanswered(episodes)
+        outputs = vmap(self.learner.logits, in_dims=(0, None, 0))(params, asked, hyper)
         return pool.kind.scores(outputs, episodes.query_y, null_losses)
 
 
@@ -145,7 +230,7 @@ class MetaTraining:
 
     def __init__(self, parts: Sequence[Part], episodes: int) -> None:
         self.hyperparameters = tuple(
-            dict.fromkeys(name for part in parts for name in part.learner.hyperparameters)
+            dict.fromkeys(name for part in parts for name in part.hyperparameters)
         )
         self.parts, self._episodes = parts, episodes
         self._trained = [part for part in parts if part.train is not None]
@@ -160,10 +245,19 @@ class MetaTraining:
             params |= part.learner.init(torch.Generator().manual_seed(seed))
         return params
 
-    def batch(self, seeds: Tensor, steps: Tensor) -> tuple[Batch, ...]:
+    def _shared(self, weights: Tensor) -> tuple[Tensor, ...]:
+        """The weights (..., t) of the tasks of each part that is trained."""
+        sizes = [len(part.train.names) for part in self._trained if part.train is not None]
+        parts: tuple[Tensor, ...] = weights.split(sizes, -1)
+        return parts
+
+    def batch(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> tuple[Batch, ...]:
         """Of each part that is trained."""
-        keys = fold(seeds, steps)
-        return tuple(part.batch(keys, self._episodes) for part in self._trained)
+        keys, own = fold(seeds, steps), self._shared(weights)
+        return tuple(
+            part.batch(keys, self._episodes, theirs)
+            for part, theirs in zip(self._trained, own, strict=True)
+        )
 
     def loss(
         self,
@@ -173,10 +267,10 @@ class MetaTraining:
         weights: Tensor,
     ) -> Tensor:
         losses = [
-            part.losses(params, drawn, hyper)
-            for part, drawn in zip(self._trained, batch, strict=True)
+            part.loss(params, drawn, hyper, own)
+            for part, drawn, own in zip(self._trained, batch, self._shared(weights), strict=True)
         ]
-        return (weights * torch.cat(losses)).sum()
+        return torch.stack(losses).sum()
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         return [scores for part in self.parts for scores in part.score(params, hyper, stage)]

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from fewshot.episodes import fixed
 from fewshot.faults import Fault, InputError
-from fewshot.learners.teacher import fit_logistic
-from fewshot.tasks.datasets import load_dataset
 from trials.adaptation import NewTask, untaught
-from trials.contract import Component, Recipe, Stage, TaskSpec
+from trials.contract import Recipe, Stage, TaskSpec
 from trials.disjoint import shared_rows
 from trials.sources import Sources
+from trials.teachers import teacher_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,22 +27,24 @@ class Distilled:
 
 
 def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
-    """The task of `recipe`. Its teacher is fitted to the support alone."""
+    """The task of `recipe`. Of its labels the teacher has those of the support, no others."""
     (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
     path = f"tasks.validation.{validation.name}"
     support, codes, classes = _support(recipe, sources, validation, path)
+    begin = sources.offset[validation.dataset]
+    shown = torch.from_numpy(support + begin)
     queries: dict[Stage, tuple[Tensor, Tensor]] = {
         "search": _queries(sources, validation, classes, f"{path}.query", half=0),
         "final": _queries(sources, validation, classes, f"{path}.query", half=1),
         "test": _queries(sources, test, classes, f"tasks.test.{test.name}.query", half=None),
     }
     rows, answers = queries["test"]
-    learned_from = {f"{path}.where": support}
-    task = untaught(validation.name, len(classes), torch.from_numpy(support), codes, queries)
+    learned_from = {f"{path}.where": support + begin}
+    task = untaught(validation.name, len(classes), shown, codes, queries)
     if recipe.teacher is not None:
         unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
         unlabelled = _sample(unlabelled, validation.n_unlabelled, recipe.seed)
-        learned_from[f"{path}.unlabelled"] = unlabelled
+        learned_from[f"{path}.unlabelled"] = unlabelled + begin
     scored_by = {f"{path}.query": torch.cat([queries["search"][0], queries["final"][0]]).numpy()}
     tested_by = {f"tasks.test.{test.name}.query": rows.numpy()}
     sides = {"train": learned_from, "validation": scored_by, "test": tested_by}
@@ -52,26 +53,11 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
     if recipe.teacher is None:
         return Distilled(task, None, classes)
     transfer = np.concatenate([support, unlabelled])
-    features = teacher_features(recipe.teacher, cache)
-    logits = teach(recipe.teacher, features, support, codes, len(classes))
-    task = replace(task, transfer=torch.from_numpy(transfer), teacher=logits[transfer])
+    logits = teacher_of(recipe, sources, cache, classes=classes).labelled(shown, codes)
+    seen = torch.from_numpy(transfer + begin)
+    task = replace(task, transfer=seen, teacher=logits[seen])
     right = logits[rows].argmax(-1) == answers
     return Distilled(task, right.double().mean().item(), classes)
-
-
-def teacher_features(teacher: Component, cache: Path) -> Tensor:
-    """What the teacher sees of each row of its dataset, (n, d)."""
-    options = {key: value for key, value in teacher.options.items() if key != "c"}
-    return load_dataset(teacher.name, options, cache).inputs.flatten(1)
-
-
-def teach(
-    teacher: Component, features: Tensor, support: np.ndarray, codes: Tensor, n_classes: int
-) -> Tensor:
-    """Logits (n, n_classes) for every row, of a head fitted to the support rows and their codes."""
-    c = float(teacher.options.get("c", 10.0))
-    weight, bias = fit_logistic(features[support], codes, n_classes, c=c)
-    return features @ weight + bias
 
 
 def _support(
@@ -79,7 +65,7 @@ def _support(
 ) -> tuple[np.ndarray, Tensor, tuple[str, ...]]:
     """Rows of `shot` examples of each class, drawn by the recipe's seed; codes; the classes."""
     places = sources.rows(spec, spec.where, path)
-    labels = _labels(sources, spec, path)[places]
+    labels = sources.labels(spec, path)[places]
     shot, rng = fixed(recipe.shot), np.random.default_rng(recipe.seed)
     classes = tuple(sorted(set(labels)))
     members = {label: places[labels == label] for label in classes}
@@ -100,23 +86,15 @@ def _queries(
 ) -> tuple[Tensor, Tensor]:
     """Rows and codes of the queries whose class the support has; of a half of them, or of all."""
     rows = sources.rows(spec, spec.query or {}, path)
-    labels = _labels(sources, spec, path)
+    labels = sources.labels(spec, path)
     code_of = {label: code for code, label in enumerate(classes)}
     rows = rows[np.array([labels[row] in code_of for row in rows], dtype=bool)]
     if half is not None:
         rows = rows[_half_of(rows) == half]
     if not len(rows):
         raise InputError([Fault(path, "keeps no row of a class that the support has.")])
-    return torch.from_numpy(rows), torch.tensor([code_of[labels[row]] for row in rows])
-
-
-def _labels(sources: Sources, spec: TaskSpec, path: str) -> np.ndarray:
-    columns = sources.dataset(spec.dataset, path).columns
-    if spec.label not in columns:
-        raise InputError(
-            [Fault(f"{path}.label", f"must be one of {', '.join(map(str, columns))}.", spec.label)]
-        )
-    return columns[spec.label].astype(str).to_numpy()
+    codes = torch.tensor([code_of[labels[row]] for row in rows])
+    return torch.from_numpy(rows + sources.offset[spec.dataset]), codes
 
 
 def _sample(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:

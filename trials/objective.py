@@ -8,6 +8,11 @@ from fewshot.functional import Hyperparameters, Params
 from trials.contract import Stage
 
 
+def soft_hyperparameters(regresses: bool) -> tuple[str, ...]:
+    """What is read besides where there is a teacher: of numbers it has no temperature."""
+    return ("distill/soft_weight",) if regresses else ("distill/temperature", "distill/soft_weight")
+
+
 class TaskScores(NamedTuple):
     """How l models did on one held-out task, over n episodes (or n queries of a single one)."""
 
@@ -29,8 +34,11 @@ class Objective(Protocol):
     def init(self, seed: int) -> Params:
         """Fresh parameters of one lane, on the CPU."""
 
-    def batch(self, seeds: Tensor, steps: Tensor) -> Any:
-        """What `loss` needs at steps (l,) of trials with seeds (l,): tensors that lead with l."""
+    def batch(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Any:
+        """What `loss` needs at steps (l,) of trials with seeds (l,): tensors that lead with l.
+
+        weights: (l, t), for those who draw by them.
+        """
 
     def loss(self, params: Params, batch: Any, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         """The loss of one lane, a scalar; weights (t,) as in `tasks`."""

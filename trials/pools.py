@@ -48,18 +48,21 @@ def sort_of(recipe: Recipe, task: TaskSpec) -> Sort:
     return Sort(task.regresses, "table" if unscaled else "rows")
 
 
+def sources_of(recipe: Recipe, cache: Path) -> Sources | None:
+    """The datasets that the tasks are of; None where all are functions."""
+    of_rows = any(sort.source != "functions" for sort in sorts(recipe))
+    return Sources(recipe.datasets, cache) if of_rows else None
+
+
 def pools_of(
-    recipe: Recipe, cache: Path, device: torch.device
+    recipe: Recipe, sources: Sources | None, device: torch.device
 ) -> Mapping[Sort, Mapping[str, Pool]]:
     """The pools of each sort of tasks, for the splits that have any.
 
     Raises InputError with all faults of all tasks, or if there is not one shape for one model.
     """
     found = sorts(recipe)
-    rows = None
-    if any(sort.source != "functions" for sort in found):
-        sources = Sources(recipe.datasets, cache)
-        rows = sources, sources.inputs.to(device)
+    rows = None if sources is None else (sources, sources.inputs.to(device))
     pools: dict[Sort, dict[str, Pool]] = {}
     faults: list[Fault] = []
     for sort, by_split in found.items():

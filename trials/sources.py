@@ -23,9 +23,11 @@ class Sources:
     """All datasets of a recipe, and their inputs as one tensor.
 
     inputs: (n, *features); `offset[name]` is the row at which a dataset begins.
+    parts: what each dataset was loaded from.
     """
 
     def __init__(self, datasets: Mapping[str, Component], cache: Path) -> None:
+        self.parts = dict(datasets)
         self._datasets = {
             name: load_dataset(part.name, part.options, cache) for name, part in datasets.items()
         }
@@ -70,6 +72,11 @@ class Sources:
         if not len(places):
             raise InputError([Fault(f"{path}.where", "keeps no row at all.", dict(where))])
         return places
+
+    def labels(self, spec: TaskSpec, path: str) -> np.ndarray:
+        """The label of every row of the dataset, as text."""
+        columns = self.dataset(spec.dataset, f"{path}.dataset").columns
+        return self._column(columns, spec.label, f"{path}.label").astype(str).to_numpy()
 
     def task(self, spec: TaskSpec, path: str, seed: int) -> Task:
         """The task that `spec` describes; `seed` decides how a corrupt one is corrupted."""

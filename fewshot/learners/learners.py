@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from fewshot.faults import fault
-from fewshot.learners.base import Learner
+from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
@@ -77,6 +77,11 @@ def learns_numbers(learner: Callable[..., Learner]) -> bool:
 def learns_all_classes(learner: Callable[..., Learner]) -> bool:
     """Whether it takes `classes`, how many each training task has, and learns to tell all apart."""
     return "classes" in options_of(learner, ())
+
+
+def has_own_loss(learner: Callable[..., Learner]) -> bool:
+    """Whether it is by a loss of its own that it is trained; known without building it."""
+    return isinstance(getattr(learner, "func", learner), OwnLoss | ClassLoss)
 
 
 # Those that learn numbers too.

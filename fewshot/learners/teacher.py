@@ -1,11 +1,58 @@
-"""A teacher: multinomial logistic regression on frozen features of a large model.
+"""Teachers: what takes the place of a learner where nothing is meta-trained.
 
-min_W,b  mean CE(y, xW + b) + ||W||^2 / (2 * c * n), by L-BFGS.
+The logistic head, fitted to frozen features of a large model, by L-BFGS:
+
+min_W,b  mean CE(y, xW + b) + ||W||^2 / (2 * c * n)
 """
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from fewshot.episodes import Episode
+from fewshot.functional import Hyperparameters, Params
+from fewshot.models.base import Model
+
+
+class Logistic:
+    """Multinomial logistic regression on the support; episodes one after the other."""
+
+    def __init__(self, way: int) -> None:
+        self._way = way
+
+    def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        """Class scores (b, q, way) of the queries."""
+        del params, hyper
+        fitted = [
+            fit_logistic(x, y, self._way)
+            for x, y in zip(episodes.support_x, episodes.support_y, strict=True)
+        ]
+        weight, bias = (torch.stack(parts) for parts in zip(*fitted, strict=True))
+        return episodes.query_x @ weight + bias.unsqueeze(1)
+
+
+class Fixed:
+    """A model that knows its classes already, of which those in `columns` (c,) are asked for."""
+
+    def __init__(self, model: Model, columns: Tensor) -> None:
+        self._model, self._columns = model, columns
+
+    def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        """Class scores (b, q, c) of the queries."""
+        del hyper
+        b, q = episodes.query_x.shape[:2]
+        scores = self._model.apply(params, episodes.query_x.flatten(0, 1))
+        return scores[:, self._columns].view(b, q, -1)
+
+
+def consensus(logits: Tensor) -> Tensor:
+    """Logarithms (..., c) of the mean of the probabilities that m models give: logits (m, ..., c).
+
+    The mean of probabilities, not of their logarithms: one model that is sure can't veto a class.
+    """
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def fit_logistic(x: Tensor, y: Tensor, n_classes: int, *, c: float = 10.0) -> tuple[Tensor, Tensor]:
@@ -25,5 +72,6 @@ def fit_logistic(x: Tensor, y: Tensor, n_classes: int, *, c: float = 10.0) -> tu
         loss.backward()
         return loss
 
-    optimizer.step(closure)
+    with torch.enable_grad():
+        optimizer.step(closure)
     return weight.detach(), bias.detach()

@@ -62,6 +62,9 @@ class Pool(Protocol):
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
 
+    def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
+        """An episode of the task (...) int64 for each key (...)."""
+
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
 

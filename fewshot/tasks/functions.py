@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION, Kind
+from fewshot.losses.normalise import check_null_losses
 from fewshot.randomness import fold, uniform
 from fewshot.tasks.base import episode_keys
 
@@ -124,7 +124,18 @@ class FunctionPool:
             torch.stack(sample(family, own, self.shot + self.query))
             for family, own in zip(self.families, of_task, strict=True)
         ]
-        x, y = torch.stack(drawn, -3).unsqueeze(-1)  # (..., t, episodes, shot + query, 1) each
+        return self._episode(torch.stack(drawn, -3))  # (2, ..., t, episodes, shot + query)
+
+    def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
+        """An episode of the task (...) for each key (...); one of each is drawn to choose from."""
+        n = self.shot + self.query
+        drawn = torch.stack([torch.stack(sample(f, keys, n)) for f in self.families], -2)
+        chosen = task[..., None, None].expand(*keys.shape, 1, n)
+        return self._episode(drawn.gather(-2, chosen.expand(2, *chosen.shape)).squeeze(-2))
+
+    def _episode(self, points: Tensor) -> Episode:
+        """From x and y (2, ..., shot + query)."""
+        x, y = points.unsqueeze(-1)
         return Episode(
             x[..., : self.shot, :],
             y[..., : self.shot, :],
@@ -144,13 +155,5 @@ def function_pool(
     Raises InputError for a family whose functions are all one constant: there is nothing to learn.
     """
     variances = [variance(family) for family in families]
-    faults = [
-        Fault(
-            f"tasks.{name}", "must have functions that vary: its variance is no number above 0.", v
-        )
-        for name, v in zip(names, variances, strict=True)
-        if not 0 < v < math.inf
-    ]
-    if faults:
-        raise InputError(faults)
+    check_null_losses(names, variances)
     return FunctionPool(tuple(names), tuple(families), torch.tensor(variances), shot, query)

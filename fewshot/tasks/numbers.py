@@ -59,6 +59,10 @@ class NumberPool:
     shot: int
     query: int
 
+    def by_row(self) -> "NumberPool":
+        """The same episodes, with the places of the examples in `inputs` in place of them."""
+        return replace(self, inputs=torch.arange(len(self.inputs), device=self.inputs.device))
+
     @property
     def kind(self) -> Kind:
         return REGRESSION
@@ -74,9 +78,12 @@ class NumberPool:
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
         task = torch.arange(len(self.names), device=keys.device)[:, None]
-        own = episode_keys(keys, len(self.names), episodes)
+        return self.draw_of(episode_keys(keys, len(self.names), episodes), task)
+
+    def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
+        """An episode of the task (...) for each key (...)."""
         # Not the counters of the other pools, which may be asked with the same keys.
-        chosen = distinct(fold(own, 3), self.n_members[task], self.shot + self.query)
+        chosen = distinct(fold(keys, 3), self.n_members[task], self.shot + self.query)
         x = self.inputs[self.members[task[..., None], chosen]]
         y = self.values[task[..., None], chosen].unsqueeze(-1)
         n, at = self.shot, y.dim() - 2  # x has as many dimensions before its features

@@ -85,6 +85,10 @@ class TaskPool:
     query: Count
     imbalance: Imbalance | None = None
 
+    def by_row(self) -> "TaskPool":
+        """The same episodes, with the places of the examples in `inputs` in place of them."""
+        return replace(self, inputs=torch.arange(len(self.inputs), device=self.inputs.device))
+
     @property
     def kind(self) -> Kind:
         return CLASSIFICATION
@@ -116,16 +120,15 @@ class TaskPool:
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
         task = torch.arange(len(self.names), device=keys.device)
-        return self._gather(episode_keys(keys, len(task), episodes), task[:, None])
+        return self.draw_of(episode_keys(keys, len(task), episodes), task[:, None])
 
-    def drawn_classes(self, keys: Tensor, episodes: int) -> Tensor:
-        """What the classes of `draw(keys, episodes)` are: keys (...) -> (..., t, episodes, way).
+    def classes_of(self, keys: Tensor, task: Tensor) -> Tensor:
+        """What the classes of `draw_of(keys, task)` are, (..., way).
 
         Numbers from 0 to the task's `class_counts` - 1, group after group; those of classes that an
         episode does not have mean nothing.
         """
-        task = torch.arange(len(self.names), device=keys.device)[:, None]
-        group, classes = self._choose(episode_keys(keys, len(task), episodes), task)
+        group, classes = self._choose(keys, task)
         before = self.n_classes.cumsum(1) - self.n_classes
         return before[task, group].unsqueeze(-1) + classes
 
@@ -135,7 +138,8 @@ class TaskPool:
         way = bounds(self.way)[1]
         return group, distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
 
-    def _gather(self, keys: Tensor, task: Tensor) -> Episode:
+    def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
+        """An episode of the task (...) for each key (...)."""
         way, shot, query = (bounds(n)[1] for n in (self.way, self.shot, self.query))
         group, classes = self._choose(keys, task)
         n_classes = self.n_classes[task, group]

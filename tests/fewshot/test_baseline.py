@@ -8,12 +8,14 @@ import torch
 from torch.func import grad
 from torch.nn.functional import cross_entropy, normalize
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 from fewshot.episodes import Episode
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.teacher import fit_logistic
 from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained
+from fewshot.tasks.base import episode_keys
 from fewshot.tasks.pool import Task, pool
 from trials.meta_training import MetaTraining, Part
 
@@ -74,7 +76,8 @@ def test_the_classes_of_a_draw_are_told():
     tasks, drawn_from = grouped_pool()
     assert drawn_from.class_counts == COUNTS
     keys = torch.arange(20)
-    drawn, classes = drawn_from.draw(keys, 3), drawn_from.drawn_classes(keys, 3)
+    own, task = episode_keys(keys, 2, 3), torch.arange(2)[:, None]
+    drawn, classes = drawn_from.draw(keys, 3), drawn_from.classes_of(own, task)
     assert classes.shape == (20, 2, 3, 2)
     for t, task in enumerate(tasks):
         # Group after group, so the even labels come first.
@@ -154,11 +157,11 @@ def test_a_task_of_weight_zero_changes_nothing_and_losses_are_in_units_of_the_nu
     taught = Baseline(model=model, way=2, classes=COUNTS, cosine=cosine)
     objective = MetaTraining([Part(taught, drawn_from, {})], 2)
     params = objective.init(0)
-    (batch,) = objective.batch(torch.tensor([3]), torch.tensor([0]))
-    one = type(batch)(Episode(*(part[0] for part in batch.episodes)), batch.classes[0])
+    weights = torch.tensor([1.0, 0.0])
+    (batch,) = objective.batch(torch.tensor([3]), torch.tensor([0]), weights[None])
+    one = tree_map(lambda part: part[0], batch)
     spoiled = one.episodes._replace(support_x=one.episodes.support_x.clone())
     spoiled.support_x[2:] += 7.0  # the episodes of the second task
-    weights = torch.tensor([1.0, 0.0])
     for episodes in (one.episodes, spoiled):
         slope = grad(objective.loss)(params, (one._replace(episodes=episodes),), {}, weights)
         assert slope["classes.weight"][1].abs().max() == 0

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from fewshot.conformance.tasks import FamilyLaws, PoolLaws, keys
 from fewshot.faults import InputError
+from fewshot.tasks.base import episode_keys
 from fewshot.tasks.functions import FAMILIES, function_pool, sample, variance
 
 
@@ -112,8 +113,18 @@ class TestPool:
 
     def test_a_family_that_never_varies_is_refused(self):
         constant = {"zero": lambda x, key: x * 0, "wild": lambda x, key: x / 0}
-        with pytest.raises(InputError, match="vary") as caught:
+        with pytest.raises(InputError, match="nothing to learn") as caught:
             function_pool(
                 [*constant, "line"], [*constant.values(), FAMILIES["line"]], shot=1, query=1
             )
         assert [fault.path for fault in caught.value.faults] == ["tasks.zero", "tasks.wild"]
+
+
+def test_an_episode_of_a_chosen_family_is_the_one_that_is_drawn_of_it() -> None:
+    pool = pool_of("line", "sinusoid", "noise")
+    own, which = episode_keys(keys(4), 3, 2), torch.arange(3).repeat_interleave(2).expand(4, -1)
+    chosen = pool.draw_of(own.flatten(1), which)
+    for one, other in zip(pool.draw(keys(4), 2), chosen, strict=True):
+        assert torch.equal(one.flatten(1, 2), other)
+    mixed = pool.draw_of(keys(3), torch.tensor([2, 0, 2]))
+    assert torch.equal(mixed.query_y[1], pool.draw_of(keys(3)[1:2], torch.tensor([0])).query_y[0])

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from fewshot.conformance.tasks import PoolLaws, keys
+from fewshot.episodes import looked_up
 from fewshot.faults import InputError
+from fewshot.tasks.base import episode_keys
 from fewshot.tasks.pool import Task, pool
 
 
@@ -288,3 +290,27 @@ class TestFaults:
         drawn = made.draw(keys(1), 1)
         rows = torch.cat([drawn.support_x, drawn.query_x], -2).flatten()
         assert sorted(rows.tolist()) == list(range(8))
+
+
+class TestChosenTasks:
+    @pytest.fixture
+    def made(self):
+        tasks = [task("a", [8, 5, 4]), task("b", [6, 7, 9, 6], first=17)]
+        return pool(tasks, inputs(50), way=2, shot=2, query=1)
+
+    def test_an_episode_of_a_chosen_task_is_the_one_that_is_drawn_of_it(self, made):
+        own = episode_keys(keys(5), 2, 3)
+        which = torch.tensor([0, 0, 0, 1, 1, 1]).expand(5, -1)
+        chosen = made.draw_of(own.flatten(1), which)
+        for one, other in zip(made.draw(keys(5), 3), chosen, strict=True):
+            assert torch.equal(one.flatten(1, 2), other)
+
+    def test_each_comes_from_the_task_that_was_chosen_for_it(self, made):
+        which = torch.tensor([1, 0, 0, 1, 0])
+        x = made.draw_of(keys(5), which).support_x
+        assert torch.equal((x >= 17).all(-1).all(-1), which == 1)
+
+    def test_by_row_the_same_examples_are_named_by_their_places(self, made):
+        shown, rows = made.draw(keys(4), 2), made.by_row().draw(keys(4), 2)
+        found = looked_up(rows, made.inputs)
+        assert all(torch.equal(*pair) for pair in zip(shown, found, strict=True))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fewshot.randomness import distinct, fold, integers, uniform
+from fewshot.randomness import distinct, fold, integers, proportional, uniform
 
 
 def keys(n, seed=0):
@@ -140,3 +140,37 @@ class TestDistinct:
     def test_of_one_is_a_plain_draw(self):
         counts = distinct(keys(6000), torch.tensor(7), 1)[:, 0].bincount(minlength=7)
         assert stats.chisquare(counts.numpy()).pvalue > 0.01
+
+
+class TestProportional:
+    SHARES = torch.tensor([0.07, 0.0, 0.5, 0.18, 0.25, 0.0])
+
+    def counts(self, shares, n, draws=4000):
+        drawn = proportional(keys(draws), shares.expand(draws, -1), n)
+        return torch.nn.functional.one_hot(drawn, len(shares)).sum(1).double()
+
+    @pytest.mark.parametrize("n", [1, 3, 10, 64])
+    def test_draws_each_category_by_its_share_on_average(self, n):
+        counts = self.counts(self.SHARES, n)
+        error = counts.std(0) / len(counts) ** 0.5
+        assert ((counts.mean(0) - n * self.SHARES).abs() <= 4 * error + 1e-6).all()
+
+    @pytest.mark.parametrize("n", [1, 3, 10, 64])
+    def test_is_never_off_by_a_whole_draw(self, n):
+        assert ((self.counts(self.SHARES, n) - n * self.SHARES).abs() < 1 + 1e-6).all()
+
+    def test_never_draws_what_has_no_share(self):
+        assert (self.counts(self.SHARES, 64)[:, [1, 5]] == 0).all()
+
+    def test_draws_equal_shares_equally(self):
+        assert (self.counts(torch.full((5,), 0.2), 15) == 3).all()
+
+    def test_does_not_mind_the_unit_of_the_shares(self):
+        drawn = [proportional(keys(50), s * self.SHARES.expand(50, -1), 8) for s in (1, 8)]
+        assert torch.equal(*drawn)
+
+    def test_is_the_same_alone_as_among_others(self):
+        shares = torch.stack([self.SHARES, self.SHARES.flip(0)])
+        together = proportional(keys(2), shares, 9)
+        alone = [proportional(keys(2)[i], shares[i], 9) for i in range(2)]
+        assert torch.equal(together, torch.stack(alone))

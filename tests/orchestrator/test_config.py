@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from fewshot.faults import Fault, InputError
 from fewshot.learners.learners import LEARNERS
+from fewshot.losses.distillation import Distillation
 from fewshot.models.models import MODELS
 from orchestrator.config import dump, load_config, parse
 from orchestrator.plan import plan_of
 from orchestrator.schema import RangeSection
 from orchestrator.simplex import Simplex
-from trials.contract import Recipe
+from trials.contract import Component, Recipe
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
 
@@ -357,6 +358,119 @@ def test_functions_are_not_distilled() -> None:
     assert fault.path == "teacher"
 
 
+TAUGHT: dict[str, Any] = {
+    "teacher": {"source": "glyphs", "size": 28, "head": "ridge"},
+    "space.distill/temperature": {"low": 1, "high": 8},
+    "space.distill/soft_weight": {"low": 0, "high": 1},
+}
+
+
+def test_a_learner_may_have_a_teacher(tmp_path: Path) -> None:
+    soft = {"standardise": True, "decoupled": {"target": 1, "non_target": 8}}
+    config = parse(changed(TAUGHT | {"distillation": soft}))
+    assert load_config(written(tmp_path, dump(config))) == config
+    assert not config.adapts
+    plan = plan_of(config)
+    assert plan.recipe.program == "meta_training"
+    assert plan.recipe.teacher == Component(name="glyphs", options={"size": 28, "head": "ridge"})
+    assert plan.recipe.distillation == Distillation(standardise=True, decoupled=(1.0, 8.0))
+    hyperparameters, weights = plan.space.decode(plan.space.rate_design(1, 0)[0])
+    assert hyperparameters["distill/soft_weight"] == 0, "the reference has no teacher"
+    assert list(weights.values()) == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("source", ["export", "finalists"])
+def test_a_teacher_may_be_what_was_trained_before(source) -> None:
+    teacher = {"source": source, "path": "runs/searches/before"}
+    recipe = plan_of(parse(changed(TAUGHT | {"teacher": teacher}))).recipe
+    assert recipe.teacher == Component(name=source, options={"path": "runs/searches/before"})
+
+
+def test_features_are_of_the_students_own_path_unless_they_have_another() -> None:
+    teacher = {"source": "text", "encoder": "minilm"}
+    recipe = plan_of(parse(changed(TAUGHT | {"teacher": teacher}))).recipe
+    assert recipe.teacher.options == {"encoder": "minilm"}
+
+
+def test_numbers_are_taught_without_a_temperature() -> None:
+    teacher = {"source": "export", "path": "x"}
+    taught = copy.deepcopy(FUNCTIONS) | {"teacher": teacher, "space.distill/soft_weight": 0.5}
+    assert plan_of(parse(changed(taught))).space.fixed["distill/soft_weight"] == 0.5
+    (fault,) = faults(taught | {"space.distill/temperature": 2})
+    assert (fault.path, fault.rule) == (
+        "space.distill/temperature",
+        "is not read by any part of this search.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "rule"),
+    [
+        ({"teacher": {"source": "glyps"}}, "teacher.source", "must be one of export, finalists"),
+        ({"teacher": {"source": "export"}}, "teacher.path", "is needed by export"),
+        ({"teacher": {"source": "finalists", "path": "x", "c": 3}}, "teacher.c", "is not an opt"),
+        ({"teacher.size": "x", "teacher.sise": 3}, "teacher.sise", "is not an option of glyphs"),
+        ({"teacher.head": "ridg"}, "teacher.head", "must be one of logistic, simpleshot"),
+        ({"teacher.head": "logistic"}, "teacher.head", "beside a `learner`"),
+        (
+            {"teacher": {"source": "export", "path": "x", "head": "ridge"}},
+            "teacher.head",
+            "does not go with export",
+        ),
+        ({"distillation.direction": "backward"}, "distillation.direction", "'forward' or 'rev"),
+        ({"distillation.standardize": True}, "distillation.standardize", "not a known key"),
+        (
+            {"distillation": {"direction": "reverse", "decoupled": {}}},
+            "distillation.decoupled",
+            "does not go with direction: reverse",
+        ),
+        (
+            {"distillation.decoupled": {"target": -1}},
+            "distillation.decoupled.target",
+            "at least 0",
+        ),
+        ({"space.task_weights.weights_as": "samples"}, "space.task_weights.weights_as", "'loss'"),
+        (
+            {"space": {"lr/outer": 1, "distill/soft_weight": 1}},
+            "space.distill/temperature",
+            "is needed",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_teacher_is_named(changes, path, rule) -> None:
+    (fault,) = faults(copy.deepcopy(TAUGHT) | changes)
+    assert fault.path == path
+    assert rule in fault.rule
+
+
+def test_a_learner_with_a_loss_of_its_own_has_no_teacher() -> None:
+    rates = {"space.lr/inner": 0.1, "space.lr/adapt": 0.1}
+    (fault,) = faults(copy.deepcopy(TAUGHT) | rates | {"learner.name": "reptile"})
+    assert (fault.path, fault.found) == ("learner.name", "reptile")
+
+
+def test_functions_are_not_taught_by_features_nor_with_a_soft_loss() -> None:
+    soft = {"space.distill/soft_weight": 0.5, "distillation": {"standardise": True}}
+    found = faults(copy.deepcopy(FUNCTIONS) | soft | {"teacher": {"source": "glyphs"}})
+    assert {f.path for f in found} == {"teacher.source", "distillation"}
+
+
+def test_weights_are_of_losses_unless_they_are_of_draws() -> None:
+    assert plan_of(parse(changed({}))).recipe.weights_as == "loss"
+    drawn = parse(changed({"space.task_weights.weights_as": "sampling"}))
+    assert plan_of(drawn).recipe.weights_as == "sampling"
+
+
+def test_draws_by_weight_do_not_go_with_parameters_of_each_task() -> None:
+    given = {
+        "learner": {"name": "meta_sgd", "rates": "per_task"},
+        "space": {"lr/outer": 0.1, "lr/inner": 0.1, "task/own": 0.5},
+        "space.task_weights.weights_as": "sampling",
+    }
+    (fault,) = faults(given)
+    assert fault.path == "space.task_weights.weights_as"
+
+
 def test_tasks_of_rows_need_a_dataset() -> None:
     (fault,) = faults({"datasets": {}})
     assert (fault.path, fault.rule) == ("datasets", "must not be empty.")
@@ -499,7 +613,7 @@ def test_each_wrong_value_in_a_list_is_a_fault_of_its_own() -> None:
         ({"space.distill/temperature": 2}, "space.distill/temperature", "is not read"),
         ({"learner": ...}, "learner", "is needed to learn from"),
         ({"space.weight_decay": -0.1}, "space.weight_decay", "must not be negative"),
-        ({"teacher": {"source": "glyphs"}}, "learner", "either a `learner`"),
+        ({"distillation": {}}, "distillation", "not read without a `teacher`"),
         ({"space.distill/soft_weight": 2.0}, "space.distill/soft_weight", "between 0 and 1"),
         (
             {"space.distill/soft_weight": {"low": 0.0, "high": 1.5}},

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -132,6 +133,17 @@ def test_a_clear_gain_is_called_better_and_none_is_not() -> None:
     same = summarise("toy", searched(score=nothing_counts))
     assert same.verdict == "no better"
     assert "is no better than" in sentence(same)
+
+
+def test_a_baseline_that_has_no_teacher_where_others_have_one_is_called_so() -> None:
+    summary = summarise("toy", searched())
+    rates = dict(summary.baseline.hyperparameters)
+    for weight, said in ((0.0, True), (0.5, False)):
+        baseline = replace(
+            summary.baseline, hyperparameters=rates | {"distill/soft_weight": weight}
+        )
+        found = sentence(replace(summary, baseline=baseline))
+        assert ("uniform task weights without a teacher, with tuned rates" in found) == said
 
 
 @pytest.mark.parametrize("turns", range(1, 12))

@@ -373,6 +373,18 @@ def reptile(folder: Path) -> Case:
     return replace(case, name="reptile", recipe=recipe)
 
 
+def taught(folder: Path) -> Case:
+    """A teacher on the same images in training, whose tasks are drawn in proportion to weights."""
+    recipe = replace(
+        _meta_training(folder, Component(name="protonet")),
+        teacher=Component(name="images", options={"head": "ridge"}),
+        weights_as="sampling",
+    )
+    soft = {"distill/temperature": 2.0, "distill/soft_weight": 0.5}
+    other = {"distill/temperature": 8.0, "distill/soft_weight": 0.9}
+    return Case("taught", recipe, folder, "lr/outer", {"lr/outer": 0.01, **soft}, other, _TRAIN)
+
+
 def distillation(folder: Path) -> Case:
     """Texts of four classes for the student; the teacher sees a noisy image of each class."""
     rng = np.random.default_rng(1)
@@ -406,7 +418,7 @@ def distillation(folder: Path) -> Case:
         tasks={"train": (), "validation": (task("query"),), "test": (task("test"),)},
         model=Component(name="bag", options={"n_ids": 64, "width": 8}),
         learner=Component(name="student"),
-        teacher=Component(name="images", options={"path": str(views), "c": 1.0}),
+        teacher=Component(name="images", options={"path": str(views)}),
         way=4,
         shot=3,
         query=1,
@@ -464,6 +476,7 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
     "functions": functions,
     "mixed": mixed,
     "reptile": reptile,
+    "taught": taught,
     "distillation": distillation,
     "fine_tuning": fine_tuning,
 }

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
-from fewshot.episodes import Episode
 from fewshot.faults import InputError
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.protonet import ProtoNet
@@ -81,11 +81,12 @@ class TestNullLosses:
         drawn = pool([one], inputs, way=(2, 6), shot=1, query=2)
         learner = ProtoNet(model=Untrained(), way=6)
         objective = MetaTraining([Part(learner, drawn, {})], 5)
-        batch = objective.batch(torch.tensor([3]), torch.tensor([0]))
-        (batch,) = (Episode(*(x[0] for x in episodes)) for episodes in batch)
-        ways = batch.support_y.amax(-1) + 1
+        drawn = objective.batch(torch.tensor([3]), torch.tensor([0]), torch.ones(1, 1))
+        (batch,) = tree_map(lambda part: part[0], drawn)
+        episodes = batch.episodes
+        ways = episodes.support_y.amax(-1) + 1
         assert len(ways.unique()) > 1
-        logits = learner.logits({}, batch, {})
-        losses = CLASSIFICATION.losses(logits, batch.query_y).mean(-1)
+        logits = learner.logits({}, episodes, {})
+        losses = CLASSIFICATION.losses(logits, episodes.query_y).mean(-1)
         found = objective.loss({}, (batch,), {}, torch.ones(1))
         assert_close(found, (losses / ways.log()).mean())

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewshot.losses.distillation import Distillation
 from trials.contract import Component, Recipe, TaskSpec, TrialSpec
 
 names = st.text(min_size=1, max_size=8)
@@ -38,6 +39,13 @@ recipes = st.builds(
     datasets=st.dictionaries(names, components, max_size=2),
     tasks=st.fixed_dictionaries(dict.fromkeys(("train", "validation", "test"), some_tasks)),
     teacher=st.none() | components,
+    distillation=st.builds(
+        Distillation,
+        direction=st.sampled_from(["forward", "reverse"]),
+        standardise=st.booleans(),
+        decoupled=st.none() | st.tuples(numbers, numbers),
+    ),
+    weights_as=st.sampled_from(["loss", "sampling"]),
     model=components,
     learner=components,
 )
@@ -83,6 +91,8 @@ OTHERS = {
     "test_episodes": 101,
     "batch": 1,
     "teacher": Component(name="text"),
+    "distillation": Distillation(decoupled=(1.0, 8.0)),
+    "weights_as": "sampling",
     "seed": 1,
     "optimizer": "sgd",
     "imbalance": "random",
@@ -140,4 +150,4 @@ class TestFingerprint:
         assert one.fingerprint() == other.fingerprint()
 
     def test_is_the_same_in_every_process(self):
-        assert RECIPE.fingerprint() == "97f4f8b32928"
+        assert RECIPE.fingerprint() == "3fbd655cbb93"

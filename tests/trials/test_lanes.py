@@ -27,11 +27,11 @@ class Cramped:
     def __getattr__(self, name):
         return getattr(self._objective, name)
 
-    def batch(self, seeds, steps):
+    def batch(self, seeds, steps, weights):
         self.passes += 1
         if len(seeds) > self._rows or self.passes in self._shortages:
             raise self._error
-        return self._objective.batch(seeds, steps)
+        return self._objective.batch(seeds, steps, weights)
 
     def score(self, params, hyper, stage):
         if len(next(iter(params.values()))) > self._rows:

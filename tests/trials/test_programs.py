@@ -23,6 +23,7 @@ from tests.trials.conformance import (
     protonet,
     remembered,
     retried,
+    taught,
 )
 from trials import checkpoint
 
@@ -448,7 +449,7 @@ def test_a_test_is_scored_with_its_own_hyperparameters(tmp_path):
     assert one.reports[0].score != another.reports[0].score
 
 
-@pytest.mark.parametrize("make", [protonet, maml, mixed])
+@pytest.mark.parametrize("make", [protonet, maml, mixed, taught])
 def test_a_weight_weighs_its_own_task_and_no_other(make, tmp_path):
     """Shuffling the labels of a task shows in the losses of those trials that give it weight."""
     case = make(tmp_path)

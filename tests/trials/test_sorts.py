@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.func import grad
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 from fewshot.faults import InputError
 from fewshot.models.mlp import MLP
 from tests.trials.conformance import drive, mixed, protonet
 from trials.build import PROGRAMS, examine
 from trials.contract import Component, TaskSpec
-from trials.pools import Sort, pools_of, sorts
+from trials.pools import Sort, pools_of, sorts, sources_of
 
 CLASSES, NUMBERS = Sort(False, "table"), Sort(True, "table")
 CPU = torch.device("cpu")
@@ -35,12 +36,10 @@ def learned_by(case, name, **options):
 def gradient(case, recipe, weights):
     """Of the loss with all weight on some tasks, at fresh parameters."""
     objective = PROGRAMS["meta_training"](recipe, case.cache, CPU)
-    batch = tuple(
-        type(each)(*(part[0] for part in each))
-        for each in objective.batch(torch.tensor([1]), torch.tensor([0]))
-    )
     hyper = {name: torch.tensor(value) for name, value in case.hyperparameters.items()}
     given = torch.tensor([weights.get(task, 0.0) for task in objective.tasks])
+    drawn = objective.batch(torch.tensor([1]), torch.tensor([0]), given[None])
+    batch = tree_map(lambda part: part[0], drawn)
     return grad(objective.loss)(objective.init(3), batch, hyper, given)
 
 
@@ -136,7 +135,7 @@ def test_images_may_have_numbers_too(tmp_path):
     tasks = {**case.recipe.tasks, "train": (number,)}
     recipe = replace(case.recipe, tasks=tasks, overlap=True)
     assert list(sorts(recipe)) == [Sort(False, "rows"), Sort(True, "rows")]
-    pools = pools_of(recipe, case.cache, CPU)
+    pools = pools_of(recipe, sources_of(recipe, case.cache), CPU)
     assert pools[Sort(True, "rows")]["train"].sizes == {"which": 360}
     assert examine(recipe, case.cache).task_sizes == {"which": 360}
 
@@ -155,8 +154,10 @@ def test_all_faults_of_all_sorts_are_told_at_once(case):
         *(replace(task, where={"region": ("omega",)}) for task in tasks["train"][1:]),
         TaskSpec(name="curve", function="curve"),
     )
+    recipe = replace(case.recipe, tasks={**tasks, "train": wrong})
+    sources = sources_of(recipe, case.cache)
     with pytest.raises(InputError) as caught:
-        pools_of(replace(case.recipe, tasks={**tasks, "train": wrong}), case.cache, CPU)
+        pools_of(recipe, sources, CPU)
     assert {fault.path for fault in caught.value.faults} == {
         "tasks.train.yield_alpha.label",
         "tasks.train.species_alpha.where.region",
@@ -171,4 +172,4 @@ def test_a_missing_class_is_told_with_its_row(case):
     lines[6] = ",".join("" if cell.startswith("s") else cell for cell in lines[6].split(","))
     table.write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"species_alpha.label: must have a class.*row 5"):
-        pools_of(case.recipe, case.cache, CPU)
+        pools_of(case.recipe, sources_of(case.recipe, case.cache), CPU)

@@ -1,0 +1,127 @@
+"""The registered parts that a recipe names, built."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fewshot.faults import Fault, InputError
+from fewshot.kinds import REGRESSION
+from fewshot.learners.base import Learner, OwnParameters
+from fewshot.learners.learners import (
+    LEARNERS,
+    REGRESSORS,
+    learner_named,
+    learns_all_classes,
+    learns_numbers,
+)
+from fewshot.learners.per_task import PerTask
+from fewshot.learners.ridge import Ridge
+from fewshot.learners.scaled import Scaled
+from fewshot.models.base import Model
+from fewshot.models.columns import Columns
+from fewshot.models.models import MODELS
+from fewshot.registry import resolve
+from fewshot.tasks.base import Pool
+from fewshot.tasks.pool import TaskPool
+from trials.contract import Component, Recipe
+from trials.pools import Sort, sorts
+
+
+def part(
+    registry: Mapping[str, Callable[..., Any]], component: Component, path: str, **more: Any
+) -> Any:
+    """The part that `component` names, built with its options."""
+    factory = resolve(registry, component.name, f"{path}.name")
+    try:
+        return factory(**more, **component.options)
+    except TypeError as error:
+        raise InputError([Fault(path, f"has an option that does not fit: {error}.")]) from error
+
+
+def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
+    """The model of an adaptation recipe."""
+    model: Model = part(MODELS, recipe.model, "model", features=features, n_out=n_classes)
+    return model
+
+
+def learner(
+    recipe: Recipe,
+    features: tuple[int, ...],
+    way: int,
+    sort: Sort | None = None,
+    train: Pool | None = None,
+) -> Learner:
+    """The learner of a meta-training recipe, for problems of `way` classes or of numbers.
+
+    sort: of the tasks that it is to learn; the recipe's first if there is no word of it.
+    train: the training tasks among them, if any are to be trained on.
+    """
+    sort = sort or next(iter(sorts(recipe)))
+    model = _model(recipe, features, way, sort)
+    made = learner_named(recipe.learner.name)
+    found: Learner
+    if sort.regresses and not learns_numbers(made):
+        found = _regressor(recipe, model)
+    else:
+        own: dict[str, Any] = {"kind": REGRESSION} if sort.regresses else {}
+        if learns_all_classes(made) and isinstance(train, TaskPool):
+            own["classes"] = _class_counts(recipe, train)
+        found = part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
+    if isinstance(found, OwnParameters) and found.per_task:
+        found = _per_task(found, found.per_task, recipe, sort)
+    return scaled(found, sort)
+
+
+def _model(recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort) -> Model:
+    """The model, or those of its outputs that are for the sort: classes first, then the number."""
+    more: dict[str, Any] = {"features": features}
+    if not _scores_classes(recipe):
+        return part(MODELS, recipe.model, "model", **more)  # type: ignore[no-any-return]
+    kinds = {each.regresses for each in sorts(recipe)}
+    n_outputs = way * (False in kinds) + (True in kinds)
+    model: Model = part(MODELS, recipe.model, "model", **more, n_out=n_outputs)
+    if len(kinds) == 1:
+        return model
+    return Columns(model, way, 1) if sort.regresses else Columns(model, 0, way)
+
+
+def _scores_classes(recipe: Recipe) -> bool:
+    return learner_named(recipe.learner.name).model_scores_classes
+
+
+def _class_counts(recipe: Recipe, train: TaskPool) -> tuple[int, ...]:
+    if sum(not sort.regresses for sort in sorts(recipe)) > 1:
+        rule = "can't be trained on the classes of tables and of other rows in one search."
+        raise InputError([Fault("learner.name", rule, recipe.learner.name)])
+    return train.class_counts
+
+
+def _regressor(recipe: Recipe, model: Model) -> Learner:
+    """What learns numbers beside a learner that knows classes only: a ridge head, embedded alike.
+
+    Raises InputError if there is no embedding, or nothing but numbers to learn.
+    """
+    if recipe.regresses or _scores_classes(recipe):
+        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
+        raise InputError([Fault("learner.name", rule, recipe.learner.name)])
+    return Ridge(model=model, way=1, kind=REGRESSION)
+
+
+def _per_task(found: Learner, own: tuple[str, ...], recipe: Recipe, sort: Sort) -> Learner:
+    trained = [each for each, tasks in sorts(recipe).items() for _ in tasks["train"]]
+    places = [i for i, each in enumerate(trained) if each == sort]
+    peers = [i for i, each in enumerate(trained) if each.regresses == sort.regresses]
+    return PerTask(
+        found, own, n_tasks=len(trained), own_tasks=_slice(places), peers=_slice(peers or places)
+    )
+
+
+def _slice(places: list[int]) -> slice:
+    """Of places that follow one another; of none, the whole."""
+    return slice(places[0], places[-1] + 1) if places else slice(None)
+
+
+def scaled(found: Learner, sort: Sort) -> Learner:
+    """Numbers of rows are in units of their own; so are the features of tables."""
+    targets = sort.regresses and sort.source != "functions"
+    features = sort.source == "table"
+    return Scaled(found, features=features, targets=targets) if features or targets else found
