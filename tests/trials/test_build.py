@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.func import vmap
 from torch.testing import assert_close
 
 from fewshot.episodes import Episode
@@ -82,10 +83,10 @@ class TestNullLosses:
         learner = ProtoNet(model=Untrained(), way=6)
         objective = MetaTraining([Part(learner, drawn, {})], 5)
         batch = objective.batch(torch.tensor([3]), torch.tensor([0]))
-        (batch,) = (Episode(*(x[0] for x in episodes)) for episodes in batch)
-        ways = batch.support_y.amax(-1) + 1
+        episodes = Episode(*(part[0] for part in batch[0].episodes))
+        ways = episodes.support_y.amax(-1) + 1
         assert len(ways.unique()) > 1
-        logits = learner.logits({}, batch, {})
-        losses = CLASSIFICATION.losses(logits, batch.query_y).mean(-1)
-        found = objective.loss({}, (batch,), {}, torch.ones(1))
+        logits = learner.logits({}, episodes, {})
+        losses = CLASSIFICATION.losses(logits, episodes.query_y).mean(-1)
+        (found,) = vmap(lambda lane: objective.loss({}, lane, {}, torch.ones(1)))(batch)
         assert_close(found, (losses / ways.log()).mean())

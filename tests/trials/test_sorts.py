@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.func import grad
+from torch.func import grad, vmap
 from torch.testing import assert_close
 
 from fewshot.faults import InputError
@@ -35,13 +35,11 @@ def learned_by(case, name, **options):
 def gradient(case, recipe, weights):
     """Of the loss with all weight on some tasks, at fresh parameters."""
     objective = PROGRAMS["meta_training"](recipe, case.cache, CPU)
-    batch = tuple(
-        type(each)(*(part[0] for part in each))
-        for each in objective.batch(torch.tensor([1]), torch.tensor([0]))
-    )
+    batch = objective.batch(torch.tensor([1]), torch.tensor([0]))
     hyper = {name: torch.tensor(value) for name, value in case.hyperparameters.items()}
     given = torch.tensor([weights.get(task, 0.0) for task in objective.tasks])
-    return grad(objective.loss)(objective.init(3), batch, hyper, given)
+    losses = vmap(objective.loss, in_dims=(None, 0, None, None))  # of a single lane
+    return grad(lambda params: losses(params, batch, hyper, given).sum())(objective.init(3))
 
 
 def test_tasks_are_sorted_by_what_they_tell_and_where_they_come_from(case):
