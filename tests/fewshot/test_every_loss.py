@@ -9,16 +9,21 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from fewshot.kinds import CLASSIFICATION, REGRESSION
-from fewshot.losses.distillation import soft_loss
+from fewshot.losses.distillation import HINTON, Distillation
 
 
 def drawn(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def soft(temperature):
-    at = torch.tensor(temperature, dtype=torch.float64)
-    return lambda student, teacher: soft_loss(student, teacher, at.to(student.dtype))
+def soft(temperature, kind=HINTON):
+    """The soft loss of some examples; the class that the teacher thinks is right is."""
+
+    def loss(student, teacher):
+        at = torch.tensor(temperature, dtype=student.dtype)
+        return kind.losses(student, teacher, at, teacher.argmax(-1)).mean()
+
+    return loss
 
 
 # Each of outputs (b, c) and of others like them, from which it takes what it is to be told.
@@ -28,6 +33,9 @@ LOSSES = {
     "soft, cold": soft(0.5),
     "soft": soft(1.0),
     "soft, hot": soft(20.0),
+    "soft, reverse": soft(2.0, Distillation(direction="reverse")),
+    "soft, standardised": soft(2.0, Distillation(standardise=True)),
+    "soft, decoupled": soft(2.0, Distillation(decoupled=(1.0, 8.0))),
 }
 SHAPES = st.tuples(st.integers(1, 6), st.integers(2, 7))
 quick = settings(max_examples=20, deadline=None)
