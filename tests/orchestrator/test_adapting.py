@@ -35,7 +35,7 @@ def config(path, **more):
         {
             "name": "topics",
             "datasets": {"texts": texts},
-            "tasks": {"train": [task], "validation": [task], "test": [task]},
+            "tasks": {"train": [task], "validation": [task], "test": [task], "overlap": True},
             "model": BAG,
             "episodes": {"way": 3, "shot": 2, "query": 2, "validation": 5, "test": 5},
             "batch": 16,
@@ -66,7 +66,7 @@ def taught(tmp_path):
     means = config(path, learner={"name": "protonet"}, steps=40, space={"lr/outer": 0.02})
     teacher = {"source": "export", "path": str(exported(means, tmp_path / "teacher"))}
     task = {"name": "topics", "dataset": "texts", "label": "label", "query": {}}
-    tasks = {"train": [], "validation": [task], "test": [task]}
+    tasks = {"train": [], "validation": [task], "test": [task], "overlap": True}
     soft = {"lr/adapt": 0.03, "distill/temperature": 1.0, "distill/soft_weight": 0.7}
     student = config(path, teacher=teacher, tasks=tasks, steps=80, space=soft)
     return exported(student, tmp_path / "student")
