@@ -29,7 +29,7 @@ search: setup
 	$(BIN)/fewtune search configs/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not ray and not browser and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not ray and not browser and not gpu"
 
 slow: setup minilm
 	$(BIN)/python -m pytest -m "not gpu"
