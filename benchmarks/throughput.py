@@ -30,7 +30,6 @@ from throughput_problems import PROBLEMS, config_of
 from throughput_tools import optuna_serial, ray_tune
 
 from fewshot.faults import InputError
-from fewshot.metrics import Estimate
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
 from orchestrator.schema import Config
@@ -97,7 +96,7 @@ def compare(
         reached = next((at for at, score in course.best() if score >= goal), None)
         if reached is not None:
             figures["seconds_to_reach"] = reached
-        rows += [_row(problem, name, metric, value) for metric, value in figures.items()]
+        rows += [tidy.figure("throughput", problem, name, *one) for one in figures.items()]
     return rows, courses
 
 
@@ -117,10 +116,6 @@ def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
     if course.occupancy is not None:
         figures["occupancy"] = course.occupancy
     return figures
-
-
-def _row(problem: str, variant: str, metric: str, value: float) -> tidy.Row:
-    return tidy.row("throughput", problem, variant, metric, Estimate(value, 0.0, 1))
 
 
 def _default(quick: bool) -> list[str]:

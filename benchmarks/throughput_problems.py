@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.faults import InputError
 from orchestrator.config import load_config
 from orchestrator.schema import Config
 
@@ -62,14 +61,8 @@ PROBLEMS: Mapping[str, Problem] = {
 
 
 def config_of(problem: str, *, seed: int, quick: bool, changes: Sequence[str]) -> Config:
-    """The config of a problem. As many lanes as `auto` finds, where that is to be had."""
+    """The config of a problem, with as many lanes as `auto` finds."""
     of = PROBLEMS[problem]
     asked = [*of.changes, *_HALVING, *(of.quick if quick else ()), f"seed={seed}"]
     asked += [f"name={problem}", "search.lanes=auto", *changes]
-    path = _CONFIGS / of.config
-    try:
-        return load_config(path, asked)
-    except InputError as error:
-        if [fault.path for fault in error.faults] != ["search.lanes"]:
-            raise
-    return load_config(path, [change for change in asked if change != "search.lanes=auto"])
+    return load_config(_CONFIGS / of.config, asked)

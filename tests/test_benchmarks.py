@@ -92,6 +92,7 @@ def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_throughput_measures_every_variant(tmp_path):
     out = tmp_path / "rows.jsonl"
     tiny = ("--set", "search.trials=4", "--set", "steps=20", "--set", "episodes.validation=10")
