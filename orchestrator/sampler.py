@@ -98,6 +98,25 @@ class _Drawing(optuna.samplers.GPSampler):
         return np.asarray(points[chosen[0]])
 
 
+def mean_of_best(trials: Sequence[Studied], space: SearchSpace, n: int) -> Values | None:
+    """The mean of the best `n` complete joint trials; None before there are so many.
+
+    Each of the best owes its place to luck too; what they have in common is less likely to be luck.
+    """
+    names = space.box().keys()
+    complete = [
+        t
+        for t in trials
+        if t.state == "complete"
+        and t.params.keys() == names
+        and not (math.isnan(t.score) or space.is_reference(t.params))
+    ]
+    if len(complete) < n:
+        return None
+    best = sorted(complete, key=lambda t: (-t.score, t.number))[:n]
+    return space.mean([t.params for t in best])
+
+
 def has_model(trials: Sequence[Studied], space: SearchSpace) -> bool:
     """Whether there are enough joint trials, ended or not, for suggestions to be modelled."""
     names = space.box().keys()

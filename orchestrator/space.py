@@ -5,7 +5,8 @@ no distillation, nothing of a task's own. What the search finds is judged agains
 tuned too.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,12 +28,21 @@ class Range:
     high: float
     log: bool = False
 
+    def mean(self, values: Sequence[float]) -> float:
+        """The mean of some values, on the range's own scale."""
+        scaled = [math.log(value) for value in values] if self.log else values
+        mean = sum(scaled) / len(scaled)
+        return self._within(math.exp(mean) if self.log else mean)
+
     def at(self, share: float) -> float:
         """The value a `share` in [0, 1] of the way from low to high."""
         if self.log:
             value = float(self.low * (self.high / self.low) ** share)
         else:
             value = self.low + (self.high - self.low) * share
+        return self._within(value)
+
+    def _within(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 
 
@@ -97,6 +107,23 @@ class SearchSpace:
             except ValueError:
                 continue
         raise AssertionError("uniform weights fit every space")
+
+    def mean(self, points: Sequence[Mapping[str, float]]) -> Values:
+        """The mean of some points: of their task weights, and of their scalars."""
+        scalars = {name: r.mean([p[name] for p in points]) for name, r in self.ranges.items()}
+        if not isinstance(self.weights, Simplex):
+            return scalars
+        decoded = [self.weights.decode(p) for p in points]
+        means = {task: sum(w[task] for w in decoded) / len(decoded) for task in self.weights.tasks}
+        # Weights that are too small to be told from zero are dropped, the smallest first.
+        for least in sorted(set(means.values())):
+            kept = {task: w for task, w in means.items() if w >= least}
+            try:
+                shares = {task: w / sum(kept.values()) for task, w in kept.items()}
+                return self.weights.encode(shares) | scalars
+            except ValueError:
+                continue
+        return self.with_weights(means) | scalars
 
     def rates(self) -> tuple[str, ...]:
         """The searched parameters that the reference leaves open."""

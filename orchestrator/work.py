@@ -8,13 +8,15 @@ from typing import Protocol
 
 from orchestrator.plan import Plan, derived_seed
 from orchestrator.promotion import Peers
-from orchestrator.sampler import has_model, suggest
+from orchestrator.sampler import has_model, mean_of_best, suggest
 from orchestrator.selection import Candidate, best_candidate, candidates
 from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Values
 from orchestrator.study import Record, Studied
 from trials.contract import Outcome, RungReport, Stage, TrialSpec
 
+# The last trials of a search are means of so many of the best.
+_MEANS = (8, 4)
 # Whether a trial ends (None: it goes on), and why.
 Judgement = tuple[Outcome | None, str]
 
@@ -62,17 +64,29 @@ class Searching:
         n = len(self.record)
         if n >= self._plan.trials:
             return None
+        mean = self._mean(self._plan.trials - n)
         if n < len(self._first):
             params = self._first[n]
+        elif mean is not None:
+            params = mean
         else:
             if not self._suggested:
                 self._suggest(1)
             params = self._suggested.popleft()
         return self._spec(self.record.ask(params), 0)
 
+    def _mean(self, left: int) -> Values | None:
+        """The parameters of the trial after which `left` - 1 are to come, if it is to be a mean."""
+        if left > len(_MEANS):
+            return None
+        return mean_of_best(self.record.trials(), self._plan.space, _MEANS[-left])
+
     def prepare(self, n: int) -> None:
         # Random ones cost nothing, and the later they are drawn the more they know of references.
-        n = min(n, self._plan.trials - len(self.record)) - len(self._suggested)
+        left = self._plan.trials - len(self.record)
+        if left < n + len(_MEANS):  # the means need not be suggested, if there will be any
+            left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
+        n = min(n, left) - len(self._suggested)
         if n > 0 and self._has_model():
             self._suggest(n)
 

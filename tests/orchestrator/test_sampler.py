@@ -5,7 +5,7 @@ import numpy as np
 import optuna
 import pytest
 
-from orchestrator.sampler import gain, suggest
+from orchestrator.sampler import gain, mean_of_best, suggest
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace, Values
 from orchestrator.study import Studied
@@ -230,3 +230,19 @@ def test_it_finds_a_better_region_than_chance_does() -> None:
         chance.append(_best_of(lambda trials, rng=rng: drawn(rng, FIVE)))
         ours.append(_best_of(lambda trials, seed=seed: suggest(trials, FIVE, RUNGS, seed)[0]))
     assert np.median(ours) > np.median(chance) / 3
+
+
+def test_the_mean_of_the_best_is_that_of_their_shares_and_of_the_logarithms_of_their_rates() -> (
+    None
+):
+    trials = some()
+    complete = [t for t in trials[2:] if t.state == "complete"]
+    best = sorted(complete, key=lambda t: -t.score)[:4]
+    found = mean_of_best(trials, SPACE, 4)
+    assert found is not None
+    shares = [SPACE.decode(t.params)[1] for t in best]
+    for task, weight in SPACE.decode(found)[1].items():
+        assert weight == pytest.approx(np.mean([s[task] for s in shares]), abs=1e-6)
+    rates = [math.log(t.params["lr/outer"]) for t in best]
+    assert math.log(found["lr/outer"]) == pytest.approx(np.mean(rates))
+    assert mean_of_best(trials, SPACE, len(complete) + 1) is None

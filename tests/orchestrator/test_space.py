@@ -136,3 +136,22 @@ def test_a_design_depends_on_nothing_but_its_seed() -> None:
 def test_a_design_without_rates_repeats_the_reference() -> None:
     space = SearchSpace({}, {"lr/outer": 0.01}, SIMPLEX)
     assert space.rate_design(2, 0) == [space.reference()] * 2
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.floats(0.1, 0.9), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_the_mean_of_points_lies_in_the_box_and_between_them(points) -> None:
+    for off_below in (0.0, 0.1):
+        simplex = Simplex(TASKS, (1 / 3,) * 3, half_width=3.5, off_below=off_below)
+        space = SearchSpace({"lr/outer": RATE}, {}, simplex)
+        box = space.box()
+        given_ = [{k: r.at(x) for (k, r), x in zip(box.items(), p, strict=True)} for p in points]
+        mean = space.mean(given_)
+        assert all(box[k].low <= v <= box[k].high for k, v in mean.items())
+        shares = [space.decode(p)[1] for p in given_]
+        found = space.decode(mean)[1]
+        if off_below == 0.0 and len(points) == 1:
+            assert found == pytest.approx(shares[0])
+        for task, weight in found.items():
+            most = max(s[task] for s in shares)
+            assert weight <= most / (1 - 3 * off_below) + 1e-9
