@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from fewshot.faults import Fault, InputError, fault
 from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
 from orchestrator.plan import space_of
-from orchestrator.schema import Config, TaskSection
+from orchestrator.schema import Config
+from orchestrator.task_sections import TaskSection
 from trials.adam import WEIGHT_DECAY
 from trials.teachers import EPISODIC_HEADS, TRAINED
 
