@@ -32,7 +32,7 @@ from throughput_tools import optuna_serial, ray_tune
 from fewshot.faults import InputError
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from trials.build import examine
 
 # What runs a variant, and what is changed in the problem's config for it.

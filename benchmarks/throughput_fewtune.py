@@ -10,7 +10,7 @@ from orchestrator import tracking
 from orchestrator.home import Home
 from orchestrator.launch import run, summary_of
 from orchestrator.plan import plan_of
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from orchestrator.search import Records, Stopped
 from trials import checkpoint
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import load_config
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 # Rungs at which Ray's and Optuna's halving can stop too, and as few of fewtune's own first trials,

@@ -11,7 +11,7 @@ from throughput_course import Course, Report
 from throughput_plain import PlainTrial
 
 from orchestrator.plan import Plan, derived_seed, plan_of
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from orchestrator.simplex import Simplex
 from orchestrator.space import Values
 from orchestrator.tracking import connect

@@ -19,10 +19,10 @@ from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
-from orchestrator.part_sections import DatasetPart, TeacherPart
 from orchestrator.plan import plan_of
-from orchestrator.schema import Config
-from orchestrator.task_sections import TaskSection
+from orchestrator.schema.config import Config
+from orchestrator.schema.parts import DatasetPart, TeacherPart
+from orchestrator.schema.tasks import TaskSection
 from trials.contract import Component
 from trials.deployment import classify, distil
 from trials.teachers import TRAINED

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from fewshot.faults import Fault, InputError, fault
 from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
 from orchestrator.plan import space_of
-from orchestrator.schema import Config
-from orchestrator.task_sections import TaskSection
+from orchestrator.schema.config import Config
+from orchestrator.schema.tasks import TaskSection
 from trials.adam import WEIGHT_DECAY
 from trials.teachers import EPISODIC_HEADS, TRAINED
 

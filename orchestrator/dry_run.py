@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.home import Home
 from orchestrator.plan import Plan, plan_of
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from orchestrator.work import first_trials
 from trials import memory
 from trials.build import Examination, examine, programs

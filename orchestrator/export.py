@@ -19,7 +19,7 @@ from orchestrator.home import Home
 from orchestrator.launch import read_records, summary_of
 from orchestrator.leaderboard import Finalist, Summary, sentence
 from orchestrator.plan import plan_of
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from orchestrator.selection import Interval
 from orchestrator.study import Studied
 from trials import checkpoint

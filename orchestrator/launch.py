@@ -17,7 +17,7 @@ from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
 from orchestrator.plan import Plan, plan_of
 from orchestrator.recording import Recorder
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from orchestrator.search import Records, Stopped, search
 from orchestrator.study import Record, opened, read
 from trials.build import build, examine

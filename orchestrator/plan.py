@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot.losses.distillation import HINTON, Distillation
-from orchestrator.part_sections import DatasetPart, DistillationSection, TeacherPart
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
+from orchestrator.schema.parts import DatasetPart, DistillationSection, TeacherPart
+from orchestrator.schema.space import RangeSection
+from orchestrator.schema.tasks import FunctionSection, NoiseSection, TaskSection
 from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Range, SearchSpace
-from orchestrator.space_sections import RangeSection
-from orchestrator.task_sections import FunctionSection, NoiseSection, TaskSection
 from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
 
 _LOG = ("lr/outer", "lr/inner", "lr/adapt", "distill/temperature")

@@ -103,13 +103,8 @@ def mean_of_best(trials: Sequence[Studied], space: SearchSpace, n: int) -> Value
 
     Each of the best owes its place to luck too; what they have in common is less likely to be luck.
     """
-    names = space.box().keys()
     complete = [
-        t
-        for t in trials
-        if t.state == "complete"
-        and t.params.keys() == names
-        and not (math.isnan(t.score) or space.is_reference(t.params))
+        t for t in _joint(trials, space) if t.state == "complete" and not math.isnan(t.score)
     ]
     if len(complete) < n:
         return None
@@ -119,9 +114,13 @@ def mean_of_best(trials: Sequence[Studied], space: SearchSpace, n: int) -> Value
 
 def has_model(trials: Sequence[Studied], space: SearchSpace) -> bool:
     """Whether there are enough joint trials, ended or not, for suggestions to be modelled."""
+    return sum(1 for _ in islice(_joint(trials, space), _STARTUP)) == _STARTUP
+
+
+def _joint(trials: Sequence[Studied], space: SearchSpace) -> Iterator[Studied]:
+    """Those of all parameters, which are no reference."""
     names = space.box().keys()
-    joint = (t for t in trials if t.params.keys() == names and not space.is_reference(t.params))
-    return sum(1 for _ in islice(joint, _STARTUP)) == _STARTUP
+    return (t for t in trials if t.params.keys() == names and not space.is_reference(t.params))
 
 
 @contextmanager

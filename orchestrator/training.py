@@ -7,7 +7,7 @@ from pathlib import Path
 from fewshot.faults import Fault, InputError
 from orchestrator.home import Home
 from orchestrator.plan import derived_seed, plan_of
-from orchestrator.schema import Config
+from orchestrator.schema.config import Config
 from orchestrator.simplex import Simplex
 from trials.build import build
 from trials.contract import RungReport

@@ -1,7 +1,6 @@
 """Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,12 +14,13 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from fewshot.functional import Params
-from fewshot.metrics import error_over_tasks, estimate, mean_of
+from fewshot.metrics import mean_of
 from trials import adam, checkpoint
 from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
 from trials.memory import is_shortage
 from trials.objective import Objective, TaskScores
 from trials.optimizer import Optimizer, Slots
+from trials.reporting import adaptations_of, row_of
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Lanes:
                 self._restore(lane, place, tensors)
                 lane.reports, lane.unsaid = list(reports), list(reports)
                 lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
-                lane.adaptations = _adaptations(lane.spec, reports[-1])
+                lane.adaptations = adaptations_of(lane.spec, reports[-1])
                 return
         if lane.spec.initial is not None:
             path = checkpoint.path_of(self._folder, lane.spec.initial)
@@ -284,16 +284,7 @@ class Lanes:
         """The report of the lane at `place`, whose scores are row i; durable when it returns."""
         lane = self._live[place]
         finite = all(bool(value[place].isfinite().all()) for value in self._params.values())
-        nothing = torch.full((1,), torch.nan)
-        per_task = {s.task: estimate(s.skill[i] if finite else nothing) for s in scores}
-        metrics = {
-            f"{_GROUP[lane.spec.stage]}/{s.task}/{name}": values[i].item()
-            for s in scores
-            for name, values in s.metrics.items()
-        }
-        over_tasks = error_over_tasks(list(per_task.values()))
-        if not math.isnan(over_tasks):
-            metrics["score_se_tasks"] = over_tasks
+        per_task, metrics = row_of(scores, i, lane.spec.stage, finite=finite)
         if lane.step > lane.loss_from:
             metrics["train/loss"] = self._loss_sum[place].item() / (lane.step - lane.loss_from)
         self._loss_sum[place] = 0
@@ -309,13 +300,10 @@ class Lanes:
             lane_seconds=lane.lane_seconds,
         )
         lane.reports.append(report)
-        lane.adaptations = _adaptations(lane.spec, report, seconds / max(1, len(scores)))
+        lane.adaptations = adaptations_of(lane.spec, report, seconds / max(1, len(scores)))
         tensors = {name: value[place] for name, value in self._trained().items()}
         checkpoint.save(self._folder, lane.spec, tensors, lane.reports)
         return report
-
-
-_GROUP = {"search": "val", "final": "val", "test": "test"}
 
 
 def _due(lane: _Lane) -> int:
@@ -330,25 +318,3 @@ def _rows(stacked: Params, rows: slice) -> Params:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _adaptations(
-    spec: TrialSpec, report: RungReport, seconds: float = 0.0
-) -> tuple[AdaptationResult, ...]:
-    """What the last report says of each held-out task: the model was adapted to it there."""
-    group = _GROUP[spec.stage]
-    results = []
-    for task, score in report.per_task.items():
-        prefix = f"{group}/{task}/"
-        metrics = {k[len(prefix) :]: v for k, v in report.metrics.items() if k.startswith(prefix)}
-        results.append(
-            AdaptationResult(
-                task=task,
-                split="test" if group == "test" else "validation",
-                score=score,
-                metrics=metrics,
-                time=report.time,
-                seconds=seconds,
-            )
-        )
-    return tuple(results)

@@ -14,8 +14,8 @@ from fewshot.losses.distillation import Distillation
 from fewshot.models.models import MODELS
 from orchestrator.config import dump, load_config, parse
 from orchestrator.plan import plan_of
+from orchestrator.schema.space import RangeSection
 from orchestrator.simplex import Simplex
-from orchestrator.space_sections import RangeSection
 from trials.contract import Component, Recipe
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
 from orchestrator.plan import Plan
+from orchestrator.sampler import mean_of_best
 from orchestrator.search import Records, Stopped, search
 from orchestrator.selection import best_candidate, candidates
 from orchestrator.simplex import Simplex
@@ -543,3 +544,20 @@ def _at_first_rung(plan, number, score):
         seconds=0.0,
         lane_seconds=0.0,
     )
+
+
+def test_the_last_two_trials_are_the_means_of_the_best_eight_and_four() -> None:
+    plan = toys.plan(trials=30, eta=1.2)  # of which most are complete
+    trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
+    for last, n in ((28, 8), (29, 4)):
+        # The one before it still runs when it is asked for.
+        known = mean_of_best(trials[: last - 1], plan.space, n)
+        assert known is not None
+        assert trials[last].params == known
+
+
+def test_there_are_no_means_before_enough_trials_are_complete() -> None:
+    plan = toys.plan(trials=12)
+    trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
+    assert len(trials) == 12
+    assert mean_of_best(trials[:10], plan.space, 8) is None

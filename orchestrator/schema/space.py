@@ -14,7 +14,7 @@ from pydantic import (
 
 from fewshot.faults import Fault
 from fewshot.learners.per_task import OWN
-from orchestrator.section import Section, refused
+from orchestrator.schema.section import Section, refused
 from trials.adam import WEIGHT_DECAY
 from trials.contract import WeightsAs
 

@@ -17,7 +17,7 @@ from fewshot.losses.distillation import Direction
 from fewshot.models.models import MODELS
 from fewshot.registry import options_of, resolve
 from fewshot.tasks.datasets import DATASETS
-from orchestrator.section import Section, refused, refusing
+from orchestrator.schema.section import Section, refused, refusing
 from trials.teachers import HEADS, TRAINED
 
 

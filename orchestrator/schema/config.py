@@ -11,16 +11,16 @@ from pydantic import (
 from fewshot.faults import Fault
 from fewshot.learners.learners import learner_named
 from fewshot.learners.per_task import OWN
-from orchestrator.part_sections import (
+from orchestrator.schema.parts import (
     DatasetPart,
     DistillationSection,
     LearnerPart,
     ModelPart,
     TeacherPart,
 )
-from orchestrator.section import Name, Section, refused
-from orchestrator.space_sections import SpaceSection
-from orchestrator.task_sections import EpisodesSection, FunctionSection, TaskSection, TasksSection
+from orchestrator.schema.section import Name, Section, refused
+from orchestrator.schema.space import SpaceSection
+from orchestrator.schema.tasks import EpisodesSection, FunctionSection, TaskSection, TasksSection
 from trials.adaptation import Adaptation
 from trials.objective import soft_hyperparameters
 

@@ -17,7 +17,7 @@ from fewshot.faults import Fault
 from fewshot.registry import resolve
 from fewshot.tasks.functions import FAMILIES
 from fewshot.tasks.pool import Imbalance
-from orchestrator.section import Name, Section, Where, listed, refused, refusing
+from orchestrator.schema.section import Name, Section, Where, listed, refused, refusing
 
 
 class NoiseSection(Section):
