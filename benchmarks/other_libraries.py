@@ -12,6 +12,7 @@ side, of which the others have no equivalent.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
@@ -38,6 +39,8 @@ from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.functions import FAMILIES, function_pool
 from trials import adam
+from trials.capture import Captured
+from trials.draws import draws
 from trials.meta_training import MetaTraining, Part
 
 Step = Callable[[], object]  # one update
@@ -51,14 +54,15 @@ def ours(learner: Learner, train: Pool, episodes: int, lanes: int = 1) -> Step:
     objective = MetaTraining([Part(learner, train, {})], episodes)
     fresh = [objective.init(seed) for seed in range(lanes)]
     params = {name: torch.stack([one[name] for one in fresh]) for name in fresh[0]}
-    moments, gradient = adam.zeros_like(params), vmap(grad_and_value(objective.loss))
+    moments = adam.zeros_like(params)
+    gradient = Captured(vmap(grad_and_value(objective.loss)))
     hyper = {name: torch.full((lanes,), HYPERPARAMETERS[name]) for name in learner.hyperparameters}
     seeds, weights = torch.arange(lanes), torch.ones(lanes, 1)
     steps = torch.zeros(lanes, dtype=torch.int64)
+    endless = draws(objective, seeds, steps, weights, sys.maxsize)
 
     def step() -> None:
-        batch = objective.batch(seeds, steps, weights)
-        grads, _ = gradient(params, batch, hyper, weights)
+        grads, _ = gradient(params, objective.batch(next(endless)), hyper, weights)
         steps.add_(1)
         adam.update_(params, grads, moments, steps, hyper["lr/outer"])
 

@@ -3,9 +3,11 @@
     python benchmarks/throughput.py [PROBLEM...] [--quick] [--seeds N] [--json FILE] [--out DIR]
 
 ray_tune: Ray Tune with OptunaSearch, ASHA and its MLflow callback, a trial to each core at a time;
-optuna_serial: `study.optimize` with a pruner and MLflow; one_lane, lanes: fewtune. All train as
-many trials of as many steps, halved at the same rungs, on the same episodes, and a trial of the
-first two reports what a lane does (tests/test_benchmarks.py). Each samples by its own default.
+ray_tune_by_hand: its trial's loss written anew where fewtune's is slow for one model alone;
+optuna_serial: `study.optimize` with a pruner and MLflow, on one core; one_lane, lanes: fewtune with
+a worker to each core. All train as many trials of as many steps, halved at the same rungs, on the
+same episodes, and a trial of the others reports what a lane does (tests/test_benchmarks.py). Each
+samples by its own default.
 
 The clock runs from the first trial's first step to the last trial's end; what comes before is
 `startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are those
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import throughput_report
@@ -35,12 +38,14 @@ from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from trials.build import examine
 
+_CORES = {"workers": len(os.sched_getaffinity(0))}
 # What runs a variant, and what is changed in the problem's config for it.
 VARIANTS = {
     "ray_tune": (ray_tune, {}),
+    "ray_tune_by_hand": (partial(ray_tune, by_hand=True), {}),
     "optuna_serial": (optuna_serial, {}),
-    "one_lane": (fewtune, {"lanes": 1}),
-    "lanes": (fewtune, {}),
+    "one_lane": (fewtune, _CORES | {"lanes": 1}),
+    "lanes": (fewtune, _CORES),
 }
 # The same for all: what the command line asks for, and no database but the variant's own.
 _ENVIRONMENT = {

@@ -1,9 +1,10 @@
 """One trial as a user would write it for Ray Tune or Optuna: ordinary autograd, one model.
 
 It starts from the parameters, sees the episodes and takes the steps that fewtune's trial of the
-same spec does, and reports the same scores, to rounding. Nothing in it is mapped over trials, and
-where fewtune's own functions would slow a single one down it has others: for MAML's inner loop, the
-scores of a metric, Adam. Episodes are drawn for many steps at once.
+same spec does, and reports the same scores, to rounding. Nothing in it is mapped over trials. The
+loss is fewtune's own; or, by hand, written anew where that is slow for one model: for MAML's inner
+loop, and for the scores of a metric. Adam is PyTorch's, and episodes are drawn for many steps at
+once, in both.
 """
 
 import math
@@ -13,16 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fewshot.episodes import Episode
 from fewshot.functional import Params
 from fewshot.metrics import skill
 from trials.build import PROGRAMS
 from trials.contract import Recipe
+from trials.draws import draws
 from trials.meta_training import Batch, MetaTraining, Part
 
-# Steps whose episodes are drawn in one go.
-_AHEAD = 16
 _EPISODES_AT_ONCE = 256
 
 Loss = Callable[[Params, Any, Mapping[str, Tensor], Tensor], Tensor]
@@ -31,11 +32,11 @@ Loss = Callable[[Params, Any, Mapping[str, Tensor], Tensor], Tensor]
 class PlainTrial:
     """Trains and scores models of one recipe, one after the other; its data is loaded once."""
 
-    def __init__(self, recipe: Recipe, cache: Path) -> None:
+    def __init__(self, recipe: Recipe, cache: Path, *, by_hand: bool) -> None:
         self.objective = PROGRAMS[recipe.program](recipe, cache, torch.device("cpu"))
         self._loss: Loss = self.objective.loss
         self._score = self._mapped_score
-        if isinstance(self.objective, MetaTraining):
+        if by_hand and isinstance(self.objective, MetaTraining):
             (self._part,) = self.objective.parts
             if recipe.learner.name == "maml" and recipe.regresses:
                 self._loss = _maml_loss(self._part, recipe)
@@ -58,16 +59,13 @@ class PlainTrial:
         adam = torch.optim.Adam(list(params.values()), lr=rate, fused=True)
         step = 0
         for rung in rungs:
-            while step < rung:
-                steps = torch.arange(step, min(step + _AHEAD, rung))
-                drawn = objective.batch(
-                    torch.full_like(steps, seed), steps, weights.expand(len(steps), -1)
-                )
-                for i in range(len(steps)):
-                    adam.zero_grad()
-                    self._loss(params, _row(drawn, i), hyper, weights).backward()
-                    adam.step()
-                step += len(steps)
+            begin = torch.tensor([step])
+            for drawn in draws(objective, torch.tensor([seed]), begin, weights[None], rung - step):
+                batch = tree_map(lambda part: part[0], objective.batch(drawn))
+                adam.zero_grad()
+                self._loss(params, batch, hyper, weights).backward()
+                adam.step()
+            step = rung
             finite = all(bool(p.isfinite().all()) for p in params.values())
             with torch.no_grad():
                 score = self._score(params, hyper) if finite else math.nan
@@ -89,14 +87,6 @@ class PlainTrial:
             logits = self._part.learner.logits(params, episodes, hyper)
             right.append(logits.argmax(-1) == episodes.query_y)
         return skill(torch.cat(right).double().mean(), logits.shape[-1]).item()
-
-
-def _row(batch: Any, i: int) -> Any:
-    """Step i of a batch of steps: a tensor, or a tuple of such, named or not."""
-    if isinstance(batch, Tensor):
-        return batch[i]
-    rows = [_row(part, i) for part in batch]
-    return batch._make(rows) if hasattr(batch, "_make") else tuple(rows)
 
 
 def _maml_loss(part: Part, recipe: Recipe) -> Loss:

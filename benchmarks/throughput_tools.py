@@ -47,7 +47,7 @@ def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
     mlflow.set_experiment(_EXPERIMENT)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = plan_of(config)
-    plain, course = PlainTrial(plan.recipe, cache), Course(plan.rungs[-1])
+    plain, course = PlainTrial(plan.recipe, cache, by_hand=False), Course(plan.rungs[-1])
 
     def objective(trial: optuna.Trial) -> float:
         drawn = {n: trial.suggest_float(n, r.low, r.high, log=r.log) for n, r in _ranges(plan)}
@@ -77,7 +77,7 @@ def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
     return course
 
 
-def ray_tune(config: Config, folder: Path, cache: Path) -> Course:
+def ray_tune(config: Config, folder: Path, cache: Path, *, by_hand: bool = False) -> Course:
     """Ray Tune with OptunaSearch, ASHA and its MLflow callback: a trial to each core at a time."""
     import ray
     from ray import tune
@@ -96,7 +96,7 @@ def ray_tune(config: Config, folder: Path, cache: Path) -> Course:
             import torch
 
             torch.set_num_threads(1)
-            self._plan, self._plain = plan, PlainTrial(plan.recipe, cache)
+            self._plan, self._plain = plan, PlainTrial(plan.recipe, cache, by_hand=by_hand)
             self._begin(drawn)
             self._ready = time.time()
 

@@ -68,11 +68,12 @@ def test_lanes_names_its_problems(tmp_path):
     assert "maml_functions" in run.stderr
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize(
     "problem", ["functions", pytest.param("quickstart", marks=pytest.mark.slow)]
 )
 def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
-    problem, tmp_path, monkeypatch
+    problem, by_hand, tmp_path, monkeypatch
 ):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from throughput_plain import PlainTrial
@@ -83,7 +84,7 @@ def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
     program = build(plan.recipe, lanes=1, folder=tmp_path, cache=tmp_path)
     program.admit(spec)
     ours = [(r.step, r.score.mean) for _ in plan.rungs for r in program.advance()]
-    plain = PlainTrial(plan.recipe, tmp_path)
+    plain = PlainTrial(plan.recipe, tmp_path, by_hand=by_hand)
     theirs = plain.run(spec.seed, spec.hyperparameters, spec.task_weights, plan.rungs)
     for (step, score), (their_step, their_score) in zip(ours, theirs, strict=True):
         assert their_step == step
@@ -104,7 +105,7 @@ def test_throughput_measures_every_variant(tmp_path):
     assert last["environment"]["ray"]
     assert all(row.keys() == ROW for row in rows)
     found = {(row["variant"], row["metric"]): row["value"] for row in rows}
-    for variant in ("ray_tune", "optuna_serial", "one_lane", "lanes"):
+    for variant in ("ray_tune", "ray_tune_by_hand", "optuna_serial", "one_lane", "lanes"):
         assert found[variant, "trials_per_hour"] > 0
         assert found[variant, "steps_per_second"] > 0
         assert (

@@ -26,6 +26,13 @@ from trials.objective import TaskScores, soft_hyperparameters
 _QUERIES_AT_ONCE = 256
 
 
+class Drawn(NamedTuple):
+    """Which examples a step sees: places among the labelled, and among those to be taught."""
+
+    support: Tensor  # (l, b)
+    transfer: Tensor  # (l, b), or (l, 0) if there is no teacher
+
+
 class Batch(NamedTuple):
     """One step's examples: labelled ones, and those whose soft labels the teacher gave, if any."""
 
@@ -101,13 +108,17 @@ class Adaptation:
     def init(self, seed: int) -> Params:
         return self._model.init(torch.Generator().manual_seed(seed))
 
-    def batch(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Batch:
+    def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Drawn:
         del weights
         key = fold(seeds, steps)
-        task = self._task
-        support = integers(fold(key, 0), self._batch, len(task.support))
         n_transfer = self._batch if self._taught else 0
-        transfer = integers(fold(key, 1), n_transfer, len(task.transfer))
+        return Drawn(
+            integers(fold(key, 0), self._batch, len(self._task.support)),
+            integers(fold(key, 1), n_transfer, len(self._task.transfer)),
+        )
+
+    def batch(self, drawn: Drawn) -> Batch:
+        task, (support, transfer) = self._task, drawn
         x = self._read(torch.cat([task.support[support], task.transfer[transfer]], 1))
         return Batch(
             x[:, : self._batch], task.labels[support], x[:, self._batch :], task.teacher[transfer]

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.utils._pytree import tree_map
 
 from fewshot.functional import Params
 from fewshot.metrics import mean_of
 from trials import adam, checkpoint
+from trials.capture import Captured
 from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
+from trials.draws import draws
 from trials.memory import is_shortage
 from trials.objective import Objective, TaskScores
 from trials.optimizer import Optimizer, Slots
@@ -85,7 +88,7 @@ class Lanes:
         self._steps = torch.zeros(lanes, dtype=torch.int64, device=device)
         self._decays = self._zeros()
         self._loss_sum = self._zeros()
-        self._gradient = vmap(grad_and_value(objective.loss))
+        self._gradient = Captured(vmap(grad_and_value(objective.loss)))
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.lanes, device=self._device)
@@ -210,8 +213,9 @@ class Lanes:
 
     def _train(self, steps: int) -> None:
         begun, n = time.perf_counter(), len(self._live)
-        for _ in range(steps):
-            self._step(n)
+        live = self._seeds[:n], self._steps[:n], self._weights[:n]
+        for drawn in draws(self._objective, *live, steps):
+            self._step(n, drawn)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # else only the launches would be timed
         seconds = time.perf_counter() - begun
@@ -222,10 +226,10 @@ class Lanes:
             lane.seconds += seconds
             lane.lane_seconds += seconds / n
 
-    def _step(self, n: int) -> None:
+    def _step(self, n: int, drawn: Any) -> None:
         live = slice(n)
         # All gradients come before any change: a pass that fails leaves every lane as it was.
-        passes = self._in_passes(n, self._gradients)
+        passes = self._in_passes(n, partial(self._gradients, drawn))
         grads = {name: _joined([part[name] for part, _ in passes]) for name in self._params}
         self._steps[live] += 1
         self._loss_sum[live] += _joined([losses for _, losses in passes])
@@ -236,13 +240,11 @@ class Lanes:
             adam.decay_(params, rates, self._decays[live])
         self._optimizer.update_(params, grads, slots, self._steps[live], rates)
 
-    def _gradients(self, rows: slice) -> tuple[Params, Tensor]:
+    def _gradients(self, drawn: Any, rows: slice) -> tuple[Params, Tensor]:
         """Of some live lanes, and their losses."""
-        weights = self._weights[rows]
-        batch = self._objective.batch(self._seeds[rows], self._steps[rows], weights)
+        batch = self._objective.batch(tree_map(lambda part: part[rows], drawn))
         params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
-        found: tuple[Params, Tensor] = self._gradient(params, batch, hyper, weights)
-        return found
+        return self._gradient(params, batch, hyper, self._weights[rows])
 
     def _in_passes(self, n: int, run: Callable[[slice], Found]) -> list[Found]:
         """What `run` finds for rows 0..n-1, in passes that are halved until memory suffices."""

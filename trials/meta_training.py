@@ -102,16 +102,16 @@ class Part:
 
     @cached_property
     def _source(self) -> tuple[Pool, Tensor | None]:
-        """What is drawn from, and what it draws rows of, if it does: where two look them up."""
+        """What is drawn from, and what it draws rows of, if it does."""
         assert self.train is not None, "only what is trained is drawn"
-        if self.lessons is None or isinstance(self.train, FunctionPool):
+        if isinstance(self.train, FunctionPool):
             return self.train, None
         assert isinstance(self.train, TaskPool | NumberPool), "there are no other pools of rows"
         return self.train.by_row(), self.train.inputs
 
-    def batch(self, keys: Tensor, episodes: int, weights: Tensor) -> Batch:
-        """t * `episodes` episodes for each of l keys; weights (l, t)."""
-        pool, inputs = self._source
+    def draw(self, keys: Tensor, episodes: int, weights: Tensor) -> Batch:
+        """t * `episodes` episodes, by row and untaught, for each of l keys; weights (l, t)."""
+        pool, _ = self._source
         t, device = len(pool.names), keys.device
         own = episode_keys(keys, t, episodes).flatten(1)
         if self.sampled:
@@ -125,12 +125,17 @@ class Part:
         if isinstance(self.learner, ClassLoss):
             assert isinstance(pool, TaskPool), "numbers have no classes"
             classes = (pool.classes_of(own, task),)
-        taught: tuple[Tensor, ...] = ()
+        return Batch(drawn, task, classes, taught=())
+
+    def batch(self, drawn: Batch) -> Batch:
+        """The examples that the rows name, and what a teacher says of them."""
+        _, inputs = self._source
+        rows, taught = drawn.episodes, drawn.taught
         if self.lessons is not None:
-            said = self.lessons.teacher.logits(Episode(*(x.flatten(0, 1) for x in drawn)))
-            taught = (said.unflatten(0, task.shape),)
-        shown = drawn if inputs is None else looked_up(drawn, inputs)
-        return Batch(shown, task, classes, taught)
+            said = self.lessons.teacher.logits(Episode(*(x.flatten(0, 1) for x in rows)))
+            taught = (said.unflatten(0, drawn.task.shape),)
+        shown = rows if inputs is None else looked_up(rows, inputs)
+        return drawn._replace(episodes=shown, taught=taught)
 
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         """The part of L that is of these tasks, for one lane, or an unbiased estimate of it."""
@@ -251,13 +256,16 @@ class MetaTraining:
         parts: tuple[Tensor, ...] = weights.split(sizes, -1)
         return parts
 
-    def batch(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> tuple[Batch, ...]:
+    def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> tuple[Batch, ...]:
         """Of each part that is trained."""
         keys, own = fold(seeds, steps), self._shared(weights)
         return tuple(
-            part.batch(keys, self._episodes, theirs)
+            part.draw(keys, self._episodes, theirs)
             for part, theirs in zip(self._trained, own, strict=True)
         )
+
+    def batch(self, drawn: tuple[Batch, ...]) -> tuple[Batch, ...]:
+        return tuple(part.batch(own) for part, own in zip(self._trained, drawn, strict=True))
 
     def loss(
         self,

@@ -34,11 +34,15 @@ class Objective(Protocol):
     def init(self, seed: int) -> Params:
         """Fresh parameters of one lane, on the CPU."""
 
-    def batch(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Any:
-        """What `loss` needs at steps (l,) of trials with seeds (l,): tensors that lead with l.
+    def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Any:
+        """What there is to learn from at steps (l,) of trials with seeds (l,).
 
-        weights: (l, t), for those who draw by them.
+        Tensors that lead with l, and say which examples rather than hold them: many steps are drawn
+        at once. weights: (l, t), for those who draw by them.
         """
+
+    def batch(self, drawn: Any) -> Any:
+        """What `loss` needs of that, the examples themselves; it leads with l too."""
 
     def loss(self, params: Params, batch: Any, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         """The loss of one lane, a scalar; weights (t,) as in `tasks`."""

@@ -158,7 +158,7 @@ def test_a_task_of_weight_zero_changes_nothing_and_losses_are_in_units_of_the_nu
     objective = MetaTraining([Part(taught, drawn_from, {})], 2)
     params = objective.init(0)
     weights = torch.tensor([1.0, 0.0])
-    (batch,) = objective.batch(torch.tensor([3]), torch.tensor([0]), weights[None])
+    (batch,) = objective.batch(objective.draw(torch.tensor([3]), torch.tensor([0]), weights[None]))
     one = tree_map(lambda part: part[0], batch)
     spoiled = one.episodes._replace(support_x=one.episodes.support_x.clone())
     spoiled.support_x[2:] += 7.0  # the episodes of the second task

@@ -81,7 +81,9 @@ class TestNullLosses:
         drawn = pool([one], inputs, way=(2, 6), shot=1, query=2)
         learner = ProtoNet(model=Untrained(), way=6)
         objective = MetaTraining([Part(learner, drawn, {})], 5)
-        drawn = objective.batch(torch.tensor([3]), torch.tensor([0]), torch.ones(1, 1))
+        drawn = objective.batch(
+            objective.draw(torch.tensor([3]), torch.tensor([0]), torch.ones(1, 1))
+        )
         (batch,) = tree_map(lambda part: part[0], drawn)
         episodes = batch.episodes
         ways = episodes.support_y.amax(-1) + 1

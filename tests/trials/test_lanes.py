@@ -17,7 +17,7 @@ ON_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to 
 class Cramped:
     """An objective that has no memory for more than `rows` lanes, or at the `shortages`-th steps.
 
-    A step draws its episodes once in each pass.
+    A step looks its examples up once in each pass.
     """
 
     def __init__(self, objective, error, *, rows=99, shortages=()):
@@ -27,11 +27,11 @@ class Cramped:
     def __getattr__(self, name):
         return getattr(self._objective, name)
 
-    def batch(self, seeds, steps, weights):
+    def batch(self, drawn):
         self.passes += 1
-        if len(seeds) > self._rows or self.passes in self._shortages:
+        if len(drawn[0].task) > self._rows or self.passes in self._shortages:
             raise self._error
-        return self._objective.batch(seeds, steps, weights)
+        return self._objective.batch(drawn)
 
     def score(self, params, hyper, stage):
         if len(next(iter(params.values()))) > self._rows:

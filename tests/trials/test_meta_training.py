@@ -56,7 +56,7 @@ def first_lane(batch):
 def gradients(made, params, weights, n, hyper=None):
     """Flat gradients (n, p) of the first step of n trials with these parameters and weights."""
     lanes = weights.expand(n, -1)
-    batch = made.batch(torch.arange(n), torch.zeros(n, dtype=torch.int64), lanes)
+    batch = made.batch(made.draw(torch.arange(n), torch.zeros(n, dtype=torch.int64), lanes))
     slopes = vmap(grad(made.loss), in_dims=(None, 0, None, None))
     found = slopes(params, batch, hyper or {}, weights)
     return torch.cat([part.flatten(1) for part in found.values()], 1).double()
@@ -81,26 +81,30 @@ class TestSampling:
     def test_a_task_without_weight_is_never_drawn(self):
         made = objective("sampling")
         weights = torch.tensor([0.5, 0.0, 0.5, 0.0]).expand(200, -1)
-        (batch,) = made.batch(torch.arange(200), torch.zeros(200, dtype=torch.int64), weights)
+        (batch,) = made.batch(
+            made.draw(torch.arange(200), torch.zeros(200, dtype=torch.int64), weights)
+        )
         assert batch.task.shape == (200, 4 * EPISODES)
         assert set(batch.task.unique().tolist()) == {0, 2}
 
     def test_each_lane_draws_by_its_own_weights(self):
-        weights = torch.eye(4)
+        made, weights = objective("sampling"), torch.eye(4)
         seeds, steps = torch.full((4,), 3), torch.zeros(4, dtype=torch.int64)
-        (batch,) = objective("sampling").batch(seeds, steps, weights)
+        (batch,) = made.batch(made.draw(seeds, steps, weights))
         assert torch.equal(batch.task, torch.arange(4)[:, None].expand(-1, 4 * EPISODES))
 
     def test_each_step_draws_anew(self):
         made, weights = objective("sampling"), self.WEIGHTS.expand(50, -1)
-        (batch,) = made.batch(torch.full((50,), 3), torch.arange(50), weights)
+        (batch,) = made.batch(made.draw(torch.full((50,), 3), torch.arange(50), weights))
         assert len(batch.task.unique(dim=0)) > 3
 
     def test_losses_are_divided_by_the_null_loss_of_their_own_task(self):
         names = ("line", "sinusoid")
         train = function_pool(names, [FAMILIES[n] for n in names], shot=3, query=4)
         made = objective("sampling", train=train, learner=_Zero())
-        batch = made.batch(torch.arange(1), torch.zeros(1, dtype=torch.int64), torch.ones(1, 2) / 2)
+        batch = made.batch(
+            made.draw(torch.arange(1), torch.zeros(1, dtype=torch.int64), torch.ones(1, 2) / 2)
+        )
         (one,) = first_lane(batch)
         expected = one.episodes.query_y.square().mean((1, 2)) / train.null_losses[one.task]
         assert_close(made.loss({}, (one,), {}, torch.ones(2) / 2), expected.mean())
@@ -186,7 +190,7 @@ class TestTeacher:
 
     def test_its_loss_is_the_formula(self):
         made, params, weights = self.by_row(), objective().init(0), torch.rand(1, 4)
-        batch = made.batch(torch.arange(1), torch.zeros(1, dtype=torch.int64), weights)
+        batch = made.batch(made.draw(torch.arange(1), torch.zeros(1, dtype=torch.int64), weights))
         drawn = training_pool().draw(fold(torch.arange(1), torch.zeros(1).long()), EPISODES)
         episodes = Episode(*(part.flatten(0, 2) for part in drawn))
         student = protonet().logits(params, episodes, {})
@@ -247,7 +251,7 @@ class TestLabelsOfQueries:
     def test_a_learner_that_peeks_is_charged_as_one_that_does_not(self):
         made = objective(learner=_Peeking())
         weights = torch.full((1, 4), 0.25)
-        batch = made.batch(torch.arange(1), torch.zeros(1, dtype=torch.int64), weights)
+        batch = made.batch(made.draw(torch.arange(1), torch.zeros(1, dtype=torch.int64), weights))
         loss = vmap(made.loss, in_dims=(None, 0, None, 0))(
             {"nothing": torch.zeros(1)}, batch, {}, weights
         )
@@ -258,7 +262,7 @@ class TestLabelsOfQueries:
         one = objective(weights_as, lessons())
         other = objective(weights_as, lessons(), train=_mislabelled(training_pool()))
         args = torch.arange(3), torch.arange(3), torch.full((3, 4), 0.25)
-        batches = *one.batch(*args), *other.batch(*args)
+        batches = *one.batch(one.draw(*args)), *other.batch(other.draw(*args))
         assert not torch.equal(*(b.episodes.query_y for b in batches))
         assert torch.equal(*(b.taught[0] for b in batches))
 

@@ -38,7 +38,7 @@ def gradient(case, recipe, weights):
     objective = PROGRAMS["meta_training"](recipe, case.cache, CPU)
     hyper = {name: torch.tensor(value) for name, value in case.hyperparameters.items()}
     given = torch.tensor([weights.get(task, 0.0) for task in objective.tasks])
-    drawn = objective.batch(torch.tensor([1]), torch.tensor([0]), given[None])
+    drawn = objective.batch(objective.draw(torch.tensor([1]), torch.tensor([0]), given[None]))
     batch = tree_map(lambda part: part[0], drawn)
     return grad(objective.loss)(objective.init(3), batch, hyper, given)
 

@@ -1,0 +1,32 @@
+"""What trials learn from at the steps to come, drawn for many steps at once."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from trials.objective import Objective
+
+# Steps that are drawn in one go: what a draw costs hardly depends on how much is drawn.
+_AHEAD = 16
+
+
+def draws(
+    objective: Objective, seeds: Tensor, steps: Tensor, weights: Tensor, n: int
+) -> Iterator[Any]:
+    """What `objective` draws at each of the `n` steps from `steps` (l,) on, one after the other."""
+    steps = steps.clone()  # the caller may count on in it
+    for at in range(0, n, _AHEAD):
+        ahead = torch.arange(at, min(at + _AHEAD, n), device=steps.device)
+        shape = (len(ahead), len(steps))
+        drawn = objective.draw(
+            seeds.expand(shape).flatten(),
+            (steps + ahead[:, None]).flatten(),
+            weights.expand(*shape, -1).flatten(0, 1),
+        )
+        leaves, structure = tree_flatten(drawn)
+        by_step = [leaf.unflatten(0, shape) for leaf in leaves]
+        for i in range(len(ahead)):
+            yield tree_unflatten([leaf[i] for leaf in by_step], structure)
