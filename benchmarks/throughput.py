@@ -49,7 +49,6 @@ VARIANTS = {
 }
 # The same for all: what the command line asks for, and no database but the variant's own.
 _ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
     "OPENBLAS_NUM_THREADS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # with which Tune would print though it is told not to
 }

@@ -31,7 +31,7 @@ class Problem:
 
 _OMNIGLOT = (
     "episodes.per_task=1",  # as in the paper, an episode a step; here of each of eight tasks
-    "search.trials=32",
+    "search.trials=64",
 )
 # A new domain's 15 intents from ten examples each, and a linear head on the frozen encoder.
 _HEAD = (
@@ -47,14 +47,22 @@ _HEAD = (
     " query: {domain: banking, split: val}}]",
     "tasks.test=[{name: banking, dataset: clinc, label: label,"
     " where: {domain: banking, split: train}, query: {domain: banking, split: test}}]",
-    "search.trials=32",
+    "search.trials=64",
 )
 
 PROBLEMS: Mapping[str, Problem] = {
-    "maml_functions": Problem("functions.yaml", ("search.trials=32",), needs_data=False),
-    "protonet_omniglot_mlp": Problem("omniglot.yaml", _OMNIGLOT),
+    "maml_functions": Problem("functions.yaml", ("search.trials=64",), needs_data=False),
+    "protonet_omniglot_mlp": Problem(
+        "omniglot.yaml", (*_OMNIGLOT, "model={name: mlp, hidden: [64], n_out: 32}")
+    ),
     "protonet_omniglot_conv": Problem(
-        "omniglot.yaml", (*_OMNIGLOT, "model={name: conv, width: 32, blocks: 3}", "steps=200")
+        "omniglot.yaml",
+        (
+            *_OMNIGLOT,
+            "search.trials=32",
+            "model={name: conv, width: 32, blocks: 3}",
+            "steps=200",
+        ),
     ),
     "head_minilm": Problem("distill.yaml", _HEAD),
 }

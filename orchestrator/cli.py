@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. 0: done; 1: it failed; 2: bad input; 130: stopped, and can be resumed."""
     # The driver's matrices are small: more threads for them would only take the workers' cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Threads that spin while they wait are no faster, and much slower where cores are shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(typed)
     options.typed = typed

@@ -42,7 +42,10 @@ def dry_run(config: Config, home: Home) -> Forecast:
     lanes = lanes_of(config, plan, found, home)
     if not isinstance(lanes, int):
         lanes = lanes()
-    spec, program = first_spec(plan, found), programs(plan.recipe, home.cache)
+    spec, program = (
+        first_spec(plan, found),
+        programs(plan.recipe, home.cache, threads=config.search.cpus_per_worker),
+    )
     device: torch.device = program.keywords["device"]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         _measure(spec, program(lanes=1, folder=Path(folder)))
@@ -77,6 +80,7 @@ def lanes_of(config: Config, plan: Plan, found: Examination, home: Home) -> int 
         at_most=max(1, config.search.trials // (_TRIALS_PER_LANE * workers)),
         cache=home.cache,
         workers=workers,
+        threads=config.search.cpus_per_worker,
     )
 
 

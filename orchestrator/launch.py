@@ -153,15 +153,24 @@ def _executor(
     lanes: int | Callable[[], int],
 ) -> Executor:
     folder = home.checkpoints(plan.name)
+    threads = config.search.cpus_per_worker
     if placement == "inline":
         found = lanes if isinstance(lanes, int) else lanes()
         return InlineExecutor(
-            lambda: build(plan.recipe, lanes=found, folder=folder, cache=home.cache)
+            lambda: build(
+                plan.recipe, lanes=found, folder=folder, cache=home.cache, threads=threads
+            )
         )
     from orchestrator.ray_executor import RayExecutor  # Ray takes seconds to import
 
-    workers = config.search.workers
-    return RayExecutor(plan.recipe, lanes=lanes, folder=folder, cache=home.cache, workers=workers)
+    return RayExecutor(
+        plan.recipe,
+        lanes=lanes,
+        folder=folder,
+        cache=home.cache,
+        workers=config.search.workers,
+        cpus_per_worker=threads,
+    )
 
 
 @contextmanager

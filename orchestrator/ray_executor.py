@@ -22,22 +22,17 @@ class _Actor:
     def __init__(
         self, number: int, recipe: Recipe, lanes: int, folder: str, cache: str, threads: int
     ) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        program = build(recipe, lanes=lanes, folder=Path(folder), cache=Path(cache))
+        program = build(
+            recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
+        )
         self._worker = Worker(number, program)
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
         return self._worker.turn(release, admit)
 
 
-def _measured(lanes: Callable[[], int], threads: int) -> int:
-    """How many lanes a worker of so many threads is to have."""
-    import torch
-
-    torch.set_num_threads(threads)
-    return lanes()
+def _called(function: Callable[[], int]) -> int:
+    return function()
 
 
 class RayExecutor:
@@ -49,6 +44,7 @@ class RayExecutor:
 
     lanes: of each worker; or what finds how many, which is run where the first worker will be.
     workers: how many; None for one per GPU of the cluster, or a single one if there is none.
+    cpus_per_worker: cores of each, and threads; the small matrices of most recipes want one.
     folder, cache: must be the same files for every node.
     """
 
@@ -60,23 +56,23 @@ class RayExecutor:
         folder: Path,
         cache: Path,
         workers: int | None = None,
+        cpus_per_worker: int = 1,
     ) -> None:
         self._started = _join()
         cluster = ray.cluster_resources()
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         workers = workers or max(1, gpus)
-        self._share = {"num_gpus": 1 if gpus else 0, "num_cpus": max(1, cpus // workers)}
-        threads = self._share["num_cpus"]
-        self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes, threads)
-        self._arguments = (recipe, self.lanes, str(folder), str(cache), threads)
+        self._share = {"num_gpus": 1 if gpus else 0, "num_cpus": min(cpus, cpus_per_worker)}
+        self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
+        self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
         self._roster = Roster(workers, self.lanes)
         self._actors = {worker: self._spawn(worker) for worker in range(workers)}
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
 
-    def _ask_worker(self, lanes: Callable[[], int], threads: int) -> int:
+    def _ask_worker(self, lanes: Callable[[], int]) -> int:
         # The process ends with its only call, and gives its memory back.
-        task = ray.remote(max_calls=1, **self._share)(_measured)
-        found: int = ray.get(task.remote(lanes, threads))
+        task = ray.remote(max_calls=1, **self._share)(_called)
+        found: int = ray.get(task.remote(lanes))
         return found
 
     def _spawn(self, worker: int) -> Any:

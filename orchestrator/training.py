@@ -37,7 +37,13 @@ def train(config: Config, home: Home) -> Trained:
     seed = derived_seed(plan.seed, "final", 0) if plan.trial_seed is None else plan.trial_seed
     spec = plan.spec(0, hyperparameters, weights, stage="final", seed=seed)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
-        program = build(plan.recipe, lanes=1, folder=Path(folder), cache=home.cache)
+        program = build(
+            plan.recipe,
+            lanes=1,
+            folder=Path(folder),
+            cache=home.cache,
+            threads=config.search.cpus_per_worker,
+        )
         program.admit(spec)
         (validation,) = program.advance()
         program.release(spec.key, "complete")

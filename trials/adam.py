@@ -27,15 +27,16 @@ def zeros_like(params: Params) -> Slots:
 def update_(params: Params, grads: Params, slots: Slots, steps: Tensor, rates: Tensor) -> None:
     """One step in place. All lead with l lanes; steps (l,) counts this one, from 1; rates (l,)."""
     steps = steps.to(rates.dtype)
-    size = rates / (1 - _BETA_1**steps)
     correction = (1 - _BETA_2**steps).sqrt()
+    size = rates * correction / (1 - _BETA_1**steps)
     for name, value in params.items():
         grad, first, second = grads[name], slots["first"][name], slots["second"][name]
         lanes = (-1,) + (1,) * (value.dim() - 1)
         first.lerp_(grad, 1 - _BETA_1)
         second.mul_(_BETA_2).addcmul_(grad, grad, value=1 - _BETA_2)
-        scale = (second.sqrt() / correction.view(lanes)).add_(_EPS)
-        value.sub_(size.view(lanes) * first / scale)
+        # rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps), with each number read once less.
+        scale = second.sqrt().add_(_EPS * correction.view(lanes))
+        value.addcdiv_(first * -size.view(lanes), scale)
 
 
 @torch.no_grad()

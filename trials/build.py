@@ -31,18 +31,19 @@ from trials.teachers import teacher_of
 _STREAMS: Mapping[Stage, int] = {"search": 1, "final": 2, "test": 3}
 
 
-def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
+def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path, threads: int = 1) -> Lanes:
     """The program of `recipe`: checkpoints go to `folder`, drawn or embedded inputs to `cache`.
 
-    Raises InputError with every fault found in the tasks.
+    threads: of this process from now on. Raises InputError with every fault found in the tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return programs(recipe, cache)(lanes=lanes, folder=folder)
+    return programs(recipe, cache, threads)(lanes=lanes, folder=folder)
 
 
-def programs(recipe: Recipe, cache: Path) -> partial[Lanes]:
+def programs(recipe: Recipe, cache: Path, threads: int = 1) -> partial[Lanes]:
     """What makes programs of `recipe` from `lanes` and `folder`, its inputs being loaded."""
     memory.keep_freed()
+    torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = PROGRAMS[recipe.program](recipe, cache, device)
     return partial(Lanes, objective, device=device, optimizer=OPTIMIZERS[recipe.optimizer])

@@ -19,13 +19,20 @@ _STEPS = 3
 
 
 def useful_lanes(
-    recipe: Recipe, spec: TrialSpec, *, at_most: int, cache: Path, workers: int = 1
+    recipe: Recipe,
+    spec: TrialSpec,
+    *,
+    at_most: int,
+    cache: Path,
+    workers: int = 1,
+    threads: int = 1,
 ) -> int:
     """A power of two up to `at_most`, found by training a few steps of `spec` in 1, 2, 4, .. lanes.
 
     workers: how many are to share this machine, if they train on its CPU.
+    threads: of each.
     """
-    program = programs(recipe, cache)
+    program = programs(recipe, cache, threads=threads)
     device: torch.device = program.keywords["device"]
     free = memory.left(device) / (1 if device.type == "cuda" else workers)
     before = memory.peak(device, reset=True)

@@ -43,6 +43,7 @@ class SearchSection(Section):
     seeds: int = Field(3, ge=2)
     lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 8
     workers: PositiveInt = 1
+    cpus_per_worker: PositiveInt = 1
 
 
 class Config(Section):
