@@ -31,7 +31,8 @@ class Problem:
 
 _OMNIGLOT = (
     "episodes.per_task=1",  # as in the paper, an episode a step; here of each of eight tasks
-    "search.trials=64",
+    "steps=300",
+    "search.trials=256",
 )
 # A new domain's 15 intents from ten examples each, and a linear head on the frozen encoder.
 _HEAD = (
@@ -47,11 +48,13 @@ _HEAD = (
     " query: {domain: banking, split: val}}]",
     "tasks.test=[{name: banking, dataset: clinc, label: label,"
     " where: {domain: banking, split: train}, query: {domain: banking, split: test}}]",
-    "search.trials=64",
+    "search.trials=256",
 )
 
 PROBLEMS: Mapping[str, Problem] = {
-    "maml_functions": Problem("functions.yaml", ("search.trials=64",), needs_data=False),
+    "maml_functions": Problem(
+        "functions.yaml", ("search.trials=256", "steps=300"), needs_data=False
+    ),
     "protonet_omniglot_mlp": Problem(
         "omniglot.yaml", (*_OMNIGLOT, "model={name: mlp, hidden: [64], n_out: 32}")
     ),

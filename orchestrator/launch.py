@@ -25,8 +25,8 @@ from trials.contract import Executor
 
 Placement = Literal["inline", "ray"]
 
-# How long the end of a search waits for MLflow to have taken in the record.
-_DRAIN_SECONDS = 120.0
+# How long the end of a search waits for MLflow to take in any more of the record.
+_DRAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def run(
 
 
 def _drained(recorder: Recorder) -> bool:
-    drained = recorder.drain(_DRAIN_SECONDS)
+    left = recorder.backlog()
+    while not (drained := recorder.drain(_DRAIN_SECONDS)) and recorder.backlog() < left:
+        left = recorder.backlog()
     recorder.close()
     return drained
 

@@ -47,6 +47,7 @@ class Outbox:
         self._size = self._file.tell()
         self._synced = time.monotonic()
         self.closed = False
+        self._awaited = False  # whether somebody waits for all to be sent
 
     def append(self, event: Mapping[str, Any]) -> bool:
         """Record `event`, which has an "id"; False if that id is there already."""
@@ -116,7 +117,14 @@ class Outbox:
     def drained(self, timeout: float) -> bool:
         """Wait until all is sent; False if it was not within `timeout` seconds."""
         with self._changed:
+            self._awaited = True
+            self._changed.notify_all()
             return self._changed.wait_for(lambda: len(self._ends) == self._n_sent, timeout)
+
+    def rest(self, seconds: float) -> None:
+        """Sleep, unless somebody waits for all to be sent, or the outbox is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._awaited or self.closed, seconds)
 
     def close(self) -> None:
         """Flush to the disk; whoever waits for events gets None."""

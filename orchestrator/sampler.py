@@ -22,7 +22,7 @@ _STARTUP = 10
 # A score below this (functions have no lowest) is as bad as one can be.
 _FLOOR = -1.0
 # Trials that run or are to run, beyond which they are drawn and not optimised one by one.
-_CROWD = 32
+_CROWD = 8
 # Ended trials that the Gaussian process is fitted to, at most.
 _MOST = 200
 # The factor by which those leave the best rates found for the reference.
@@ -82,7 +82,7 @@ class _Drawing(optuna.samplers.GPSampler):
     def _optimize_acqf(self, acqf: Any, best_params: np.ndarray | None) -> np.ndarray:
         """Draw on candidates of which half are anywhere, and half near the best trial."""
         assert best_params is not None, "there are trials that have ended"
-        rng, m = self._rng.rng, max(512, 2 * self._n)
+        rng, m = self._rng.rng, max(256, 2 * self._n)
         anywhere = acqf.search_space.sample_normalized_params(m, rng)
         near = best_params[0] + 0.1 * rng.standard_normal((m, best_params.shape[1]))
         points = np.concatenate([anywhere, near.clip(0, 1)])

@@ -21,6 +21,9 @@ from orchestrator.views import saved_views
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 15.0
+# MLflow wants tens of milliseconds of CPU for each run, which the trials want too. So after each
+# event it rests for so many times as long as that took, until somebody waits for the record.
+_RESTS = 3
 ENVIRONMENT = {
     # A request that is repeated after its answer was lost would make a run twice. So MLflow's
     # client does not repeat; the sender does, and looks first.
@@ -110,10 +113,12 @@ class Sender(threading.Thread):
             pending = self._outbox.next(timeout=60)
             if pending is None:
                 continue
+            begun = time.monotonic()
             try:
                 if self._send(RunEvent(**pending.event)):
                     self._outbox.sent(pending)
                 failures = 0
+                self._outbox.rest(_RESTS * (time.monotonic() - begun))
             except Exception as error:  # away, restarting, full, forbidden for now: all may pass
                 failures += 1
                 self._empty = False

@@ -33,7 +33,10 @@ class Work(Protocol):
         """Do all at once what would take time in each of the next `n` calls of `next`."""
 
     def look_ahead(self, lanes: int) -> None:
-        """Prepare, while all lanes train, for those that will be free; old preparations lapse."""
+        """Prepare, while all lanes train, for those that will be free.
+
+        Preparations lapse when as much has been reported since as there are lanes.
+        """
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
         """What becomes of trials that reached a rung together, by key; their order is nothing."""
@@ -49,7 +52,7 @@ class Searching:
         self._plan, self.record = plan, record
         self._first = first_trials(plan, task_sizes)
         self._suggested: deque[Values] = deque()
-        self._news = False  # whether something was reported since
+        self._news = 0  # reports since
         self._modelled = False  # whether suggestions come from a model yet
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, Peers] = defaultdict(Peers)
@@ -91,11 +94,13 @@ class Searching:
             self._suggest(n)
 
     def look_ahead(self, lanes: int) -> None:
-        if self._news:
-            self._suggested.clear()
-            self._news = False
         # So many are free at once if all reach a rung together, but the last.
-        self.prepare(math.ceil(lanes * (1 - 1 / self._plan.eta)))
+        wanted = math.ceil(lanes * (1 - 1 / self._plan.eta))
+        if self._news >= lanes:
+            self._suggested.clear()
+            self._news = 0
+        if 2 * len(self._suggested) < wanted:  # a few cost as much as many
+            self.prepare(wanted)
 
     def _has_model(self) -> bool:
         if not self._modelled and len(self.record) >= len(self._first):
@@ -114,7 +119,7 @@ class Searching:
         return self._plan.spec(trial.number, hyperparameters, weights, attempt=attempt)
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
-        self._news = self._news or bool(reports)
+        self._news += len(reports)
         for report in reports:
             self._at_rung[report.step].put(_number(report), report.score.mean)
         return {report.key: self._judged(report) for report in reports}

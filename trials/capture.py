@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 # Calls of one shape after which it is captured: by then they have cost what capturing does.
-_WORTH = 64
+_WORTH = 32
 
 
 class Captured(Generic[Found]):

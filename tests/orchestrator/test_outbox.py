@@ -96,6 +96,19 @@ def test_closing_wakes_whoever_waits(tmp_path: Path) -> None:
     assert found == [None]
 
 
+def test_a_rest_ends_when_somebody_waits_for_the_record(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.append({"id": "a"})
+    rested = threading.Thread(target=outbox.rest, args=(60,))
+    rested.start()
+    rested.join(timeout=0.2)
+    assert rested.is_alive()
+    assert not outbox.drained(timeout=0)
+    rested.join(timeout=10)
+    assert not rested.is_alive()
+    outbox.rest(60)  # nor does another one begin
+
+
 def test_what_was_appended_survives_kill_9(tmp_path: Path) -> None:
     program = """
         import sys
