@@ -21,8 +21,9 @@ from orchestrator.study import Studied, distributions
 _STARTUP = 10
 # A score below this (functions have no lowest) is as bad as one can be.
 _FLOOR = -1.0
-# Trials that run or are to run, beyond which they are drawn and not optimised one by one.
-_CROWD = 8
+# Trials that run or are to run, beyond which they are drawn and not optimised one by one: many at
+# the cost of a few.
+CROWD = 8
 # Ended trials that the Gaussian process is fitted to, at most.
 _MOST = 200
 # The factor by which those leave the best rates found for the reference.
@@ -46,7 +47,7 @@ def suggest(
     ended = [t for t in view if t.state == TrialState.COMPLETE]
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if len(view) - len(ended) + n > _CROWD and ended:
+        if len(view) - len(ended) + n > CROWD and ended:
             return _drawn_from_the_model(ended, box, seed, n)
         sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=0)
         study = optuna.create_study(direction="maximize", sampler=sampler)

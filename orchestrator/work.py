@@ -8,7 +8,7 @@ from typing import Protocol
 
 from orchestrator.plan import Plan, derived_seed
 from orchestrator.promotion import Peers
-from orchestrator.sampler import has_model, mean_of_best, suggest
+from orchestrator.sampler import CROWD, has_model, mean_of_best, suggest
 from orchestrator.selection import Candidate, best_candidate, candidates
 from orchestrator.simplex import Simplex, shared
 from orchestrator.space import Values
@@ -99,8 +99,8 @@ class Searching:
         if self._news >= lanes:
             self._suggested.clear()
             self._news = 0
-        if 2 * len(self._suggested) < wanted:  # a few cost as much as many
-            self.prepare(wanted)
+        if len(self._suggested) < wanted:
+            self.prepare(2 * wanted if lanes > CROWD else wanted)
 
     def _has_model(self) -> bool:
         if not self._modelled and len(self.record) >= len(self._first):
