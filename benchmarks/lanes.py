@@ -1,13 +1,15 @@
 """What do more lanes bring? Training steps a second against the number of lanes.
 
-    python benchmarks/lanes.py [PROBLEM ..] [--quick] [--seeds N] [--json FILE]
+    python benchmarks/lanes.py [PROBLEM ..] [--quick] [--eager] [--threads N] [--json FILE]
 
 Each problem is a search's config, of which a trial is trained in 1, 4, 16, .. lanes until four
 times as many save less than a tenth of the CPU time (--most: up to how many). Scoring is left out.
 The steps a second are a clock's; the CPU time is this process's, which other work disturbs less.
+--eager: the gradient is not captured (docs/adr/0007).
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from orchestrator.config import load_config
 from orchestrator.dry_run import first_spec
 from orchestrator.home import Home
 from orchestrator.plan import plan_of
-from trials import memory
+from trials import capture, memory
 from trials.build import examine, programs
 from trials.contract import TrialSpec
 from trials.lanes import Lanes
@@ -41,28 +43,31 @@ PROBLEMS: dict[str, tuple[str, list[str]]] = {
 }
 QUICK = ["maml_functions", "protonet_glyphs_mlp", "protonet_glyphs_conv"]
 STEPS = 3
+WARM = capture.WORTH
 
 
 def main() -> None:
     options = _options()
     chosen = options.problem or (QUICK if options.quick else list(PROBLEMS))
     most = options.most or (16 if options.quick else 1024)
+    if options.eager:
+        capture.WORTH = sys.maxsize
     rows: list[Row] = []
     for problem in chosen:
-        for one in throughput(problem, options.seeds, most):
+        for one in throughput(problem, options.seeds, most, options.threads):
             show([one])
             rows.append(one)
     if options.json:
         write(options.json, rows, ["torch"])
 
 
-def throughput(problem: str, seeds: int, most: int) -> Iterator[Row]:
+def throughput(problem: str, seeds: int, most: int, threads: int) -> Iterator[Row]:
     """Steps of a lane by the second and what each costs, for more and more lanes."""
     name, changes = PROBLEMS[problem]
     config, home = load_config(CONFIGS / f"{name}.yaml", changes), Home.at(None)
     plan = plan_of(config)
     recipe = replace(plan.recipe, validation_episodes=1)
-    program = programs(recipe, home.cache)
+    program = programs(recipe, home.cache, threads)
     spec = replace(first_spec(plan, examine(plan.recipe, home.cache)), recipe=recipe)
     measure(program, spec, 1)  # loads what is loaded once
     lanes, before = 1, 0.0
@@ -86,8 +91,9 @@ def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float
         before = memory.peak(device, reset=True)
         training = program(lanes=lanes, folder=Path(folder))
         for number in range(lanes):
-            training.admit(replace(spec, number=number, rungs=(1, 2, 3 + steps)))
-        training.advance()  # the first step allocates
+            rungs = (1 + WARM, 2 + WARM, 3 + WARM + steps)
+            training.admit(replace(spec, number=number, rungs=rungs))
+        training.advance()  # the first steps allocate, and are captured
         begun = time.process_time()
         short = training.advance()[0].seconds
         between = time.process_time()
@@ -104,6 +110,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="without data, up to 16 lanes")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions")
     parser.add_argument("--most", type=int, help="lanes")
+    parser.add_argument("--threads", type=int, default=1, help="of the process")
+    parser.add_argument("--eager", action="store_true", help="do not capture the gradient")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     unknown = [problem for problem in options.problem if problem not in PROBLEMS]

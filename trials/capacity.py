@@ -10,12 +10,14 @@ import torch
 
 from trials import memory
 from trials.build import programs
+from trials.capture import WORTH
 from trials.contract import Recipe, TrialSpec
 from trials.lanes import Lanes
 
 _GAIN = 1.1  # by which more lanes must be faster than the best so far
 _ROOM = 0.8  # share of the free memory that may be used
 _STEPS = 3
+_LONG = 0.1  # seconds of a step beside which what capturing saves is nothing
 
 
 def useful_lanes(
@@ -66,17 +68,20 @@ def knee(rate: Callable[[int], float], at_most: int) -> int:
 
 def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> float:
     """Of a step with all lanes live; 0 if memory did not suffice for it."""
-    rungs = (1, 1 + _STEPS, 1 + 2 * _STEPS)  # the first step allocates
+    # The first step allocates; a short one is measured once it is captured, as it will be.
+    rungs = (1, 2, 2 + WORTH, 2 + WORTH + _STEPS, 2 + WORTH + 2 * _STEPS)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         try:
             trying = program(lanes=lanes, folder=Path(folder))
             for number in range(lanes):
                 trying.admit(replace(spec, number=number, rungs=rungs))
-            ends = [trying.advance()[0].seconds for _ in rungs]
+            ends = [trying.advance()[0].seconds for _ in rungs[:2]]
+            long = ends[1] - ends[0] > _LONG
+            ends += [] if long else [trying.advance()[0].seconds for _ in rungs[2:]]
         except RuntimeError as error:
             if not memory.is_shortage(error):
                 raise
             return 0.0
     if trying.rows_per_pass < lanes:
         return 0.0
-    return min(after - before for before, after in pairwise(ends)) / _STEPS
+    return ends[1] - ends[0] if long else min(b - a for a, b in pairwise(ends[2:])) / _STEPS

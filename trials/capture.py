@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 # Calls of one shape after which it is captured: by then they have cost what capturing does.
-_WORTH = 32
+WORTH = 32
 
 
 class Captured(Generic[Found]):
@@ -35,7 +35,7 @@ class Captured(Generic[Found]):
         if key in self._replays:
             return self._replays[key](*arguments)
         self._calls[key] += 1
-        if self._calls[key] >= _WORTH:
+        if self._calls[key] >= WORTH:
             self._replays[key] = self._capture(arguments)
         return self._function(*arguments)
 

@@ -213,9 +213,11 @@ class Lanes:
 
     def _train(self, steps: int) -> None:
         begun, n = time.perf_counter(), len(self._live)
-        live = self._seeds[:n], self._steps[:n], self._weights[:n]
-        for drawn in draws(self._objective, *live, steps):
-            self._step(n, drawn)
+        # Few shapes, each captured once: what rows beyond the live ones learn is thrown away.
+        rows = min(self.lanes, 1 << (n - 1).bit_length())
+        running = self._seeds[:rows], self._steps[:rows], self._weights[:rows]
+        for drawn in draws(self._objective, *running, steps):
+            self._step(n, rows, drawn)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # else only the launches would be timed
         seconds = time.perf_counter() - begun
@@ -226,13 +228,13 @@ class Lanes:
             lane.seconds += seconds
             lane.lane_seconds += seconds / n
 
-    def _step(self, n: int, drawn: Any) -> None:
+    def _step(self, n: int, rows: int, drawn: Any) -> None:
         live = slice(n)
         # All gradients come before any change: a pass that fails leaves every lane as it was.
-        passes = self._in_passes(n, partial(self._gradients, drawn))
-        grads = {name: _joined([part[name] for part, _ in passes]) for name in self._params}
+        passes = self._in_passes(rows, partial(self._gradients, drawn))
+        grads = {name: _joined([part[name] for part, _ in passes])[live] for name in self._params}
         self._steps[live] += 1
-        self._loss_sum[live] += _joined([losses for _, losses in passes])
+        self._loss_sum[live] += _joined([losses for _, losses in passes])[live]
         slots: Slots = {kind: _rows(slot, live) for kind, slot in self._slots.items()}
         rates = self._hyper[self._objective.learning_rate][live]
         params = _rows(self._params, live)
@@ -241,7 +243,7 @@ class Lanes:
         self._optimizer.update_(params, grads, slots, self._steps[live], rates)
 
     def _gradients(self, drawn: Any, rows: slice) -> tuple[Params, Tensor]:
-        """Of some live lanes, and their losses."""
+        """Of some lanes, and their losses."""
         batch = self._objective.batch(tree_map(lambda part: part[rows], drawn))
         params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
         return self._gradient(params, batch, hyper, self._weights[rows])

@@ -14,7 +14,7 @@ from fewshot.learners.protonet import ProtoNet
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.pool import Task, pool
 from tests.trials.conformance import distillation, protonet
-from trials.build import examine
+from trials.build import build, examine
 from trials.contract import Recipe, TaskSpec
 from trials.disjoint import shared_rows
 from trials.meta_training import MetaTraining, Part
@@ -27,6 +27,16 @@ def with_task(recipe: Recipe, split: str, spec: TaskSpec) -> Recipe:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     return protonet(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_program_has_the_threads_that_it_is_told(case, tmp_path, threads):
+    before = torch.get_num_threads()
+    try:
+        build(case.recipe, lanes=1, folder=tmp_path, cache=case.cache, threads=threads)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 class TestSplits:

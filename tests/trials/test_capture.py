@@ -1,0 +1,89 @@
+"""A captured function does what the function does, and draws ahead are the draws themselves."""
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from tests.trials.conformance import CASES, alone, functions, protonet
+from trials.build import programs
+from trials.capture import Captured
+from trials.draws import draws
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_captured_step_changes_no_report(name, tmp_path, monkeypatch):
+    case = CASES[name](tmp_path)
+    spec = case.spec(1, rungs=(4, 9))
+    stories = []
+    for calls in (10**9, 1):  # never, and at once
+        monkeypatch.setattr("trials.capture.WORTH", calls)
+        stories.append(alone(case, spec, tmp_path / str(calls)))
+    never, at_once = stories
+    for one, other in zip(never.reports, at_once.reports, strict=True):
+        assert one.score == other.score  # to the bit
+        assert one.metrics == other.metrics
+
+
+def test_every_program_can_be_captured(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("trials.capture.WORTH", 1)
+    for name, make in CASES.items():
+        case = make(tmp_path)
+        alone(case, case.spec(0), tmp_path / name)
+    assert "not captured" not in caplog.text
+
+
+def counted(function):
+    """It, captured, and the calls that reach it."""
+    calls = []
+
+    def told(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return Captured(told), calls
+
+
+class TestCaptured:
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch):
+        monkeypatch.setattr("trials.capture.WORTH", 2)
+
+    def test_is_not_called_again_for_a_shape_that_it_knows(self):
+        function, calls = counted(lambda x, y: {"sum": (x + y["y"]).sum()})
+        for n in range(6):
+            found = function(torch.full((3,), float(n)), {"y": torch.ones(3)})
+            assert found["sum"].item() == 3 * (n + 1)
+        known = len(calls)
+        assert function(torch.zeros(3), {"y": torch.ones(3)})["sum"] == 3
+        assert len(calls) == known
+
+    @pytest.mark.parametrize(
+        "other", [torch.ones(4), torch.ones(3, dtype=torch.double), torch.ones(1, 3)]
+    )
+    def test_another_shape_or_type_is_another_function(self, other):
+        function, _ = counted(lambda x: x * len(x))
+        for _ in range(4):
+            function(torch.ones(3))
+        found = function(other)
+        assert found.dtype == other.dtype
+        assert torch.equal(found, other * len(other))
+
+    def test_what_looks_at_values_is_called_as_it_is(self, caplog):
+        function, _ = counted(lambda x: x if x.sum().item() > 0 else -x)
+        for sign in (1.0, -1.0, 1.0, -1.0, -1.0):
+            assert function(torch.full((2,), sign)).tolist() == [1.0, 1.0]
+        assert caplog.text.count("not captured") == 1
+
+
+@pytest.mark.parametrize("make", [protonet, functions])
+def test_draws_ahead_are_those_of_each_step(make, tmp_path):
+    case = make(tmp_path)
+    (objective,) = programs(case.recipe, case.cache).args
+    seeds, steps = torch.tensor([3, 4]), torch.tensor([0, 7])
+    weights = torch.full((2, len(objective.tasks)), 0.5)
+    ahead = draws(objective, seeds, steps, weights, 35)
+    for _ in range(35):
+        found, expected = next(ahead), objective.draw(seeds, steps, weights)
+        assert all(map(torch.equal, tree_leaves(found), tree_leaves(expected)))
+        steps += 1
+    assert next(ahead, None) is None
