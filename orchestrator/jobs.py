@@ -20,6 +20,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # in the order `ray job` has
 PASSED_ON = ("FEWTUNE_DATA", "MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
 STOP_SECONDS = 60  # the driver has to let go of its workers; Ray's own 3 s would kill it at that
+
+_NO_AGENT = "No available agent to submit job"
+_WAITS = (2, 4, 8, 16, 30)  # seconds
 
 _PROGRAM: Sequence[str] = ("python", "-m", "orchestrator.cli")
 _LABEL = "fewtune.search"
@@ -101,14 +105,28 @@ def submit(
             shutil.copyfile(config, Path(folder) / "config.yaml")
             # No entrypoint resources: with any, the driver would leave the head, and wait there
             # for a node that nobody starts.
-            submission = client.submit_job(
+            submission = _accepted(
+                client,
                 entrypoint=_entrypoint(home, overrides, resume),
                 submission_id=f"{name}-{number}",
                 runtime_env={"working_dir": folder, "env_vars": variables},
                 metadata={_LABEL: name},
             )
     logger.info("job_submitted id=%s address=%s", submission, _redacted(where))
-    return str(submission)
+    return submission
+
+
+def _accepted(client: Any, **job: Any) -> str:
+    """The id of a submitted job. A head of a few seconds has no agent yet that would run it."""
+    for wait in _WAITS:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            if _NO_AGENT not in str(error):
+                raise
+            logger.info("no_agent_yet retry_in=%d", wait)
+            time.sleep(wait)
+    return str(client.submit_job(**job))
 
 
 def status(name: str, *, address: str | None = None) -> Submission:
