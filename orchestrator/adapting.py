@@ -1,4 +1,7 @@
-"""An exported model learns a new task from a table of examples, and labels the rest of it."""
+"""An exported model learns a new task from a table of examples, and labels the rest of it.
+
+What the labels are, classes or numbers, is what the model was made for; classes, if for both.
+"""
 
 import json
 import tempfile
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,7 +28,7 @@ from orchestrator.schema.config import Config
 from orchestrator.schema.parts import DatasetPart, TeacherPart
 from orchestrator.schema.tasks import TaskSection
 from trials.contract import Component
-from trials.deployment import classify, distil
+from trials.deployment import classify, distil, regress
 from trials.teachers import TRAINED
 
 
@@ -33,30 +37,35 @@ class Adapted:
     """Where the predictions lie, and how good they are where the labels were known."""
 
     predictions: Path
-    classes: int
+    classes: int  # 0 of numbers
     support: int
     predicted: int
     metrics: dict[str, float]  # empty if no label of a predicted row is known
 
 
 def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: Home) -> Adapted:
-    """Learn from the first `shots` labelled rows of each class in `data`, and predict all others.
+    """Learn from the first `shots` labelled rows (of each class) in `data`, and predict all others.
 
-    folder: an export. data: of the kind that the model was trained on; a row with an empty label is
-    only predicted. Raises InputError if the data does not fit.
+    folder: an export. data: of the kind that the model was trained on; for one of functions, a
+    table of the point and its value. A row with an empty label is only predicted. Raises InputError
+    if the data does not fit.
     """
     if not (folder / "model.safetensors").exists():
         raise fault("DIR", "is not a folder that `fewtune export` wrote.", str(folder))
     config = configs.load_config(folder / "config.yaml")
-    student = next((task for task in config.tasks.validation if not task.regresses), None)
-    if not isinstance(student, TaskSection):
-        rule = "is a model of numbers; only classes can be learned from a table."
-        raise fault("DIR", rule, str(folder))
-    part = _part(config.datasets[student.dataset], data, folder)
+    like = min(config.tasks.validation, key=lambda task: task.regresses)
+    part = Component(name="table", options={"path": data})
+    if isinstance(like, TaskSection):
+        part = _part(config.datasets[like.dataset], data, folder)
+    if like.regresses and part.name == "table":
+        others = [name for name in part.options.get("labels", ()) if name != label]
+        part = replace(part, options={**part.options, "labels": [*others, label]})
     found = load_dataset(part.name, part.options, home.cache)
     if label not in found.columns:
         known = ", ".join(map(str, found.columns.columns))
         raise fault("--label", f"must be a column of {data}: {known}.", label)
+    if like.regresses:
+        return _numbers(config, folder, found, label, shots, out)
     labels = found.columns[label].fillna("").astype(str).to_numpy()
     classes = sorted(set(labels) - {""})
     support = _support(labels, classes, shots, data)
@@ -77,9 +86,47 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
     table = found.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
+    return Adapted(_written(out, table, metrics), len(classes), len(support), len(rest), metrics)
+
+
+def _numbers(
+    config: Config, folder: Path, found: Dataset, label: str, shots: int, out: Path
+) -> Adapted:
+    said = found.columns[label]
+    values = pd.to_numeric(said, errors="coerce").to_numpy(float)
+    wrong = np.flatnonzero(~np.isfinite(values) & said.notna().to_numpy())
+    if len(wrong):
+        rule = "must have a finite number, or nothing, in every row."
+        raise fault("--label", rule, f"{said.iloc[wrong[0]]} in row {wrong[0]}")
+    known = np.flatnonzero(np.isfinite(values))
+    support, rest = known[:shots], np.setdiff1d(np.arange(len(values)), known[:shots])
+    if len(support) < shots or not len(rest):
+        rule = f"must have --shots = {shots} rows with a number, and others to predict."
+        raise fault("--data", rule, f"{len(known)} of {len(values)} rows have one")
+    plan = plan_of(config)
+    predicted = regress(
+        replace(plan.recipe, model=_model(plan.recipe.model, folder)),
+        load_file(folder / "model.safetensors"),
+        plan.space.decode({})[0],
+        (found.inputs[support], torch.tensor(values[support], dtype=torch.float32)),
+        found.inputs[rest],
+    )
+    truth = values[rest]
+    scored = np.isfinite(truth)
+    metrics: dict[str, float] = {}
+    if scored.any():
+        metrics["mse"] = float(np.square(predicted.numpy() - truth)[scored].mean())
+    if truth[scored].size and (spread := truth[scored].var()) > 0:
+        metrics["skill"] = 1 - metrics["mse"] / float(spread)
+    table = found.columns.iloc[rest].copy()
+    table["prediction"] = predicted.tolist()
+    return Adapted(_written(out, table, metrics), 0, len(support), len(rest), metrics)
+
+
+def _written(out: Path, table: pd.DataFrame, metrics: Mapping[str, float]) -> Path:
     write_text(out / "predictions.csv", table.to_csv(index_label="row"))
     write_text(out / "metrics.json", json.dumps(metrics, indent=2))
-    return Adapted(out / "predictions.csv", len(classes), len(support), len(rest), metrics)
+    return out / "predictions.csv"
 
 
 def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> np.ndarray:

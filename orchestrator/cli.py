@@ -236,11 +236,12 @@ def adapt(options: argparse.Namespace, screen: Screen) -> int:
         home=Home.at(options.home),
     )
     screen.result.print(
-        f"learned {found.classes} classes from {found.support} examples, predicted "
-        f"{found.predicted} others: {found.predictions}"
+        f"learned {f'{found.classes} classes' if found.classes else 'numbers'} from "
+        f"{found.support} examples, predicted {found.predicted} others: {found.predictions}"
     )
     for name, value in found.metrics.items():
-        screen.result.print(f"{name} where the label is known: {100 * value:.1f} %")
+        shown = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
+        screen.result.print(f"{name} where the label is known: {shown}")
     return 0
 
 

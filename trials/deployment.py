@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
+from fewshot.faults import fault
 from fewshot.functional import Params
 from trials.adaptation import Adaptation, untaught
 from trials.contract import Component, Recipe, Stage, TrialSpec
@@ -39,6 +40,32 @@ def classify(
     nobody = torch.zeros(1, len(x), dtype=torch.int64)  # the queries' labels are not known
     episode = Episode(support_x[None], support_y[None], x[None], nobody)
     return model.logits(params, episode, hyper)[0]
+
+
+def regress(
+    recipe: Recipe,
+    params: Params,
+    hyperparameters: Mapping[str, float],
+    support: tuple[Tensor, Tensor],
+    x: Tensor,
+) -> Tensor:
+    """Numbers (n,) of x (n, *features), having learned from the support of a meta-trained recipe.
+
+    The new task is like the first validation task that has numbers.
+
+    support: (s, *features) and numbers (s,). Raises InputError if x is not of the model's shape.
+    """
+    support_x, support_y = support
+    like = next(task for task in recipe.tasks["validation"] if task.regresses)
+    model = learner(recipe, tuple(x.shape[1:]), recipe.max_way, sort_of(recipe, like))
+    fresh = model.init(torch.Generator())
+    if any(params[name].shape != value.shape for name, value in fresh.items()):
+        rule = "must have as many columns to learn from as the model has read."
+        raise fault("--data", rule, tuple(x.shape[1:]), "Leave other columns of numbers out.")
+    hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
+    nobody = torch.zeros(1, len(x), 1)  # the queries' numbers are not known
+    episode = Episode(support_x[None], support_y[None, :, None], x[None], nobody)
+    return model.logits(params, episode, hyper)[0, :, 0]
 
 
 def distil(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from fewshot.faults import InputError
 from orchestrator.adapting import adapt
 from orchestrator.config import dump, parse
 from orchestrator.home import Home
@@ -80,3 +81,64 @@ def test_an_export_teaches_a_student_a_task_that_is_new_to_both(taught, tmp_path
     assert found.metrics["accuracy"] > 0.6  # chance is 0.25
     with found.predictions.open() as file:
         assert len(list(csv.DictReader(file))) == 36
+
+
+# ---- numbers ----------------------------------------------------------------------------------
+
+
+def points(path, slope=2.0, n=40, more="", last=""):
+    """A line, whose last row may have no value."""
+    x = np.random.default_rng(0).uniform(-4, 4, n)
+    rows = [f"{x[i]},{slope * x[i] + 1 if i < n - 1 else last}{more}" for i in range(n)]
+    path.write_text("\n".join(["x,y" + (",z" if more else ""), *rows]))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def of_functions(tmp_path_factory):
+    """An exported model of functions."""
+    folder = tmp_path_factory.mktemp("functions")
+    made = parse(
+        {
+            "name": "lines",
+            "tasks": {split: [{"function": "line"}] for split in ("train", "validation", "test")},
+            "model": {"name": "mlp", "hidden": [20, 20]},
+            "learner": {"name": "maml", "adapt_steps": 5},
+            "episodes": {"shot": 10, "query": 10, "per_task": 10, "validation": 5, "test": 5},
+            "steps": 300,
+            "space": {"lr/outer": 0.005, "lr/inner": 0.02, "lr/adapt": 0.02},
+        }
+    )
+    return exported(made, folder)
+
+
+def test_a_model_of_functions_learns_a_new_one_from_a_table(of_functions, tmp_path):
+    home = Home.at(str(tmp_path / "home"))
+    data = points(tmp_path / "points.csv")
+    found = adapt(of_functions, data, shots=10, label="y", out=tmp_path / "out", home=home)
+    assert (found.classes, found.support, found.predicted) == (0, 10, 30)
+    assert found.metrics.keys() == {"mse", "skill"}
+    assert found.metrics["skill"] > 0.5
+    with found.predictions.open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert last["y"] == ""
+    assert abs(float(last["prediction"]) - (2 * float(last["x"]) + 1)) < 5
+
+
+@pytest.mark.parametrize(
+    ("more", "label", "shots", "path"),
+    [
+        (",1", "y", 10, "--data"),  # a second column to learn from
+        ("", "y", 40, "--data"),  # nothing is left
+        (",high", "z", 5, "--label"),
+    ],
+)
+def test_what_does_not_fit_a_model_of_numbers_is_refused(
+    of_functions, tmp_path, more, label, shots, path
+):
+    home = Home.at(str(tmp_path / "home"))
+    data = points(tmp_path / "points.csv", more=more, last="0")
+    with pytest.raises(InputError) as caught:
+        adapt(of_functions, data, shots=shots, label=label, out=tmp_path / "out", home=home)
+    assert caught.value.faults[0].path == path
+    assert not (tmp_path / "out").exists()
