@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fewshot.faults import fault
+from fewshot.faults import InputError, fault
 from fewshot.metrics import accuracy, macro_f1
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
@@ -30,6 +30,9 @@ from orchestrator.schema.tasks import TaskSection
 from trials.contract import Component
 from trials.deployment import classify, distil, regress
 from trials.teachers import TRAINED
+
+
+_TYPED = {"table.labels": "--label", "table.path": "--data"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,11 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
     if like.regresses and part.name == "table":
         others = [name for name in part.options.get("labels", ()) if name != label]
         part = replace(part, options={**part.options, "labels": [*others, label]})
-    found = load_dataset(part.name, part.options, home.cache)
+    try:
+        found = load_dataset(part.name, part.options, home.cache)
+    except InputError as error:  # in the words of the command line
+        faults = [replace(f, path=_TYPED.get(f.path, f.path)) for f in error.faults]
+        raise InputError(faults) from error
     if label not in found.columns:
         known = ", ".join(map(str, found.columns.columns))
         raise fault("--label", f"must be a column of {data}: {known}.", label)

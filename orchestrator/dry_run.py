@@ -43,10 +43,8 @@ def dry_run(config: Config, home: Home) -> Forecast:
     lanes = lanes_of(config, plan, found, home)
     if not isinstance(lanes, int):
         lanes = lanes()
-    spec, program = (
-        first_spec(plan, found),
-        programs(plan.recipe, home.cache, threads=config.search.cpus_per_worker),
-    )
+    spec = first_spec(plan, found)
+    program = programs(plan.recipe, home.cache, threads=config.search.cpus_per_worker)
     device: torch.device = program.keywords["device"]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         _measure(spec, program(lanes=1, folder=Path(folder)))

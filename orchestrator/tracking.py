@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 15.0
 # MLflow wants tens of milliseconds of CPU for each run, which the trials want too. So after each
-# event it rests for so many times as long as that took, until somebody waits for the record.
+# event it rests for so many times the CPU time that this took, until somebody waits for the record.
 _RESTS = 3
 ENVIRONMENT = {
     # A request that is repeated after its answer was lost would make a run twice. So MLflow's
@@ -113,12 +113,12 @@ class Sender(threading.Thread):
             pending = self._outbox.next(timeout=60)
             if pending is None:
                 continue
-            begun = time.monotonic()
+            begun = time.thread_time()
             try:
                 if self._send(RunEvent(**pending.event)):
                     self._outbox.sent(pending)
                 failures = 0
-                self._outbox.rest(_RESTS * (time.monotonic() - begun))
+                self._outbox.rest(_RESTS * (time.thread_time() - begun))
             except Exception as error:  # away, restarting, full, forbidden for now: all may pass
                 failures += 1
                 self._empty = False

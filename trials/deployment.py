@@ -32,14 +32,9 @@ def classify(
 
     support: (s, *features) and labels (s,) in 0..c-1, each of which occurs.
     """
-    support_x, support_y = support
-    way = int(support_y.max()) + 1
-    like = next(task for task in recipe.tasks["validation"] if not task.regresses)
-    model = learner(recipe, tuple(x.shape[1:]), way, sort_of(recipe, like))
-    hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
-    nobody = torch.zeros(1, len(x), dtype=torch.int64)  # the queries' labels are not known
-    episode = Episode(support_x[None], support_y[None], x[None], nobody)
-    return model.logits(params, episode, hyper)[0]
+    way = int(support[1].max()) + 1
+    nobody = torch.zeros(len(x), dtype=torch.int64)  # the queries' labels are not known
+    return _answers(recipe, params, hyperparameters, way, support, (x, nobody), regresses=False)
 
 
 def regress(
@@ -55,17 +50,35 @@ def regress(
 
     support: (s, *features) and numbers (s,). Raises InputError if x is not of the model's shape.
     """
-    support_x, support_y = support
-    like = next(task for task in recipe.tasks["validation"] if task.regresses)
-    model = learner(recipe, tuple(x.shape[1:]), recipe.max_way, sort_of(recipe, like))
+    shown = support[0], support[1][:, None]
+    asked = x, torch.zeros(len(x), 1)  # the queries' numbers are not known
+    way = recipe.max_way
+    answers = _answers(recipe, params, hyperparameters, way, shown, asked, regresses=True)
+    return answers[:, 0]
+
+
+def _answers(
+    recipe: Recipe,
+    params: Params,
+    hyperparameters: Mapping[str, float],
+    way: int,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    *,
+    regresses: bool,
+) -> Tensor:
+    """Outputs (n, c) for the queries of one problem that is like the first such validation task."""
+    like = next(task for task in recipe.tasks["validation"] if task.regresses == regresses)
+    model = learner(recipe, tuple(query[0].shape[1:]), way, sort_of(recipe, like))
+    # Not of classes: a head may tell apart more of them than there are here.
     fresh = model.init(torch.Generator())
-    if any(params[name].shape != value.shape for name, value in fresh.items()):
+    if regresses and any(params[name].shape != value.shape for name, value in fresh.items()):
         rule = "must have as many columns to learn from as the model has read."
-        raise fault("--data", rule, tuple(x.shape[1:]), "Leave other columns of numbers out.")
+        found = tuple(query[0].shape[1:])
+        raise fault("--data", rule, found, "Leave other columns of numbers out.")
     hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
-    nobody = torch.zeros(1, len(x), 1)  # the queries' numbers are not known
-    episode = Episode(support_x[None], support_y[None, :, None], x[None], nobody)
-    return model.logits(params, episode, hyper)[0, :, 0]
+    episode = Episode(*(part[None] for part in (*support, *query)))
+    return model.logits(params, episode, hyper)[0]
 
 
 def distil(

@@ -131,6 +131,7 @@ def test_a_model_of_functions_learns_a_new_one_from_a_table(of_functions, tmp_pa
         (",1", "y", 10, "--data"),  # a second column to learn from
         ("", "y", 40, "--data"),  # nothing is left
         (",high", "z", 5, "--label"),
+        ("", "nothing", 5, "--label"),
     ],
 )
 def test_what_does_not_fit_a_model_of_numbers_is_refused(
