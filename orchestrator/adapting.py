@@ -31,7 +31,6 @@ from trials.contract import Component
 from trials.deployment import classify, distil, regress
 from trials.teachers import TRAINED
 
-
 _TYPED = {"table.labels": "--label", "table.path": "--data"}
 
 
