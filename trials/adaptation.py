@@ -36,9 +36,8 @@ class Drawn(NamedTuple):
 class Batch(NamedTuple):
     """One step's examples: labelled ones, and those whose soft labels the teacher gave, if any."""
 
-    support_x: Tensor  # (b, *features)
+    x: Tensor  # (b, *features) or (2b, *features), the labelled before those to be taught
     support_y: Tensor  # (b,)
-    transfer_x: Tensor  # (b, *features)
     transfer_logits: Tensor  # (b, classes)
 
 
@@ -120,9 +119,7 @@ class Adaptation:
     def batch(self, drawn: Drawn) -> Batch:
         task, (support, transfer) = self._task, drawn
         x = self._read(torch.cat([task.support[support], task.transfer[transfer]], 1))
-        return Batch(
-            x[:, : self._batch], task.labels[support], x[:, self._batch :], task.teacher[transfer]
-        )
+        return Batch(x, task.labels[support], task.teacher[transfer])
 
     def _read(self, rows: Tensor) -> Tensor:
         """The inputs of some rows, padded no further than to the longest of them."""
@@ -132,7 +129,7 @@ class Adaptation:
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         del weights
         n = len(batch.support_y)
-        logits = self._model.apply(params, torch.cat([batch.support_x, batch.transfer_x]))
+        logits = self._model.apply(params, batch.x)
         hard = cross_entropy(logits[:n], batch.support_y)
         if not self._taught:
             return hard

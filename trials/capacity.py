@@ -1,9 +1,10 @@
 """How many lanes are of use: as many as still speed training up, and as memory has room for."""
 
+import math
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from trials.lanes import Lanes
 
 _GAIN = 1.1  # by which more lanes must be faster than the best so far
 _ROOM = 0.8  # share of the free memory that may be used
-_STEPS = 3
+_STEPS = 3  # that are timed as one
+_MEASURED = 0.2  # seconds for which steps are timed
 _LONG = 0.1  # seconds of a step beside which what capturing saves is nothing
+_UNREACHED = 1 << 30  # a rung
 
 
 def useful_lanes(
@@ -38,16 +41,22 @@ def useful_lanes(
     device: torch.device = program.keywords["device"]
     free = memory.left(device) / (1 if device.type == "cuda" else workers)
     before = memory.peak(device, reset=True)
+    found: dict[int, float] = {}
 
     def rate(lanes: int) -> float:
         """Lane-steps a second; 0 if there is not the memory for so many lanes."""
-        # As measured with half of them: a system that runs out of memory kills the process.
-        if 2 * (memory.peak(device) - before) > _ROOM * free:
-            return 0.0
+        if lanes not in found:
+            # As measured with half of them: a system that runs out of memory kills the process.
+            if 2 * (memory.peak(device) - before) > _ROOM * free:
+                return 0.0
+            found[lanes] = 0.0
         seconds = _seconds(program, spec, lanes)
-        return lanes / seconds if seconds else 0.0
+        found[lanes] = max(found[lanes], lanes / seconds if seconds else 0.0)
+        return found[lanes]
 
-    return knee(rate, at_most)
+    knee(rate, at_most)
+    # Again, as a machine that is shared is slow for seconds at a time.
+    return knee(rate, max(found, default=1))
 
 
 def knee(rate: Callable[[int], float], at_most: int) -> int:
@@ -68,20 +77,32 @@ def knee(rate: Callable[[int], float], at_most: int) -> int:
 
 def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> float:
     """Of a step with all lanes live; 0 if memory did not suffice for it."""
-    # The first step allocates; a short one is measured once it is captured, as it will be.
-    rungs = (1, 2, 2 + WORTH, 2 + WORTH + _STEPS, 2 + WORTH + 2 * _STEPS)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         try:
             trying = program(lanes=lanes, folder=Path(folder))
             for number in range(lanes):
-                trying.admit(replace(spec, number=number, rungs=rungs))
-            ends = [trying.advance()[0].seconds for _ in rungs[:2]]
-            long = ends[1] - ends[0] > _LONG
-            ends += [] if long else [trying.advance()[0].seconds for _ in rungs[2:]]
+                trying.admit(replace(spec, number=number, rungs=(1, _UNREACHED)))
+            trying.advance()  # the first step allocates
+            seconds = _timed(trying, 1)
+            if seconds < _LONG:
+                _timed(trying, WORTH)  # a short one is captured, as it will be
+                seconds = _least(trying)
         except RuntimeError as error:
             if not memory.is_shortage(error):
                 raise
             return 0.0
-    if trying.rows_per_pass < lanes:
-        return 0.0
-    return ends[1] - ends[0] if long else min(b - a for a, b in pairwise(ends[2:])) / _STEPS
+    return seconds if trying.rows_per_pass >= lanes else 0.0
+
+
+def _least(trying: Lanes) -> float:
+    """Seconds of a step, when the machine does nothing else: it never makes one shorter."""
+    found, end = math.inf, time.perf_counter() + _MEASURED
+    while time.perf_counter() < end:
+        found = min(found, _timed(trying, _STEPS))
+    return found
+
+
+def _timed(trying: Lanes, steps: int) -> float:
+    begun = time.perf_counter()
+    trying.train(steps)
+    return (time.perf_counter() - begun) / steps

@@ -114,7 +114,7 @@ class Lanes:
         if not self._live:
             return []
         rungs = [_due(lane) for lane in self._live]
-        self._train(min(rung - lane.step for rung, lane in zip(rungs, self._live, strict=True)))
+        self.train(min(rung - lane.step for rung, lane in zip(rungs, self._live, strict=True)))
         return self._report([i for i, lane in enumerate(self._live) if lane.step == rungs[i]])
 
     def parameters(self, key: str) -> Params:
@@ -211,7 +211,8 @@ class Lanes:
 
     # ---- training ---------------------------------------------------------------------------
 
-    def _train(self, steps: int) -> None:
+    def train(self, steps: int) -> None:
+        """Take some steps in each live lane, none of which may pass a rung."""
         begun, n = time.perf_counter(), len(self._live)
         # Few shapes, each captured once: what rows beyond the live ones learn is thrown away.
         rows = min(self.lanes, 1 << (n - 1).bit_length())

@@ -56,7 +56,7 @@ class TestUsefulLanes:
         )
         # One lane has taken 1e5 and two 3e5 bytes; four would take six of the eight that are ours.
         assert self.found(tmp_path, at_most=64) == 4
-        assert tried == [1, 2, 4]
+        assert tried == [1, 2, 4, 1, 2, 4]
         tried.clear()
         assert self.found(tmp_path, at_most=64, workers=2) == 2
 

@@ -74,6 +74,25 @@ class TestCaptured:
             assert function(torch.full((2,), sign)).tolist() == [1.0, 1.0]
         assert caplog.text.count("not captured") == 1
 
+    def test_what_finds_a_number_of_places_is_called_as_it_is(self, caplog):
+        function, _ = counted(lambda x: x[x > 0].sum())
+        for n in (1, 2, 3, 3):
+            assert function(torch.tensor([1.0] * n + [-1.0] * (3 - n))).item() == n
+        assert caplog.text.count("not captured") == 1
+
+    def test_what_writes_does_so_in_each_call(self):
+        function, calls = counted(lambda x: torch.tensor([1.0, 2.0]).add_(x).view(2).mul_(x))
+        for n in range(6):
+            assert function(torch.tensor([float(n), 1.0])).tolist() == [(1 + n) * n, 3.0]
+        assert len(calls) < 6
+
+    def test_an_error_is_that_of_the_function(self):
+        function, _ = counted(torch.linalg.inv)
+        for _ in range(4):
+            function(torch.eye(2))
+        with pytest.raises(torch.linalg.LinAlgError):
+            function(torch.zeros(2, 2))
+
 
 @pytest.mark.parametrize("make", [protonet, functions])
 def test_draws_ahead_are_those_of_each_step(make, tmp_path):

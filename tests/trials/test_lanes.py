@@ -142,7 +142,7 @@ def test_between_rungs_nobody_waits(name, optimizer, tmp_path, monkeypatch):
     case = CASES[name](tmp_path)
     recipe = replace(case.recipe, optimizer=optimizer)
     program = case.program(tmp_path / "runs", lanes=3, recipe=recipe)
-    train, stretches = program._train, []
+    train, stretches = program.train, []
 
     def watched(steps):
         with NoWaiting():
@@ -150,6 +150,6 @@ def test_between_rungs_nobody_waits(name, optimizer, tmp_path, monkeypatch):
         stretches.append(steps)
 
     drive(program, [case.spec(9, recipe=recipe)])  # what is made once has been made
-    monkeypatch.setattr(program, "_train", watched)
+    monkeypatch.setattr(program, "train", watched)
     drive(program, [case.spec(number, recipe=recipe) for number in range(4)])
     assert sum(stretches) > 0
