@@ -16,9 +16,9 @@ SYNC_SECONDS = 1.0
 
 
 class Pending(NamedTuple):
-    """An event that has not been sent, and where the next one begins."""
+    """Events that have not been sent, in order, and where the next one begins."""
 
-    event: dict[str, Any]
+    events: list[dict[str, Any]]
     next: int
 
 
@@ -28,7 +28,7 @@ class Outbox:
     Laws:
     - an event that was appended survives the death of the process;
     - an id is kept once: appending it again, also after a restart, does nothing;
-    - events are sent in order, each at least once: one whose `sent` was lost is sent again;
+    - events are given in order, each at least once: one whose `sent` was lost is given again;
     - the file is never shortened, so that `rewind` can tell everything anew.
     """
 
@@ -43,6 +43,7 @@ class Outbox:
             self._add(event["id"], end)
         self._sent = self._read_mark()
         self._n_sent = sum(end <= self._sent for end in self._ends.values())
+        self._n_told = 0  # of those that `next` gave last
         self._file = self._path.open("ab")
         self._size = self._file.tell()
         self._synced = time.monotonic()
@@ -78,30 +79,41 @@ class Outbox:
     def backlog(self) -> int:
         """Events that were not sent yet."""
         with self._changed:
-            return len(self._ends) - self._n_sent
+            return len(self._ends) - self._n_sent - self._n_told
 
-    def next(self, timeout: float) -> Pending | None:
-        """The first event not sent yet; None after `timeout` seconds without one, or if closed."""
+    def next(self, timeout: float, at_most: int = 1) -> Pending | None:
+        """The first events not sent yet; None after `timeout` seconds without any, or if closed."""
         with self._changed:
             self._changed.wait_for(lambda: self.closed or self._sent < self._size, timeout)
             if self.closed or self._sent >= self._size:
                 return None
-            start = self._sent
+            start, size = self._sent, self._size
+            self._n_told = 0
+        events: list[dict[str, Any]] = []
         with self._path.open("rb") as file:
             file.seek(start)
-            while line := file.readline():
-                event = _parse(line)
+            while file.tell() < size and len(events) < at_most:
+                event = _parse(file.readline())
                 if event is not None:
-                    return Pending(event, file.tell())
+                    events.append(event)
+            end = file.tell()
+        if events:
+            return Pending(events, end)
         with self._changed:  # nothing readable is left
-            self._sent = self._size
+            self._sent = size
         return None
 
+    def told(self, n: int) -> None:
+        """Note that `n` more of what `next` gave last were sent; they may yet be given again."""
+        with self._changed:
+            self._n_told += n
+
     def sent(self, pending: Pending) -> None:
-        """Note that `pending`, which `next` gave, need not be sent again."""
+        """Note that all of `pending`, which `next` gave, need not be sent again."""
         with self._changed:
             self._sent = pending.next
-            self._n_sent += 1
+            self._n_sent += len(pending.events)
+            self._n_told = 0
             _replace(self._mark, str(self._sent))
             self._changed.notify_all()
 
@@ -110,7 +122,7 @@ class Outbox:
         with self._changed:
             if self._sent == 0:
                 return False
-            self._sent = self._n_sent = 0
+            self._sent = self._n_sent = self._n_told = 0
             _replace(self._mark, "0")
             return True
 

@@ -4,7 +4,7 @@ import getpass
 import math
 import re
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,6 +14,8 @@ from orchestrator.outbox import Outbox
 from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
 
 Kind = Literal["search", "trial", "adaptation"]
+
+_METRICS_A_BATCH = 1000  # are the most that MLflow takes
 
 STATUS: Mapping[Outcome, str] = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -247,6 +249,20 @@ class OutboxRecorder:
         )
         # Not by `asdict`, whose deep copies were a fourth of the driver's time.
         self._outbox.append({name: getattr(event, name) for name in RunEvent.__slots__})
+
+
+def by_run(events: Iterable[RunEvent]) -> list[list[RunEvent]]:
+    """Events of one run each, in their order, as many together as MLflow takes in one batch.
+
+    The runs come in the order in which they first occur, so that a parent is before its children.
+    """
+    batches: dict[str, list[list[RunEvent]]] = {}
+    for event in events:
+        own = batches.setdefault(event.key, [[]])
+        if sum(len(one.metrics) for one in (*own[-1], event)) > _METRICS_A_BATCH:
+            own.append([])
+        own[-1].append(event)
+    return [batch for own in batches.values() for batch in own if batch]
 
 
 def common_tags(event: RunEvent) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Shows the record in MLflow, which is never waited for: it is a view, the study is the truth."""
 
 import fcntl
-import json
 import logging
 import os
 import random
@@ -10,20 +9,22 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.outbox import Outbox, read_lines
-from orchestrator.recording import OutboxRecorder, RunEvent, common_tags
+from orchestrator.ledger import Ledger
+from orchestrator.outbox import Outbox
+from orchestrator.recording import OutboxRecorder, RunEvent, by_run, common_tags
 from orchestrator.views import saved_views
 
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 15.0
 # MLflow wants tens of milliseconds of CPU for each run, which the trials want too. So after each
-# event it rests for so many times the CPU time that this took, until somebody waits for the record.
-_RESTS = 3
+# batch it rests for so many times the CPU time that this took, until somebody waits for the record.
+_RESTS = 9
+_AT_ONCE = 512  # events at the most, of which those of one run make one batch
 ENVIRONMENT = {
     # A request that is repeated after its answer was lost would make a run twice. So MLflow's
     # client does not repeat; the sender does, and looks first.
@@ -108,19 +109,17 @@ class Sender(threading.Thread):
         self._views = False
 
     def run(self) -> None:
-        failures = 0
+        failures, n = 0, 1
         while not self._outbox.closed:
-            pending = self._outbox.next(timeout=60)
+            pending = self._outbox.next(timeout=60, at_most=n)
             if pending is None:
                 continue
-            begun = time.thread_time()
             try:
-                if self._send(RunEvent(**pending.event)):
+                if self._send([RunEvent(**event) for event in pending.events]):
                     self._outbox.sent(pending)
-                failures = 0
-                self._outbox.rest(_RESTS * (time.thread_time() - begun))
+                failures, n = 0, min(2 * n, _AT_ONCE)
             except Exception as error:  # away, restarting, full, forbidden for now: all may pass
-                failures += 1
+                failures, n = failures + 1, 1
                 self._empty = False
                 wait = min(LONGEST_WAIT, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1)  # noqa: S311
                 level = logging.WARNING if failures in (1, 5) else logging.DEBUG
@@ -129,43 +128,58 @@ class Sender(threading.Thread):
                 self._outbox.wait_closed(wait)
 
     def close(self) -> None:
-        """Stop after the event that is being sent; what is left waits for the next process."""
+        """Stop after the run that is being sent; what is left waits for the next process."""
         self._outbox.close()
         self.join(timeout=5)
 
-    def _send(self, event: RunEvent) -> bool:
-        """Make `event` true; False if the outbox was rewound instead."""
+    def _send(self, events: list[RunEvent]) -> bool:
+        """Make the events true; False if the outbox was rewound or closed instead."""
         if self._client is None:
             client = connect(self._uri)
             if self._ledger and not _alive(client, next(iter(self._ledger.runs.values()))):
                 log.warning("record_anew uri=%s reason=its runs are gone", _public(self._uri))
                 self._ledger.clear()
             if not self._ledger:
-                filter = f"tags.`fewtune.search` = {_quoted(event.search)}"
+                filter = f"tags.`fewtune.search` = {_quoted(events[0].search)}"
                 self._empty = next(_runs(client, filter), None) is None
             self._client = client
             if self._empty and self._outbox.rewind():
                 return False
+        for batch in by_run(events):
+            if self._outbox.closed:
+                return False
+            begun = time.thread_time()
+            self._try(batch)
+            self._outbox.told(len(batch))
+            self._outbox.rest(_RESTS * (time.thread_time() - begun))
+        return True
+
+    def _try(self, batch: list[RunEvent]) -> None:
+        """Make events of one run true, or as many of them as MLflow accepts."""
         try:
-            self._apply(event)
+            self._apply(batch)
         except Exception as error:
             if _code(error) not in HOPELESS:
                 raise
-            self._reject(event.id, error)
-        if event.kind == "trial" and event.params and not self._views:
+            if len(batch) == 1:
+                self._reject(batch[0].id, error)
+            else:
+                for event in batch:
+                    self._try([event])
+        if not self._views and batch[0].kind == "trial" and batch[0].params:
             self._views = True
-            self._show(event)
-        return True
+            self._show(batch[0])
 
-    def _apply(self, event: RunEvent) -> None:
-        run_id, made = self._run(event)
-        self._log(run_id, event, tags={} if made else event.tags)
-        if event.status == "RUNNING":
+    def _apply(self, batch: list[RunEvent]) -> None:
+        run_id, made = self._run(batch)
+        self._log(run_id, batch, tags={} if made else _tags(batch))
+        status, at = next(((e.status, e.time) for e in reversed(batch) if e.status), (None, 0.0))
+        if status == "RUNNING":
             if not made:
                 self._client.update_run(run_id, status="RUNNING")
-        elif event.status:
-            self._client.set_terminated(run_id, event.status, end_time=_ms(event.time))
-        for path in event.artifacts:
+        elif status:
+            self._client.set_terminated(run_id, status, end_time=_ms(at))
+        for path in (path for event in batch for path in event.artifacts):
             self._upload(run_id, Path(path))
 
     def _upload(self, run_id: str, path: Path) -> None:
@@ -179,12 +193,17 @@ class Sender(threading.Thread):
         self.rejected += 1
         log.error("mlflow_rejects what=%s error=%s", what, error)
 
-    def _log(self, run_id: str, event: RunEvent, tags: Any) -> None:
+    def _log(self, run_id: str, batch: list[RunEvent], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        at = _ms(event.time)
-        metrics = [Metric(name, value, at, event.step) for name, value in event.metrics.items()]
-        params = [Param(name, value) for name, value in event.params.items()]
+        metrics = [
+            Metric(name, value, _ms(event.time), event.step)
+            for event in batch
+            for name, value in event.metrics.items()
+        ]
+        # The first value of a parameter is the one that stays.
+        values = {name: value for event in batch[::-1] for name, value in event.params.items()}
+        params = [Param(name, value) for name, value in values.items()]
         labels = [RunTag(name, value) for name, value in tags.items()]
         if not (metrics or params or labels):
             return
@@ -196,15 +215,16 @@ class Sender(threading.Thread):
             # A search went on with another configuration. The first value stays.
             there = self._client.get_run(run_id).data.params
             changed = [p.key for p in params if there.get(p.key, p.value) != p.value]
-            log.warning("params_keep_first_value key=%s params=%s", event.key, changed)
+            log.warning("params_keep_first_value key=%s params=%s", batch[0].key, changed)
             params = [param for param in params if param.key not in there]
             self._client.log_batch(run_id, metrics=metrics, params=params, tags=labels)
 
-    def _run(self, event: RunEvent) -> tuple[str, bool]:
-        """Id of the event's run, and whether it was made just now."""
+    def _run(self, batch: list[RunEvent]) -> tuple[str, bool]:
+        """Id of the events' run, and whether it was made just now."""
+        event = batch[0]
         if known := self._known(event.key, event):
             return known, False
-        tags = {**common_tags(event), **event.tags}
+        tags = {**common_tags(event), **_tags(batch)}
         if event.parent and (parent := self._known(event.parent, event)):
             tags["mlflow.parentRunId"] = parent
         start = event.time if event.start is None else event.start
@@ -252,32 +272,8 @@ class Sender(threading.Thread):
             log.warning("no_saved_views search=%s error=%s", event.search, error)
 
 
-class Ledger:
-    """Run ids by key, kept beside the outbox; only a shortcut, since runs are found by tag too."""
-
-    def __init__(self, path: Path, tracking_uri: str) -> None:
-        self._path = path
-        self._uri = tracking_uri
-        lines = [line for line, _ in read_lines(path)]
-        there = bool(lines) and lines[0] == ["uri", tracking_uri]
-        self.runs: dict[str, str] = dict(lines[1:]) if there else {}
-        if not there:
-            self.clear()
-
-    def __bool__(self) -> bool:
-        return bool(self.runs)
-
-    def add(self, key: str, run_id: str) -> None:
-        self.runs[key] = run_id
-        self._write([key, run_id], "a")
-
-    def clear(self) -> None:
-        self.runs.clear()
-        self._write(["uri", self._uri], "w")
-
-    def _write(self, line: list[str], mode: str) -> None:
-        with self._path.open(mode) as file:
-            file.write(json.dumps(line) + "\n")
+def _tags(batch: list[RunEvent]) -> dict[str, str]:
+    return {name: value for event in batch for name, value in event.tags.items()}
 
 
 def _set_views(client: Any, experiment_id: str, search: str, params: list[str]) -> None:

@@ -16,7 +16,7 @@ from tests.orchestrator import records
 def ids(outbox: Outbox) -> list[str]:
     found = []
     while (pending := outbox.next(timeout=0)) is not None:
-        found.append(pending.event["id"])
+        found += [event["id"] for event in pending.events]
         outbox.sent(pending)
     return found
 
@@ -30,6 +30,22 @@ def test_events_come_in_order_and_once(tmp_path: Path) -> None:
     assert ids(outbox) == ["a", "b"]
     assert outbox.backlog() == 0
     assert outbox.drained(timeout=0)
+
+
+def test_several_events_can_be_had_at_once(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for id in "abcde":
+        outbox.append({"id": id})
+    pending = outbox.next(timeout=0, at_most=3)
+    assert pending is not None
+    assert [event["id"] for event in pending.events] == ["a", "b", "c"]
+    outbox.told(2)
+    assert outbox.backlog() == 3
+    assert outbox.next(timeout=0, at_most=2) is not None  # as after a failure
+    assert outbox.backlog() == 5
+    outbox.sent(pending)
+    assert outbox.backlog() == 2
+    assert ids(Outbox(tmp_path)) == ["d", "e"]
 
 
 def test_a_process_that_was_started_again_goes_on_where_the_last_one_stopped(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,24 @@ class TestWhatIsToBeSeen:
         }
         assert run.data.params["log10_lr/outer"] == "-1.0000"
         assert run.data.params["lambda/cyrillic"] == "1"
+
+    def test_what_lags_behind_takes_one_batch_for_each_run(
+        self, home: Path, folder: Path, monkeypatch: Any
+    ) -> None:
+        from mlflow import MlflowClient
+
+        real, batches = MlflowClient.log_batch, Counter[str]()
+
+        def log_batch(self: Any, run_id: str, *args: Any, **options: Any) -> Any:
+            batches[run_id] += 1
+            return real(self, run_id, *args, **options)
+
+        monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+        record(folder, tracking_uri(home), outcomes=["complete"] * 16)
+        found = runs(home)
+        assert batches[found["demo/search-0015"].info.run_id] == 1
+        assert sum(batches.values()) < 1.5 * len(found)
+        assert points(home) == 16 * 2 * 7 + 32 * 6 + 16 + 1
 
     def test_the_reason_of_an_end_is_told(self, home: Path, folder: Path) -> None:
         record(folder, tracking_uri(home))
