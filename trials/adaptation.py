@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
+from fewshot.episodes import taken
 from fewshot.functional import Hyperparameters, Params
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
@@ -119,11 +120,11 @@ class Adaptation:
     def batch(self, drawn: Drawn) -> Batch:
         task, (support, transfer) = self._task, drawn
         x = self._read(torch.cat([task.support[support], task.transfer[transfer]], 1))
-        return Batch(x, task.labels[support], task.teacher[transfer])
+        return Batch(x, task.labels[support], taken(task.teacher, transfer))
 
     def _read(self, rows: Tensor) -> Tensor:
         """The inputs of some rows, padded no further than to the longest of them."""
-        x = self._inputs[rows]
+        x = taken(self._inputs, rows)
         return self._model.trim(x) if isinstance(self._model, Trims) else x
 
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.episodes import Count, Episode, bounds
+from fewshot.episodes import Count, Episode, bounds, taken
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.losses.normalise import null_loss_of_episodes
@@ -151,9 +151,9 @@ class TaskPool:
         n_shots = fold(per_class, 2) if self.imbalance else fold(keys, 4)[..., None]
         labels = _first(way, _number(fold(keys, 3), self.way, n_classes))
         return Episode(
-            self.inputs[rows[..., :shot].flatten(-2)],
+            taken(self.inputs, rows[..., :shot].flatten(-2)),
             _rows_of(labels, shot, _number(n_shots, self.shot)),
-            self.inputs[rows[..., shot:].flatten(-2)],
+            taken(self.inputs, rows[..., shot:].flatten(-2)),
             _rows_of(labels, query, _number(fold(keys, 5)[..., None], self.query)),
         )
 
