@@ -53,7 +53,7 @@ _HEAD = (
 
 PROBLEMS: Mapping[str, Problem] = {
     "maml_functions": Problem(
-        "functions.yaml", ("search.trials=512", "steps=500"), needs_data=False
+        "functions.yaml", ("search.trials=256", "steps=500"), needs_data=False
     ),
     "protonet_omniglot_mlp": Problem(
         "omniglot.yaml", (*_OMNIGLOT, "model={name: mlp, hidden: [64], n_out: 32}")
