@@ -41,7 +41,9 @@ def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
     """`study.optimize` with the default sampler and a pruner, an MLflow run for each trial."""
     import mlflow
     import optuna
+    import torch
 
+    torch.set_num_threads(1)
     connect(_database(folder))
     mlflow.set_tracking_uri(_database(folder))
     mlflow.set_experiment(_EXPERIMENT)

@@ -8,6 +8,7 @@ from torch import Tensor
 Params = dict[str, Tensor]
 Hyperparameters = Mapping[str, Tensor]
 
+_VECTOR = 16  # floats of 512 bits
 _TINY = 1e-12  # below any squared length that means something
 
 
@@ -53,6 +54,21 @@ def possible(logits: Tensor, labels: Tensor) -> Tensor:
 def impossible(like: Tensor) -> float:
     """The logit of what has no chance: finite, also after division by a temperature of 0.001."""
     return torch.finfo(like.dtype).min / 1024
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Over the classes of logits (..., c)."""
+    if logits.shape[-1] >= _VECTOR or logits.dim() < 2 or not logits.is_cpu:
+        return logits.log_softmax(-1)
+    # PyTorch takes rows that are shorter than a vector number by number, but columns side by side.
+    return logits.transpose(-1, -2).log_softmax(-2).transpose(-1, -2)
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of logits (..., c) for their labels (...); 0 where the label is negative."""
+    right = labels.clamp(min=0).unsqueeze(-1)
+    losses = -log_softmax(logits).gather(-1, right).squeeze(-1)
+    return torch.where(labels >= 0, losses, 0)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from fewshot.functional import possible
+from fewshot.functional import cross_entropies, possible
 from fewshot.metrics import accuracy, macro_f1, skill
 
 Scores = dict[str, Tensor]
@@ -34,8 +33,8 @@ class Kind:
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    flat = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=-1)
-    return flat.view(labels.shape) * (labels.shape[-1] / (labels >= 0).sum(-1, keepdim=True))
+    real = (labels >= 0).sum(-1, keepdim=True)
+    return cross_entropies(logits, labels) * (labels.shape[-1] / real)
 
 
 def _n_classes(labels: Tensor) -> Tensor:

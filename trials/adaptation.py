@@ -13,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.nn.functional import cross_entropy
 
 from fewshot.episodes import taken
-from fewshot.functional import Hyperparameters, Params
+from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import Model, Trims
@@ -131,7 +130,7 @@ class Adaptation:
         del weights
         n = len(batch.support_y)
         logits = self._model.apply(params, batch.x)
-        hard = cross_entropy(logits[:n], batch.support_y)
+        hard = cross_entropies(logits[:n], batch.support_y).mean()
         if not self._taught:
             return hard
         taught = batch.transfer_logits

@@ -64,8 +64,8 @@ class Captured(Generic[Found]):
             with recorder:
                 found = self._function(*arguments)
             return recorder.replay(found)
-        except _NotRecordable as error:
-            log.warning("not captured error=%s", error)
+        except Exception as error:  # if it is the function's own, calling it says so
+            log.warning("not captured error=%s", str(error).partition("\n")[0])
             return None
 
 

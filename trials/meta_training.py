@@ -7,7 +7,7 @@ drawn from task i in proportion to lambda_i, which is the same on average. With 
 squared error to the teacher's).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fewshot.episodes import Episode, looked_up, unanswered
+from fewshot.episodes import Episode, looked_up, taken, unanswered
 from fewshot.functional import Hyperparameters, Params
-from fewshot.kinds import CLASSIFICATION, Scores
+from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.base import ClassLoss, Learner, OwnLoss
+from fewshot.learners.embedding import Embeds, of_embedded
 from fewshot.losses.distillation import Distillation
 from fewshot.losses.normalise import check_null_losses
 from fewshot.randomness import fold, proportional
@@ -33,6 +34,10 @@ from trials.teachers import Teacher
 
 # Keeps the scores of hundreds of episodes from being held in memory at once.
 _EPISODES_AT_ONCE = 256
+_EXAMPLES_AT_ONCE = 2048
+
+# Outputs of l models for the queries of b episodes, (l, b, q, n_out), and their labels, (b, q, ..).
+Answered = tuple[Tensor, Tensor]
 
 # The pool that scores a stage, the number of episodes a task, and the key of their draw.
 HeldOut = tuple[Pool, int, Tensor]
@@ -74,6 +79,7 @@ class Part:
     sampled: bool = False
     lessons: Lessons | None = None
     _drawn: dict[Stage, Episode] = field(default_factory=dict)
+    _rows: dict[Stage, tuple[Tensor, Episode]] = field(default_factory=dict)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -189,13 +195,12 @@ class Part:
         if stage not in self.held_out:
             return []
         pool, n_episodes, key = self.held_out[stage]
-        episodes = self.episodes(stage)
-        parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in episodes), strict=True)
         task = torch.arange(len(pool.names), device=key.device).repeat_interleave(n_episodes)
         null_losses = pool.null_losses[task].split(_EPISODES_AT_ONCE)
+        answered = self._answered(params, hyper, stage)
         chunks = [
-            self._scores(params, Episode(*part), hyper, pool, null_loss)
-            for part, null_loss in zip(parts, null_losses, strict=True)
+            pool.kind.scores(outputs, answers, null_loss)
+            for (outputs, answers), null_loss in zip(answered, null_losses, strict=True)
         ]
         # (l, t, episodes) each
         scores = {
@@ -211,18 +216,53 @@ class Part:
             for t, name in enumerate(pool.names)
         ]
 
-    def _scores(
-        self,
-        params: Params,
-        episodes: Episode,
-        hyper: Hyperparameters,
-        pool: Pool,
-        null_losses: Tensor,
-    ) -> Scores:
-        """How l models do on each of b episodes, (l, b)."""
-        asked = unanswered(episodes)
-        outputs = vmap(self.learner.logits, in_dims=(0, None, 0))(params, asked, hyper)
-        return pool.kind.scores(outputs, episodes.query_y, null_losses)
+    def _answered(self, params: Params, hyper: Hyperparameters, stage: Stage) -> Iterator[Answered]:
+        """What l models make of what scores a stage, some episodes after the other."""
+        pool = self.held_out[stage][0]
+        if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | NumberPool):
+            yield from self._compared(self.learner, params, hyper, stage)
+            return
+        answer = vmap(self.learner.logits, in_dims=(0, None, 0))
+        for part in _parts_of(self.episodes(stage)):
+            yield answer(params, unanswered(part), hyper), part.query_y
+
+    def _compared(
+        self, learner: Embeds, params: Params, hyper: Hyperparameters, stage: Stage
+    ) -> Iterator[Answered]:
+        """The same, where each example is embedded once, whatever number of episodes it is in."""
+        inputs, rows = self._examples(stage)
+        embed = vmap(learner.embedding.apply, in_dims=(0, None))
+        embedded = [embed(params, part) for part in inputs.split(_EXAMPLES_AT_ONCE)]
+        found = torch.cat(embedded, 1)  # (l, u, d)
+        mapped = Episode._make((0, None, 0, None))
+        compare = vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))
+        for part in _parts_of(rows):
+            support, query = (
+                found.index_select(1, own.flatten()).unflatten(1, own.shape)
+                for own in (part.support_x, part.query_x)
+            )
+            asked = unanswered(part)._replace(support_x=support, query_x=query)
+            yield compare(params, asked, hyper), part.query_y
+
+    def _examples(self, stage: Stage) -> tuple[Tensor, Episode]:
+        """All examples that are in `episodes`, and these by their rows; found once."""
+        if stage not in self._rows:
+            pool, n_episodes, key = self.held_out[stage]
+            assert isinstance(pool, TaskPool | NumberPool), "there are no other pools of rows"
+            drawn = pool.by_row().draw(key, n_episodes)
+            labelled = Episode(*(part.flatten(0, 1) for part in drawn))
+            both = [labelled.support_x, labelled.query_x]
+            used, places = torch.cat(both, 1).unique(return_inverse=True)
+            support, query = places.split([part.shape[1] for part in both], 1)
+            own = labelled._replace(support_x=support, query_x=query)
+            self._rows[stage] = taken(pool.inputs, used), own
+        return self._rows[stage]
+
+
+def _parts_of(episodes: Episode) -> Iterator[Episode]:
+    """Some after the other."""
+    parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in episodes), strict=True)
+    return map(Episode._make, parts)
 
 
 class MetaTraining:

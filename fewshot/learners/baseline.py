@@ -18,13 +18,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.func import grad
-from torch.nn.functional import log_softmax
 
 from fewshot.episodes import Episode
 from fewshot.functional import (
     Hyperparameters,
     Params,
     class_means,
+    cross_entropies,
     impossible,
     linear_params,
     possible,
@@ -56,17 +56,17 @@ class Baseline:
         adapt_steps: int = 50,
         cosine: bool = False,
     ) -> None:
-        self._model, self._way, self._classes = model, way, tuple(classes)
+        self.embedding, self._way, self._classes = model, way, tuple(classes)
         self._counts = torch.tensor(self._classes, dtype=torch.int64)
         self._adapt_steps, self._cosine = adapt_steps, cosine
 
     def init(self, generator: torch.Generator) -> Params:
-        params = self._model.init(generator)
+        params = self.embedding.init(generator)
         if self._cosine:
             params[_SCALE] = log_of("scale", 10.0)
         if self._classes:
             t, c = len(self._classes), max(self._classes)
-            weight, bias = linear_params(self._model.n_out, t * c, generator)
+            weight, bias = linear_params(self.embedding.n_out, t * c, generator)
             params[_WEIGHT] = weight.T.reshape(t, c, -1)
             if not self._cosine:
                 params[_BIAS] = bias.reshape(t, c)
@@ -79,7 +79,7 @@ class Baseline:
         return x @ head[_WEIGHT].transpose(-1, -2) + head[_BIAS].unsqueeze(-2)
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        support, query = embed_episodes(self._model, params, episodes)
+        support, query = embed_episodes(self.embedding, params, episodes)
         means = class_means(unit(support), episodes.support_y, self._way)
         zeros = {_WEIGHT: torch.zeros_like(means), _BIAS: torch.zeros_like(means[..., 0])}
         head = {_WEIGHT: means} if self._cosine else zeros
@@ -105,7 +105,7 @@ class Baseline:
     ) -> Tensor:
         """Loss (b,) over all examples of each episode, the support's and the queries' alike."""
         del hyper
-        embedded = torch.cat(embed_episodes(self._model, params, episodes), 1)
+        embedded = torch.cat(embed_episodes(self.embedding, params, episodes), 1)
         drawn = torch.cat([episodes.support_y, episodes.query_y], 1)
         labels = torch.where(drawn < 0, -1, classes.gather(1, drawn.clamp(min=0)))
         head = {name: params[name][tasks] for name in (_WEIGHT, _BIAS) if name in params}
@@ -122,7 +122,4 @@ def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     A row without a label has a negative one.
     """
-    known = labels >= 0
-    right = labels.clamp(min=0).unsqueeze(-1)
-    losses = -log_softmax(logits, -1).gather(-1, right).squeeze(-1)
-    return (losses * known).sum(-1) / known.sum(-1).clamp(min=1)
+    return cross_entropies(logits, labels).sum(-1) / (labels >= 0).sum(-1).clamp(min=1)

@@ -1,6 +1,8 @@
 """What the learners share that compare embedded examples instead of fitting the model."""
 
+import copy
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -8,7 +10,23 @@ from torch import Tensor
 from fewshot.episodes import Episode
 from fewshot.faults import fault
 from fewshot.functional import Params
+from fewshot.learners.base import Learner
 from fewshot.models.base import Model
+from fewshot.models.untrained import Untrained
+
+
+@runtime_checkable
+class Embeds(Learner, Protocol):
+    """A learner that has a model for nothing but to embed examples, each of them by itself."""
+
+    embedding: Model
+
+
+def of_embedded(learner: Embeds) -> Learner:
+    """The same learner, of examples that are embedded already."""
+    twin = copy.copy(learner)
+    twin.embedding = Untrained()
+    return twin
 
 
 def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Tensor, Tensor]:

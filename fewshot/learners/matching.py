@@ -12,10 +12,16 @@ NeurIPS 2016.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, impossible, indicators, unit
+from fewshot.functional import (
+    Hyperparameters,
+    Params,
+    impossible,
+    indicators,
+    log_softmax,
+    unit,
+)
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
 
@@ -32,20 +38,20 @@ class MatchingNet:
     model_scores_classes = False
 
     def __init__(self, *, model: Model, way: int, scale: float = 10.0) -> None:
-        self._model, self._way = model, way
+        self.embedding, self._way = model, way
         self._log_scale = log_of("scale", scale)
 
     def init(self, generator: torch.Generator) -> Params:
-        return {**self._model.init(generator), _SCALE: self._log_scale.clone()}
+        return {**self.embedding.init(generator), _SCALE: self._log_scale.clone()}
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
-        support, query = embed_episodes(self._model, params, episodes)
+        support, query = embed_episodes(self.embedding, params, episodes)
         cosines = unit(query) @ unit(support).transpose(-1, -2)  # (b, q, s)
         outside = impossible(support)  # not -inf, of which a class without examples would make NaN
         real = (episodes.support_y >= 0).unsqueeze(1)
         scores = torch.where(real, params[_SCALE].exp() * cosines, outside)
-        attention = log_softmax(scores, -1).unsqueeze(-1)
+        attention = log_softmax(scores).unsqueeze(-1)
         members = indicators(episodes.support_y, self._way, support).unsqueeze(1)
         return torch.where(members > 0, attention, outside).logsumexp(-2)
 

@@ -22,14 +22,14 @@ class ProtoNet:
     model_scores_classes = False
 
     def __init__(self, *, model: Model, way: int) -> None:
-        self._model, self._way = model, way
+        self.embedding, self._way = model, way
 
     def init(self, generator: torch.Generator) -> Params:
-        return self._model.init(generator)
+        return self.embedding.init(generator)
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
-        support, query = embed_episodes(self._model, params, episodes)
+        support, query = embed_episodes(self.embedding, params, episodes)
         means = class_means(support, episodes.support_y, self._way)
         return possible(-squared_distances(query, means), episodes.support_y)
 

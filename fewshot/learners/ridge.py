@@ -56,7 +56,7 @@ class Ridge:
         scale: float = 10.0,
         penalty: float = 1.0,
     ) -> None:
-        self._model, self._way, self._regresses = model, way, kind is REGRESSION
+        self.embedding, self._way, self._regresses = model, way, kind is REGRESSION
         log_scale, log_penalty = log_of("scale", scale), log_of("penalty", penalty)
         self._learned = (
             {_PENALTY_OF_NUMBERS: log_penalty}
@@ -66,11 +66,11 @@ class Ridge:
 
     def init(self, generator: torch.Generator) -> Params:
         learned = {name: value.clone() for name, value in self._learned.items()}
-        return {**self._model.init(generator), **learned}
+        return {**self.embedding.init(generator), **learned}
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
-        support, query = embed_episodes(self._model, params, episodes)
+        support, query = embed_episodes(self.embedding, params, episodes)
         if self._regresses:
             middle, mean = (part.mean(1, keepdim=True) for part in (support, episodes.support_y))
             penalty = params[_PENALTY_OF_NUMBERS].exp()

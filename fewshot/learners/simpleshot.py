@@ -38,15 +38,15 @@ class SimpleShot:
     model_scores_classes = False
 
     def __init__(self, *, model: Model, way: int, scale: float = 10.0) -> None:
-        self._model, self._way = model, way
+        self.embedding, self._way = model, way
         self._log_scale = log_of("scale", scale)
 
     def init(self, generator: torch.Generator) -> Params:
-        return {**self._model.init(generator), _SCALE: self._log_scale.clone()}
+        return {**self.embedding.init(generator), _SCALE: self._log_scale.clone()}
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         del hyper
-        support, query = embed_episodes(self._model, params, episodes)
+        support, query = embed_episodes(self.embedding, params, episodes)
         labels = episodes.support_y
         middle = class_means(support, labels.clamp(max=0), 1)  # as if all were of one class
         means = class_means(unit(support - middle), labels, self._way)

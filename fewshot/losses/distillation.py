@@ -23,9 +23,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
-from fewshot.functional import unit
+from fewshot.functional import log_softmax, unit
 
 Direction = Literal["forward", "reverse"]
 
@@ -60,9 +59,9 @@ class Distillation:
         if self.decoupled is not None:
             found = decoupled(s, t, target, *self.decoupled)
         elif self.direction == "reverse":
-            found = divergence(log_softmax(s, -1), log_softmax(t, -1))
+            found = divergence(log_softmax(s), log_softmax(t))
         else:
-            found = divergence(log_softmax(t, -1), log_softmax(s, -1))
+            found = divergence(log_softmax(t), log_softmax(s))
         charged: Tensor = temperature.square() * found
         return charged
 
@@ -91,7 +90,7 @@ def decoupled(student: Tensor, teacher: Tensor, target: Tensor, a: float, b: flo
 
 def _parted(logits: Tensor, at_target: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of (p, 1 - p), (..., 2), and of the other classes' shares of 1 - p, (..., c)."""
-    logs = log_softmax(logits, -1)
+    logs = log_softmax(logits)
     others = logs.masked_fill(at_target, -torch.inf)
     rest = others.logsumexp(-1, keepdim=True)
     own = logs.masked_fill(~at_target, 0).sum(-1, keepdim=True)

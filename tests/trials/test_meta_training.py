@@ -10,7 +10,11 @@ from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
 from fewshot.episodes import Episode
+from fewshot.learners.baseline import Baseline
+from fewshot.learners.matching import MatchingNet
 from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.ridge import Ridge
+from fewshot.learners.simpleshot import SimpleShot
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.models.mlp import MLP
 from fewshot.randomness import fold
@@ -60,6 +64,47 @@ def gradients(made, params, weights, n, hyper=None):
     slopes = vmap(grad(made.loss), in_dims=(None, 0, None, None))
     found = slopes(params, batch, hyper or {}, weights)
     return torch.cat([part.flatten(1) for part in found.values()], 1).double()
+
+
+# ---- scores -----------------------------------------------------------------------------------
+
+
+class _Whole:
+    """A learner that is to be shown whole examples, whatever it makes of them."""
+
+    def __init__(self, learner):
+        self.hyperparameters = learner.hyperparameters
+        self.model_scores_classes = learner.model_scores_classes
+        self.init, self.logits, self.meta_logits = learner.init, learner.logits, learner.meta_logits
+
+
+class _Counting(MLP):
+    """A model that knows how many examples it has embedded."""
+
+    embedded = 0
+
+    def apply(self, params, x):
+        self.embedded += len(x)
+        return super().apply(params, x)
+
+
+@pytest.mark.parametrize("learner", [ProtoNet, MatchingNet, SimpleShot, Ridge, Baseline])
+def test_each_example_is_embedded_once_for_the_same_scores(learner):
+    model = _Counting(features=(6,), hidden=(), n_out=4)
+    made = learner(model=model, way=WAY)
+    params = {
+        name: torch.stack([part, 2 * part])
+        for name, part in made.init(torch.Generator().manual_seed(0)).items()
+    }
+    hyper = {name: torch.full((2,), 0.1) for name in made.hyperparameters}
+    scored = []
+    for shown in (made, _Whole(made)):
+        model.embedded = 0
+        scored.append(objective(learner=shown).score(params, hyper, "search"))
+        assert (model.embedded <= len(rows())) == (shown is made)
+    for one, other in zip(*scored, strict=True):
+        assert_close(one.skill, other.skill)
+        assert_close(one.metrics, other.metrics)
 
 
 # ---- weights ----------------------------------------------------------------------------------
