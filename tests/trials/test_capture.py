@@ -86,6 +86,11 @@ class TestCaptured:
             assert function(torch.tensor([float(n), 1.0])).tolist() == [(1 + n) * n, 3.0]
         assert len(calls) < 6
 
+    def test_what_is_random_is_drawn_in_each_call(self):
+        function, _ = counted(lambda x: x + torch.rand(3))
+        drawn = [function(torch.zeros(3)) for _ in range(6)]
+        assert len({tuple(x.tolist()) for x in drawn}) == 6
+
     def test_an_error_is_that_of_the_function(self):
         function, _ = counted(torch.linalg.inv)
         for _ in range(4):
