@@ -15,7 +15,7 @@ from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, 
 
 Kind = Literal["search", "trial", "adaptation"]
 
-_METRICS_A_BATCH = 1000  # are the most that MLflow takes
+_BATCH = 1000  # metrics, parameters and tags in sum are the most that MLflow takes at once
 
 STATUS: Mapping[Outcome, str] = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -259,10 +259,14 @@ def by_run(events: Iterable[RunEvent]) -> list[list[RunEvent]]:
     batches: dict[str, list[list[RunEvent]]] = {}
     for event in events:
         own = batches.setdefault(event.key, [[]])
-        if sum(len(one.metrics) for one in (*own[-1], event)) > _METRICS_A_BATCH:
+        if sum(map(_size, (*own[-1], event))) > _BATCH:
             own.append([])
         own[-1].append(event)
     return [batch for own in batches.values() for batch in own if batch]
+
+
+def _size(event: RunEvent) -> int:
+    return len(event.metrics) + len(event.params) + len(event.tags)
 
 
 def common_tags(event: RunEvent) -> dict[str, str]:

@@ -220,17 +220,17 @@ class Part:
         """What l models make of what scores a stage, some episodes after the other."""
         pool = self.held_out[stage][0]
         if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | NumberPool):
-            yield from self._compared(self.learner, params, hyper, stage)
+            yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
             return
         answer = vmap(self.learner.logits, in_dims=(0, None, 0))
         for part in _parts_of(self.episodes(stage)):
             yield answer(params, unanswered(part), hyper), part.query_y
 
+    @staticmethod
     def _compared(
-        self, learner: Embeds, params: Params, hyper: Hyperparameters, stage: Stage
+        learner: Embeds, params: Params, hyper: Hyperparameters, inputs: Tensor, rows: Episode
     ) -> Iterator[Answered]:
         """The same, where each example is embedded once, whatever number of episodes it is in."""
-        inputs, rows = self._examples(stage)
         embed = vmap(learner.embedding.apply, in_dims=(0, None))
         embedded = [embed(params, part) for part in inputs.split(_EXAMPLES_AT_ONCE)]
         found = torch.cat(embedded, 1)  # (l, u, d)
@@ -244,11 +244,10 @@ class Part:
             asked = unanswered(part)._replace(support_x=support, query_x=query)
             yield compare(params, asked, hyper), part.query_y
 
-    def _examples(self, stage: Stage) -> tuple[Tensor, Episode]:
+    def _examples(self, pool: TaskPool | NumberPool, stage: Stage) -> tuple[Tensor, Episode]:
         """All examples that are in `episodes`, and these by their rows; found once."""
         if stage not in self._rows:
-            pool, n_episodes, key = self.held_out[stage]
-            assert isinstance(pool, TaskPool | NumberPool), "there are no other pools of rows"
+            _, n_episodes, key = self.held_out[stage]
             drawn = pool.by_row().draw(key, n_episodes)
             labelled = Episode(*(part.flatten(0, 1) for part in drawn))
             both = [labelled.support_x, labelled.query_x]

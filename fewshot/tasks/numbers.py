@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.episodes import Episode
+from fewshot.episodes import Episode, taken
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION, Kind
 from fewshot.randomness import distinct, fold
@@ -84,7 +84,7 @@ class NumberPool:
         """An episode of the task (...) for each key (...)."""
         # Not the counters of the other pools, which may be asked with the same keys.
         chosen = distinct(fold(keys, 3), self.n_members[task], self.shot + self.query)
-        x = self.inputs[self.members[task[..., None], chosen]]
+        x = taken(self.inputs, self.members[task[..., None], chosen])
         y = self.values[task[..., None], chosen].unsqueeze(-1)
         n, at = self.shot, y.dim() - 2  # x has as many dimensions before its features
         return Episode(

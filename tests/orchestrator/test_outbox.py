@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.outbox import Outbox
-from orchestrator.recording import OutboxRecorder, clean
+from orchestrator.recording import OutboxRecorder, RunEvent, by_run, clean
 from tests.orchestrator import records
 
 
@@ -154,6 +154,26 @@ def test_recording_a_search_again_adds_nothing(tmp_path: Path) -> None:
     records.whole(again)
     assert again.backlog() == recorder.backlog() == before
     assert not recorder.drain(timeout=0)
+
+
+def test_events_are_told_run_by_run_and_no_more_at_once_than_mlflow_takes() -> None:
+    def event(id: str, key: str, n: int) -> RunEvent:
+        metrics = {f"m{i}": 0.0 for i in range(n)}
+        common = {"search": "s", "experiment": "e", "name": key, "time": 0.0}
+        return RunEvent(
+            id=id,
+            key=key,
+            kind="trial",
+            metrics=metrics,
+            params={"p": "1"},
+            tags={"t": "1"},
+            **common,
+        )
+
+    events = [event("1", "a", 498), event("2", "b", 5), event("3", "a", 498), event("4", "a", 0)]
+    batches = [[one.id for one in batch] for batch in by_run(events)]
+    assert batches == [["1", "3"], ["4"], ["2"]]
+    assert by_run([event("1", "a", 2000)]) == [[event("1", "a", 2000)]]  # which MLflow will reject
 
 
 def test_nothing_is_recorded_before_the_search_has_a_name(tmp_path: Path) -> None:
