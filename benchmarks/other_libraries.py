@@ -24,7 +24,6 @@ from papers_episodes import one_pool
 from papers_functions import HYPERPARAMETERS
 from papers_omniglot import SIZE, splits
 from torch import nn
-from torch.func import grad_and_value, vmap
 from torch.nn.functional import cross_entropy, mse_loss
 
 from fewshot.kinds import REGRESSION
@@ -41,6 +40,7 @@ from fewshot.tasks.functions import FAMILIES, function_pool
 from trials import adam
 from trials.capture import Captured
 from trials.draws import draws
+from trials.gradient import gradient_of
 from trials.meta_training import MetaTraining, Part
 
 Step = Callable[[], object]  # one update
@@ -55,14 +55,14 @@ def ours(learner: Learner, train: Pool, episodes: int, lanes: int = 1) -> Step:
     fresh = [objective.init(seed) for seed in range(lanes)]
     params = {name: torch.stack([one[name] for one in fresh]) for name in fresh[0]}
     moments = adam.zeros_like(params)
-    gradient = Captured(vmap(grad_and_value(objective.loss)))
+    gradient = gradient_of(objective)
     hyper = {name: torch.full((lanes,), HYPERPARAMETERS[name]) for name in learner.hyperparameters}
     seeds, weights = torch.arange(lanes), torch.ones(lanes, 1)
     steps = torch.zeros(lanes, dtype=torch.int64)
-    endless = draws(objective, seeds, steps, weights, sys.maxsize)
+    endless = draws(Captured(objective.draw), seeds, steps, weights, sys.maxsize)
 
     def step() -> None:
-        grads, _ = gradient(params, objective.batch(next(endless)), hyper, weights)
+        grads, _ = gradient(params, next(endless), hyper, weights)
         steps.add_(1)
         adam.update_(params, grads, moments, steps, hyper["lr/outer"])
 

@@ -15,7 +15,6 @@ import torch
 from papers_episodes import accuracies, one_pool, rows_of, seed_by_seed, untrained
 from tidy import Row, row
 from torch import Tensor
-from torch.func import grad_and_value, vmap
 
 from fewshot.functional import Params
 from fewshot.learners.protonet import ProtoNet
@@ -23,8 +22,8 @@ from fewshot.metrics import Estimate
 from fewshot.models.conv import Conv
 from fewshot.tasks import images
 from trials import adam
-from trials.capture import Captured
 from trials.draws import draws
+from trials.gradient import gradient_of
 from trials.meta_training import MetaTraining, Part
 
 SIZE = 14
@@ -61,12 +60,12 @@ def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
     objective = MetaTraining([Part(ProtoNet(model=model, way=WAY), train, {})], 1)
     params = {name: value[None] for name, value in objective.init(seed).items()}
     moments = adam.zeros_like(params)
-    gradient = Captured(vmap(grad_and_value(objective.loss)))
+    gradient = gradient_of(objective)
     seeds, weights = torch.tensor([seed]), torch.ones(1, 1)
     begun, steps = time.process_time(), 0
-    endless = draws(objective, seeds, torch.tensor([0]), weights, sys.maxsize)
+    endless = draws(objective.draw, seeds, torch.tensor([0]), weights, sys.maxsize)
     while (used := (time.process_time() - begun) / seconds) < 1:
-        grads, _ = gradient(params, objective.batch(next(endless)), {}, weights)
+        grads, _ = gradient(params, next(endless), {}, weights)
         steps += 1
         rate = torch.tensor([RATE * (1 - used)])
         adam.update_(params, grads, moments, torch.tensor([steps]), rate)

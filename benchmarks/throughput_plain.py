@@ -60,7 +60,9 @@ class PlainTrial:
         step = 0
         for rung in rungs:
             begin = torch.tensor([step])
-            for drawn in draws(objective, torch.tensor([seed]), begin, weights[None], rung - step):
+            for drawn in draws(
+                objective.draw, torch.tensor([seed]), begin, weights[None], rung - step
+            ):
                 batch = tree_map(lambda part: part[0], objective.batch(drawn))
                 adam.zero_grad()
                 self._loss(params, batch, hyper, weights).backward()

@@ -45,7 +45,10 @@ def taken(inputs: Tensor, rows: Tensor) -> Tensor:
 
 def looked_up(rows: Episode, inputs: Tensor) -> Episode:
     """The episode whose examples are the rows (n, *features) of `inputs` that `rows` names."""
-    support, query = taken(inputs, rows.support_x), taken(inputs, rows.query_x)
+    both = [rows.support_x, rows.query_x]
+    # In one piece, which it can stay where all are embedded alike.
+    found = taken(inputs, torch.cat(both, -1))
+    support, query = found.split([part.shape[-1] for part in both], both[0].dim() - 1)
     return rows._replace(support_x=support, query_x=query)
 
 

@@ -20,13 +20,12 @@ def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Te
     return weight, bias
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Euclidean distances (..., n, m) of a (..., n, d) to b (..., m, d)."""
-    return (
-        a.square().sum(-1, keepdim=True)
-        - 2 * a @ b.transpose(-1, -2)
-        + b.square().sum(-1).unsqueeze(-2)
-    )
+def closeness(a: Tensor, b: Tensor) -> Tensor:
+    """-||a - b||^2 + ||a||^2 (..., n, m) of a (..., n, d) to b (..., m, d), for a softmax over m.
+
+    ||a||^2 is the same for all of them, so that the softmax is that of the negative distances.
+    """
+    return a @ (2 * b).transpose(-1, -2) - b.square().sum(-1).unsqueeze(-2)
 
 
 def indicators(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:

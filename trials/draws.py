@@ -1,27 +1,28 @@
 """What trials learn from at the steps to come, drawn for many steps at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from trials.objective import Objective
+Draw = Callable[[Tensor, Tensor, Tensor], Any]
 
 # Steps that are drawn in one go: what a draw costs hardly depends on how much is drawn.
 _AHEAD = 16
 
 
-def draws(
-    objective: Objective, seeds: Tensor, steps: Tensor, weights: Tensor, n: int
-) -> Iterator[Any]:
-    """What `objective` draws at each of the `n` steps from `steps` (l,) on, one after the other."""
+def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> Iterator[Any]:
+    """What is drawn at each of the `n` steps from `steps` (l,) on, one after the other.
+
+    draw: an `Objective`'s, or what does the same.
+    """
     steps = steps.clone()  # the caller may count on in it
     for at in range(0, n, _AHEAD):
         ahead = torch.arange(at, min(at + _AHEAD, n), device=steps.device)
         shape = (len(ahead), len(steps))
-        drawn = objective.draw(
+        drawn = draw(
             seeds.expand(shape).flatten(),
             (steps + ahead[:, None]).flatten(),
             weights.expand(*shape, -1).flatten(0, 1),

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
 from fewshot.functional import Params
@@ -20,6 +19,7 @@ from trials import adam, checkpoint
 from trials.capture import Captured
 from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
 from trials.draws import draws
+from trials.gradient import gradient_of
 from trials.memory import is_shortage
 from trials.objective import Objective, TaskScores
 from trials.optimizer import Optimizer, Slots
@@ -88,7 +88,8 @@ class Lanes:
         self._steps = torch.zeros(lanes, dtype=torch.int64, device=device)
         self._decays = self._zeros()
         self._loss_sum = self._zeros()
-        self._gradient = Captured(vmap(grad_and_value(objective.loss)))
+        self._gradient = gradient_of(objective)
+        self._draw = Captured(objective.draw)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.lanes, device=self._device)
@@ -217,7 +218,7 @@ class Lanes:
         # Few shapes, each captured once: what rows beyond the live ones learn is thrown away.
         rows = min(self.lanes, 1 << (n - 1).bit_length())
         running = self._seeds[:rows], self._steps[:rows], self._weights[:rows]
-        for drawn in draws(self._objective, *running, steps):
+        for drawn in draws(self._draw, *running, steps):
             self._step(n, rows, drawn)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # else only the launches would be timed
@@ -245,9 +246,9 @@ class Lanes:
 
     def _gradients(self, drawn: Any, rows: slice) -> tuple[Params, Tensor]:
         """Of some lanes, and their losses."""
-        batch = self._objective.batch(tree_map(lambda part: part[rows], drawn))
         params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
-        return self._gradient(params, batch, hyper, self._weights[rows])
+        own = tree_map(lambda part: part[rows], drawn)
+        return self._gradient(params, own, hyper, self._weights[rows])
 
     def _in_passes(self, n: int, run: Callable[[slice], Found]) -> list[Found]:
         """What `run` finds for rows 0..n-1, in passes that are halved until memory suffices."""

@@ -31,10 +31,11 @@ def of_embedded(learner: Embeds) -> Learner:
 
 def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Tensor, Tensor]:
     """Embedded support (b, s, d) and query (b, q, d), in one pass over all examples of all."""
-    b, n_support = episodes.support_y.shape[:2]
+    b = len(episodes.support_y)
     x = torch.cat([episodes.support_x, episodes.query_x], 1)
     embedded = model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
-    return embedded[:, :n_support], embedded[:, n_support:]
+    support, query = embedded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], 1)
+    return support, query
 
 
 def log_of(option: str, value: float) -> Tensor:

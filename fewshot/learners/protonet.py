@@ -1,7 +1,7 @@
 """Prototypical networks.
 
 A class is the mean of its embedded support examples; a query belongs to the nearest one:
-p(y = c | x) = softmax_c(-||f(x) - m_c||^2).
+p(y = c | x) = softmax_c(-||f(x) - m_c||^2) = softmax_c(2 f(x) m_c - ||m_c||^2).
 
 Snell, Swersky and Zemel, "Prototypical networks for few-shot learning", NeurIPS 2017.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, class_means, possible, squared_distances
+from fewshot.functional import Hyperparameters, Params, class_means, closeness, possible
 from fewshot.learners.embedding import embed_episodes
 from fewshot.models.base import Model
 
@@ -31,6 +31,6 @@ class ProtoNet:
         del hyper
         support, query = embed_episodes(self.embedding, params, episodes)
         means = class_means(support, episodes.support_y, self._way)
-        return possible(-squared_distances(query, means), episodes.support_y)
+        return possible(closeness(query, means), episodes.support_y)
 
     meta_logits = logits

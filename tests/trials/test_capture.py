@@ -1,7 +1,10 @@
 """A captured function does what the function does, and draws ahead are the draws themselves."""
 
+import logging
+
 import pytest
 import torch
+from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from tests.trials.conformance import CASES, alone, functions, protonet
@@ -24,12 +27,20 @@ def test_a_captured_step_changes_no_report(name, tmp_path, monkeypatch):
         assert one.metrics == other.metrics
 
 
-def test_every_program_can_be_captured(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("name", CASES)
+def test_every_loss_can_be_captured(name, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("trials.capture.WORTH", 1)
-    for name, make in CASES.items():
-        case = make(tmp_path)
-        alone(case, case.spec(0), tmp_path / name)
-    assert "not captured" not in caplog.text
+    calls = []
+
+    def counting(loss):
+        return lambda *arguments: calls.append(1) or vmap(loss)(*arguments)
+
+    monkeypatch.setattr("trials.gradient.vmap", counting)
+    case = CASES[name](tmp_path)
+    alone(case, case.spec(0, rungs=(12,)), tmp_path / name)
+    # A transformer's batches are as long as their longest text, each length another shape.
+    assert len(calls) <= (6 if name == "fine_tuning" else 2)
+    assert "not captured error" not in caplog.text
 
 
 def counted(function):
@@ -69,12 +80,14 @@ class TestCaptured:
         assert torch.equal(found, other * len(other))
 
     def test_what_looks_at_values_is_called_as_it_is(self, caplog):
+        caplog.set_level(logging.INFO)
         function, _ = counted(lambda x: x if x.sum().item() > 0 else -x)
         for sign in (1.0, -1.0, 1.0, -1.0, -1.0):
             assert function(torch.full((2,), sign)).tolist() == [1.0, 1.0]
         assert caplog.text.count("not captured") == 1
 
     def test_what_finds_a_number_of_places_is_called_as_it_is(self, caplog):
+        caplog.set_level(logging.INFO)
         function, _ = counted(lambda x: x[x > 0].sum())
         for n in (1, 2, 3, 3):
             assert function(torch.tensor([1.0] * n + [-1.0] * (3 - n))).item() == n
@@ -84,6 +97,42 @@ class TestCaptured:
         function, calls = counted(lambda x: torch.tensor([1.0, 2.0]).add_(x).view(2).mul_(x))
         for n in range(6):
             assert function(torch.tensor([float(n), 1.0])).tolist() == [(1 + n) * n, 3.0]
+        assert len(calls) < 6
+
+    def test_constants_are_told_apart(self):
+        first, second = torch.tensor([2.0, 3.0]), torch.tensor([5.0, 7.0])
+
+        def product(x):
+            doubled = x * 2
+            found = (doubled + 1) * first
+            del doubled  # as many tensors are alive as before there was the first constant
+            return found * second
+
+        function, _ = counted(product)
+        for n in range(6):
+            x = torch.full((2,), float(n))
+            assert torch.equal(function(x), product(x))
+
+    @pytest.mark.parametrize(
+        "joined",
+        [
+            lambda a, b: torch.cat([a, b], 1),
+            lambda a, b: torch.cat([b, a], 1),
+            lambda a, b: torch.cat([a, a, b], 1),
+            lambda a, b: torch.cat([a], 1),
+            lambda a, b: torch.cat([a.T, b.T]).T,
+        ],
+    )
+    def test_parts_that_are_joined_again(self, joined):
+        def cubed(x):
+            with torch.enable_grad():
+                found = joined(*x.requires_grad_().split([1, 2], 1)).pow(3)
+                return found.detach(), *torch.autograd.grad(found.sum(), x)
+
+        function, calls = counted(cubed)
+        for n in range(6):
+            x = torch.arange(6.0).view(2, 3) + n
+            assert all(map(torch.equal, function(x.clone()), cubed(x)))
         assert len(calls) < 6
 
     def test_what_is_random_is_drawn_in_each_call(self):
@@ -105,7 +154,7 @@ def test_draws_ahead_are_those_of_each_step(make, tmp_path):
     (objective,) = programs(case.recipe, case.cache).args
     seeds, steps = torch.tensor([3, 4]), torch.tensor([0, 7])
     weights = torch.full((2, len(objective.tasks)), 0.5)
-    ahead = draws(objective, seeds, steps, weights, 35)
+    ahead = draws(objective.draw, seeds, steps, weights, 35)
     for _ in range(35):
         found, expected = next(ahead), objective.draw(seeds, steps, weights)
         assert all(map(torch.equal, tree_leaves(found), tree_leaves(expected)))
