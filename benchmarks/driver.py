@@ -15,9 +15,8 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -25,12 +24,12 @@ import torch
 from tidy import Row, row, show, write
 
 from fewshot.metrics import Estimate, estimate
-from orchestrator import sampler
 from orchestrator.executor import InlineExecutor
 from orchestrator.launch import open_records
 from orchestrator.outbox import Outbox
-from orchestrator.plan import Plan, derived_seed
+from orchestrator.plan import Plan
 from orchestrator.recording import OutboxRecorder
+from orchestrator.sampler import Sampler
 from orchestrator.search import search
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace, Values
@@ -167,14 +166,19 @@ def plan(trials: int, seed: int) -> Plan:
     )
 
 
-def drawn(trials: Any, space: SearchSpace, rungs: Any, seed: int, n: int = 1) -> list[Values]:
-    rng = np.random.default_rng([derived_seed(seed), len(trials)])
-    return [{name: r.at(rng.random()) for name, r in space.box().items()} for _ in range(n)]
+def drawn(n: int, seed: Sequence[int]) -> list[Values]:
+    rng = np.random.default_rng(seed)
+    return [{name: r.at(rng.random()) for name, r in SPACE.box().items()} for _ in range(n)]
+
+
+def drawing(seed: int) -> Callable[..., list[Values]]:
+    """What suggests in place of the sampler."""
+    return lambda sampler, trials, ahead, n: drawn(n, [seed, len(trials.trials) + len(ahead)])
 
 
 def make_up(record: Record, n: int, rungs: Sequence[int]) -> None:
     """Trials that have ended, half of them at the first rung."""
-    for number, params in enumerate(drawn((), SPACE, rungs, 0, n)):
+    for number, params in enumerate(drawn(n, [0])):
         record.ask(params)
         reached = rungs if number % 2 else rungs[:1]
         for step in reached:
@@ -186,7 +190,7 @@ def make_up(record: Record, n: int, rungs: Sequence[int]) -> None:
 def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
     """Figures of the last trials of a search of `n`."""
     made = plan(n, seed)
-    suggest = drawn if variant == "random" else sampler.suggest
+    suggest = drawing(seed) if variant == "random" else Sampler.suggest
     with opened(str(folder / "driver.journal")) as storage:
         records = open_records(made, storage)
         make_up(records.search, max(0, n - SEARCHED[variant]), made.rungs)
@@ -195,7 +199,7 @@ def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
         recorder.search_started(name="driver", experiment="x", params={}, tags={}, time=time.time())
         executor = Timed()
         wall, cpu = time.perf_counter(), time.process_time()
-        with patch("orchestrator.work.suggest", suggest):
+        with patch.object(Sampler, "suggest", suggest):
             search(made, records, executor, recorder, task_sizes=SIZES)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         recorder.close()

@@ -46,12 +46,11 @@ def search(
     stopping: asked between turns; raises Stopped if it says yes.
     """
 
-    found = records.search.trials
     searching = Searching(plan, records.search, task_sizes)
     # Finals begin on lanes that the search has no more trials for.
-    final = Again(plan, "final", records.final, lambda: finals(plan, found()))
+    final = Again(plan, "final", records.final, lambda: finals(plan, searching.standings))
     _run(_Course({"search": searching, "final": final}, recorder), executor, observe, stopping)
-    shown = tests(plan, found(), records.final.trials())
+    shown = tests(plan, searching.standings, records.final.trials())
     test = Again(plan, "test", records.test, lambda: shown)
     _run(_Course({"test": test}, recorder), executor, observe, stopping)
 

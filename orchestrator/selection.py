@@ -8,12 +8,13 @@ episodes; only the chosen one and the reference are then shown the test tasks.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 from scipy.stats import t as student
 
-from orchestrator.space import SearchSpace
+from orchestrator.standings import Standings
 from orchestrator.study import Studied
 
 Verdict = Literal["better", "no better", "undecided"]
@@ -51,21 +52,15 @@ class Interval:
     high: float
 
 
-def candidates(trials: Sequence[Studied], space: SearchSpace, n: int) -> list[Candidate]:
+def candidates(standings: Standings, n: int) -> list[Candidate]:
     """The best complete trial that is the reference, and the best `n` that are not.
 
     While trials are running, only those whom none of the running can push out: a reference if no
     other runs, and of the best `n` as many as if every running trial were to come in first.
     """
-    complete, running = [], [0, 0]
-    for t in trials:
-        if t.state == "running":
-            running[space.is_reference(t.params)] += 1
-        elif t.state == "complete" and not math.isnan(t.score):
-            complete.append((space.is_reference(t.params), t))
-    complete.sort(key=lambda pair: (-pair[1].score, pair[1].number))
-    found = [t for reference, t in complete if not reference][: max(0, n - running[False])]
-    references = [t for reference, t in complete if reference][: 0 if running[True] else 1]
+    running = [standings.is_reference(t) for t in standings.running]
+    references = islice(standings.complete(reference=True), 0 if any(running) else 1)
+    found = islice(standings.complete(reference=False), max(0, n - running.count(False)))
     return [Candidate(t.number, t.params, True) for t in references] + [
         Candidate(t.number, t.params, False) for t in found
     ]

@@ -42,6 +42,12 @@ class Range:
             value = self.low + (self.high - self.low) * share
         return self._within(value)
 
+    def share(self, value: float) -> float:
+        """The share at which `value` is: the inverse of `at`."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
     def _within(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 

@@ -4,14 +4,16 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from orchestrator.plan import Plan, derived_seed
 from orchestrator.promotion import Peers
-from orchestrator.sampler import CROWD, has_model, mean_of_best, suggest
+from orchestrator.sampler import CROWD, Sampler
 from orchestrator.selection import Candidate, best_candidate, candidates
 from orchestrator.simplex import Simplex, shared
-from orchestrator.space import Values
+from orchestrator.space import SearchSpace, Values
+from orchestrator.standings import Standings
 from orchestrator.study import Record, Studied
 from trials.contract import Outcome, RungReport, Stage, TrialSpec
 
@@ -53,7 +55,8 @@ class Searching:
         self._first = first_trials(plan, task_sizes)
         self._suggested: deque[Values] = deque()
         self._news = 0  # reports since
-        self._modelled = False  # whether suggestions come from a model yet
+        self._standings = Standings(plan.space, plan.rungs)
+        self._sampler = Sampler(plan.space, derived_seed(plan.seed, "sampler"))
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, Peers] = defaultdict(Peers)
         for trial in record.trials():
@@ -78,11 +81,17 @@ class Searching:
             params = self._suggested.popleft()
         return self._spec(self.record.ask(params), 0)
 
+    @property
+    def standings(self) -> Standings:
+        """As they are now."""
+        self._standings.update(self.record.trials())
+        return self._standings
+
     def _mean(self, left: int) -> Values | None:
         """The parameters of the trial after which `left` - 1 are to come, if it is to be a mean."""
         if left > len(_MEANS):
             return None
-        return mean_of_best(self.record.trials(), self._plan.space, _MEANS[-left])
+        return mean_of_best(self.standings, self._plan.space, _MEANS[-left])
 
     def prepare(self, n: int) -> None:
         # Random ones cost nothing, and the later they are drawn the more they know of references.
@@ -103,16 +112,10 @@ class Searching:
             self.prepare(2 * wanted if lanes > CROWD else wanted)
 
     def _has_model(self) -> bool:
-        if not self._modelled and len(self.record) >= len(self._first):
-            self._modelled = has_model(self.record.trials(), self._plan.space)
-        return self._modelled
+        return len(self.record) >= len(self._first) and self._sampler.has_model(self.standings)
 
     def _suggest(self, n: int) -> None:
-        plan, trials = self._plan, self.record.trials()
-        for params in self._suggested:  # as good as running
-            trials.append(Studied(len(trials), "running", params, {}, {}))
-        seed = derived_seed(plan.seed, "sampler")
-        self._suggested += suggest(trials, plan.space, plan.rungs, seed, n)
+        self._suggested += self._sampler.suggest(self.standings, list(self._suggested), n)
 
     def _spec(self, trial: Studied, attempt: int) -> TrialSpec:
         hyperparameters, weights = self._plan.space.decode(trial.params)
@@ -137,6 +140,15 @@ class Searching:
 
 def _number(report: RungReport) -> int:
     return int(report.key.rpartition("-")[2])
+
+
+def mean_of_best(standings: Standings, space: SearchSpace, n: int) -> Values | None:
+    """The mean of the best `n` complete trials but the references; None before there are so many.
+
+    Each of the best owes its place to luck too; what they have in common is less likely to be luck.
+    """
+    best = list(islice(standings.complete(reference=False), n))
+    return space.mean([t.params for t in best]) if len(best) == n else None
 
 
 def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
@@ -227,19 +239,19 @@ def _repeated(trial: Studied) -> tuple[int, int]:
     return trial.notes["candidate"], trial.notes["seed_index"]
 
 
-def finals(plan: Plan, trials: Sequence[Studied]) -> list[Repeat]:
+def finals(plan: Plan, standings: Standings) -> list[Repeat]:
     """Each candidate with each of the seeds, as far as it is sure to be one."""
-    chosen = candidates(trials, plan.space, plan.finalists)
+    chosen = candidates(standings, plan.finalists)
     return [Repeat(candidate, j) for candidate in chosen for j in range(plan.seeds)]
 
 
-def tests(plan: Plan, trials: Sequence[Studied], finals: Sequence[Studied]) -> list[Repeat]:
+def tests(plan: Plan, standings: Standings, finals: Sequence[Studied]) -> list[Repeat]:
     """The best candidate on fresh episodes and the reference, from where their finals ended."""
     shown = {best_candidate(finals, reference=False), best_candidate(finals, reference=True)}
     ended = {_repeated(t): t.number for t in finals if t.state == "complete"}
     return [
         Repeat(c, j, f"final-{ended[c.number, j]:04d}")
-        for c in sorted(candidates(trials, plan.space, plan.finalists), key=lambda c: c.reference)
+        for c in sorted(candidates(standings, plan.finalists), key=lambda c: c.reference)
         if c.number in shown
         for j in range(plan.seeds)
         if (c.number, j) in ended

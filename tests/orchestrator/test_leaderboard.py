@@ -31,7 +31,7 @@ KEYS = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.work.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.work.Sampler.suggest", toys.quick_suggest)
 
 
 def searched(turns: int | None = None, *, score: Any = skill, **changes: Any) -> Records:

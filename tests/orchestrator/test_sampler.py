@@ -2,12 +2,14 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import optuna
 import pytest
 
-from orchestrator.sampler import gain, mean_of_best, suggest
+from orchestrator import sampler
+from orchestrator.gaussian import fit
+from orchestrator.sampler import Sampler, view
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace, Values
+from orchestrator.standings import Standings
 from orchestrator.study import Studied
 
 RUNGS = (3, 6, 10)
@@ -44,23 +46,16 @@ def some(n: int = 14, *, diverged: int = 3) -> list[Studied]:
     return trials
 
 
-def shown(
-    monkeypatch: pytest.MonkeyPatch, trials: Sequence[Studied]
-) -> list[optuna.trial.FrozenTrial]:
-    """What the Gaussian process is shown: a sampler in its place keeps it."""
-    seen: list[optuna.trial.FrozenTrial] = []
+def suggest(
+    trials: Sequence[Studied], space: SearchSpace, rungs: Sequence[int], seed: int, n: int = 1
+) -> list[Values]:
+    """What a sampler suggests that hears of these trials for the first time."""
+    return Sampler(space, seed).suggest(Standings(space, rungs, trials), [], n)
 
-    class Spy(optuna.samplers.RandomSampler):
-        def __init__(self, seed: int, n_startup_trials: int) -> None:
-            super().__init__(seed)
 
-        def infer_relative_search_space(self, study, trial):
-            seen.extend(t for t in study.get_trials() if t.number != trial.number)
-            return {}
-
-    monkeypatch.setattr("optuna.samplers.GPSampler", Spy)
-    suggest(trials, SPACE, RUNGS, 0)
-    return seen
+def shown(trials: Sequence[Studied]) -> list[tuple[Studied, float]]:
+    """What the Gaussian process is shown."""
+    return view(Standings(SPACE, RUNGS, trials))
 
 
 def test_the_same_trials_and_seed_give_the_same_suggestion() -> None:
@@ -90,70 +85,83 @@ def test_the_first_rates_are_near_the_best_references() -> None:
         assert best / 3.01 <= rate <= best * 3.01
 
 
-def test_the_gain_is_the_mean_of_those_that_reached_both_rungs() -> None:
-    trials = [
-        studied(0, {}, "complete", 0.1, 0.2, 0.4),
-        studied(1, {}, "complete", 0.2, 0.5, 0.9),
-        studied(2, {}, "stopped", 0.9),
-        studied(3, {}, "running", 0.9, 0.95),
-        studied(4, {}, "failed", 0.3, 0.3, math.nan),
-    ]
-    assert gain(trials, 3, 10) == pytest.approx((0.3 + 0.7) / 2)
-    assert gain(trials, 6, 10) == pytest.approx((0.2 + 0.4) / 2)
-    assert gain(trials, 10, 10) == 0
-    assert gain(trials[2:], 3, 10) == 0
-
-
-def test_a_stopped_trial_is_shown_with_what_the_survivors_gained(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_stopped_trial_is_shown_with_what_the_survivors_gained() -> None:
     trials = some()
-    seen = shown(monkeypatch, trials)
-    assert len(seen) == len(trials)
-    gained = gain(trials, 3, 10)
+    seen = shown(trials)
+    gained = Standings(SPACE, RUNGS, trials).gain(3)
     assert gained == pytest.approx(0.25, abs=0.05)
-    for trial, sight in zip(trials, seen, strict=True):
-        assert sight.params == trial.params
-        assert sight.state.name == "COMPLETE"
+    assert [t for t, _ in seen] == trials
+    for trial, value in seen:
         if trial.state == "complete":
-            assert sight.value == trial.score
+            assert value == trial.score
         elif trial.state == "stopped":
-            assert sight.value == pytest.approx(trial.score + gained)
+            assert value == pytest.approx(trial.score + gained)
 
 
-def test_a_diverged_trial_is_shown_as_no_better_than_the_worst(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_diverged_trial_is_shown_as_no_better_than_the_worst() -> None:
     trials = [*some(), studied(14, drawn(np.random.default_rng(1)), "complete", -0.5)]
-    seen = shown(monkeypatch, trials)
-    assert not any(math.isnan(t.value) for t in seen)
-    assert seen[3].value == -0.5
+    seen = shown(trials)
+    assert not any(math.isnan(value) for _, value in seen)
+    assert seen[3][1] == -0.5
 
 
-def test_an_outlier_is_shown_as_no_worse_than_as_bad_as_can_be(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_outlier_is_shown_as_no_worse_than_as_bad_as_can_be() -> None:
     trials = [*some(), studied(14, drawn(np.random.default_rng(1)), "complete", -1e6)]
-    seen = shown(monkeypatch, trials)
-    assert min(t.value for t in seen) == seen[14].value == -1.0
+    seen = shown(trials)
+    assert min(value for _, value in seen) == seen[14][1] == -1.0
 
 
-def test_running_trials_are_shown_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(1)
-    more = [studied(14, drawn(rng), "running", 0.2), studied(15, drawn(rng), "running")]
-    seen = shown(monkeypatch, some() + more)
-    assert [t.state.name for t in seen[-2:]] == ["RUNNING", "RUNNING"]
-    assert [t.params for t in seen[-2:]] == [t.params for t in more]
-
-
-def test_of_many_trials_the_best_and_the_latest_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_trials_the_best_and_the_latest_are_shown() -> None:
     trials = [*some(600), studied(600, drawn(np.random.default_rng(1)), "running")]
-    seen = shown(monkeypatch, trials)
-    assert [t.state.name for t in seen].count("RUNNING") == 1
-    assert 100 < len(seen) <= 201
-    params = [t.params for t in seen]
-    assert max(trials[:600], key=lambda t: t.score).params in params
-    assert all(t.params in params for t in trials[-100:])
+    seen = [t for t, _ in shown(trials)]
+    assert 100 < len(seen) <= 200
+    assert max(trials[:600], key=lambda t: t.score) in seen
+    assert all(t in seen for t in trials[500:600])
+    assert trials[600] not in seen
+
+
+def test_what_was_suggested_before_changes_nothing() -> None:
+    """As when a search is taken up again; with kernels of some trials, which are kept, too."""
+    rng = np.random.default_rng(2)
+    then = [studied(i, drawn(rng), "running") for i in range(70)]
+    now = [*some(70), *(studied(70 + i, drawn(rng), "running") for i in range(8))]
+    old, standings = Sampler(SPACE, 0), Standings(SPACE, RUNGS)
+    for known in range(0, 71, 5):
+        standings.update([*now[:known], *then[known:]])
+        old.suggest(standings, [], 8)
+    standings.update(now)
+    ahead = [drawn(rng)]
+    for n in (1, 8):
+        new = Sampler(SPACE, 0).suggest(Standings(SPACE, RUNGS, now), ahead, n)
+        assert old.suggest(standings, ahead, n) == new
+
+
+def test_the_kernel_of_many_trials_is_fitted_now_and_then(monkeypatch) -> None:
+    fits = []
+    monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
+    trials, found = some(100), Sampler(SPACE, 0)
+    standings = Standings(SPACE, RUNGS)
+    for known in range(44, 101):
+        standings.update(trials[:known])
+        found.suggest(standings, [], 8)
+    assert fits == [44, 45, 46, 47, 48, 56, 64, 80, 96]
+
+
+def test_a_trial_that_runs_on_holds_the_kernel_up_but_not_what_it_is_told(monkeypatch) -> None:
+    """Its fit must not hang on when those before it end; the model knows all the same."""
+    fits, models = [], []
+    monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
+
+    class Spy(sampler.Process):
+        def __init__(self, kernel, points, values):
+            models.append(len(values))
+            super().__init__(kernel, points, values)
+
+    monkeypatch.setattr(sampler, "Process", Spy)
+    trials = some(100)
+    trials[60] = studied(60, trials[60].params, "running", 0.2)
+    suggest(trials, SPACE, RUNGS, 0, 8)
+    assert (fits, models) == ([56], [99])
 
 
 def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
@@ -162,6 +170,18 @@ def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
     assert found == suggest(some(), SPACE, RUNGS, 0, 100)
     assert len({tuple(p.values()) for p in found}) == len(found) == 100
     assert all(box[k].low <= v <= box[k].high for p in found for k, v in p.items())
+
+
+def test_a_crowd_keeps_away_from_what_is_running() -> None:
+    apart = []
+    for running in ([], suggest(some(), SPACE, RUNGS, 0, 8)):
+        trials = [*some(), *(studied(14 + i, p, "running") for i, p in enumerate(running))]
+        found_by = Sampler(SPACE, 0)
+        found = found_by.suggest(Standings(SPACE, RUNGS, trials), [], 8)
+        points = [found_by._points(p) for p in (found, suggest(some(), SPACE, RUNGS, 0, 8))]
+        distances = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+        apart.append(distances.min(1).mean())
+    assert apart[1] > apart[0]
 
 
 def test_a_crowd_gathers_where_the_model_expects_most() -> None:
@@ -230,19 +250,3 @@ def test_it_finds_a_better_region_than_chance_does() -> None:
         chance.append(_best_of(lambda trials, rng=rng: drawn(rng, FIVE)))
         ours.append(_best_of(lambda trials, seed=seed: suggest(trials, FIVE, RUNGS, seed)[0]))
     assert np.median(ours) > np.median(chance) / 3
-
-
-def test_the_mean_of_the_best_is_that_of_their_shares_and_of_the_logarithms_of_their_rates() -> (
-    None
-):
-    trials = some()
-    complete = [t for t in trials[2:] if t.state == "complete"]
-    best = sorted(complete, key=lambda t: -t.score)[:4]
-    found = mean_of_best(trials, SPACE, 4)
-    assert found is not None
-    shares = [SPACE.decode(t.params)[1] for t in best]
-    for task, weight in SPACE.decode(found)[1].items():
-        assert weight == pytest.approx(np.mean([s[task] for s in shares]), abs=1e-6)
-    rates = [math.log(t.params["lr/outer"]) for t in best]
-    assert math.log(found["lr/outer"]) == pytest.approx(np.mean(rates))
-    assert mean_of_best(trials, SPACE, len(complete) + 1) is None

@@ -1,6 +1,6 @@
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
 from orchestrator.plan import Plan
-from orchestrator.sampler import mean_of_best
 from orchestrator.search import Records, Stopped, search
 from orchestrator.selection import best_candidate, candidates
 from orchestrator.simplex import Simplex
 from orchestrator.space import Range, SearchSpace
+from orchestrator.standings import Standings
 from orchestrator.study import Studied, opened
-from orchestrator.work import Searching, finals, first_trials
+from orchestrator.work import Searching, finals, first_trials, mean_of_best
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Losing, Told, Toy, skill
 from trials.contract import Executor, RungReport, TrialSpec, Turn
@@ -26,9 +26,9 @@ from trials.contract import Executor, RungReport, TrialSpec, Turn
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.work.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.work.Sampler.suggest", toys.quick_suggest)
     # So that the suggestions are made ahead from the first on.
-    monkeypatch.setattr("orchestrator.work.has_model", lambda trials, space: True)
+    monkeypatch.setattr("orchestrator.work.Sampler.has_model", lambda *_: True)
     monkeypatch.setattr("os.fsync", lambda file: None)  # these processes do not really die
 
 
@@ -53,6 +53,10 @@ def run(
         **more,  # type: ignore[arg-type]
     )
     return records
+
+
+def standings(trials: Sequence[Studied]) -> Standings:
+    return Standings(toys.plan().space, toys.plan().rungs, trials)
 
 
 def states(trials: list[Studied]) -> Counter[str]:
@@ -278,10 +282,10 @@ def test_the_first_trials_are_no_more_than_there_are_trials() -> None:
 
 
 def test_finals_of_nothing_are_none() -> None:
-    assert finals(toys.plan(), []) == []
+    assert finals(toys.plan(), standings([])) == []
     params = toys.plan().space.reference() | {"lr/outer": 0.01}
     ended = Studied(0, "complete", params, {10: 0.5}, {})
-    assert [r.seed_index for r in finals(toys.plan(seeds=4), [ended])] == [0, 1, 2, 3]
+    assert [r.seed_index for r in finals(toys.plan(seeds=4), standings([ended]))] == [0, 1, 2, 3]
 
 
 # ---- ahead and early ------------------------------------------------------------------------
@@ -305,11 +309,11 @@ def test_a_worker_waits_for_suggestions_only_if_more_than_half_of_all_lanes_are_
             waiting.discard(worker)
             super().exchange(worker, release, admit)
 
-    def suggest(trials, space, rungs, seed, n=1):
+    def suggest(sampler, trials, unused, n=1):
         (late if waiting else ahead).append(n)
-        return toys.quick_suggest(trials, space, rungs, seed, n)
+        return toys.quick_suggest(sampler, trials, unused, n)
 
-    monkeypatch.setattr("orchestrator.work.suggest", suggest)
+    monkeypatch.setattr("orchestrator.work.Sampler.suggest", suggest)
     run(toys.plan(trials=30), executor=Watching(lambda: Toy(lanes), workers=workers))
     assert len(ahead) > 10
 
@@ -323,13 +327,13 @@ def test_suggestions_know_all_that_was_reported_before_the_workers_went_on(monke
             reports[0] += 0 if turn is None else len(turn.reports)
             return turn
 
-    def suggest(trials, space, rungs, seed, n=1):
-        assert [t.number for t in trials] == list(range(len(trials)))
-        assert sum(len(t.reports) for t in trials) == reports[0]
-        seen.append(len(trials))
-        return toys.quick_suggest(trials, space, rungs, seed, n)
+    def suggest(sampler, trials, unused, n=1):
+        assert [t.number for t in trials.trials] == list(range(len(trials.trials)))
+        assert sum(len(t.reports) for t in trials.trials) == reports[0]
+        seen.append(len(trials.trials) + len(unused))
+        return toys.quick_suggest(sampler, trials, unused, n)
 
-    monkeypatch.setattr("orchestrator.work.suggest", suggest)
+    monkeypatch.setattr("orchestrator.work.Sampler.suggest", suggest)
     run(toys.plan(trials=20), executor=Counting(lambda: Toy(4)))
     assert max(seen) < 20
 
@@ -360,7 +364,7 @@ def test_a_candidate_that_is_sure_is_one_in_the_end(trials, random) -> None:
 
 
 def _numbers(trials: list[Studied]) -> list[int]:
-    return [c.number for c in candidates(trials, toys.plan().space, 3)]
+    return [c.number for c in candidates(standings(trials), 3)]
 
 
 def test_finals_begin_while_the_search_is_running_out() -> None:
@@ -551,7 +555,7 @@ def test_the_last_two_trials_are_the_means_of_the_best_eight_and_four() -> None:
     trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
     for last, n in ((28, 8), (29, 4)):
         # The one before it still runs when it is asked for.
-        known = mean_of_best(trials[: last - 1], plan.space, n)
+        known = mean_of_best(standings(trials[: last - 1]), plan.space, n)
         assert known is not None
         assert trials[last].params == known
 
@@ -560,4 +564,4 @@ def test_there_are_no_means_before_enough_trials_are_complete() -> None:
     plan = toys.plan(trials=12)
     trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
     assert len(trials) == 12
-    assert mean_of_best(trials[:10], plan.space, 8) is None
+    assert mean_of_best(standings(trials[:10]), plan.space, 8) is None

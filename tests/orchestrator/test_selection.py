@@ -3,11 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.selection import Interval, candidates, interval, verdict
+from orchestrator.selection import Candidate, Interval, candidates, interval, verdict
+from orchestrator.standings import Standings
 from orchestrator.study import Studied
 from tests.orchestrator import toys
 
-SPACE = toys.plan().space
+SPACE, RUNGS = toys.plan().space, toys.plan().rungs
 REFERENCE = SPACE.reference() | {"lr/outer": 0.01}
 OTHER = dict.fromkeys(SPACE.box(), 0.05)
 
@@ -86,6 +87,10 @@ def trial(number: int, score: float, params: dict[str, float], state: str = "com
     return Studied(number, state, params, {10: score}, {})
 
 
+def chosen(trials: list[Studied], n: int) -> list[Candidate]:
+    return candidates(Standings(SPACE, RUNGS, trials), n)
+
+
 def test_candidates_are_the_best_complete_ones_and_the_best_reference() -> None:
     trials = [
         trial(0, 0.3, REFERENCE),
@@ -98,22 +103,22 @@ def test_candidates_are_the_best_complete_ones_and_the_best_reference() -> None:
         trial(7, 0.4, OTHER),
         trial(8, 0.6, OTHER),
     ]
-    found = candidates(trials, SPACE, 2)
+    found = chosen(trials, 2)
     assert [(c.number, c.reference) for c in found] == [(1, True), (6, False), (2, False)]
     assert found[0].params["lr/outer"] == 0.02
-    assert [c.number for c in candidates(trials, SPACE, 9)] == [1, 6, 2, 8, 7, 4]
+    assert [c.number for c in chosen(trials, 9)] == [1, 6, 2, 8, 7, 4]
 
 
 def test_a_running_trial_leaves_open_whether_the_last_is_a_candidate() -> None:
     ended = [trial(0, 0.5, REFERENCE), trial(1, 0.7, OTHER), trial(2, 0.6, OTHER)]
-    assert [c.number for c in candidates(ended, SPACE, 2)] == [0, 1, 2]
+    assert [c.number for c in chosen(ended, 2)] == [0, 1, 2]
     running = [*ended, trial(3, 0.1, OTHER, "running")]
-    assert [c.number for c in candidates(running, SPACE, 2)] == [0, 1]
-    assert [c.number for c in candidates([*running, running[3]], SPACE, 2)] == [0]
+    assert [c.number for c in chosen(running, 2)] == [0, 1]
+    assert [c.number for c in chosen([*running, running[3]], 2)] == [0]
     reference = [*ended, trial(3, 0.1, REFERENCE, "running")]
-    assert [c.number for c in candidates(reference, SPACE, 2)] == [1, 2]
+    assert [c.number for c in chosen(reference, 2)] == [1, 2]
 
 
 def test_there_may_be_no_candidates() -> None:
-    assert candidates([], SPACE, 3) == []
-    assert candidates([trial(0, math.nan, OTHER, "failed")], SPACE, 3) == []
+    assert chosen([], 3) == []
+    assert chosen([trial(0, math.nan, OTHER, "failed")], 3) == []

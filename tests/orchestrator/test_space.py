@@ -28,6 +28,7 @@ def test_the_middle_of_a_log_range_is_its_geometric_mean() -> None:
 def test_a_value_stays_in_its_range(share, low, factor, log) -> None:
     r = Range(low, low * factor, log)
     assert r.low <= r.at(share) <= r.high
+    assert r.share(r.at(share)) == pytest.approx(share, abs=1e-6)
 
 
 def test_the_box_has_the_rates_and_the_coordinates() -> None:

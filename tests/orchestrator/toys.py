@@ -10,9 +10,11 @@ import numpy as np
 from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
 from orchestrator.plan import Plan, derived_seed
+from orchestrator.sampler import Sampler
 from orchestrator.search import Records
 from orchestrator.simplex import Simplex
-from orchestrator.space import Range, SearchSpace
+from orchestrator.space import Range, SearchSpace, Values
+from orchestrator.standings import Standings
 from orchestrator.study import Record
 from trials.contract import (
     AdaptationResult,
@@ -245,8 +247,8 @@ def records(storage: Any, of: Plan) -> Records:
 
 
 def quick_suggest(
-    trials: Any, space: SearchSpace, rungs: Any, seed: int, n: int = 1
-) -> list[dict[str, float]]:
-    """In place of the sampler, where it does not matter what is suggested: at random."""
-    rng = np.random.default_rng(derived_seed(seed, len(trials)))
-    return [{name: r.at(rng.random()) for name, r in space.box().items()} for _ in range(n)]
+    sampler: Sampler, trials: Standings, ahead: Sequence[Values], n: int = 1
+) -> list[Values]:
+    """In place of the sampler's own, where it does not matter what is suggested: at random."""
+    rng = np.random.default_rng(derived_seed(sampler._seed, len(trials.trials) + len(ahead)))
+    return [{name: r.at(rng.random()) for name, r in sampler._box.items()} for _ in range(n)]
