@@ -189,7 +189,7 @@ def _recorded(recorder: Recorder, plan: Plan, records: Records, home: Home) -> I
             "model": plan.recipe.model.name,
             "training_tasks": len(weights),
         },
-        tags={"fewtune.recipe": plan.recipe.fingerprint()},
+        tags={"fewtune.recipe": plan.recipe.fingerprint},
         time=time.time(),
     )
     try:

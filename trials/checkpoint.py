@@ -56,7 +56,7 @@ def identity(spec: TrialSpec) -> str:
     """What a checkpoint must agree in with the spec that goes on from it: all but the attempt."""
     return json.dumps(
         {
-            "recipe": spec.recipe.fingerprint(),
+            "recipe": spec.recipe.fingerprint,
             "seed": spec.seed,
             "hyperparameters": dict(spec.hyperparameters),
             "task_weights": dict(spec.task_weights),

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from fewshot.episodes import Count, bounds
@@ -53,7 +54,7 @@ class TaskSpec:
         return self.function is not None or self.kind == "regression"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that fixes shapes and control flow. Trials of equal recipes can share a worker."""
 
@@ -87,13 +88,14 @@ class Recipe:
         """Whether no task has classes."""
         return all(task.regresses for tasks in self.tasks.values() for task in tasks)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that tell unequal recipes apart."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialSpec:
     """All that is needed to run a trial, and to run it again."""
 
@@ -113,6 +115,10 @@ class TrialSpec:
         return f"{self.stage}-{self.number:04d}"
 
     def to_json(self) -> str:
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:  # which every checkpoint of the trial tells
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

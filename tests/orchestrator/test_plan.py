@@ -103,7 +103,7 @@ def test_the_recipe_survives_json_and_is_equal_for_equal_configs() -> None:
     plan = planned()
     assert json.loads(json.dumps(asdict(plan.recipe)))
     assert planned().recipe == plan.recipe
-    assert planned().recipe.fingerprint() == plan.recipe.fingerprint()
+    assert planned().recipe.fingerprint == plan.recipe.fingerprint
     spec = plan.spec(3, {"lr/outer": 0.01}, {"greek": 1.0})
     assert TrialSpec.from_json(spec.to_json()) == spec
 
@@ -119,7 +119,7 @@ def test_the_recipe_survives_json_and_is_equal_for_equal_configs() -> None:
     ],
 )
 def test_what_changes_the_trials_changes_the_recipe(change) -> None:
-    assert planned(**change).recipe.fingerprint() != planned().recipe.fingerprint()
+    assert planned(**change).recipe.fingerprint != planned().recipe.fingerprint
 
 
 def test_what_does_not_change_the_trials_leaves_the_recipe_alone() -> None:

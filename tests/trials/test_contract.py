@@ -105,7 +105,7 @@ class TestTrialSpec:
     def test_survives_json(self, spec):
         again = TrialSpec.from_json(spec.to_json())
         assert again == spec
-        assert again.recipe.fingerprint() == spec.recipe.fingerprint()
+        assert again.recipe.fingerprint == spec.recipe.fingerprint
         assert again.to_json() == spec.to_json()
 
     @given(specs)
@@ -140,14 +140,14 @@ class TestFingerprint:
     @pytest.mark.parametrize("name", OTHERS)
     def test_differs_where_a_recipe_differs(self, name):
         other = replace(RECIPE, **{name: OTHERS[name]})
-        assert other.fingerprint() != RECIPE.fingerprint()
+        assert other.fingerprint != RECIPE.fingerprint
 
     def test_does_not_hang_on_the_order_of_options(self):
         one, other = (
             replace(RECIPE, model=Component(name="mlp", options=dict(pairs)))
             for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)])
         )
-        assert one.fingerprint() == other.fingerprint()
+        assert one.fingerprint == other.fingerprint
 
     def test_is_the_same_in_every_process(self):
-        assert RECIPE.fingerprint() == "3fbd655cbb93"
+        assert RECIPE.fingerprint == "3fbd655cbb93"
