@@ -95,10 +95,13 @@ class Simplex:
         w = np.array([weights.get(task, 0.0) for task in self.tasks])
         if w.min() < 0 or not math.isclose(w.sum(), 1.0, abs_tol=1e-6):
             raise ValueError(f"Weights must be >= 0 and sum to 1, got {dict(weights)}.")
-        # A zero is written as half of what counts as zero; what the others had stays in proportion.
+        # A zero is written as half of what counts as zero, or as less, so that none of the others,
+        # which stay in proportion, comes to count as zero too.
         off = w <= 0
         if off.any():
-            w = np.where(off, self.off_below / 2, w * (1 - off.sum() * self.off_below / 2))
+            spare = 1 - self.off_below / w[~off].min()
+            zero = min(self.off_below / 2, 0.99 * spare / off.sum())
+            w = np.where(off, zero, w * (1 - off.sum() * zero))
         if w.min() <= 0:
             raise ValueError("A weight of zero needs `off_below` above zero.")
         group_of = self._group_of()
