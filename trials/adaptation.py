@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from fewshot.episodes import taken
 from fewshot.functional import Hyperparameters, Params, cross_entropies
@@ -21,6 +20,7 @@ from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import Model, Trims
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
+from trials.mapping import over_lanes
 from trials.objective import TaskScores, soft_hyperparameters
 
 _QUERIES_AT_ONCE = 256
@@ -143,7 +143,7 @@ class Adaptation:
 
     def logits(self, params: Params, rows: Tensor) -> Tensor:
         """What l models, stacked, make of n rows: (l, n, classes)."""
-        mapped = vmap(self._model.apply, in_dims=(0, None))
+        mapped = over_lanes(self._model.apply, shared=1)
         parts = rows.split(_QUERIES_AT_ONCE)
         return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from fewshot.functional import Hyperparameters, Params
 from trials.capture import Captured
+from trials.mapping import over_lanes
 from trials.objective import Objective
 
 # Of l lanes: parameters, what was drawn, hyperparameters and task weights (l, t) -> gradients and
@@ -18,7 +18,7 @@ Gradient = Callable[[Params, Any, Hyperparameters, Tensor], tuple[Params, Tensor
 
 def gradient_of(objective: Objective) -> Gradient:
     """The gradient of what was drawn from `objective`, captured for each number of lanes."""
-    of_batch = Captured(_gradient(vmap(objective.loss)))
+    of_batch = Captured(_gradient(over_lanes(objective.loss)))
 
     def gradient(
         params: Params, drawn: Any, hyper: Hyperparameters, weights: Tensor

@@ -29,6 +29,7 @@ from fewshot.tasks.functions import FunctionPool
 from fewshot.tasks.numbers import NumberPool
 from fewshot.tasks.pool import TaskPool
 from trials.contract import Stage
+from trials.mapping import over_lanes
 from trials.objective import TaskScores, soft_hyperparameters
 from trials.teachers import Teacher
 
@@ -222,7 +223,7 @@ class Part:
         if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | NumberPool):
             yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
             return
-        answer = vmap(self.learner.logits, in_dims=(0, None, 0))
+        answer = over_lanes(self.learner.logits, shared=1)
         for part in _parts_of(self.episodes(stage)):
             yield answer(params, unanswered(part), hyper), part.query_y
 
@@ -231,7 +232,7 @@ class Part:
         learner: Embeds, params: Params, hyper: Hyperparameters, inputs: Tensor, rows: Episode
     ) -> Iterator[Answered]:
         """The same, where each example is embedded once, whatever number of episodes it is in."""
-        embed = vmap(learner.embedding.apply, in_dims=(0, None))
+        embed = over_lanes(learner.embedding.apply, shared=1)
         embedded = [embed(params, part) for part in inputs.split(_EXAMPLES_AT_ONCE)]
         found = torch.cat(embedded, 1)  # (l, u, d)
         mapped = Episode._make((0, None, 0, None))

@@ -44,8 +44,9 @@ class Conv:
         return params
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            x = x.unsqueeze(1)
+        # A pixel's channels side by side, and so in all blocks: pooling goes several times as fast.
+        x = x.unsqueeze(-1) if x.dim() == 3 else x.movedim(1, -1)
+        x = x.clone(memory_format=torch.contiguous_format).movedim(-1, 1)
         for i in range(len(self._channels) - 1):
             x = conv2d(x, params[f"kernel{i}"], params[f"shift{i}"], padding=1)
             x = max_pool2d(x, 2).relu()  # the same as the other way round, on a quarter

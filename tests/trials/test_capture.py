@@ -4,40 +4,45 @@ import logging
 
 import pytest
 import torch
-from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
-from tests.trials.conformance import CASES, alone, functions, protonet
+from tests.trials.conformance import CASES, drive, functions, protonet
 from trials.build import programs
 from trials.capture import Captured
 from trials.draws import draws
+from trials.mapping import over_lanes
 
 
+@pytest.mark.parametrize("lanes", [1, 2])  # the only one, and mapped
 @pytest.mark.parametrize("name", CASES)
-def test_a_captured_step_changes_no_report(name, tmp_path, monkeypatch):
+def test_a_captured_step_changes_no_report(name, lanes, tmp_path, monkeypatch):
     case = CASES[name](tmp_path)
-    spec = case.spec(1, rungs=(4, 9))
+    specs = [case.spec(number, rungs=(4, 9)) for number in range(lanes)]
     stories = []
     for calls in (10**9, 1):  # never, and at once
         monkeypatch.setattr("trials.capture.WORTH", calls)
-        stories.append(alone(case, spec, tmp_path / str(calls)))
+        stories.append(drive(case.program(tmp_path / str(calls), lanes=lanes), specs))
     never, at_once = stories
-    for one, other in zip(never.reports, at_once.reports, strict=True):
-        assert one.score == other.score  # to the bit
-        assert one.metrics == other.metrics
+    for spec in specs:
+        pairs = zip(never[spec.key].reports, at_once[spec.key].reports, strict=True)
+        for one, other in pairs:
+            assert one.score == other.score  # to the bit
+            assert one.metrics == other.metrics
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_every_loss_can_be_captured(name, tmp_path, monkeypatch, caplog):
+def test_every_loss_can_be_captured(name, lanes, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("trials.capture.WORTH", 1)
     calls = []
 
     def counting(loss):
-        return lambda *arguments: calls.append(1) or vmap(loss)(*arguments)
+        return lambda *arguments: calls.append(1) or over_lanes(loss)(*arguments)
 
-    monkeypatch.setattr("trials.gradient.vmap", counting)
+    monkeypatch.setattr("trials.gradient.over_lanes", counting)
     case = CASES[name](tmp_path)
-    alone(case, case.spec(0, rungs=(12,)), tmp_path / name)
+    specs = [case.spec(number, rungs=(12,)) for number in range(lanes)]
+    drive(case.program(tmp_path / name, lanes=lanes), specs)
     # A transformer's batches are as long as their longest text, each length another shape.
     assert len(calls) <= (6 if name == "fine_tuning" else 2)
     assert "not captured error" not in caplog.text
