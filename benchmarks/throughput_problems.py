@@ -32,7 +32,7 @@ class Problem:
 _OMNIGLOT = (
     "episodes.per_task=1",  # as in the paper, an episode a step; here of each of eight tasks
     "steps=300",
-    "search.trials=512",
+    "search.trials=768",
 )
 # A new domain's 15 intents from ten examples each, and a linear head on the frozen encoder.
 _HEAD = (
@@ -48,12 +48,12 @@ _HEAD = (
     " query: {domain: banking, split: val}}]",
     "tasks.test=[{name: banking, dataset: clinc, label: label,"
     " where: {domain: banking, split: train}, query: {domain: banking, split: test}}]",
-    "search.trials=512",
+    "search.trials=384",
 )
 
 PROBLEMS: Mapping[str, Problem] = {
     "maml_functions": Problem(
-        "functions.yaml", ("search.trials=256", "steps=500"), needs_data=False
+        "functions.yaml", ("search.trials=384", "steps=500"), needs_data=False
     ),
     "protonet_omniglot_mlp": Problem(
         "omniglot.yaml", (*_OMNIGLOT, "model={name: mlp, hidden: [64], n_out: 32}")

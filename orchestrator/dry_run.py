@@ -20,8 +20,8 @@ from trials.contract import TrialProgram, TrialSpec
 
 _STEPS = 5
 # The sampler learns from trials that have ended: it is given that many rounds at the least. And as
-# a search ends, lanes empty one by one: with so many rounds they are full for 94 % of the time.
-_TRIALS_PER_LANE = 8
+# a search ends, lanes empty one by one: it takes so many rounds for 95 % of all steps to be taken.
+_TRIALS_PER_LANE = 12
 
 
 @dataclass(frozen=True)

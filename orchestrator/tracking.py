@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 LONGEST_WAIT = 15.0
 # MLflow wants tens of milliseconds of CPU for each run, which the trials want too. So after each
 # batch it rests for so many times the CPU time that this took, until somebody waits for the record.
-_RESTS = 9
+_RESTS = 19
 _AT_ONCE = 512  # events at the most, of which those of one run make one batch
 ENVIRONMENT = {
     # A request that is repeated after its answer was lost would make a run twice. So MLflow's
