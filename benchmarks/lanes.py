@@ -43,7 +43,7 @@ PROBLEMS: dict[str, tuple[str, list[str]]] = {
 }
 QUICK = ["maml_functions", "protonet_glyphs_mlp", "protonet_glyphs_conv"]
 STEPS = 3
-WARM = capture.WORTH
+WARM = 2 * capture.WORTH
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
             trying.advance()  # the first step allocates
             seconds = _timed(trying, 1)
             if seconds < _LONG:
-                _timed(trying, WORTH)  # a short one is captured, as it will be
+                _timed(trying, 2 * WORTH)  # a short one is captured, as it will be
                 seconds = _least(trying)
         except RuntimeError as error:
             if not memory.is_shortage(error):

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 Flat = Callable[..., Sequence[Tensor]]  # of tensors
+Replay = Callable[[list[Any]], Any]  # of the leaves of a call's arguments
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +40,25 @@ _LOOKS = {Tag.data_dependent_output, Tag.dynamic_output_shape}
 
 
 class Captured(Generic[Found]):
-    """Does what a pure function does, to the bit, without the layers of transforms and of Python.
+    """Does what a function does without what it takes to get there.
 
-    What they dispatch costs as much as a small model's arithmetic, and is the same in each step:
-    the operations depend on shapes alone. They are recorded once for each structure, shape and type
-    of the arguments; a function that can't be recorded is called as it is.
+    by: makes a replay of a function and the arguments of a call of it.
+    after: times `WORTH`, the calls of one structure, shapes and types after which it does so; what
+    holds others that are captured has to wait for them.
+
+    A function that can't be captured is called as it is.
     """
 
-    def __init__(self, function: Callable[..., Found]) -> None:
-        self._function = function
+    def __init__(
+        self,
+        function: Callable[..., Found],
+        *,
+        by: Callable[[Callable[..., Found], tuple[Any, ...]], Replay] | None = None,
+        after: int = 1,
+    ) -> None:
+        self._function, self._by, self._after = function, by or flat_list, after
         self._calls: Counter[Hashable] = Counter()
-        self._replays: dict[Hashable, Callable[[list[Any]], Found]] = {}
+        self._replays: dict[Hashable, Replay] = {}
 
     def __call__(self, *arguments: Any) -> Found:
         if isinstance(_get_current_dispatch_mode(), _Recorder):  # it is part of what is captured
@@ -59,22 +68,32 @@ class Captured(Generic[Found]):
         replay = self._replays.get(key)
         if replay is None:
             self._calls[key] += 1
-            if self._calls[key] != WORTH or not (replay := self._capture(arguments, leaves)):
+            if self._calls[key] != self._after * WORTH or not (replay := self._capture(arguments)):
                 return self._function(*arguments)
             self._replays[key] = replay
-        return replay(leaves)
+        return replay(leaves)  # type: ignore[no-any-return]
 
-    def _capture(self, arguments: Any, leaves: list[Any]) -> Callable[[list[Any]], Found] | None:
-        recorder = _Recorder(leaves)
+    def _capture(self, arguments: tuple[Any, ...]) -> Replay | None:
         try:
-            with recorder:
-                found = self._function(*arguments)
-            return recorder.replay(leaves, found)
+            return self._by(self._function, arguments)
         except _NotRecordable as reason:
             log.info("not captured reason=%s", reason)
         except Exception as error:  # if it is the function's own, calling it says so
             log.warning("not captured error=%s", str(error).partition("\n")[0])
         return None
+
+
+def flat_list(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Replay:
+    """What does what a pure function does, to the bit, without layers of transforms and of Python.
+
+    What they dispatch costs as much as a small model's arithmetic, and is the same in each step:
+    the operations depend on shapes alone.
+    """
+    leaves, _ = tree_flatten(arguments)
+    recorder = _Recorder(leaves)
+    with recorder:
+        found = function(*arguments)
+    return recorder.replay(leaves, found)
 
 
 class _NotRecordable(Exception):
@@ -152,15 +171,15 @@ class _Recorder(TorchDispatchMode):
             self._nodes[value] = self._graph.get_attr(name)
         return self._nodes[value]
 
-    def replay(self, leaves: list[Any], found: Any) -> Callable[[list[Any]], Any]:
+    def replay(self, leaves: list[Any], found: Any) -> Replay:
         """What does the same to other leaves, and gives what `found` is to them."""
         given, structure = tree_flatten(found)
         self._graph.output(tuple(map(self._node, given)))
         self._graph.eliminate_dead_code()
         flat: Flat = GraphModule(self._constants, self._graph)
         if not self._checks:  # which TorchScript would leave out
-            flat = _without_python(flat, _tensors(leaves))
-        return lambda other: tree_unflatten(flat(*_tensors(other)), structure)
+            flat = _without_python(flat, tensors_of(leaves))
+        return lambda other: tree_unflatten(flat(*tensors_of(other)), structure)
 
 
 def _without_python(flat: Flat, leaves: list[Tensor]) -> Flat:
@@ -180,7 +199,7 @@ def _without_python(flat: Flat, leaves: list[Tensor]) -> Flat:
     return run
 
 
-def _tensors(leaves: list[Any]) -> list[Tensor]:
+def tensors_of(leaves: list[Any]) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 

@@ -20,6 +20,7 @@ from trials.capture import Captured
 from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
 from trials.draws import draws
 from trials.gradient import gradient_of
+from trials.graph import replayed
 from trials.memory import is_shortage
 from trials.objective import Objective, TaskScores
 from trials.optimizer import Optimizer, Slots
@@ -90,6 +91,7 @@ class Lanes:
         self._loss_sum = self._zeros()
         self._gradient = gradient_of(objective)
         self._draw = Captured(objective.draw)
+        self._step = replayed(self._take_step, device)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.lanes, device=self._device)
@@ -215,11 +217,12 @@ class Lanes:
     def train(self, steps: int) -> None:
         """Take some steps in each live lane, none of which may pass a rung."""
         begun, n = time.perf_counter(), len(self._live)
-        # Few shapes, each captured once: what rows beyond the live ones learn is thrown away.
+        # Few shapes, each captured once: what rows beyond the live ones learn nobody asks for.
         rows = min(self.lanes, 1 << (n - 1).bit_length())
+        decays = any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live)
         running = self._seeds[:rows], self._steps[:rows], self._weights[:rows]
         for drawn in draws(self._draw, *running, steps):
-            self._step(n, rows, drawn)
+            self._step(rows, decays, drawn)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # else only the launches would be timed
         seconds = time.perf_counter() - begun
@@ -230,19 +233,20 @@ class Lanes:
             lane.seconds += seconds
             lane.lane_seconds += seconds / n
 
-    def _step(self, n: int, rows: int, drawn: Any) -> None:
-        live = slice(n)
+    def _take_step(self, n: int, decays: bool, drawn: Any) -> None:
+        """Of rows 0..n-1, in place."""
+        rows = slice(n)
         # All gradients come before any change: a pass that fails leaves every lane as it was.
-        passes = self._in_passes(rows, partial(self._gradients, drawn))
-        grads = {name: _joined([part[name] for part, _ in passes])[live] for name in self._params}
-        self._steps[live] += 1
-        self._loss_sum[live] += _joined([losses for _, losses in passes])[live]
-        slots: Slots = {kind: _rows(slot, live) for kind, slot in self._slots.items()}
-        rates = self._hyper[self._objective.learning_rate][live]
-        params = _rows(self._params, live)
-        if any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live):
-            adam.decay_(params, rates, self._decays[live])
-        self._optimizer.update_(params, grads, slots, self._steps[live], rates)
+        passes = self._in_passes(n, partial(self._gradients, drawn))
+        grads = {name: _joined([part[name] for part, _ in passes]) for name in self._params}
+        self._steps[rows] += 1
+        self._loss_sum[rows] += _joined([losses for _, losses in passes])
+        slots: Slots = {kind: _rows(slot, rows) for kind, slot in self._slots.items()}
+        rates = self._hyper[self._objective.learning_rate][rows]
+        params = _rows(self._params, rows)
+        if decays:
+            adam.decay_(params, rates, self._decays[rows])
+        self._optimizer.update_(params, grads, slots, self._steps[rows], rates)
 
     def _gradients(self, drawn: Any, rows: slice) -> tuple[Params, Tensor]:
         """Of some lanes, and their losses."""
@@ -269,27 +273,37 @@ class Lanes:
         reports = []
         for stage in {self._live[place].spec.stage: None for place in places}:
             group = [place for place in places if self._live[place].spec.stage == stage]
+            index = torch.tensor(group, device=self._device)
             begun = time.perf_counter()
-            scored = self._in_passes(len(group), partial(self._scores, group, stage))
+            scored = self._in_passes(len(group), partial(self._scores, index, stage))
             seconds = (time.perf_counter() - begun) / len(group)
             rows = ((scores, i) for scores in scored for i in range(len(scores[0].skill)))
             reports += [
-                self._say(place, i, scores, seconds)
-                for place, (scores, i) in zip(group, rows, strict=True)
+                self._say(place, i, scores, seconds, finite=finite)
+                for place, (scores, i), finite in zip(group, rows, self._finite(index), strict=True)
             ]
         return reports
 
     @torch.no_grad()
-    def _scores(self, group: list[int], stage: Stage, rows: slice) -> list[TaskScores]:
-        index = torch.tensor(group[rows], device=self._device)
-        params = {name: value[index] for name, value in self._params.items()}
-        hyper = {name: value[index] for name, value in self._hyper.items()}
-        return self._objective.score(params, hyper, stage)
+    def _scores(self, index: Tensor, stage: Stage, rows: slice) -> list[TaskScores]:
+        own = index[rows]
+        params = {name: value[own] for name, value in self._params.items()}
+        hyper = {name: value[own] for name, value in self._hyper.items()}
+        scores = self._objective.score(params, hyper, stage)
+        return [tree_map(_on_cpu, scored) for scored in scores]  # and not number by number
 
-    def _say(self, place: int, i: int, scores: list[TaskScores], seconds: float) -> RungReport:
+    def _finite(self, index: Tensor) -> list[bool]:
+        """Whether all parameters of each lane are."""
+        n = len(index)
+        each = [value[index].view(n, -1).isfinite().all(1) for value in self._params.values()]
+        found: list[bool] = torch.stack(each).all(0).tolist()
+        return found
+
+    def _say(
+        self, place: int, i: int, scores: list[TaskScores], seconds: float, *, finite: bool
+    ) -> RungReport:
         """The report of the lane at `place`, whose scores are row i; durable when it returns."""
         lane = self._live[place]
-        finite = all(bool(value[place].isfinite().all()) for value in self._params.values())
         per_task, metrics = row_of(scores, i, lane.spec.stage, finite=finite)
         if lane.step > lane.loss_from:
             metrics["train/loss"] = self._loss_sum[place].item() / (lane.step - lane.loss_from)
@@ -320,6 +334,10 @@ def _due(lane: _Lane) -> int:
 
 def _rows(stacked: Params, rows: slice) -> Params:
     return {name: value[rows] for name, value in stacked.items()}
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

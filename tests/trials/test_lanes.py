@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trials.conformance import CASES, alone, assert_same_reports, drive, protonet
+from tests.trials.stand_ins import NoWaiting
 from trials.build import OPTIMIZERS, programs
 from trials.lanes import Lanes
 
@@ -90,32 +90,6 @@ class TestOutOfMemory:
         with pytest.raises(RuntimeError, match="shapes"):
             program.advance()
         assert program.rows_per_pass == 2
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses what would make a device wait for the host, or the host for a device.
-
-    Values that Python looks at, shapes that hang on values, and tensors made from Python's numbers.
-    """
-
-    refused = (
-        torch.ops.aten._local_scalar_dense,
-        torch.ops.aten.equal,
-        torch.ops.aten.is_nonzero,
-        torch.ops.aten.lift_fresh,
-        torch.ops.aten.masked_select,
-        torch.ops.aten.nonzero,
-        torch.ops.aten.repeat_interleave,
-        torch.ops.aten._unique2,
-    )
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        masked = function.overloadpacket == torch.ops.aten.index and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        )
-        if masked or function.overloadpacket in self.refused:
-            raise AssertionError(f"{function} waits")
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

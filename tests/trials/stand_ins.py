@@ -1,0 +1,179 @@
+"""What a GPU would refuse or do otherwise, on a machine that has none."""
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+_aten = torch.ops.aten
+_WAITS = {
+    _aten._local_scalar_dense,
+    _aten.equal,
+    _aten.is_nonzero,
+    _aten.lift_fresh,
+    _aten.masked_select,
+    _aten.nonzero,
+    _aten.repeat_interleave,
+    _aten._unique2,
+}
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would make a device wait for the host, or the host for a device.
+
+    Values that Python looks at, shapes that hang on values, and tensors made from Python's numbers.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        masked = function.overloadpacket == _aten.index and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if masked or function.overloadpacket in _WAITS:
+            raise AssertionError(f"{function} waits")
+        return function(*args, **(kwargs or {}))
+
+
+# ---- a graph ----------------------------------------------------------------------------------
+
+
+class _Tape(TorchDispatchMode):
+    """Notes each operation with the very tensors that it read and made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        self.noted.append((function, args, kwargs or {}, found))
+        return found
+
+    def play(self) -> None:
+        """Do all again, and leave what comes of it in the same tensors."""
+        for function, args, kwargs, places in self.noted:
+            found = function(*args, **kwargs)
+            for place, value in zip(tree_leaves(places), tree_leaves(found), strict=True):
+                if isinstance(place, Tensor) and place.data_ptr() != value.data_ptr():
+                    place.copy_(value)
+
+
+def taped(plays: list[int]) -> Callable[..., Callable[[list[Any]], None]]:
+    """What makes replays as a CUDA graph's are: nothing of Python, and every tensor in its place.
+
+    plays: one is appended at each replay.
+    """
+
+    def of_call(step: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[..., None]:
+        leaves, structure = tree_flatten(arguments)
+        own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        tape, noted = _Tape(), []
+
+        def replay(given: list[Any]) -> None:
+            if noted:  # a CPU does what is noted, so the first time it is done
+                for place, leaf in zip(own, given, strict=True):
+                    if isinstance(place, Tensor):
+                        place.copy_(leaf)
+                tape.play()
+                plays.append(1)
+            noted.append(1)
+
+        with NoWaiting(), tape:
+            step(*tree_unflatten(own, structure))
+        return replay
+
+    return of_call
+
+
+# ---- a device ---------------------------------------------------------------------------------
+
+# A device that is none, whose name PyTorch takes for another place than the CPU.
+ELSEWHERE = torch.device("meta")
+
+
+class _There(Tensor):
+    """A tensor that says it lies elsewhere, and has its numbers in one on the CPU."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, own: Tensor) -> "_There":
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            own.shape,
+            strides=own.stride(),
+            storage_offset=own.storage_offset(),
+            dtype=own.dtype,
+            device=ELSEWHERE,
+        )
+        made.own = own
+        return made
+
+    def tolist(self) -> Any:
+        return self.own.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise AssertionError(f"{function} outside of `TwoPlaces`")
+
+
+class TwoPlaces(TorchDispatchMode):
+    """Has tensors elsewhere, with numbers, and refuses operations of which some are and some not.
+
+    settled: whether it refuses to move tensors from one place to the other, too.
+    """
+
+    settled = False
+
+    def __enter__(self) -> "TwoPlaces":
+        # Made of Python's numbers, a tensor would come there without them.
+        made = torch.tensor
+
+        def tensor(data: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+            found = made(data, dtype=dtype)
+            return found if device is None else found.to(device)
+
+        self._patch = patch("torch.tensor", tensor)
+        self._patch.start()
+        return super().__enter__()
+
+    def __exit__(self, *reason: Any) -> None:
+        self._patch.stop()
+        super().__exit__(*reason)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        here = [t for t in tensors if not isinstance(t, _There)]
+        there = any(isinstance(t, _There) for t in tensors)
+        to = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+        moves = function in (_aten._to_copy.default, _aten.copy_.default)
+        mixed = there and any(t.dim() for t in here)
+        if mixed and (self.settled or not moves):
+            raise AssertionError(f"{function} of tensors in two places")
+        if self.settled and to is not None and tensors and there != (to == ELSEWHERE):
+            raise AssertionError(f"{function} to another place")
+        if to is not None:
+            kwargs["device"] = torch.device("cpu")
+        own_args, own_kwargs = tree_map(_own, (args, kwargs))
+        found = function(*own_args, **own_kwargs)
+        lies_there = there if to is None else to == ELSEWHERE
+        if function is _aten.copy_.default:
+            lies_there = isinstance(args[0], _There)
+        known = {id(t.own): t for t in tensors if isinstance(t, _There)}
+        return tree_map(lambda t: _placed(t, known, lies_there), found)
+
+
+def _own(value: Any) -> Any:
+    return value.own if isinstance(value, _There) else value
+
+
+def _placed(value: Any, known: dict[int, _There], there: bool) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if id(value) in known:
+        return known[id(value)]
+    return _There(value) if there else value
