@@ -15,10 +15,10 @@ from orchestrator.schema.config import Config
 from orchestrator.work import first_trials
 from trials import memory
 from trials.build import Examination, examine, programs
-from trials.capacity import useful_lanes
-from trials.contract import TrialProgram, TrialSpec
+from trials.capacity import UNREACHED, step_seconds, useful_lanes
+from trials.contract import TrialSpec
+from trials.lanes import Lanes
 
-_STEPS = 5
 # The sampler learns from trials that have ended: it is given that many rounds at the least. And as
 # a search ends, lanes empty one by one: it takes so many rounds for 95 % of all steps to be taken.
 _TRIALS_PER_LANE = 12
@@ -88,16 +88,15 @@ def first_spec(plan: Plan, found: Examination) -> TrialSpec:
     return plan.spec(0, *plan.space.decode(first_trials(plan, found.task_sizes)[0]))
 
 
-def _measure(spec: TrialSpec, program: TrialProgram) -> tuple[float, float]:
+def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
     """Seconds of a step and of a scoring, of one lane while all are live."""
     for number in range(program.lanes):
-        program.admit(replace(spec, number=number, rungs=(1, 1 + _STEPS)))
-    program.advance()  # the first step compiles and allocates
+        program.admit(replace(spec, number=number, rungs=(1, 2, UNREACHED)))
+    before = program.advance()[-1].seconds  # allocates, and draws what scores
     begun = time.perf_counter()
-    (*_, report) = program.advance()
-    seconds = time.perf_counter() - begun
-    step = report.lane_seconds / (1 + _STEPS)
-    return step, max(0.0, seconds / program.lanes - step * _STEPS)
+    trained = program.advance()[-1].seconds - before
+    scored = time.perf_counter() - begun - trained
+    return step_seconds(program) / program.lanes, scored / program.lanes
 
 
 def _expected_share(plan: Plan) -> float:

@@ -108,6 +108,7 @@ def recipe_of(config: Config) -> Recipe:
         test_episodes=shapes.test,
         batch=config.batch,
         optimizer=config.optimizer,
+        precision=config.precision,
         teacher=None if config.teacher is None else _dataset(config.teacher),
         distillation=_distillation(config.distillation),
         weights_as=config.space.task_weights.weights_as,

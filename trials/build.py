@@ -24,6 +24,7 @@ from trials.objective import Objective
 from trials.optimizer import Optimizer
 from trials.parts import learner, scaled, student
 from trials.pools import Sort, pools_of, sources_of
+from trials.precision import multiply_in
 from trials.sources import Sources
 from trials.teachers import teacher_of
 
@@ -44,6 +45,7 @@ def programs(recipe: Recipe, cache: Path, threads: int = 1) -> partial[Lanes]:
     """What makes programs of `recipe` from `lanes` and `folder`, its inputs being loaded."""
     memory.keep_freed()
     torch.set_num_threads(threads)
+    multiply_in(recipe.precision)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = PROGRAMS[recipe.program](recipe, cache, device)
     return partial(Lanes, objective, device=device, optimizer=OPTIMIZERS[recipe.optimizer])

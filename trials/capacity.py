@@ -20,7 +20,7 @@ _ROOM = 0.8  # share of the free memory that may be used
 _STEPS = 3  # that are timed as one
 _MEASURED = 0.2  # seconds for which steps are timed
 _LONG = 0.1  # seconds of a step beside which what capturing saves is nothing
-_UNREACHED = 1 << 30  # a rung
+UNREACHED = 1 << 30  # a rung
 
 
 def useful_lanes(
@@ -81,17 +81,26 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
         try:
             trying = program(lanes=lanes, folder=Path(folder))
             for number in range(lanes):
-                trying.admit(replace(spec, number=number, rungs=(1, _UNREACHED)))
+                trying.admit(replace(spec, number=number, rungs=(1, UNREACHED)))
             trying.advance()  # the first step allocates
-            seconds = _timed(trying, 1)
-            if seconds < _LONG:
-                _timed(trying, 2 * WORTH)  # a short one is captured, as it will be
-                seconds = _least(trying)
+            seconds = step_seconds(trying)
         except RuntimeError as error:
             if not memory.is_shortage(error):
                 raise
             return 0.0
     return seconds if trying.rows_per_pass >= lanes else 0.0
+
+
+def step_seconds(program: Lanes) -> float:
+    """Seconds of a step of all live lanes, whose next rung must not be near.
+
+    As it will be for most of a search: a short one has been captured.
+    """
+    seconds = _timed(program, 1)
+    if seconds >= _LONG:
+        return seconds
+    _timed(program, 2 * WORTH)
+    return _least(program)
 
 
 def _least(trying: Lanes) -> float:

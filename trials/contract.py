@@ -11,6 +11,7 @@ from fewshot.episodes import Count, bounds
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import Estimate
 from fewshot.tasks.pool import Imbalance
+from trials.precision import Precision
 
 Outcome = Literal["complete", "stopped", "failed"]
 Stage = Literal["search", "final", "test"]
@@ -71,6 +72,7 @@ class Recipe:
     test_episodes: int  # per test task
     batch: int = 0  # examples per step, of adaptation programs
     optimizer: str = "adam"  # a name in trials.build.OPTIMIZERS
+    precision: Precision = "float32"  # of products on a GPU
     teacher: Component | None = None  # see trials.teachers
     distillation: Distillation = HINTON
     weights_as: WeightsAs = "loss"  # what the task weights weigh, losses or draws of episodes

@@ -19,9 +19,10 @@ def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> 
     draw: an `Objective`'s, or what does the same.
     """
     steps = steps.clone()  # the caller may count on in it
+    shape = (_AHEAD, len(steps))
     for at in range(0, n, _AHEAD):
-        ahead = torch.arange(at, min(at + _AHEAD, n), device=steps.device)
-        shape = (len(ahead), len(steps))
+        # As many each time, wanted or not: they cost little, and another shape a capture.
+        ahead = torch.arange(at, at + _AHEAD, device=steps.device)
         drawn = draw(
             seeds.expand(shape).flatten(),
             (steps + ahead[:, None]).flatten(),
@@ -29,5 +30,5 @@ def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> 
         )
         leaves, structure = tree_flatten(drawn)
         by_step = [leaf.unflatten(0, shape) for leaf in leaves]
-        for i in range(len(ahead)):
+        for i in range(min(_AHEAD, n - at)):
             yield tree_unflatten([leaf[i] for leaf in by_step], structure)

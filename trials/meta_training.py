@@ -35,7 +35,7 @@ from trials.teachers import Teacher
 
 # Keeps the scores of hundreds of episodes from being held in memory at once.
 _EPISODES_AT_ONCE = 256
-_EXAMPLES_AT_ONCE = 2048
+_EXAMPLES_AT_ONCE = 512
 
 # Outputs of l models for the queries of b episodes, (l, b, q, n_out), and their labels, (b, q, ..).
 Answered = tuple[Tensor, Tensor]

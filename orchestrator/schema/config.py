@@ -23,6 +23,7 @@ from orchestrator.schema.space import SpaceSection
 from orchestrator.schema.tasks import EpisodesSection, FunctionSection, TaskSection, TasksSection
 from trials.adaptation import Adaptation
 from trials.objective import soft_hyperparameters
+from trials.precision import Precision
 
 
 def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
@@ -61,6 +62,7 @@ class Config(Section):
     episodes: EpisodesSection = EpisodesSection()
     batch: PositiveInt = 128
     optimizer: Literal["adam", "sgd"] = "adam"
+    precision: Precision = "float32"  # of products on a GPU
     steps: PositiveInt
     space: SpaceSection
     search: SearchSection = SearchSection()

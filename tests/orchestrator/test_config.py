@@ -558,6 +558,7 @@ WRONG = [
     ("search.lanes", "many", "at least 1, or auto"),
     ("search.lanes", True, "at least 1, or auto"),
     ("optimizer", "rmsprop", "'adam' or 'sgd'"),
+    ("precision", "bf16", "'float32' or 'tf32'"),
     ("search.finalists", 0, "above 0"),
     ("search.reference_trials", 100, "must not exceed search.trials = 48"),
     ("space.lr/outer", "fast", "must be a number, or {low: .., high: ..}"),

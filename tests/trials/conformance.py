@@ -240,6 +240,13 @@ def protonet(folder: Path) -> Case:
     return Case("protonet", recipe, folder, "lr/outer", {"lr/outer": 0.01}, {}, _TRAIN)
 
 
+def conv(folder: Path) -> Case:
+    """Convolutions, which are others for a single lane than for many."""
+    case = protonet(folder)
+    model = Component(name="conv", options={"width": 4, "blocks": 1, "n_out": 6})
+    return replace(case, name="conv", recipe=replace(case.recipe, model=model))
+
+
 def ridge(folder: Path) -> Case:
     """Its parameters are not the model's alone, and its solver must not mind a diverged lane."""
     recipe = _meta_training(folder, Component(name="ridge"))
@@ -470,6 +477,7 @@ def fine_tuning(folder: Path) -> Case:
 
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "protonet": protonet,
+    "conv": conv,
     "ridge": ridge,
     "baseline_pp": baseline_pp,
     "maml": maml,

@@ -14,7 +14,7 @@ from fewshot.learners.protonet import ProtoNet
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.pool import Task, pool
 from tests.trials.conformance import distillation, protonet
-from trials.build import build, examine
+from trials.build import build, examine, programs
 from trials.contract import Recipe, TaskSpec
 from trials.disjoint import shared_rows
 from trials.meta_training import MetaTraining, Part
@@ -81,6 +81,13 @@ class TestSplits:
         rows = {"train": {"a": np.array([1, 2, 2, 3])}, "test": {"b": np.array([2, 2, 3, 4])}}
         (fault,) = shared_rows(rows)
         assert (fault.path, fault.found) == ("b", "2 of 3")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float32"])
+def test_products_are_as_exact_as_the_recipe_says(case, precision):
+    programs(replace(case.recipe, precision=precision), case.cache)
+    for part in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        assert part.allow_tf32 == (precision == "tf32")
 
 
 class TestNullLosses:

@@ -1,6 +1,7 @@
 """A step that is a graph of addresses is the step, and all of it happens on one device."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,6 +134,15 @@ class TestOnAGPU:
         found = told(case.program(tmp_path / "graphs", lanes=3), case)
         assert bool(graphs) == (case.name != "fine_tuning")
         assert_near(found, expected)
+
+    def test_tf32_is_near(self, tmp_path):
+        case = CASES["conv"](tmp_path)
+        exact = told(case.program(tmp_path / "float32", lanes=3), case)
+        recipe = replace(case.recipe, precision="tf32")
+        program = case.program(tmp_path / "tf32", lanes=3, recipe=recipe)
+        for (_, found), (_, expected) in zip(told(program, case), exact, strict=True):
+            assert found["train/loss"] != expected["train/loss"]
+            assert found["train/loss"] == pytest.approx(expected["train/loss"], rel=0.02)
 
     def test_what_looks_at_values_is_called_as_it_is(self, caplog):
         caplog.set_level(logging.WARNING)
