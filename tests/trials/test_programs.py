@@ -1,10 +1,12 @@
 """The laws of `TrialProgram`, over every program."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ from tests.trials.conformance import (
     retried,
     taught,
 )
+from tests.trials.stand_ins import taped
 from trials import checkpoint
+from trials.capture import Captured
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -37,6 +41,21 @@ def case(request, tmp_path_factory):
 def by_itself(case, tmp_path_factory):
     """The story of a trial that has a program of one lane to itself."""
     return remembered(case, tmp_path_factory.mktemp("alone") / "runs")
+
+
+def as_it_is():
+    return patch("trials.capture.WORTH", 99)
+
+
+@contextmanager
+def as_a_graph():
+    """With its gradient captured in it."""
+
+    def by_address(step, device):
+        return Captured(step, by=taped([]), after=2)
+
+    with patch("trials.capture.WORTH", 1), patch("trials.lanes.replayed", by_address):
+        yield
 
 
 class TestEveryProgram:
@@ -88,15 +107,18 @@ class TestEveryProgram:
         assert first > middle > last
         assert last < 0.95 * first
 
+    @pytest.mark.parametrize("run", [as_it_is, pytest.param(as_a_graph, marks=pytest.mark.slow)])
     @settings(max_examples=12, deadline=None, derandomize=True)
     @given(data=st.data())
-    def test_any_course_of_events_gives_the_reports_of_trials_alone(self, case, by_itself, data):
+    def test_any_course_of_events_gives_the_reports_of_trials_alone(
+        self, case, by_itself, run, data
+    ):
         """Admitted in any order and at any time, stopped at any rung, killed at any turn."""
         specs = [
             case.spec(number, rungs=rungs)
             for number, rungs in enumerate([(1, 4), (3,), (2, 3, 6), (2, 5), (4, 5), (0, 2)])
         ]
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, run():
             stories = eventful(case, data.draw(st.permutations(specs)), Path(folder), data.draw)
             left = {path.stem for path in Path(folder).iterdir()}
         assert left == {k for k, story in stories.items() if story.result.outcome == "complete"}
