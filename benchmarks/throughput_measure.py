@@ -1,11 +1,13 @@
-"""What a variant costs: the CPU seconds and the memory of all its processes.
+"""What a variant costs: the CPU seconds and the memory of all its processes, and GPU time.
 
 Read from /proc, so this needs Linux. A process that has died still counts, with what it had used
-when it was last seen, about a quarter of a second before.
+when it was last seen, about a quarter of a second before. Of GPUs it is what nvidia-smi says.
 """
 
 import multiprocessing
 import os
+import shutil
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
@@ -23,12 +25,14 @@ _LOOK, _WEIGH = 0.25, 2.0  # seconds between readings of the CPU time, and of th
 @dataclass
 class Usage:
     """times: seconds since 1970; driver, tree: CPU seconds used by then, of the process itself and
-    of it with all that it started; peak_bytes: proportional set sizes, summed up."""
+    of it with all that it started; peak_bytes: proportional set sizes, summed up; gpus: at some
+    times, the share of the time in which a kernel ran, and the bytes in use, of a mean GPU."""
 
     times: list[float] = field(default_factory=list)
     driver: list[float] = field(default_factory=list)
     tree: list[float] = field(default_factory=list)
     peak_bytes: int = 0
+    gpus: list[tuple[float, float, float]] = field(default_factory=list)
 
     def tree_seconds(self, begin: float, end: float) -> float:
         """CPU seconds of all processes between two times."""
@@ -37,6 +41,14 @@ class Usage:
     def driver_seconds(self, begin: float, end: float) -> float:
         """CPU seconds of the variant's own first process between two times."""
         return float(np.diff(np.interp([begin, end], self.times, self.driver))[0])
+
+    def gpu_figures(self, begin: float, end: float) -> dict[str, float]:
+        """Between two times; nothing where there is no GPU."""
+        seen = [(busy, used) for at, busy, used in self.gpus if begin <= at <= end]
+        if not seen:
+            return {}
+        busy, used = zip(*seen, strict=True)
+        return {"gpu_busy": float(np.mean(busy)), "gpu_peak_bytes": max(used)}
 
 
 def measured(variant: Callable[..., Any], *arguments: object) -> tuple[Any, Usage]:
@@ -57,6 +69,7 @@ def measured(variant: Callable[..., Any], *arguments: object) -> tuple[Any, Usag
         usage.driver.append(next((p.seconds for p in tree if p.pid == process.pid), 0.0))
         if now - weighed > _WEIGH:
             usage.peak_bytes = max(usage.peak_bytes, sum(_bytes(one.pid) for one in tree))
+            usage.gpus += [(now, *gpu) for gpu in _gpus()]
             weighed = now
     found = ours.recv() if ours.poll() else f"ended with exit code {process.exitcode}"
     process.join()
@@ -71,6 +84,17 @@ def _run(pipe: Connection, variant: Callable[..., Any], arguments: tuple[Any, ..
     except Exception:
         found = traceback.format_exc()
     pipe.send(found)
+
+
+def _gpus() -> list[tuple[float, float]]:
+    """How busy GPUs are, and the bytes that are taken, on average; nothing if there are none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+    said = subprocess.run(["nvidia-smi", *asked], capture_output=True, text=True, check=True)
+    rows = [[float(number) for number in line.split(",")] for line in said.stdout.splitlines()]
+    busy, used = np.mean(rows, axis=0)
+    return [(busy / 100, used * 2**20)]
 
 
 @dataclass(frozen=True)

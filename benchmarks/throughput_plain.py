@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_map
 from fewshot.episodes import Episode
 from fewshot.functional import Params
 from fewshot.metrics import skill
-from trials.build import PROGRAMS
+from trials.build import PROGRAMS, best_device
 from trials.contract import Recipe
 from trials.draws import draws
 from trials.meta_training import Batch, MetaTraining, Part
+from trials.precision import multiply_in
 
 _EPISODES_AT_ONCE = 256
 
@@ -32,8 +33,12 @@ Loss = Callable[[Params, Any, Mapping[str, Tensor], Tensor], Tensor]
 class PlainTrial:
     """Trains and scores models of one recipe, one after the other; its data is loaded once."""
 
-    def __init__(self, recipe: Recipe, cache: Path, *, by_hand: bool) -> None:
-        self.objective = PROGRAMS[recipe.program](recipe, cache, torch.device("cpu"))
+    def __init__(
+        self, recipe: Recipe, cache: Path, *, by_hand: bool, device: torch.device | None = None
+    ) -> None:
+        self._device = device or best_device()
+        multiply_in(recipe.precision)
+        self.objective = PROGRAMS[recipe.program](recipe, cache, self._device)
         self._loss: Loss = self.objective.loss
         self._score = self._mapped_score
         if by_hand and isinstance(self.objective, MetaTraining):
@@ -51,18 +56,21 @@ class PlainTrial:
         rungs: tuple[int, ...],
     ) -> Iterator[tuple[int, float]]:
         """Train to each rung in turn, and yield it with the score there."""
-        objective = self.objective
-        params = {name: p.requires_grad_() for name, p in objective.init(seed).items()}
-        hyper = {name: torch.tensor(hyperparameters[name]) for name in objective.hyperparameters}
-        weights = torch.tensor([task_weights[task] for task in objective.tasks])
+        objective, device = self.objective, self._device
+        begun = objective.init(seed)
+        params = {name: p.to(device).requires_grad_() for name, p in begun.items()}
+        hyper = {
+            name: torch.tensor(hyperparameters[name], device=device)
+            for name in objective.hyperparameters
+        }
+        weights = torch.tensor([task_weights[task] for task in objective.tasks], device=device)
+        seeds = torch.tensor([seed], device=device)
         rate = hyperparameters[objective.learning_rate]
         adam = torch.optim.Adam(list(params.values()), lr=rate, fused=True)
         step = 0
         for rung in rungs:
-            begin = torch.tensor([step])
-            for drawn in draws(
-                objective.draw, torch.tensor([seed]), begin, weights[None], rung - step
-            ):
+            begin = torch.tensor([step], device=device)
+            for drawn in draws(objective.draw, seeds, begin, weights[None], rung - step):
                 batch = tree_map(lambda part: part[0], objective.batch(drawn))
                 adam.zero_grad()
                 self._loss(params, batch, hyper, weights).backward()

@@ -15,7 +15,9 @@ _SHOWN = {
     "cpu_seconds_per_trial": "{:.2f}",
     "driver_cpu_seconds_per_trial": "{:.2f}",
     "occupancy": "{:.1%}",
+    "gpu_busy": "{:.1%}",
     "peak_bytes": "{:.3g}",
+    "gpu_peak_bytes": "{:.3g}",
     "seconds_to_reach": "{:.1f}",
     "best_score": "{:.3f}",
     "startup_seconds": "{:.1f}",
@@ -32,6 +34,8 @@ def show(problem: str, rows: Sequence[tidy.Row]) -> None:
     for name in ("", *variants):
         table.add_column(name, justify="right")
     for metric, form in _SHOWN.items():
+        if not any((variant, metric) in value for variant in variants):
+            continue
         base = value.get((_COMPARED, metric))
         cells = []
         for variant in variants:

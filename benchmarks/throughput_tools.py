@@ -79,24 +79,31 @@ def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
     return course
 
 
-def ray_tune(config: Config, folder: Path, cache: Path, *, by_hand: bool = False) -> Course:
-    """Ray Tune with OptunaSearch, ASHA and its MLflow callback: a trial to each core at a time."""
+def ray_tune(
+    config: Config, folder: Path, cache: Path, *, by_hand: bool = False, cores: int = 1
+) -> Course:
+    """Ray Tune with OptunaSearch, ASHA and its MLflow callback.
+
+    cores: for each trial; the GPUs, where there are any, are shared by all that run.
+    """
     import ray
+    import torch
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     connect(_database(folder))
-    plan, cores = plan_of(config), len(os.sched_getaffinity(0))
+    plan, n_cores = plan_of(config), len(os.sched_getaffinity(0))
+    cores = min(cores, n_cores)
+    at_a_time = n_cores // cores
+    share = {"cpu": cores, "gpu": torch.cuda.device_count() / at_a_time}
     course = Course(plan.rungs[-1])
 
     class Trial(tune.Trainable):
         """A step of it is a rung. An actor keeps its data from one trial to the next."""
 
         def setup(self, drawn: dict[str, float], plan: Plan, cache: Path) -> None:
-            import torch
-
             torch.set_num_threads(1)
             self._plan, self._plain = plan, PlainTrial(plan.recipe, cache, by_hand=by_hand)
             self._begin(drawn)
@@ -129,7 +136,7 @@ def ray_tune(config: Config, folder: Path, cache: Path, *, by_hand: bool = False
             course.end = course.recorded = time.time()
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=n_cores, include_dashboard=False, log_to_driver=False)
     logging.getLogger("ray").setLevel(logging.ERROR)
     space = {n: tune.uniform(_SMALLEST, 1 - _SMALLEST) for n in draws(plan)}
     space |= {
@@ -137,7 +144,7 @@ def ray_tune(config: Config, folder: Path, cache: Path, *, by_hand: bool = False
     }
     space = {n.replace("/", ":"): range_ for n, range_ in space.items()}  # Tune's own mark
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, plan=plan, cache=cache), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(Trial, plan=plan, cache=cache), share),
         param_space=space,
         tune_config=tune.TuneConfig(
             metric="score",
@@ -150,7 +157,7 @@ def ray_tune(config: Config, folder: Path, cache: Path, *, by_hand: bool = False
                 reduction_factor=plan.eta,
             ),
             num_samples=plan.trials,
-            max_concurrent_trials=cores,
+            max_concurrent_trials=at_a_time,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

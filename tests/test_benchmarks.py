@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.config import load_config
 from orchestrator.plan import plan_of
+from tests.trials.conformance import protonet
+from tests.trials.stand_ins import ELSEWHERE, TwoPlaces
 from trials.build import build
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +62,13 @@ def test_lanes_measures_more_and_more_lanes(tmp_path):
     assert last["environment"]["torch"]
     assert all(row.keys() == ROW - {"seed"} and row["value"] > 0 for row in rows)
     assert {row["variant"] for row in rows} == {"lanes_1", "lanes_4"}
-    assert {row["metric"] for row in rows} == {"steps_per_second", "cpu_ms_per_step", "peak_bytes"}
+    assert {row["metric"] for row in rows} == {
+        "steps_per_second",
+        "cpu_ms_per_step",
+        "peak_bytes",
+        "product_share",
+        "gflop_per_second",
+    }
 
 
 def test_lanes_names_its_problems(tmp_path):
@@ -91,21 +100,36 @@ def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
         assert their_score == pytest.approx(score, abs=1e-3)
 
 
+def test_a_trial_of_the_other_tools_lies_on_one_device(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from throughput_plain import PlainTrial
+
+    adam = torch.optim.Adam  # fused it is for real devices alone
+    monkeypatch.setattr(torch.optim, "Adam", lambda params, lr, fused: adam(params, lr=lr))
+    case = protonet(tmp_path)
+    spec = case.spec(0)
+    call = spec.seed, spec.hyperparameters, spec.task_weights, spec.rungs
+    here = list(PlainTrial(case.recipe, case.cache, by_hand=False).run(*call))
+    with TwoPlaces():
+        trial = PlainTrial(case.recipe, case.cache, by_hand=False, device=ELSEWHERE)
+        assert list(trial.run(*call)) == here
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_throughput_measures_every_variant(tmp_path):
     out = tmp_path / "rows.jsonl"
     tiny = ("--set", "search.trials=4", "--set", "steps=20", "--set", "episodes.validation=10")
-    run = benchmark(
-        "throughput", "--quick", *tiny, "--json", out, "--out", tmp_path, home=tmp_path / "home"
-    )
+    variants = ("ray_tune", "ray_tune_by_hand", "optuna_serial", "one_lane", "lanes")
+    options = ("--quick", *tiny, "--variants", *variants, "--json", out, "--out", tmp_path)
+    run = benchmark("throughput", *options, home=tmp_path / "home")
     assert run.returncode == 0, run.stderr
     *rows, last = map(json.loads, out.read_text().splitlines())
     assert last["environment"]["ray"]
     assert all(row.keys() == ROW for row in rows)
     found = {(row["variant"], row["metric"]): row["value"] for row in rows}
-    for variant in ("ray_tune", "ray_tune_by_hand", "optuna_serial", "one_lane", "lanes"):
+    for variant in variants:
         assert found[variant, "trials_per_hour"] > 0
         assert found[variant, "steps_per_second"] > 0
         assert (

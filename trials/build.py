@@ -46,9 +46,14 @@ def programs(recipe: Recipe, cache: Path, threads: int = 1) -> partial[Lanes]:
     memory.keep_freed()
     torch.set_num_threads(threads)
     multiply_in(recipe.precision)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     objective = PROGRAMS[recipe.program](recipe, cache, device)
     return partial(Lanes, objective, device=device, optimizer=OPTIMIZERS[recipe.optimizer])
+
+
+def best_device() -> torch.device:
+    """The GPU that this process may use, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

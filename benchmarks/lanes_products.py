@@ -1,0 +1,62 @@
+"""The matrix products of a step, and how long they take by themselves: the ceiling of its speed."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import flop_registry
+
+_SECONDS = 0.02  # for which each of them is timed
+_PRODUCTS = (
+    torch.ops.aten.mm,
+    torch.ops.aten.addmm,
+    torch.ops.aten.bmm,
+    torch.ops.aten.baddbmm,
+    torch.ops.aten.convolution,
+    torch.ops.aten.convolution_backward,
+)
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that run while it is entered, by what they are and of which shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in _PRODUCTS:
+            leaves, structure = tree_flatten((args, kwargs or {}))
+            self.found[function, structure, tuple(map(_shape, leaves))] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def cost(products: Counter[Any], threads: int) -> tuple[float, float]:
+    """Seconds of all of them, each timed alone and repeatedly, and floating-point operations."""
+    seconds = flops = 0.0
+    for (function, structure, shapes), n in products.items():
+        args, kwargs = tree_unflatten(list(map(_like, shapes)), structure)
+        call = {"f": function, "args": args, "kwargs": kwargs}
+        timer = Timer("f(*args, **kwargs)", globals=call, num_threads=threads)
+        seconds += n * timer.blocked_autorange(min_run_time=_SECONDS).median
+        found = function(*args, **kwargs)
+        count = flop_registry[function.overloadpacket]
+        flops += n * count(*args, **kwargs, out_val=found)
+    return seconds, flops
+
+
+def _shape(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return tuple(leaf) if isinstance(leaf, list) else leaf
+    return torch.Size, tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device
+
+
+def _like(shape: Any) -> Any:
+    if not (isinstance(shape, tuple) and shape and shape[0] is torch.Size):
+        return shape
+    _, size, stride, dtype, device = shape
+    return torch.empty_strided(size, stride, dtype=dtype, device=device).normal_()
