@@ -10,10 +10,11 @@ All train as many trials of as many steps, halved at the same rungs, on the same
 trial of the others reports what a lane does (tests/test_benchmarks.py). Each samples by its own
 default.
 
-The clock runs from the first trial's first step to the last trial's end; what comes before is
-`startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are those
-of all processes until MLflow has everything. `seconds_to_reach` is the time after which a whole
-trial scored as well as ray_tune's best. Needs Linux, and for all but maml_functions FEWTUNE_DATA.
+The clock runs from the first trial's first step to the last trial's last score; what comes before
+is `startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are
+those of all processes until MLflow has everything. `seconds_to_reach` is the time after which a
+whole trial scored as well as ray_tune's best. Needs Linux, and for all but maml_functions
+FEWTUNE_DATA.
 """
 
 import argparse

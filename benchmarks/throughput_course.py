@@ -17,7 +17,7 @@ class Report(NamedTuple):
 @dataclass
 class Course:
     """begin: when the first trial took its first step, all workers being ready for it.
-    end: when the last trial had ended; recorded: when MLflow had all of it.
+    end: when the last trial had said its last score; recorded: when MLflow had all of it.
     """
 
     last_step: int

@@ -39,8 +39,7 @@ def fewtune(config: Config, folder: Path, cache: Path) -> Course:
                     seen.add((trial.number, step))
                     course.reports.append(Report(now, trial.number, step, score))
         states = [trial.state for trial in trials]
-        if len(states) == config.search.trials and "running" not in states:
-            ended, course.end = True, now
+        ended = len(states) == config.search.trials and "running" not in states
 
     with suppress(Stopped):
         run(config, home, observe=observe, stopping=lambda: ended)
@@ -48,6 +47,8 @@ def fewtune(config: Config, folder: Path, cache: Path) -> Course:
     recorder.drain(600.0)
     recorder.close()
     course.recorded = time.time()
+    # That a trial has ended, a worker says with what comes next, which may be a finalist's report.
+    course.end = max(report.time for report in course.reports)
     course.begin = _begin(home.checkpoints(config.name))
     course.occupancy = summary_of(config.name, home).occupancy
     return course

@@ -48,12 +48,12 @@ _HEAD = (
     " query: {domain: banking, split: val}}]",
     "tasks.test=[{name: banking, dataset: clinc, label: label,"
     " where: {domain: banking, split: train}, query: {domain: banking, split: test}}]",
-    "search.trials=384",
+    "search.trials=768",
 )
 
 PROBLEMS: Mapping[str, Problem] = {
     "maml_functions": Problem(
-        "functions.yaml", ("search.trials=384", "steps=500"), needs_data=False
+        "functions.yaml", ("search.trials=512", "steps=500"), needs_data=False
     ),
     "protonet_omniglot_mlp": Problem(
         "omniglot.yaml", (*_OMNIGLOT, "model={name: mlp, hidden: [64], n_out: 32}")
@@ -62,7 +62,7 @@ PROBLEMS: Mapping[str, Problem] = {
         "omniglot.yaml",
         (
             *_OMNIGLOT,
-            "search.trials=32",
+            "search.trials=64",
             "model={name: conv, width: 32, blocks: 3}",
             "steps=200",
         ),
