@@ -15,7 +15,7 @@ from trials.capture import WORTH
 from trials.contract import Recipe, TrialSpec
 from trials.lanes import Lanes
 
-_GAIN = 1.1  # by which more lanes must be faster than the best so far
+_GAIN = 1.05  # by which more lanes must be faster than the best so far
 _ROOM = 0.8  # share of the free memory that may be used
 _STEPS = 3  # that are timed as one
 _MEASURED = 0.2  # seconds for which steps are timed
@@ -60,7 +60,7 @@ def useful_lanes(
 
 
 def knee(rate: Callable[[int], float], at_most: int) -> int:
-    """The smallest power of two up to `at_most` that no larger one beats by a tenth.
+    """The smallest power of two up to `at_most` that no larger one beats by a twentieth.
 
     It ends at a rate of 0, or where two doublings in a row have brought nothing.
     """

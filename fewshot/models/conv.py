@@ -13,6 +13,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from fewshot.faults import fault
 from fewshot.functional import Params, linear_params
+from fewshot.lane_by_lane import lane_by_lane
 
 
 class Conv:
@@ -44,6 +45,16 @@ class Conv:
         return params
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
+        if not x.is_cpu:
+            return self._apply(params, x)
+
+        def one(x: Tensor, *values: Tensor) -> Tensor:
+            return self._apply(dict(zip(params, values, strict=True)), x)
+
+        # Those of many lanes at once would be one of many groups, which takes a CPU twice as long.
+        return lane_by_lane(one, x, *params.values())
+
+    def _apply(self, params: Params, x: Tensor) -> Tensor:
         # A pixel's channels side by side, and so in all blocks: pooling goes several times as fast.
         x = x.unsqueeze(-1) if x.dim() == 3 else x.movedim(1, -1)
         x = x.clone(memory_format=torch.contiguous_format).movedim(-1, 1)
