@@ -20,7 +20,8 @@ from trials.contract import TrialSpec
 from trials.lanes import Lanes
 
 # The sampler learns from trials that have ended: it is given that many rounds at the least. And as
-# a search ends, lanes empty one by one: it takes so many rounds for 95 % of all steps to be taken.
+# a search ends, lanes empty one by one: it takes so many rounds for some 95 % of all steps to be
+# taken.
 _TRIALS_PER_LANE = 16
 
 
