@@ -32,7 +32,7 @@ def cuda_graph(step: Step, arguments: tuple[Any, ...], pool: Any) -> Replay:
     pool: memory for all that is gone when a step ends, which graphs that take turns can share.
     """
     leaves, structure = tree_flatten(arguments)
-    own = [_copy(leaf) for leaf in leaves]
+    own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool):  # nothing is done yet
         step(*tree_unflatten(own, structure))
@@ -43,7 +43,3 @@ def cuda_graph(step: Step, arguments: tuple[Any, ...], pool: Any) -> Replay:
         graph.replay()
 
     return replay
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
