@@ -122,6 +122,9 @@ class Process:
     def one_by_one(self, n: int, running: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
         """Points (n, d) of the most expected improvement one after the other, each of which runs
         in the eyes of the next, as those of `running` (m, d) do.
+
+        On the value that is believed of a point seen: nothing can be expected to improve on the
+        highest of many noisy ones, and what is left then are corners where nobody has looked.
         """
         model = gp.GPRegressor(
             torch.zeros(self._points.shape[1], dtype=torch.bool),
@@ -132,20 +135,21 @@ class Process:
             self._kernel.noise,
         )
         model._cache_matrix()
+        believed, _ = model.posterior(self._x)
+        best, top = float(believed.max()), self._points[[int(believed.argmax())]]
         before = len(running)
         for _ in range(n):
             found, _ = optim_mixed.optimize_acqf_mixed(
-                self._improvement(model, running, rng),
-                warmstart_normalized_params_array=self._best(),
+                self._improvement(model, best, running, rng),
+                warmstart_normalized_params_array=top,
                 rng=rng,
             )
             running = np.vstack([running, found])
         return running[before:]
 
     def _improvement(
-        self, model: gp.GPRegressor, running: np.ndarray, rng: np.random.RandomState
+        self, model: gp.GPRegressor, best: float, running: np.ndarray, rng: np.random.RandomState
     ) -> acqf.BaseAcquisitionFunc:
-        best = float(self._values.max())
         if not len(running):
             return acqf.LogEI(model, self._cube, best)
         return acqf.qLogEI(model, self._cube, best, _DRAWS, rng.randint(1 << 30), running)

@@ -200,6 +200,25 @@ def test_a_crowd_gathers_where_the_model_expects_most() -> None:
     assert np.median(off) < chance / 3
 
 
+@pytest.mark.parametrize("n", [1, 100])
+def test_luck_does_not_send_the_search_to_the_corners(n: int) -> None:
+    """Nothing can be expected to improve on the luckiest of many; it looks where most is likely."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for number in range(120):
+        params = drawn(rng, FIVE)
+        shares = np.array([r.share(params[k]) for k, r in FIVE.box().items()])
+        near = 0.35 + 0.3 * shares if number % 2 else shares
+        params = {k: r.at(x) for (k, r), x in zip(FIVE.box().items(), near, strict=True)}
+        value = -float(np.square(near - 0.5).sum()) + rng.normal(0, 0.1)
+        trials.append(studied(number, params, "complete", value, value, value))
+    off = []
+    for seed in range(3):
+        for p in suggest(trials, FIVE, RUNGS, seed, n):
+            off += [abs(r.share(p[k]) - 0.5) for k, r in FIVE.box().items()]
+    assert np.median(off) < 0.15
+
+
 def test_all_diverged_is_no_reason_not_to_suggest() -> None:
     rng = np.random.default_rng(0)
     trials = [studied(i, drawn(rng), "failed", math.nan) for i in range(12)]
