@@ -19,10 +19,10 @@ from trials.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.contract import TrialSpec
 from trials.lanes import Lanes
 
-# The sampler learns from trials that have ended: it is given that many rounds at the least. And as
-# a search ends, lanes empty one by one: it takes so many rounds for some 95 % of all steps to be
-# taken.
-_TRIALS_PER_LANE = 16
+# The sampler learns from trials that have ended, so it is to have some rounds. And lanes empty one
+# by one as a search ends, and again as its finals do: it takes so many rounds for 95 % of the lanes'
+# steps to be a trial's.
+_TRIALS_PER_LANE = 32
 
 
 @dataclass(frozen=True)

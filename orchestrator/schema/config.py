@@ -42,7 +42,7 @@ class SearchSection(Section):
     eta: float = Field(2.0, gt=1)
     finalists: PositiveInt = 3
     seeds: int = Field(3, ge=2)
-    lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 8
+    lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
 
