@@ -20,8 +20,8 @@ from trials.contract import TrialSpec
 from trials.lanes import Lanes
 
 # The sampler learns from trials that have ended, so it is to have some rounds. And lanes empty one
-# by one as a search ends, and again as its finals do: it takes so many rounds for 95 % of the lanes'
-# steps to be a trial's.
+# by one as a search ends, and again as its finals do: it takes so many rounds for trials to have
+# 95 % of the lanes' steps.
 _TRIALS_PER_LANE = 32
 
 

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch.func import grad
+from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
 from fewshot.conformance.models import ModelLaws, fresh
 from fewshot.faults import InputError
+from fewshot.models import conv
 from fewshot.models.bag import Bag
 from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
@@ -94,6 +97,18 @@ class TestBag:
         assert_close(model.apply(params, torch.zeros(1, 5).long())[0], params["bias"])
 
 
+def torch_block(x, kernel, shift):
+    return max_pool2d(conv2d(x, kernel, shift, padding=1).relu(), 2)
+
+
+def loss_of(model, x):
+    return lambda params: model.apply(params, x).square().sum()
+
+
+def charge(slopes):
+    return sum(slope.square().sum() for slope in slopes)
+
+
 class TestConv:
     @pytest.mark.parametrize("features", [(9, 8), (2, 9, 8)])
     def test_is_blocks_of_torch_then_a_linear_layer(self, features):
@@ -111,6 +126,23 @@ class TestConv:
         x = torch.randn(5, *features, generator=_rng)
         whole = torch.nn.Sequential(*parts, torch.nn.Flatten(), linear)
         assert_close(model.apply(params, x), whole(x.view(5, channels, 9, 8)))
+
+    @pytest.mark.parametrize("cached", [1, 600, 1 << 19])  # one image at a time, some, all
+    def test_first_and_second_derivatives_in_parts_are_those_of_torch(self, cached, monkeypatch):
+        monkeypatch.setattr(conv, "_CACHED", cached)
+        model = Conv(features=(9, 8), width=4, blocks=2, n_out=3)
+        x = torch.randn(5, 9, 8, generator=_rng)
+        found = {}
+        for way in ("ours", "torch's"):
+            if way == "torch's":
+                monkeypatch.setattr(conv, "_block", torch_block)
+            params = {name: value.requires_grad_() for name, value in fresh(model).items()}
+            loss = loss_of(model, x)
+            first = torch.autograd.grad(loss(params), params.values(), create_graph=True)
+            second = torch.autograd.grad(charge(first), params.values())
+            mapped = grad(lambda p, loss=loss: charge(grad(loss)(p).values()))(params)
+            found[way] = [*first, *second, *mapped.values()]
+        assert_close(found["ours"], found["torch's"], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("features", [(6,), (7, 28), (1, 28, 28, 28)])
     def test_needs_images_that_last(self, features):
