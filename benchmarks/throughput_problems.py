@@ -62,7 +62,7 @@ PROBLEMS: Mapping[str, Problem] = {
         "omniglot.yaml",
         (
             *_OMNIGLOT,
-            "search.trials=128",
+            "search.trials=256",
             "model={name: conv, width: 32, blocks: 3}",
             "steps=200",
         ),
