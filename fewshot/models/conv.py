@@ -24,7 +24,7 @@ def _block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
     some = _CACHED // (len(kernel) * x.shape[-2] * x.shape[-1]) if x.is_cpu else len(x)
     parts = (conv2d(part, kernel, shift, padding=1) for part in x.split(max(1, some)))
     pooled = [max_pool2d(part, 2) for part in parts]
-    # After pooling it is the same as before, on a quarter.
+    # ReLU after pooling is the same as before it, on a quarter.
     return (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).relu()
 
 
