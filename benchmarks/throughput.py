@@ -5,7 +5,8 @@
 ray_tune: Ray Tune with OptunaSearch, ASHA and its MLflow callback, a trial to each core at a time;
 ray_tune_by_hand: its trial's loss written anew where fewtune's is slow for one model alone;
 ray_tune_by_4: a trial to four cores, so that fewer share a GPU; optuna_serial: `study.optimize`
-with a pruner and MLflow, on one core; one_lane, lanes: fewtune with a worker to each GPU or core.
+with a pruner and MLflow, on one core; one_lane, lanes: fewtune with a worker to each core; or to
+each GPU, and in lanes two, of which one trains while the other waits for its orders.
 All train as many trials of as many steps, halved at the same rungs, on the same episodes, and a
 trial of the others reports what a lane does (tests/test_benchmarks.py). Each samples by its own
 default.
@@ -41,7 +42,7 @@ from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from trials.build import examine
 
-_WORKERS = {"workers": torch.cuda.device_count() or len(os.sched_getaffinity(0))}
+_GPUS, _CORES = torch.cuda.device_count(), len(os.sched_getaffinity(0))
 # What runs a variant, and what is changed in the problem's config for it.
 _USUAL = ("ray_tune", "optuna_serial", "one_lane", "lanes")
 VARIANTS = {
@@ -49,8 +50,8 @@ VARIANTS = {
     "ray_tune_by_hand": (partial(ray_tune, by_hand=True), {}),
     "ray_tune_by_4": (partial(ray_tune, cores=4), {}),
     "optuna_serial": (optuna_serial, {}),
-    "one_lane": (fewtune, _WORKERS | {"lanes": 1}),
-    "lanes": (fewtune, _WORKERS),
+    "one_lane": (fewtune, {"workers": _GPUS or _CORES, "lanes": 1}),
+    "lanes": (fewtune, {"workers": 2 * _GPUS or _CORES}),
 }
 # The same for all: what the command line asks for, and no database but the variant's own.
 _ENVIRONMENT = {
@@ -73,7 +74,9 @@ def main() -> int:
             for seed in range(options.seeds):
                 config = config_of(problem, seed=seed, quick=options.quick, changes=options.set)
                 examine(plan_of(config).recipe, home.cache)  # what is computed once, is here
-                found, courses[problem] = compare(problem, config, home, options.variants)
+                found, courses[problem] = compare(
+                    problem, config, home, options.variants, options.patience
+                )
                 throughput_report.show(problem, found)
                 rows += [row | {"seed": seed} for row in found]
     except InputError as error:
@@ -87,13 +90,15 @@ def main() -> int:
 
 
 def compare(
-    problem: str, config: Config, home: Home, variants: list[str]
+    problem: str, config: Config, home: Home, variants: list[str], patience: float
 ) -> tuple[list[tidy.Row], dict[str, Course]]:
     """Rows and courses of the variants on one problem, one after the other."""
     rows: list[tidy.Row] = []
     courses: dict[str, Course] = {}
     for name in variants:
         variant, changes = VARIANTS[name]
+        if variant is fewtune:
+            variant = partial(fewtune, patience=patience)
         search = config.search.model_copy(update=changes)
         own = config.model_copy(update={"search": search})
         with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
@@ -147,6 +152,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in `fewtune search`"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=600.0, help="seconds to wait for MLflow after a search"
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=_USUAL)
     options = parser.parse_args()

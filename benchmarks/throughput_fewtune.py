@@ -15,10 +15,12 @@ from orchestrator.search import Records, Stopped
 from trials import checkpoint
 
 
-def fewtune(config: Config, folder: Path, cache: Path) -> Course:
+def fewtune(config: Config, folder: Path, cache: Path, *, patience: float) -> Course:
     """A search without its finalists, which no other variant has.
 
     Those that begin on lanes the last trials have left free take time, and count for nothing.
+
+    patience: seconds to wait for MLflow to have all of it.
     """
     home = Home(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ def fewtune(config: Config, folder: Path, cache: Path) -> Course:
     with suppress(Stopped):
         run(config, home, observe=observe, stopping=lambda: ended)
     recorder = tracking.recorder(home.search(config.name), home.tracking_uri)
-    recorder.drain(600.0)
+    recorder.drain(patience)
     recorder.close()
     course.recorded = time.time()
     # That a trial has ended, a worker says with what comes next, which may be a finalist's report.

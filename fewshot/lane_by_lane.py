@@ -14,11 +14,19 @@ def lane_by_lane(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     That is if this is called in one `vmap` and nothing else; or else it is as if there were no such
     thing.
     """
-    transforms = get_interpreter_stack() or []
-    if [transform.key() for transform in transforms] != [TransformType.Vmap]:
+    if _transforms() != [TransformType.Vmap]:
         return function(*tensors)
     found: Tensor = _LaneByLane.apply(function, *tensors)  # type: ignore[no-untyped-call]
     return found
+
+
+def is_mapped() -> bool:
+    """Whether this is called for many lanes (or problems of an inner loop) at once."""
+    return TransformType.Vmap in _transforms()
+
+
+def _transforms() -> list[TransformType]:
+    return [transform.key() for transform in get_interpreter_stack() or []]
 
 
 class _LaneByLane(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,8 @@ class RayExecutor:
     Ray, which would hide that its trials were lost.
 
     lanes: of each worker; or what finds how many, which is run where the first worker will be.
-    workers: how many; None for one per GPU of the cluster, or a single one if there is none.
+    workers: how many; None for one per GPU of the cluster, or a single one if there is none. Those
+    that are more than the GPUs share them.
     cpus_per_worker: cores of each, and threads; the small matrices of most recipes want one.
     folder, cache: must be the same files for every node.
     """
@@ -64,7 +66,9 @@ class RayExecutor:
         cluster = ray.cluster_resources()
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         workers = workers or max(1, gpus)
-        self._share = {"num_gpus": 1 if gpus else 0, "num_cpus": min(cpus, cpus_per_worker)}
+        # Where there are more of them than GPUs, one trains while another waits for its orders.
+        gpu = 1 / math.ceil(workers / gpus) if gpus else 0
+        self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
         self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
         self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
         self._roster = Roster(workers, self.lanes)

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from fewshot.faults import fault
@@ -30,7 +30,10 @@ def path_of(folder: Path, key: str) -> Path:
 def save(
     folder: Path, spec: TrialSpec, tensors: dict[str, Tensor], reports: Sequence[RungReport]
 ) -> Path:
-    """Write the checkpoint, atomically: a reader sees the old one or the new one."""
+    """Write the checkpoint, atomically: a reader sees the old one or the new one.
+
+    tensors: on the CPU.
+    """
     metadata = {
         "identity": identity(spec),
         SPEC: spec.to_json(),
@@ -38,7 +41,9 @@ def save(
     }
     path = path_of(folder, spec.key)
     partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
+    # By way of NumPy, in half the time: PyTorch's own looks for tensors that share their memory.
+    arrays = {name: value.contiguous().numpy() for name, value in tensors.items()}
+    save_file(arrays, partial, metadata)
     os.replace(partial, path)
     return path
 

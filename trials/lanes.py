@@ -90,7 +90,7 @@ class Lanes:
         self._decays = self._zeros()
         self._loss_sum = self._zeros()
         self._gradient = gradient_of(objective)
-        self._draw = Captured(objective.draw)
+        self._draw = replayed(Captured(objective.draw), device)
         self._step = replayed(self._take_step, device)
 
     def _zeros(self) -> Tensor:
@@ -278,10 +278,13 @@ class Lanes:
             scored = self._in_passes(len(group), partial(self._scores, index, stage))
             seconds = (time.perf_counter() - begun) / len(group)
             rows = ((scores, i) for scores in scored for i in range(len(scores[0].skill)))
-            reports += [
-                self._say(place, i, scores, seconds, finite=finite)
-                for place, (scores, i), finite in zip(group, rows, self._finite(index), strict=True)
-            ]
+            # At once, and not lane by lane: a GPU waits for each piece.
+            state = {name: value[index].cpu() for name, value in self._trained().items()}
+            losses = self._loss_sum[index].tolist()
+            self._loss_sum[index] = 0
+            for j, (place, (scores, i)) in enumerate(zip(group, rows, strict=True)):
+                own = {name: value[j] for name, value in state.items()}
+                reports.append(self._say(self._live[place], own, losses[j], scores, i, seconds))
         return reports
 
     @torch.no_grad()
@@ -292,22 +295,21 @@ class Lanes:
         scores = self._objective.score(params, hyper, stage)
         return [tree_map(_on_cpu, scored) for scored in scores]  # and not number by number
 
-    def _finite(self, index: Tensor) -> list[bool]:
-        """Whether all parameters of each lane are."""
-        n = len(index)
-        each = [value[index].view(n, -1).isfinite().all(1) for value in self._params.values()]
-        found: list[bool] = torch.stack(each).all(0).tolist()
-        return found
-
     def _say(
-        self, place: int, i: int, scores: list[TaskScores], seconds: float, *, finite: bool
+        self,
+        lane: _Lane,
+        tensors: dict[str, Tensor],
+        loss: float,
+        scores: list[TaskScores],
+        i: int,
+        seconds: float,
     ) -> RungReport:
-        """The report of the lane at `place`, whose scores are row i; durable when it returns."""
-        lane = self._live[place]
+        """The report of a lane whose scores are row i; durable when it returns."""
+        params = (value for name, value in tensors.items() if name.startswith("params."))
+        finite = all(bool(value.isfinite().all()) for value in params)
         per_task, metrics = row_of(scores, i, lane.spec.stage, finite=finite)
         if lane.step > lane.loss_from:
-            metrics["train/loss"] = self._loss_sum[place].item() / (lane.step - lane.loss_from)
-        self._loss_sum[place] = 0
+            metrics["train/loss"] = loss / (lane.step - lane.loss_from)
         lane.loss_from = lane.step
         report = RungReport(
             key=lane.spec.key,
@@ -321,7 +323,6 @@ class Lanes:
         )
         lane.reports.append(report)
         lane.adaptations = adaptations_of(lane.spec, report, seconds / max(1, len(scores)))
-        tensors = {name: value[place] for name, value in self._trained().items()}
         checkpoint.save(self._folder, lane.spec, tensors, lane.reports)
         return report
 

@@ -6,7 +6,7 @@ from torch.func import grad, vmap
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewshot.lane_by_lane import lane_by_lane
+from fewshot.lane_by_lane import is_mapped, lane_by_lane
 from fewshot.models.conv import Conv
 
 
@@ -89,3 +89,18 @@ def test_convolutions_of_lanes_are_not_grouped():
         torch.autograd.grad(outputs.sum(), list(stacked.values()))
     assert mode.seen == {"convolution", "convolution_backward"}
     assert torch.equal(outputs, torch.stack([model.apply(params, x) for params in each]))
+
+
+def test_knows_whether_it_is_mapped():
+    said = []
+
+    def look(x):
+        said.append(is_mapped())
+        return x.sum()
+
+    look(torch.ones(2))
+    grad(look)(torch.ones(2))
+    vmap(look)(torch.ones(2, 2))
+    vmap(grad(look))(torch.ones(2, 2))
+    grad(lambda x: vmap(look)(x).sum())(torch.ones(2, 2))
+    assert said == [False, False, True, True, True]

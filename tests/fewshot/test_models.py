@@ -144,6 +144,21 @@ class TestConv:
             found[way] = [*first, *second, *mapped.values()]
         assert_close(found["ours"], found["torch's"], rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("sides", [(8, 8), (7, 10), (3, 2), (5, 5)])
+    def test_a_block_as_a_product_and_its_derivatives_are_torchs(self, sides):
+        shapes = (3, 2, *sides), (4, 2, 3, 3), (4,)
+        x, kernel, shift = (torch.randn(s, generator=_rng).double() for s in shapes)
+        found = {}
+        inputs = [value.requires_grad_() for value in (x, kernel, shift)]
+        for way in ("product", "torch's"):
+            if way == "product":
+                out = conv.mapped_block(x.movedim(1, -1), kernel, shift).movedim(-1, 1)
+            else:
+                out = torch_block(x, kernel, shift)
+            first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+            found[way] = [out, *first, *torch.autograd.grad(charge(first), inputs)]
+        assert_close(found["product"], found["torch's"])
+
     @pytest.mark.parametrize("features", [(6,), (7, 28), (1, 28, 28, 28)])
     def test_needs_images_that_last(self, features):
         with pytest.raises(InputError, match="at least 8 pixels a side"):

@@ -61,18 +61,18 @@ class _Tape(TorchDispatchMode):
                     place.copy_(value)
 
 
-def taped(plays: list[int]) -> Callable[..., Callable[[list[Any]], None]]:
+def taped(plays: list[int]) -> Callable[..., Callable[[list[Any]], Any]]:
     """What makes replays as a CUDA graph's are: nothing of Python, and every tensor in its place.
 
     plays: one is appended at each replay.
     """
 
-    def of_call(step: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[..., None]:
+    def of_call(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
         leaves, structure = tree_flatten(arguments)
         own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         tape, noted = _Tape(), []
 
-        def replay(given: list[Any]) -> None:
+        def replay(given: list[Any]) -> Any:
             if noted:  # a CPU does what is noted, so the first time it is done
                 for place, leaf in zip(own, given, strict=True):
                     if isinstance(place, Tensor):
@@ -80,9 +80,10 @@ def taped(plays: list[int]) -> Callable[..., Callable[[list[Any]], None]]:
                 tape.play()
                 plays.append(1)
             noted.append(1)
+            return found
 
         with NoWaiting(), tape:
-            step(*tree_unflatten(own, structure))
+            found = step(*tree_unflatten(own, structure))
         return replay
 
     return of_call
