@@ -14,11 +14,13 @@ default.
 The clock runs from the first trial's first step to the last trial's last score; what comes before
 is `startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are
 those of all processes until MLflow has everything. `seconds_to_reach` is the time after which a
-whole trial scored as well as ray_tune's best. Needs Linux, and for all but maml_functions
+whole trial scored as well as ray_tune's best. --seconds cuts every search off; what then runs is no
+trial, and its steps count up to its last rung. Needs Linux, and for all but maml_functions
 FEWTUNE_DATA.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -30,7 +32,7 @@ from pathlib import Path
 import throughput_report
 import tidy
 import torch
-from throughput_course import Course
+from throughput_course import Course, Limits
 from throughput_fewtune import fewtune
 from throughput_measure import Usage, measured
 from throughput_problems import PROBLEMS, config_of
@@ -66,7 +68,7 @@ def main() -> int:
     os.environ.update(_ENVIRONMENT)
     for name in _NOT_OURS:
         os.environ.pop(name, None)
-    home = Home.at(None)
+    home, limits = Home.at(None), Limits(options.seconds, options.patience)
     rows: list[tidy.Row] = []
     courses: dict[str, dict[str, Course]] = {}
     try:
@@ -74,9 +76,7 @@ def main() -> int:
             for seed in range(options.seeds):
                 config = config_of(problem, seed=seed, quick=options.quick, changes=options.set)
                 examine(plan_of(config).recipe, home.cache)  # what is computed once, is here
-                found, courses[problem] = compare(
-                    problem, config, home, options.variants, options.patience
-                )
+                found, courses[problem] = compare(problem, config, home, options.variants, limits)
                 throughput_report.show(problem, found)
                 rows += [row | {"seed": seed} for row in found]
     except InputError as error:
@@ -90,23 +90,21 @@ def main() -> int:
 
 
 def compare(
-    problem: str, config: Config, home: Home, variants: list[str], patience: float
+    problem: str, config: Config, home: Home, variants: list[str], limits: Limits
 ) -> tuple[list[tidy.Row], dict[str, Course]]:
     """Rows and courses of the variants on one problem, one after the other."""
     rows: list[tidy.Row] = []
     courses: dict[str, Course] = {}
     for name in variants:
         variant, changes = VARIANTS[name]
-        if variant is fewtune:
-            variant = partial(fewtune, patience=patience)
         search = config.search.model_copy(update=changes)
         own = config.model_copy(update={"search": search})
         with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
             started = time.time()
-            course, usage = measured(variant, own, Path(folder, name), home.cache)
+            course, usage = measured(variant, own, Path(folder, name), home.cache, limits)
         courses[name] = course
         figures = _figures(course, usage, started)
-        goal = courses.get("ray_tune", course).best()[-1][1]
+        goal = max((score for _, score in courses.get("ray_tune", course).best()), default=math.inf)
         reached = next((at for at, score in course.best() if score >= goal), None)
         if reached is not None:
             figures["seconds_to_reach"] = reached
@@ -115,7 +113,8 @@ def compare(
 
 
 def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
-    seconds, n = course.end - course.begin, course.trials()
+    seconds, n = course.end - course.begin, len(course.ended)
+    assert n, "no trial has ended in the time that was given"
     figures = {
         "trials_per_hour": 3600 * n / seconds,
         "steps_per_second": course.steps() / seconds,
@@ -125,8 +124,9 @@ def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
         "startup_seconds": course.begin - started,
         "record_seconds": course.recorded - course.end,
         "steps_per_cpu_second": course.steps() / usage.tree_seconds(course.begin, course.recorded),
-        "best_score": course.best()[-1][1],
     }
+    if best := course.best():
+        figures["best_score"] = best[-1][1]
     if course.occupancy is not None:
         figures["occupancy"] = course.occupancy
     return figures | usage.gpu_figures(course.begin, course.end)
@@ -152,6 +152,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in `fewtune search`"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="after which a search is cut off"
     )
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds to wait for MLflow after a search"

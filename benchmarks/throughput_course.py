@@ -1,5 +1,7 @@
 """What came of a variant's trials, and when."""
 
+import math
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,9 +16,17 @@ class Report(NamedTuple):
     score: float
 
 
+class Limits(NamedTuple):
+    """seconds: from the first report on, after which a search is cut off; patience: for MLflow."""
+
+    seconds: float = math.inf
+    patience: float = 600.0
+
+
 @dataclass
 class Course:
-    """begin: when the first trial took its first step, all workers being ready for it.
+    """ended: trials that came to their end, and not to that of the time.
+    begin: when the first trial took its first step, all workers being ready for it.
     end: when the last trial had said its last score; recorded: when MLflow had all of it.
     """
 
@@ -25,10 +35,12 @@ class Course:
     end: float = 0.0
     recorded: float = 0.0
     reports: list[Report] = field(default_factory=list)
+    ended: set[int | str] = field(default_factory=set)
     occupancy: float | None = None
 
-    def trials(self) -> int:
-        return len({report.trial for report in self.reports})
+    def is_late(self, seconds: float) -> bool:
+        """Whether so much time has passed since the first report."""
+        return bool(self.reports) and time.time() > self.reports[0].time + seconds
 
     def steps(self) -> int:
         """Steps of all trials together."""

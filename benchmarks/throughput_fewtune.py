@@ -4,7 +4,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from throughput_course import Course, Report
+from throughput_course import Course, Limits, Report
 
 from orchestrator import tracking
 from orchestrator.home import Home
@@ -15,12 +15,10 @@ from orchestrator.search import Records, Stopped
 from trials import checkpoint
 
 
-def fewtune(config: Config, folder: Path, cache: Path, *, patience: float) -> Course:
+def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course:
     """A search without its finalists, which no other variant has.
 
     Those that begin on lanes the last trials have left free take time, and count for nothing.
-
-    patience: seconds to wait for MLflow to have all of it.
     """
     home = Home(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -28,10 +26,8 @@ def fewtune(config: Config, folder: Path, cache: Path, *, patience: float) -> Co
     tracking.connect(home.tracking_uri)
     course = Course(plan_of(config).rungs[-1])
     seen: set[tuple[int, int]] = set()
-    ended = False
 
     def observe(stage: str, records: Records) -> None:
-        nonlocal ended
         if stage == "data":  # before there are records
             return
         now, trials = time.time(), records.search.trials()
@@ -40,13 +36,15 @@ def fewtune(config: Config, folder: Path, cache: Path, *, patience: float) -> Co
                 if (trial.number, step) not in seen:
                     seen.add((trial.number, step))
                     course.reports.append(Report(now, trial.number, step, score))
-        states = [trial.state for trial in trials]
-        ended = len(states) == config.search.trials and "running" not in states
+        course.ended = {trial.number for trial in trials if trial.state != "running"}
+
+    def stopping() -> bool:
+        return len(course.ended) == config.search.trials or course.is_late(limits.seconds)
 
     with suppress(Stopped):
-        run(config, home, observe=observe, stopping=lambda: ended)
+        run(config, home, observe=observe, stopping=stopping)
     recorder = tracking.recorder(home.search(config.name), home.tracking_uri)
-    recorder.drain(patience)
+    recorder.drain(limits.patience)
     recorder.close()
     course.recorded = time.time()
     # That a trial has ended, a worker says with what comes next, which may be a finalist's report.
@@ -64,7 +62,10 @@ def _begin(checkpoints: Path) -> float:
     """
     begun = []
     for path in checkpoints.glob("search-*.safetensors"):
-        first, second = checkpoint.load(path)[2][:2]
+        reports = checkpoint.load(path)[2]
+        if len(reports) < 2:  # cut off
+            continue
+        first, second = reports[:2]
         scored = second.time - first.time - (second.seconds - first.seconds)
         begun.append(first.time - first.seconds - scored)
     return min(begun)

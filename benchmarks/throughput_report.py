@@ -60,8 +60,9 @@ def plot(courses: Mapping[str, Mapping[str, Course]], rows: Sequence[tidy.Row], 
     for (problem, variants), (left, right) in zip(courses.items(), axes, strict=True):
         for variant, course in variants.items():
             best = course.best()
-            best.append((course.end - course.begin, best[-1][1]))
-            left.step(*zip(*best, strict=True), where="post", label=variant)
+            best += [(course.end - course.begin, score) for _, score in best[-1:]]
+            if best:  # some trial was not cut off
+                left.step(*zip(*best, strict=True), where="post", label=variant)
         left.set(
             title=problem, xlabel="seconds", ylabel="best score of a whole trial", xscale="log"
         )

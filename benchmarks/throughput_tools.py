@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from throughput_course import Course, Report
+from throughput_course import Course, Limits, Report
 from throughput_plain import PlainTrial
 
 from orchestrator.plan import Plan, derived_seed, plan_of
@@ -37,7 +37,7 @@ def decode(plan: Plan, drawn: Mapping[str, float]) -> tuple[Values, Values]:
     return hyperparameters, {task: share / total for task, share in shares.items()}
 
 
-def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
+def optuna_serial(config: Config, folder: Path, cache: Path, limits: Limits) -> Course:
     """`study.optimize` with the default sampler and a pruner, an MLflow run for each trial."""
     import mlflow
     import optuna
@@ -50,6 +50,11 @@ def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = plan_of(config)
     plain, course = PlainTrial(plan.recipe, cache, by_hand=False), Course(plan.rungs[-1])
+
+    def stop_late(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        course.ended.add(trial.number)
+        if course.is_late(limits.seconds):
+            study.stop()
 
     def objective(trial: optuna.Trial) -> float:
         drawn = {n: trial.suggest_float(n, r.low, r.high, log=r.log) for n, r in _ranges(plan)}
@@ -74,13 +79,19 @@ def optuna_serial(config: Config, folder: Path, cache: Path) -> Course:
     sampler = optuna.samplers.TPESampler(seed=plan.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     course.begin = time.time()
-    study.optimize(objective, n_trials=plan.trials)
+    study.optimize(objective, n_trials=plan.trials, callbacks=[stop_late])
     course.end = course.recorded = time.time()
     return course
 
 
 def ray_tune(
-    config: Config, folder: Path, cache: Path, *, by_hand: bool = False, cores: int = 1
+    config: Config,
+    folder: Path,
+    cache: Path,
+    limits: Limits,
+    *,
+    by_hand: bool = False,
+    cores: int = 1,
 ) -> Course:
     """Ray Tune with OptunaSearch, ASHA and its MLflow callback.
 
@@ -126,15 +137,7 @@ def ray_tune(
             done = at == self._plan.rungs[-1] or math.isnan(score)
             return {"score": score, "at": at, "ready": self._ready, "done": done}
 
-    class Watch(tune.Callback):
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            report = Report(time.time(), trial.trial_id, result["at"], result["score"])
-            course.reports.append(report)
-            course.begin = min(course.begin or math.inf, result["ready"])
-
-        def on_trial_complete(self, iteration, trials, trial, **info):
-            course.end = course.recorded = time.time()
-
+    watch, late = _watching(course, limits)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address="local", num_cpus=n_cores, include_dashboard=False, log_to_driver=False)
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -164,10 +167,11 @@ def ray_tune(
             name=_EXPERIMENT,
             storage_path=str(folder),
             verbose=0,
+            stop=late,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[
                 MLflowLoggerCallback(_database(folder), experiment_name=_EXPERIMENT),
-                Watch(),
+                watch,
             ],
         ),
     )
@@ -176,6 +180,31 @@ def ray_tune(
     if errors:
         raise errors[0]
     return course
+
+
+def _watching(course: Course, limits: Limits):
+    """What tells Ray Tune's news to `course`, and what ends it in time."""
+    from ray import tune
+
+    class Watch(tune.Callback):
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            report = Report(time.time(), trial.trial_id, result["at"], result["score"])
+            course.reports.append(report)
+            course.begin = min(course.begin or math.inf, result["ready"])
+
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            if not course.is_late(limits.seconds):
+                course.ended.add(trial.trial_id)
+                course.end = course.recorded = time.time()
+
+    class Late(tune.Stopper):
+        def __call__(self, trial_id, result) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return course.is_late(limits.seconds)
+
+    return Watch(), Late()
 
 
 def _ranges(plan: Plan):

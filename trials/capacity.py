@@ -54,8 +54,10 @@ def useful_lanes(
         found[lanes] = max(found[lanes], lanes / seconds if seconds else 0.0)
         return found[lanes]
 
-    knee(rate, at_most)
-    # Again, as a machine that is shared is slow for seconds at a time.
+    best = knee(rate, at_most)
+    if device.type == "cuda":
+        return best
+    # Again, as a CPU that is shared is slow for seconds at a time.
     return knee(rate, max(found, default=1))
 
 
