@@ -44,7 +44,8 @@ from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from trials.build import examine
 
-_GPUS, _CORES = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+_GPUS = torch.cuda.device_count()
+_WORKERS = {"workers": _GPUS or len(os.sched_getaffinity(0))}
 # What runs a variant, and what is changed in the problem's config for it.
 _USUAL = ("ray_tune", "optuna_serial", "one_lane", "lanes")
 VARIANTS = {
@@ -52,8 +53,8 @@ VARIANTS = {
     "ray_tune_by_hand": (partial(ray_tune, by_hand=True), {}),
     "ray_tune_by_4": (partial(ray_tune, cores=4), {}),
     "optuna_serial": (optuna_serial, {}),
-    "one_lane": (fewtune, {"workers": _GPUS or _CORES, "lanes": 1}),
-    "lanes": (fewtune, {"workers": 2 * _GPUS or _CORES}),
+    "one_lane": (fewtune, _WORKERS | {"lanes": 1}),
+    "lanes": (fewtune, {"workers": 2 * _GPUS, "gpus_per_worker": 0.5} if _GPUS else _WORKERS),
 }
 # The same for all: what the command line asks for, and no database but the variant's own.
 _ENVIRONMENT = {

@@ -172,6 +172,7 @@ def _executor(
         cache=home.cache,
         workers=config.search.workers,
         cpus_per_worker=threads,
+        gpus_per_worker=config.search.gpus_per_worker,
     )
 
 

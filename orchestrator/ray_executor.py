@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,9 +45,10 @@ class RayExecutor:
     Ray, which would hide that its trials were lost.
 
     lanes: of each worker; or what finds how many, which is run where the first worker will be.
-    workers: how many; None for one per GPU of the cluster, or a single one if there is none. Those
-    that are more than the GPUs share them.
+    workers: how many; None for one per GPU of the cluster, or a single one if there is none.
     cpus_per_worker: cores of each, and threads; the small matrices of most recipes want one.
+    gpus_per_worker: 0 to 1; None for a GPU of its own where the cluster has any. Two workers that
+    share one keep it busy: one trains while the other waits for its orders.
     folder, cache: must be the same files for every node.
     """
 
@@ -61,13 +61,13 @@ class RayExecutor:
         cache: Path,
         workers: int | None = None,
         cpus_per_worker: int = 1,
+        gpus_per_worker: float | None = None,
     ) -> None:
         self._started = _join()
         cluster = ray.cluster_resources()
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         workers = workers or max(1, gpus)
-        # Where there are more of them than GPUs, one trains while another waits for its orders.
-        gpu = 1 / math.ceil(workers / gpus) if gpus else 0
+        gpu = (1 if gpus else 0) if gpus_per_worker is None else gpus_per_worker
         self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
         self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
         self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)

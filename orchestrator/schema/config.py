@@ -45,6 +45,8 @@ class SearchSection(Section):
     lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
+    # None: a whole one, where the cluster has any when the search begins.
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Config(Section):

@@ -63,6 +63,7 @@ def cluster():
     ray.init(
         address="local",
         num_cpus=2,
+        num_gpus=1,  # so it is told; two workers have to share it
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -74,7 +75,14 @@ def cluster():
 def ray_executor(case, folder, *, workers, lanes):
     from orchestrator.ray_executor import RayExecutor
 
-    return RayExecutor(case.recipe, lanes=lanes, folder=folder, cache=case.cache, workers=workers)
+    return RayExecutor(
+        case.recipe,
+        lanes=lanes,
+        folder=folder,
+        cache=case.cache,
+        workers=workers,
+        gpus_per_worker=1 / workers,
+    )
 
 
 def inline_executor(case, folder, *, workers, lanes):
