@@ -6,7 +6,8 @@ Each problem is a search's config, of which a trial is trained in 1, 4, 16, .. l
 times as many save less than a tenth of the CPU time (--most: up to how many). Scoring is left out.
 The steps a second are a clock's; the CPU time is this process's, which other work disturbs less.
 `product_share` is the time that a step's matrix products take by themselves as a share of the
-step's: what is left is lost to all else. --eager: the gradient is not captured (docs/adr/0007).
+step's: what is left is lost to all else (on a GPU, where they find their operands in the cache,
+it is a lower bound). --eager: the gradient is not captured (docs/adr/0007).
 """
 
 import argparse

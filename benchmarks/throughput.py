@@ -14,9 +14,9 @@ default.
 The clock runs from the first trial's first step to the last trial's last score; what comes before
 is `startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are
 those of all processes until MLflow has everything. `seconds_to_reach` is the time after which a
-whole trial scored as well as ray_tune's best. --seconds cuts every search off; what then runs is no
-trial, and its steps count up to its last rung. Needs Linux, and for all but maml_functions
-FEWTUNE_DATA.
+whole trial scored as well as ray_tune's best. --seconds cuts every search off, so long after its
+first report; what then runs is no trial, and its steps count up to its last rung. Needs Linux, and
+for all but maml_functions FEWTUNE_DATA.
 """
 
 import argparse
@@ -80,13 +80,13 @@ def main() -> int:
                 found, courses[problem] = compare(problem, config, home, options.variants, limits)
                 throughput_report.show(problem, found)
                 rows += [row | {"seed": seed} for row in found]
+                if options.json:
+                    tidy.write(options.json, rows, ("torch", "ray", "optuna", "mlflow", "numpy"))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     throughput_report.plot(courses, rows, options.out / "throughput.png")
-    if options.json:
-        tidy.write(options.json, rows, ("torch", "ray", "optuna", "mlflow", "numpy"))
     return 0
 
 
@@ -114,23 +114,28 @@ def compare(
 
 
 def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
-    seconds, n = course.end - course.begin, len(course.ended)
-    assert n, "no trial has ended in the time that was given"
+    """All that there are: of a search that was cut off, not all are."""
+    begin, seconds, n = course.begin, course.end - course.begin, len(course.ended)
     figures = {
-        "trials_per_hour": 3600 * n / seconds,
         "steps_per_second": course.steps() / seconds,
-        "cpu_seconds_per_trial": usage.tree_seconds(course.begin, course.recorded) / n,
-        "driver_cpu_seconds_per_trial": usage.driver_seconds(course.begin, course.recorded) / n,
         "peak_bytes": usage.peak_bytes,
-        "startup_seconds": course.begin - started,
-        "record_seconds": course.recorded - course.end,
-        "steps_per_cpu_second": course.steps() / usage.tree_seconds(course.begin, course.recorded),
+        "startup_seconds": begin - started,
     }
+    if n:
+        figures["trials_per_hour"] = 3600 * n / seconds
+    if course.recorded is not None:
+        cpu = usage.tree_seconds(begin, course.recorded)
+        figures["record_seconds"] = course.recorded - course.end
+        figures["steps_per_cpu_second"] = course.steps() / cpu
+        if n:
+            driver = usage.driver_seconds(begin, course.recorded)
+            figures["cpu_seconds_per_trial"] = cpu / n
+            figures["driver_cpu_seconds_per_trial"] = driver / n
     if best := course.best():
         figures["best_score"] = best[-1][1]
     if course.occupancy is not None:
         figures["occupancy"] = course.occupancy
-    return figures | usage.gpu_figures(course.begin, course.end)
+    return figures | usage.gpu_figures(begin, course.end)
 
 
 def _default(quick: bool) -> list[str]:

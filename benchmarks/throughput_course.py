@@ -25,22 +25,32 @@ class Limits(NamedTuple):
 
 @dataclass
 class Course:
-    """ended: trials that came to their end, and not to that of the time.
+    """planned: trials of the whole search. ended: those that came to their end, and when.
     begin: when the first trial took its first step, all workers being ready for it.
-    end: when the last trial had said its last score; recorded: when MLflow had all of it.
+    end: of the last trial's last score, or of the time; recorded: when MLflow had all of it, if it
+    was waited for.
     """
 
     last_step: int
+    planned: int
     begin: float = 0.0
     end: float = 0.0
-    recorded: float = 0.0
+    recorded: float | None = None
     reports: list[Report] = field(default_factory=list)
-    ended: set[int | str] = field(default_factory=set)
+    ended: dict[int | str, float] = field(default_factory=dict)
     occupancy: float | None = None
 
     def is_late(self, seconds: float) -> bool:
         """Whether so much time has passed since the first report."""
         return bool(self.reports) and time.time() > self.reports[0].time + seconds
+
+    def close(self, seconds: float) -> None:
+        """Forget what came later."""
+        limit = self.reports[0].time + seconds
+        self.reports = [report for report in self.reports if report.time <= limit]
+        self.ended = {trial: at for trial, at in self.ended.items() if at <= limit}
+        is_whole = len(self.ended) == self.planned
+        self.end = max(report.time for report in self.reports) if is_whole else limit
 
     def steps(self) -> int:
         """Steps of all trials together."""

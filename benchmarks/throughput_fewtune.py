@@ -24,10 +24,12 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
     folder.mkdir(parents=True, exist_ok=True)
     home.cache.symlink_to(cache)
     tracking.connect(home.tracking_uri)
-    course = Course(plan_of(config).rungs[-1])
+    course = Course(plan_of(config).rungs[-1], config.search.trials)
     seen: set[tuple[int, int]] = set()
+    n_told = 0
 
     def observe(stage: str, records: Records) -> None:
+        nonlocal n_told
         if stage == "data":  # before there are records
             return
         now, trials = time.time(), records.search.trials()
@@ -36,19 +38,21 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
                 if (trial.number, step) not in seen:
                     seen.add((trial.number, step))
                     course.reports.append(Report(now, trial.number, step, score))
-        course.ended = {trial.number for trial in trials if trial.state != "running"}
+            # That a trial has ended, a worker tells with what comes next; the last rung does, too.
+            if trial.state != "running" or course.last_step in trial.reports:
+                course.ended.setdefault(trial.number, now)
+        n_told = sum(trial.state != "running" for trial in trials)
 
     def stopping() -> bool:
-        return len(course.ended) == config.search.trials or course.is_late(limits.seconds)
+        return n_told == course.planned or course.is_late(limits.seconds)
 
     with suppress(Stopped):
         run(config, home, observe=observe, stopping=stopping)
     recorder = tracking.recorder(home.search(config.name), home.tracking_uri)
-    recorder.drain(limits.patience)
+    if recorder.drain(limits.patience):
+        course.recorded = time.time()
     recorder.close()
-    course.recorded = time.time()
-    # That a trial has ended, a worker says with what comes next, which may be a finalist's report.
-    course.end = max(report.time for report in course.reports)
+    course.close(limits.seconds)
     course.begin = _begin(home.checkpoints(config.name))
     course.occupancy = summary_of(config.name, home).occupancy
     return course
@@ -62,10 +66,8 @@ def _begin(checkpoints: Path) -> float:
     """
     begun = []
     for path in checkpoints.glob("search-*.safetensors"):
-        reports = checkpoint.load(path)[2]
-        if len(reports) < 2:  # cut off
-            continue
-        first, second = reports[:2]
-        scored = second.time - first.time - (second.seconds - first.seconds)
-        begun.append(first.time - first.seconds - scored)
+        first, *others = checkpoint.load(path)[2]
+        begun.append(first.time - first.seconds)
+        for second in others[:1]:  # if it was not cut off before
+            begun[-1] -= second.time - first.time - (second.seconds - first.seconds)
     return min(begun)

@@ -49,10 +49,10 @@ def optuna_serial(config: Config, folder: Path, cache: Path, limits: Limits) -> 
     mlflow.set_experiment(_EXPERIMENT)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     plan = plan_of(config)
-    plain, course = PlainTrial(plan.recipe, cache, by_hand=False), Course(plan.rungs[-1])
+    plain, course = PlainTrial(plan.recipe, cache, by_hand=False), _course(plan)
 
     def stop_late(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        course.ended.add(trial.number)
+        course.ended[trial.number] = time.time()
         if course.is_late(limits.seconds):
             study.stop()
 
@@ -80,7 +80,8 @@ def optuna_serial(config: Config, folder: Path, cache: Path, limits: Limits) -> 
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     course.begin = time.time()
     study.optimize(objective, n_trials=plan.trials, callbacks=[stop_late])
-    course.end = course.recorded = time.time()
+    course.recorded = time.time()
+    course.close(limits.seconds)
     return course
 
 
@@ -109,7 +110,7 @@ def ray_tune(
     cores = min(cores, n_cores)
     at_a_time = n_cores // cores
     share = {"cpu": cores, "gpu": torch.cuda.device_count() / at_a_time}
-    course = Course(plan.rungs[-1])
+    course = _course(plan)
 
     class Trial(tune.Trainable):
         """A step of it is a rung. An actor keeps its data from one trial to the next."""
@@ -179,6 +180,7 @@ def ray_tune(
     ray.shutdown()
     if errors:
         raise errors[0]
+    course.close(limits.seconds)
     return course
 
 
@@ -193,9 +195,7 @@ def _watching(course: Course, limits: Limits):
             course.begin = min(course.begin or math.inf, result["ready"])
 
         def on_trial_complete(self, iteration, trials, trial, **info):
-            if not course.is_late(limits.seconds):
-                course.ended.add(trial.trial_id)
-                course.end = course.recorded = time.time()
+            course.ended[trial.trial_id] = course.recorded = time.time()
 
     class Late(tune.Stopper):
         def __call__(self, trial_id, result) -> bool:
@@ -205,6 +205,10 @@ def _watching(course: Course, limits: Limits):
             return course.is_late(limits.seconds)
 
     return Watch(), Late()
+
+
+def _course(plan: Plan) -> Course:
+    return Course(plan.rungs[-1], plan.trials)
 
 
 def _ranges(plan: Plan):

@@ -1,13 +1,16 @@
 """Starting a search: checks first, then everything it needs, then the search, then its report."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from fewshot.faults import fault
+import torch
+
+from fewshot.faults import Fault, InputError, fault
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator import tracking
@@ -56,6 +59,8 @@ def run(
         with home.owned(plan.name):
             recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
             return Ended(before, _drained(recorder))
+    if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
+        _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
     found = examine(plan.recipe, home.cache)
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
@@ -85,6 +90,22 @@ def run(
             records.search.note("state", "complete")
         observe("record", records)
         return Ended(summarise(plan.name, records), _drained(recorder))
+
+
+def _check_room(config: Config) -> None:
+    """Workers for which this machine has no room would be waited for without end."""
+    workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
+    faults, remedy = [], "Ask for less, or join a cluster by RAY_ADDRESS."
+    asked = workers * min(cores, config.search.cpus_per_worker)
+    if asked > cores:
+        rule = f"would take {asked} cores, and there are {cores}."
+        faults.append(Fault("search.workers", rule, workers, remedy))
+    share = config.search.gpus_per_worker
+    if share and workers > gpus * int(1 / share):
+        rule = f"is too much for {workers} workers, as there are {gpus} GPUs."
+        faults.append(Fault("search.gpus_per_worker", rule, share, remedy))
+    if faults:
+        raise InputError(faults)
 
 
 def _drained(recorder: Recorder) -> bool:

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: one actor each, with a GPU of its own where there are GPUs."""
+"""Workers on a Ray cluster: one actor each, with a GPU or a share of one where there are GPUs."""
 
 import gc
 import logging
@@ -47,8 +47,8 @@ class RayExecutor:
     lanes: of each worker; or what finds how many, which is run where the first worker will be.
     workers: how many; None for one per GPU of the cluster, or a single one if there is none.
     cpus_per_worker: cores of each, and threads; the small matrices of most recipes want one.
-    gpus_per_worker: 0 to 1; None for a GPU of its own where the cluster has any. Two workers that
-    share one keep it busy: one trains while the other waits for its orders.
+    gpus_per_worker: 0 to 1; None for a GPU of its own where the cluster has any. Of two that share
+    one, one can train while the other waits for its orders. Ray fills GPU after GPU.
     folder, cache: must be the same files for every node.
     """
 

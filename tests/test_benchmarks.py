@@ -115,6 +115,25 @@ def test_a_trial_of_the_other_tools_lies_on_one_device(tmp_path, monkeypatch):
         assert list(trial.run(*call)) == here
 
 
+def test_a_search_that_is_cut_off_counts_what_came_before(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from throughput_course import Course, Report
+
+    reports = [(10.0, 0, 2), (11.0, 1, 2), (12.0, 0, 4), (14.0, 1, 4)]
+
+    def course():
+        made = Course(last_step=4, planned=2, begin=9.0, ended={0: 12.0, 1: 14.0})
+        made.reports += [Report(*report, score=0.1 * report[0]) for report in reports]
+        return made
+
+    whole, cut = course(), course()
+    whole.close(5.0)
+    assert (whole.end, whole.steps(), len(whole.ended)) == (14.0, 8, 2)
+    cut.close(3.0)
+    assert (cut.end, cut.steps(), list(cut.ended)) == (13.0, 6, [0])
+    assert cut.best() == [(3.0, pytest.approx(1.2))]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)

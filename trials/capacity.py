@@ -13,11 +13,14 @@ from trials import memory
 from trials.build import programs
 from trials.capture import WORTH
 from trials.contract import Recipe, TrialSpec
+from trials.draws import AHEAD
 from trials.lanes import Lanes
 
 _GAIN = 1.05  # by which more lanes must be faster than the best so far
 _ROOM = 0.8  # share of the free memory that may be used
-_STEPS = 3  # that are timed as one
+_STEPS = {"cpu": 3, "cuda": AHEAD}  # that are timed as one
+# Before, by which all is captured that ever will be. A GPU has draws captured too, of many steps.
+_WARM = {"cpu": 2 * WORTH, "cuda": 2 * WORTH * AHEAD}
 _MEASURED = 0.2  # seconds for which steps are timed
 _LONG = 0.1  # seconds of a step beside which what capturing saves is nothing
 UNREACHED = 1 << 30  # a rung
@@ -30,16 +33,18 @@ def useful_lanes(
     at_most: int,
     cache: Path,
     workers: int = 1,
+    per_gpu: int = 1,
     threads: int = 1,
 ) -> int:
     """A power of two up to `at_most`, found by training a few steps of `spec` in 1, 2, 4, .. lanes.
 
     workers: how many are to share this machine, if they train on its CPU.
+    per_gpu: how many are to share a GPU, if they train on one.
     threads: of each.
     """
     program = programs(recipe, cache, threads=threads)
     device: torch.device = program.keywords["device"]
-    free = memory.left(device) / (1 if device.type == "cuda" else workers)
+    free = memory.left(device) / (per_gpu if device.type == "cuda" else workers)
     before = memory.peak(device, reset=True)
     found: dict[int, float] = {}
 
@@ -101,7 +106,7 @@ def step_seconds(program: Lanes) -> float:
     seconds = _timed(program, 1)
     if seconds >= _LONG:
         return seconds
-    _timed(program, 2 * WORTH)
+    _timed(program, _WARM[program.device.type])
     return _least(program)
 
 
@@ -109,7 +114,7 @@ def _least(trying: Lanes) -> float:
     """Seconds of a step, when the machine does nothing else: it never makes one shorter."""
     found, end = math.inf, time.perf_counter() + _MEASURED
     while time.perf_counter() < end:
-        found = min(found, _timed(trying, _STEPS))
+        found = min(found, _timed(trying, _STEPS[trying.device.type]))
     return found
 
 

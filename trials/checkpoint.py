@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import safetensors.numpy
+import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from fewshot.faults import fault
@@ -41,9 +43,12 @@ def save(
     }
     path = path_of(folder, spec.key)
     partial = path.with_suffix(".partial")
-    # By way of NumPy, in half the time: PyTorch's own looks for tensors that share their memory.
-    arrays = {name: value.contiguous().numpy() for name, value in tensors.items()}
-    save_file(arrays, partial, metadata)
+    rows = {name: value.contiguous() for name, value in tensors.items()}
+    if torch.bfloat16 in {value.dtype for value in rows.values()}:  # which NumPy does not have
+        safetensors.torch.save_file(rows, partial, metadata)
+    else:  # the other looks long for tensors that share their memory
+        arrays = {name: value.numpy() for name, value in rows.items()}
+        safetensors.numpy.save_file(arrays, partial, metadata)
     os.replace(partial, path)
     return path
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 Draw = Callable[[Tensor, Tensor, Tensor], Any]
 
 # Steps that are drawn in one go: what a draw costs hardly depends on how much is drawn.
-_AHEAD = 16
+AHEAD = 16
 
 
 def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> Iterator[Any]:
@@ -19,10 +19,10 @@ def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> 
     draw: an `Objective`'s, or what does the same.
     """
     steps = steps.clone()  # the caller may count on in it
-    shape = (_AHEAD, len(steps))
-    for at in range(0, n, _AHEAD):
+    shape = (AHEAD, len(steps))
+    for at in range(0, n, AHEAD):
         # As many each time, wanted or not: they cost little, and another shape a capture.
-        ahead = torch.arange(at, at + _AHEAD, device=steps.device)
+        ahead = torch.arange(at, at + AHEAD, device=steps.device)
         drawn = draw(
             seeds.expand(shape).flatten(),
             (steps + ahead[:, None]).flatten(),
@@ -30,5 +30,5 @@ def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> 
         )
         leaves, structure = tree_flatten(drawn)
         by_step = [leaf.unflatten(0, shape) for leaf in leaves]
-        for i in range(min(_AHEAD, n - at)):
+        for i in range(min(AHEAD, n - at)):
             yield tree_unflatten([leaf[i] for leaf in by_step], structure)

@@ -73,7 +73,7 @@ class Lanes:
         self.lanes = self.rows_per_pass = lanes
         self.lane_steps = 0  # steps of live lanes so far
         self.capacity_steps = 0  # the same, had every lane been live
-        self._objective, self._folder, self._device = objective, folder, device
+        self._objective, self._folder, self.device = objective, folder, device
         self._optimizer = optimizer
         self._queue: deque[TrialSpec] = deque()
         self._live: list[_Lane] = []
@@ -94,7 +94,7 @@ class Lanes:
         self._step = replayed(self._take_step, device)
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(self.lanes, device=self._device)
+        return torch.zeros(self.lanes, device=self.device)
 
     @property
     def free(self) -> int:
@@ -163,7 +163,7 @@ class Lanes:
         lane, place = _Lane(spec), len(self._live)
         self._live.append(lane)
         for name, value in self._objective.init(spec.seed).items():
-            self._params[name][place] = value.to(self._device)
+            self._params[name][place] = value.to(self.device)
             for slot in self._slots.values():
                 slot[name][place] = 0
         for name in self._hyper:
@@ -193,7 +193,7 @@ class Lanes:
 
     def _restore(self, lane: _Lane, place: int, tensors: dict[str, Tensor]) -> None:
         for name, stacked in self._trained().items():
-            stacked[place] = tensors[name].to(self._device)
+            stacked[place] = tensors[name].to(self.device)
         lane.step = lane.loss_from = int(tensors["step"])
 
     def _trained(self) -> dict[str, Tensor]:
@@ -223,8 +223,8 @@ class Lanes:
         running = self._seeds[:rows], self._steps[:rows], self._weights[:rows]
         for drawn in draws(self._draw, *running, steps):
             self._step(rows, decays, drawn)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # else only the launches would be timed
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else only the launches would be timed
         seconds = time.perf_counter() - begun
         self.lane_steps += steps * n
         self.capacity_steps += steps * self.lanes
@@ -273,7 +273,7 @@ class Lanes:
         reports = []
         for stage in {self._live[place].spec.stage: None for place in places}:
             group = [place for place in places if self._live[place].spec.stage == stage]
-            index = torch.tensor(group, device=self._device)
+            index = torch.tensor(group, device=self.device)
             begun = time.perf_counter()
             scored = self._in_passes(len(group), partial(self._scores, index, stage))
             seconds = (time.perf_counter() - begun) / len(group)

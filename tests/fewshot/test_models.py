@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.func import grad
+from torch.func import grad, vmap
 from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
@@ -101,6 +101,10 @@ def torch_block(x, kernel, shift):
     return max_pool2d(conv2d(x, kernel, shift, padding=1).relu(), 2)
 
 
+def stacked(lanes):
+    return {name: torch.stack([params[name] for params in lanes]) for name in lanes[0]}
+
+
 def loss_of(model, x):
     return lambda params: model.apply(params, x).square().sum()
 
@@ -158,6 +162,14 @@ class TestConv:
             first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
             found[way] = [out, *first, *torch.autograd.grad(charge(first), inputs)]
         assert_close(found["product"], found["torch's"])
+
+    @pytest.mark.parametrize("features", [(9, 8), (2, 8, 9)])
+    def test_many_lanes_as_products_are_the_lanes(self, features):
+        model = Conv(features=features, width=4, blocks=2, n_out=3)
+        lanes = [model.init(torch.Generator().manual_seed(i)) for i in range(3)]
+        x = torch.randn(3, 5, *features, generator=_rng)
+        found = vmap(model.apply_mapped)(stacked(lanes), x)
+        assert_close(found, torch.stack(list(map(model.apply, lanes, x))), rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("features", [(6,), (7, 28), (1, 28, 28, 28)])
     def test_needs_images_that_last(self, features):

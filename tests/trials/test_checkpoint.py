@@ -74,6 +74,12 @@ class TestRoundTrip:
         assert torch.equal(found["row"], stack[1])
         assert torch.equal(found["turned"], stack[0].T)
 
+    def test_numbers_that_only_torch_has_come_back(self, case, folder):
+        rows = {"params.half": torch.arange(3.0).bfloat16(), "step": torch.tensor(2)}
+        found = checkpoint.load(checkpoint.save(folder, case.spec(0), rows, []))[1]
+        assert found["params.half"].dtype == torch.bfloat16
+        assert torch.equal(found["params.half"], rows["params.half"])
+
     def test_parameters_go_by_their_own_names(self, case, folder, tensors):
         path = checkpoint.save(folder, case.spec(0), tensors, [])
         found = checkpoint.parameters(path)

@@ -150,8 +150,9 @@ class TestOnAGPU:
 
     def test_what_is_given_by_a_graph_lasts_until_the_next(self):
         twice = replayed(lambda x: x * 2, torch.device("cuda"))
-        xs = [torch.full((3,), float(i), device="cuda") for i in range(40)]
-        assert [twice(x).sum().item() for x in xs] == [6.0 * i for i in range(40)]
+        sizes = [*[3] * 40, *[5000] * 40, *[3, 5000] * 10]  # each of which has a graph of its own
+        xs = [torch.full((n,), float(i), device="cuda") for i, n in enumerate(sizes)]
+        assert [twice(x).mean().item() for x in xs] == [2.0 * i for i in range(len(xs))]
 
     def test_what_looks_at_values_is_called_as_it_is(self, caplog):
         caplog.set_level(logging.WARNING)
