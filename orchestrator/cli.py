@@ -103,7 +103,8 @@ def search(options: argparse.Namespace, screen: Screen) -> int:
     config, home = load_config(options.config, options.set), Home.at(options.home)
     again = shlex.join(["fewtune", *(word for word in options.typed if word != "--resume")])
     again += " --resume"
-    with _interruptible(screen) as asked, Watch(screen.said, plan_of(config)) as watch:
+    watch = Watch(screen.said, plan_of(config))
+    with watch, _interruptible(screen, lambda: watch.begun) as asked:
         try:
             ended = run(
                 config,
@@ -292,12 +293,13 @@ def stop(options: argparse.Namespace, screen: Screen) -> int:
 
 
 @contextmanager
-def _interruptible(screen: Screen) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks for a clean stop; the second ends at once."""
+def _interruptible(screen: Screen, begun: Callable[[], bool]) -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM asks for a clean stop, if there is anything that can be stopped;
+    the second ends at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if asked or not begun():
             raise KeyboardInterrupt
         asked.append(number)
         screen.said.print("stopping as soon as the workers report; once more to end at once")

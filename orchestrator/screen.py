@@ -54,6 +54,11 @@ class Watch:
         self._bar = self._progress.add_task("", total=None, note="")
         self._stage, self._said, self._shown = "", 0.0, 0.0
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was recorded that one could go on from."""
+        return self._stage not in ("", "data")
+
     def __enter__(self) -> "Watch":
         self._progress.start()
         return self

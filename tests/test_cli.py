@@ -277,6 +277,18 @@ def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(tmp_path, change
     assert not (home / "mlflow.db").exists()
 
 
+def test_what_has_not_begun_ends_when_it_is_first_asked_to(tmp_path, called, monkeypatch):
+    def reading(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on to read the data")
+
+    monkeypatch.setattr(launch, "examine", reading)
+    done = called("search", QUICKSTART, "--home", tmp_path / "home", *sets())
+    assert done.returncode == 130
+    assert "stopped" in done.stderr
+    assert not (tmp_path / "home" / "studies").exists()
+
+
 def test_all_faults_are_told_at_once(tmp_path, called):
     done = called("check", QUICKSTART, "--home", tmp_path, *sets(stepz=1, seed=-1, steps="x"))
     assert done.returncode == 2
