@@ -59,12 +59,28 @@ def connect(tracking_uri: str) -> Any:
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(database.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        connection = sqlite3.connect(database)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
+        if not database.exists():
+            _set_up(database, tracking_uri)
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _set_up(database: Path, tracking_uri: str) -> None:
+    """Make the database whole or not at all: with half of its tables MLflow can't go on.
+
+    Setting it up takes seconds, in which the process may be killed.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = database.with_name(database.name + ".new")
+    for left in database.parent.glob(new.name + "*"):
+        left.unlink()
+    SqlAlchemyStore(f"sqlite:///{new}", _artifacts(tracking_uri)).engine.dispose()
+    connection = sqlite3.connect(new)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    new.replace(database)
 
 
 def counts(tracking_uri: str, search: str) -> dict[str, dict[str, int]]:

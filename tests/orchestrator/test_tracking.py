@@ -57,6 +57,20 @@ def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
     return made
 
 
+def test_a_database_that_was_not_set_up_to_its_end_is_set_up_anew(tmp_path):
+    uri = tracking_uri(tmp_path)
+    command = f"from orchestrator.tracking import connect; connect({uri!r})"
+    with subprocess.Popen([sys.executable, "-c", command]) as process:
+        while process.poll() is None and not [*tmp_path.glob("mlflow.db*-journal")]:
+            time.sleep(0.01)
+        process.kill()
+    assert not (tmp_path / "mlflow.db").exists(), "it was killed while it made tables"
+    assert connect(uri).get_experiment_by_name("Default") is not None
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert not [*tmp_path.glob("mlflow.db.new*")]
+
+
 def runs(home: Path) -> dict[str, Any]:
     """All runs by key; no key has two."""
     client = connect(tracking_uri(home))
