@@ -112,7 +112,7 @@ class _Recorder(TorchDispatchMode):
         self._graph, self._constants = Graph(), torch.nn.Module()
         self._nodes: Any = WeakTensorKeyDictionary()
         self._parts: Any = WeakTensorKeyDictionary()  # what a split gave, by each: all, and of what
-        self._checks = False  # whether there are operations that do nothing but check
+        self._checks: set[Node] = set()  # operations that do nothing but check
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 self._nodes[leaf] = self._graph.placeholder(f"leaf_{i}")
@@ -147,7 +147,7 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(part, Tensor):  # and not one that nobody asked for
                     self._nodes[part] = self._graph.call_function(operator.getitem, (node, i))
         elif found is None:
-            self._checks = True
+            self._checks.add(node)
         else:
             raise _NotRecordable(f"{node.target} gives {type(found).__name__}")
 
@@ -175,7 +175,7 @@ class _Recorder(TorchDispatchMode):
         """What does the same to other leaves, and gives what `found` is to them."""
         given, structure = tree_flatten(found)
         self._graph.output(tuple(map(self._node, given)))
-        self._graph.eliminate_dead_code()
+        self._graph.eliminate_dead_code(lambda node: node in self._checks or node.is_impure())
         flat: Flat = GraphModule(self._constants, self._graph)
         if not self._checks:  # which TorchScript would leave out
             flat = _without_python(flat, tensors_of(leaves))
