@@ -57,7 +57,7 @@ def dry_run(config: Config, home: Home) -> Forecast:
     share = _expected_share(plan)
     trainings = config.search.trials * share + n_finals
     scorings = config.search.trials * len(plan.rungs) * share + 2 * n_finals
-    at_once = config.search.workers / (_per_gpu(config) if device.type == "cuda" else 1)
+    at_once = config.search.workers / (workers_per_gpu(config) if device.type == "cuda" else 1)
     return Forecast(
         seconds=(trainings * config.steps * step + scorings * score) / at_once,
         lanes=lanes,
@@ -80,12 +80,12 @@ def lanes_of(config: Config, plan: Plan, found: Examination, home: Home) -> int 
         at_most=max(1, config.search.trials // (_TRIALS_PER_LANE * workers)),
         cache=home.cache,
         workers=workers,
-        per_gpu=_per_gpu(config),
+        per_gpu=workers_per_gpu(config),
         threads=config.search.cpus_per_worker,
     )
 
 
-def _per_gpu(config: Config) -> int:
+def workers_per_gpu(config: Config) -> int:
     """How many workers share a GPU, if they train on one."""
     share = config.search.gpus_per_worker
     return int(1 / share) if share else 1

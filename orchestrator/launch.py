@@ -14,7 +14,7 @@ from fewshot.faults import Fault, InputError, fault
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator import tracking
-from orchestrator.dry_run import lanes_of
+from orchestrator.dry_run import lanes_of, workers_per_gpu
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
@@ -101,7 +101,7 @@ def _check_room(config: Config) -> None:
         rule = f"would take {asked} cores, and there are {cores}."
         faults.append(Fault("search.workers", rule, workers, remedy))
     share = config.search.gpus_per_worker
-    if share and workers > gpus * int(1 / share):
+    if share and workers > gpus * workers_per_gpu(config):
         rule = f"is too much for {workers} workers, as there are {gpus} GPUs."
         faults.append(Fault("search.gpus_per_worker", rule, share, remedy))
     if faults:

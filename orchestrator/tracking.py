@@ -61,6 +61,9 @@ def connect(tracking_uri: str) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not database.exists():
             _set_up(database, tracking_uri)
+        connection = sqlite3.connect(database)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     return client
@@ -77,9 +80,6 @@ def _set_up(database: Path, tracking_uri: str) -> None:
     for left in database.parent.glob(new.name + "*"):
         left.unlink()
     SqlAlchemyStore(f"sqlite:///{new}", _artifacts(tracking_uri)).engine.dispose()
-    connection = sqlite3.connect(new)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
     new.replace(database)
 
 
