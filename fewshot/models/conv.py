@@ -9,40 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, max_pool2d, pad
 
 from fewshot.faults import fault
 from fewshot.functional import Params, linear_params
 from fewshot.lane_by_lane import is_mapped, lane_by_lane
-
-# Outputs of a convolution that a processor's caches keep until they are pooled.
-_CACHED = 1 << 19
-
-
-def _block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
-    """Images (b, n_in, h, w) -> (b, n_out, h / 2, w / 2)."""
-    some = _CACHED // (len(kernel) * x.shape[-2] * x.shape[-1]) if x.is_cpu else len(x)
-    parts = (conv2d(part, kernel, shift, padding=1) for part in x.split(max(1, some)))
-    pooled = [max_pool2d(part, 2) for part in parts]
-    # ReLU after pooling is the same as before it, on a quarter.
-    return (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).relu()
-
-
-def mapped_block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
-    """The same of (b, h, w, n_in) -> (b, h / 2, w / 2, n_out), as one product of matrices.
-
-    All that a pooled number hangs on are 4x4 pixels, for which the four convolutions that are
-    pooled are a matrix. Those of many lanes are a batched product, where convolutions would be one
-    of many groups, which takes a GPU about twice as long. Windows are four times as large as `x`.
-    """
-    n_out, n_in = kernel.shape[:2]
-    h, w = (side // 2 for side in x.shape[1:3])
-    x = pad(x, (0, 0, 1, 1 - x.shape[2] % 2, 1, 1 - x.shape[1] % 2))
-    windows = x.unfold(1, 4, 2).unfold(2, 4, 2).movedim(3, -1).reshape(-1, 16 * n_in)
-    four = torch.stack([pad(kernel, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)])
-    found = windows @ four.movedim(2, -1).reshape(4 * n_out, -1).T
-    # Not `amax`, whose gradient takes several passes more.
-    return (found.view(-1, h, w, 4, n_out).max(3)[0] + shift).relu()
+from fewshot.models.conv_blocks import library_block, mapped_block, small_block
 
 
 class Conv:
@@ -59,9 +30,12 @@ class Conv:
         if len(features) not in (2, 3) or min(features[-2:]) < 2**blocks:
             rule = f"of {blocks} blocks needs images of at least {2**blocks} pixels a side."
             raise fault("model", rule, tuple(features), "Give fewer `blocks` or larger images.")
-        self.n_out = n_out
+        self.n_out, self._n_blocks = n_out, blocks
         self._channels = (1 if len(features) == 2 else features[0], *[width] * blocks)
-        self._flat = self._channels[-1] * (features[-2] >> blocks) * (features[-1] >> blocks)
+        sides = [(features[-2] >> i, features[-1] >> i) for i in range(blocks + 1)]
+        self._flat = self._channels[-1] * sides[-1][0] * sides[-1][1]
+        shapes = zip(self._channels[:-1], sides[:-1], strict=True)
+        self._small = [block for n, of in shapes if (block := small_block(n, *of))]  # the last ones
 
     def init(self, generator: torch.Generator) -> Params:
         params: Params = {}
@@ -74,26 +48,48 @@ class Conv:
         return params
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
+        """As it is fastest where `x` is; all ways give the same, to rounding."""
         if not x.is_cpu:
-            return self.apply_mapped(params, x) if is_mapped() else self._apply(params, x)
+            return (self.by_windows if is_mapped() else self.by_library)(params, x)
 
         def one(x: Tensor, *values: Tensor) -> Tensor:
-            return self._apply(dict(zip(params, values, strict=True)), x)
+            return self.by_caches(dict(zip(params, values, strict=True)), x)
 
-        # Those of many lanes at once would be one of many groups, which takes a CPU twice as long.
+        # What is between, of many lanes at once, is more than a processor's caches keep.
         return lane_by_lane(one, x, *params.values())
 
-    def apply_mapped(self, params: Params, x: Tensor) -> Tensor:
-        """The same as `apply`, whose operations are what a GPU does well for many lanes at once."""
-        x = x.unsqueeze(-1) if x.dim() == 3 else x.movedim(1, -1)
-        for i in range(len(self._channels) - 1):
-            x = mapped_block(x, params[f"kernel{i}"], params[f"shift{i}"])
-        return x.movedim(-1, 1).flatten(1) @ params["weight"] + params["bias"]
+    def by_library(self, params: Params, x: Tensor) -> Tensor:
+        """On a GPU, one model at a time."""
+        return _head(params, self._pooled(params, x, self._n_blocks))
 
-    def _apply(self, params: Params, x: Tensor) -> Tensor:
+    def by_windows(self, params: Params, x: Tensor) -> Tensor:
+        """On a GPU, many lanes at once."""
+        x = _channels_last(x)
+        for i in range(self._n_blocks):
+            x = mapped_block(x, params[f"kernel{i}"], params[f"shift{i}"])
+        return _head(params, x.movedim(-1, 1))
+
+    def by_caches(self, params: Params, x: Tensor) -> Tensor:
+        """On a processor: by the library as long as images are large, then by matrices."""
+        n_large = self._n_blocks - len(self._small)
+        x = self._pooled(params, x, n_large).permute(2, 3, 0, 1)
+        for i, block in enumerate(self._small, start=n_large):
+            x = block(x, params[f"kernel{i}"], params[f"shift{i}"])
+        return _head(params, x.permute(2, 3, 0, 1))
+
+    def _pooled(self, params: Params, x: Tensor, n_blocks: int) -> Tensor:
+        """(b, channels, h, w) after the first blocks, by the library."""
         # A pixel's channels side by side, and so in all blocks: pooling goes several times as fast.
-        x = x.unsqueeze(-1) if x.dim() == 3 else x.movedim(1, -1)
-        x = x.clone(memory_format=torch.contiguous_format).movedim(-1, 1)
-        for i in range(len(self._channels) - 1):
-            x = _block(x, params[f"kernel{i}"], params[f"shift{i}"])
-        return x.flatten(1) @ params["weight"] + params["bias"]
+        x = _channels_last(x).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+        for i in range(n_blocks):
+            x = library_block(x, params[f"kernel{i}"], params[f"shift{i}"])
+        return x
+
+
+def _head(params: Params, x: Tensor) -> Tensor:
+    return x.flatten(1) @ params["weight"] + params["bias"]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(b, h, w) or (b, channels, h, w) -> (b, h, w, channels)."""
+    return x.unsqueeze(-1) if x.dim() == 3 else x.movedim(1, -1)

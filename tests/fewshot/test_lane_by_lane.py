@@ -80,10 +80,10 @@ class NoGroups(TorchDispatchMode):
 
 
 def test_convolutions_of_lanes_are_not_grouped():
-    model = Conv(features=(8, 8), width=4, blocks=2, n_out=3)
+    model = Conv(features=(20, 20), width=4, blocks=2, n_out=3)
     each = [model.init(torch.Generator().manual_seed(seed)) for seed in range(3)]
     stacked = {key: torch.stack([p[key] for p in each]).requires_grad_() for key in each[0]}
-    x = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(9))
+    x = torch.rand(6, 20, 20, generator=torch.Generator().manual_seed(9))
     with NoGroups() as mode:
         outputs = vmap(model.apply, in_dims=(0, None))(stacked, x)
         torch.autograd.grad(outputs.sum(), list(stacked.values()))

@@ -1,5 +1,7 @@
 """Models are pure functions of their parameters."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -8,11 +10,12 @@ from torch.testing import assert_close
 
 from fewshot.conformance.models import ModelLaws, fresh
 from fewshot.faults import InputError
-from fewshot.models import conv
+from fewshot.models import conv_blocks
 from fewshot.models.bag import Bag
 from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
 from fewshot.models.models import MODELS
+from fewshot.models.winograd import Winograd
 
 _rng = torch.Generator().manual_seed(0)
 # Each model with options, and a batch of 6 examples for it.
@@ -97,6 +100,9 @@ class TestBag:
         assert_close(model.apply(params, torch.zeros(1, 5).long())[0], params["bias"])
 
 
+CACHED = (1, 9000, 1 << 19)  # of some 19,000 outputs of the first block
+
+
 def torch_block(x, kernel, shift):
     return max_pool2d(conv2d(x, kernel, shift, padding=1).relu(), 2)
 
@@ -105,8 +111,11 @@ def stacked(lanes):
     return {name: torch.stack([params[name] for params in lanes]) for name in lanes[0]}
 
 
-def loss_of(model, x):
-    return lambda params: model.apply(params, x).square().sum()
+def by_torch(model, params, x):
+    x = x.view(len(x), -1, *x.shape[-2:])
+    for i in range(3):
+        x = torch_block(x, params[f"kernel{i}"], params[f"shift{i}"])
+    return x.flatten(1) @ params["weight"] + params["bias"]
 
 
 def charge(slopes):
@@ -131,45 +140,61 @@ class TestConv:
         whole = torch.nn.Sequential(*parts, torch.nn.Flatten(), linear)
         assert_close(model.apply(params, x), whole(x.view(5, channels, 9, 8)))
 
-    @pytest.mark.parametrize("cached", [1, 600, 1 << 19])  # one image at a time, some, all
-    def test_first_and_second_derivatives_in_parts_are_those_of_torch(self, cached, monkeypatch):
-        monkeypatch.setattr(conv, "_CACHED", cached)
-        model = Conv(features=(9, 8), width=4, blocks=2, n_out=3)
-        x = torch.randn(5, 9, 8, generator=_rng)
-        found = {}
-        for way in ("ours", "torch's"):
-            if way == "torch's":
-                monkeypatch.setattr(conv, "_block", torch_block)
-            params = {name: value.requires_grad_() for name, value in fresh(model).items()}
-            loss = loss_of(model, x)
+    # Small images alone; large ones too, pooled one at a time, some, or all.
+    @pytest.mark.parametrize(("sides", "cached"), [((9, 8), 1), *(((34, 18), n) for n in CACHED)])
+    def test_first_and_second_derivatives_are_those_of_torch(self, sides, cached, monkeypatch):
+        monkeypatch.setattr(conv_blocks, "_CACHED", cached)
+        model = Conv(features=sides, width=8, blocks=3, n_out=3)
+        x = torch.randn(5, *sides, generator=_rng).double()
+        found = []
+        for apply in (model.apply, partial(by_torch, model)):
+            params = {k: value.double().requires_grad_() for k, value in fresh(model).items()}
+
+            def loss(params, apply=apply):
+                return apply(params, x).square().sum()
+
             first = torch.autograd.grad(loss(params), params.values(), create_graph=True)
             second = torch.autograd.grad(charge(first), params.values())
             mapped = grad(lambda p, loss=loss: charge(grad(loss)(p).values()))(params)
-            found[way] = [*first, *second, *mapped.values()]
-        assert_close(found["ours"], found["torch's"], rtol=1e-4, atol=1e-5)
+            found.append([*first, *second, *mapped.values()])
+        assert_close(*found)
 
+    @pytest.mark.parametrize("way", ["narrow", "wide", "mapped"])
     @pytest.mark.parametrize("sides", [(8, 8), (7, 10), (3, 2), (5, 5)])
-    def test_a_block_as_a_product_and_its_derivatives_are_torchs(self, sides):
+    def test_a_block_of_matrices_and_its_derivatives_are_torchs(self, way, sides):
         shapes = (3, 2, *sides), (4, 2, 3, 3), (4,)
         x, kernel, shift = (torch.randn(s, generator=_rng).double() for s in shapes)
-        found = {}
+        block, layout = {
+            "narrow": (conv_blocks.narrow_block, (2, 3, 0, 1)),
+            "wide": (partial(conv_blocks.wide_block, Winograd(*sides)), (2, 3, 0, 1)),
+            "mapped": (conv_blocks.mapped_block, (0, 2, 3, 1)),
+        }[way]
+        back = [layout.index(i) for i in range(4)]
         inputs = [value.requires_grad_() for value in (x, kernel, shift)]
-        for way in ("product", "torch's"):
-            if way == "product":
-                out = conv.mapped_block(x.movedim(1, -1), kernel, shift).movedim(-1, 1)
-            else:
-                out = torch_block(x, kernel, shift)
+        ours = block(x.permute(layout), kernel, shift).permute(back)
+        found = []
+        for out in (ours, torch_block(x, kernel, shift)):
             first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
-            found[way] = [out, *first, *torch.autograd.grad(charge(first), inputs)]
-        assert_close(found["product"], found["torch's"])
+            found.append([out, *first, *torch.autograd.grad(charge(first), inputs)])
+        assert_close(*found)
 
-    @pytest.mark.parametrize("features", [(9, 8), (2, 8, 9)])
-    def test_many_lanes_as_products_are_the_lanes(self, features):
-        model = Conv(features=features, width=4, blocks=2, n_out=3)
+    def test_of_equal_pixels_one_has_the_gradient(self):
+        """As in PyTorch's pooling, though not the same one."""
+        x = torch.ones(4, 4, 1, 1).double()
+        kernel, shift = torch.zeros(8, 1, 3, 3).double(), torch.ones(8).double()
+        kernel[:, :, 1, 1] = 1
+        for block in (conv_blocks.narrow_block, partial(conv_blocks.wide_block, Winograd(4, 4))):
+            found = torch.autograd.grad(block(x, kernel.requires_grad_(), shift).sum(), kernel)[0]
+            assert_close(found[:, 0, 1, 1], torch.full((8,), 4.0).double())
+
+    @pytest.mark.parametrize("features", [(9, 8), (2, 8, 9), (34, 18)])
+    def test_all_ways_are_the_same(self, features):
+        model = Conv(features=features, width=8, blocks=2, n_out=3)
         lanes = [model.init(torch.Generator().manual_seed(i)) for i in range(3)]
         x = torch.randn(3, 5, *features, generator=_rng)
-        found = vmap(model.apply_mapped)(stacked(lanes), x)
-        assert_close(found, torch.stack(list(map(model.apply, lanes, x))), rtol=1e-4, atol=1e-5)
+        found = torch.stack(list(map(model.by_library, lanes, x)))
+        for way in (model.apply, model.by_windows, model.by_caches):
+            assert_close(vmap(way)(stacked(lanes), x), found, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("features", [(6,), (7, 28), (1, 28, 28, 28)])
     def test_needs_images_that_last(self, features):
