@@ -6,7 +6,7 @@ from pathlib import Path
 
 from throughput_course import Course, Limits, Report
 
-from orchestrator import tracking
+from orchestrator import mlflow_client, tracking
 from orchestrator.home import Home
 from orchestrator.launch import run, summary_of
 from orchestrator.plan import plan_of
@@ -23,7 +23,7 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
     home = Home(folder)
     folder.mkdir(parents=True, exist_ok=True)
     home.cache.symlink_to(cache)
-    tracking.connect(home.tracking_uri)
+    mlflow_client.connect(home.tracking_uri)
     course = Course(plan_of(config).rungs[-1], config.search.trials)
     seen: set[tuple[int, int]] = set()
     n_told = 0

@@ -10,11 +10,11 @@ from pathlib import Path
 from throughput_course import Course, Limits, Report
 from throughput_plain import PlainTrial
 
+from orchestrator.mlflow_client import connect
 from orchestrator.plan import Plan, derived_seed, plan_of
 from orchestrator.schema.config import Config
 from orchestrator.simplex import Simplex
 from orchestrator.space import Values
-from orchestrator.tracking import connect
 
 _EXPERIMENT = "throughput"
 _SMALLEST = 1e-6  # of the uniform numbers whose logarithms are weights

@@ -1,39 +1,19 @@
-"""The command line: the only place that prints, or that knows of exit codes."""
+"""The command line: its commands, their options, and what becomes of an error."""
 
 import argparse
-import json
 import logging
 import os
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from rich.console import Console
-
 from fewshot.faults import FewtuneError, InputError
-
-# Whatever takes long to import is imported by the command that needs it, so that --help and a
-# config's faults come at once.
+from orchestrator import commands
+from orchestrator.commands import Screen
 
 DESCRIPTION = """Search the task weights, learning rates and distillation temperatures with which a
 model learns new tasks from a few examples best."""
-
-
-class Screen:
-    """Text for people on standard error, results on standard output."""
-
-    def __init__(self) -> None:
-        self.said = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.result = Console(highlight=False, soft_wrap=True)
-
-    def json(self, value: Any) -> None:
-        """One line that a machine may read."""
-        print(json.dumps(value))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.typed = typed
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     screen = Screen()
-    command: Callable[[argparse.Namespace, Screen], int] = options.run
+    command: _Command = options.run
     try:
         return command(options, screen)
     except InputError as error:
@@ -64,307 +44,59 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-# ---- commands -----------------------------------------------------------------------------------
-
-
-def check(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.config import load_config
-    from orchestrator.dry_run import dry_run
-    from orchestrator.home import Home
-
-    config = load_config(options.config, options.set)
-    screen.said.print(f"{options.config}: no faults in the file; trying a few steps ...")
-    found = dry_run(config, Home.at(options.home))
-    tasks = ", ".join(f"{task} {n}" for task, n in found.task_sizes.items())
-    if tasks:
-        screen.result.print(f"training tasks (examples): {tasks}")
-    for name, value in found.figures.items():
-        screen.result.print(f"accuracy of the {name}: {100 * value:.1f} %")
-    screen.result.print(
-        f"search: about {_duration(found.seconds)} on this machine, "
-        f"{config.search.trials} trials of {config.steps} steps, "
-        f"{1000 * found.seconds_per_step:.1f} ms a step and lane"
-    )
-    screen.result.print(
-        f"lanes: {found.lanes}, with about {found.bytes_per_lane / 2**20:.0f} MB of memory each"
-    )
-    return 0
-
-
-def search(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.config import load_config
-    from orchestrator.export import export
-    from orchestrator.home import Home
-    from orchestrator.launch import run
-    from orchestrator.plan import plan_of
-    from orchestrator.screen import Watch
-    from orchestrator.search import Stopped
-
-    config, home = load_config(options.config, options.set), Home.at(options.home)
-    again = shlex.join(["fewtune", *(word for word in options.typed if word != "--resume")])
-    again += " --resume"
-    watch = Watch(screen.said, plan_of(config))
-    with watch, _interruptible(screen, lambda: watch.begun) as asked:
-        try:
-            ended = run(
-                config,
-                home,
-                resume=options.resume,
-                placement=options.executor,
-                observe=watch,
-                stopping=lambda: bool(asked),
-            )
-        except Stopped:
-            screen.said.print(f"stopped; nothing reported is lost. To go on: {again}")
-            return 130
-        best = home.search(config.name) / "best"
-        if ended.summary.best is not None:
-            export(config.name, home, best)
-    _show(options, screen, ended.summary.name, home)
-    if not ended.drained:
-        screen.said.print(
-            f"[yellow]MLflow has not taken in the whole record; it is kept. To send it: {again}"
-        )
-        return 1
-    return 0
-
-
-def show(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.home import Home
-
-    _show(options, screen, options.name, Home.at(options.home))
-    return 0
-
-
-def _show(options: argparse.Namespace, screen: Screen, name: str, home: Any) -> None:
-    from orchestrator.launch import summary_of
-    from orchestrator.leaderboard import sentence
-    from orchestrator.screen import leaderboard
-
-    summary = summary_of(name, home)
-    if options.json:
-        screen.json(summary.to_dict())
-        return
-    screen.result.print(leaderboard(summary))
-    screen.result.print(sentence(summary))
-    for who, value in summary.figures.items():
-        screen.result.print(f"For comparison, the {who}: {100 * value:.1f} %.")
-    best = home.search(name) / "best"
-    if (best / "config.yaml").exists():
-        screen.result.print(f"\nbest configuration and model: {best}")
-    screen.result.print(f"dashboard: fewtune dashboard --home {home.path}")
-
-
-def dashboard(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.dashboard import server
-    from orchestrator.home import Home
-
-    home = Home.at(options.home)
-    signal.signal(signal.SIGTERM, _interrupt)  # else the server would outlive us
-    running = server(home.path, options.port)
-    try:
-        running.wait(120.0)
-        screen.result.print(f"MLflow dashboard: {running.url}")
-        for link in _search_links(running.base, home):
-            screen.result.print(link)
-        screen.said.print("Ctrl-C ends it.")
-        running.process.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        running.close()
-    return 0
-
-
-def _search_links(base: str, home: Any) -> Iterator[str]:
-    from orchestrator.dashboard import search_url
-
-    for name in home.searches():
-        try:
-            yield f"  {name}: {search_url(base, home.tracking_uri, 'fewtune', name)}"
-        except FewtuneError:  # begun, but not recorded yet
-            continue
-
-
-def export(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.export import export as write
-    from orchestrator.home import Home
-    from orchestrator.leaderboard import sentence
-
-    summary = write(options.name, Home.at(options.home), options.out)
-    screen.result.print(sentence(summary))
-    screen.result.print(f"written to {options.out}: config.yaml, model.safetensors, README.md")
-    return 0
-
-
-def train(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.config import load_config
-    from orchestrator.home import Home
-    from orchestrator.training import train as run
-
-    config = load_config(options.config, options.set)
-    with screen.said.status("training"):
-        found = run(config, Home.at(options.home))
-    result = {
-        "score": found.validation.score.mean,
-        "test": {k: v for k, v in found.test.metrics.items() if k.startswith("test/")},
-    }
-    measure = "accuracy" if config.kinds == {"classification"} else "skill"
-    measured = [v for k, v in found.test.metrics.items() if k.endswith(f"/{measure}")]
-    if options.json:
-        screen.json(result)
-        return 0
-    screen.result.print(f"score on fresh validation episodes: {found.validation.score.mean:.4f}")
-    mean = sum(measured) / len(measured)
-    screen.result.print(f"{measure} on the test tasks: {100 * mean:.1f} %")
-    exported = options.config.parent / "result.json"
-    if exported.exists():
-        before = json.loads(exported.read_text(encoding="utf-8"))["score"]
-        screen.result.print(f"the export had a score of {before:.4f}")
-    return 0
-
-
-def adapt(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.adapting import adapt as run
-    from orchestrator.home import Home
-
-    found = run(
-        options.folder,
-        options.data,
-        shots=options.shots,
-        label=options.label,
-        out=options.out,
-        home=Home.at(options.home),
-    )
-    screen.result.print(
-        f"learned {f'{found.classes} classes' if found.classes else 'numbers'} from "
-        f"{found.support} examples, predicted {found.predicted} others: {found.predictions}"
-    )
-    for name, value in found.metrics.items():
-        shown = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
-        screen.result.print(f"{name} where the label is known: {shown}")
-    return 0
-
-
-def submit(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator import jobs
-    from orchestrator.config import load_config
-
-    config = load_config(options.config, options.set)  # its faults are found here, not over there
-    submission = jobs.submit(
-        options.config,
-        name=config.name,
-        home=options.home or "fewtune-runs",
-        address=options.address,
-        overrides=options.set,
-        resume=options.resume,
-    )
-    screen.result.print(f"submitted as {submission}")
-    screen.said.print(f"fewtune logs {config.name} --follow")
-    return 0
-
-
-def status(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator import jobs
-
-    found = jobs.status(options.name, address=options.address)
-    screen.result.print(f"{found.submission_id}: {found.state} {found.message}".rstrip())
-    return 0
-
-
-def logs(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator import jobs
-
-    for text in jobs.logs(options.name, address=options.address, follow=options.follow):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    return 0
-
-
-def stop(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator import jobs
-
-    found = jobs.stop(options.name, address=options.address)
-    screen.result.print(f"{found.submission_id}: asked to stop, now {found.state}")
-    return 0
-
-
-# ---- helpers ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _interruptible(screen: Screen, begun: Callable[[], bool]) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks for a clean stop, if there is anything that can be stopped;
-    the second ends at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked or not begun():
-            raise KeyboardInterrupt
-        asked.append(number)
-        screen.said.print("stopping as soon as the workers report; once more to end at once")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="fewtune", description=DESCRIPTION)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(
-        run: Callable[[argparse.Namespace, Screen], int], *arguments: str, about: str
-    ) -> argparse.ArgumentParser:
-        added = commands.add_parser(run.__name__, help=about, description=about)
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    for run, arguments, about in _COMMANDS:
+        added = subparsers.add_parser(run.__name__, help=about, description=about)
         added.set_defaults(run=run, json=False)
-        for argument in arguments:
-            name, options = _ARGUMENTS[argument]
-            added.add_argument(*name, **options)
-        return added
-
-    command(check, "config", "set", "home", about="find every fault of a config, and what it costs")
-    command(search, "config", "set", "home", "resume", "executor", "json", about="run a search")
-    command(
-        submit,
-        "config",
-        "set",
-        "address",
-        "cluster home",
-        "resume",
-        about="run a search as a job on a Ray cluster",
-    )
-    command(status, "name", "address", about="how a submitted search stands")
-    command(logs, "name", "address", "follow", about="what a submitted search printed")
-    command(stop, "name", "address", about="stop a submitted search; it can be resumed")
-    command(show, "name", "home", "json", about="leaderboard, intervals and verdict of a search")
-    command(dashboard, "home", "port", about="serve the MLflow dashboard on 127.0.0.1")
-    command(export, "name", "out", "home", about="write the best configuration and model")
-    command(train, "config", "set", "home", "json", about="train an exported configuration again")
-    command(
-        adapt,
-        "folder",
-        "data",
-        "shots",
-        "label",
-        "predictions",
-        "home",
-        about="let an exported model learn a new task",
-    )
+        for argument in arguments.split(", "):
+            names, options = _ARGUMENTS[argument]
+            added.add_argument(*names, **options)
     return top
 
+
+_Command = Callable[[argparse.Namespace, Screen], int]
+
+# What runs a command, its arguments, and what it is for.
+_COMMANDS: tuple[tuple[_Command, str, str], ...] = (
+    (
+        commands.check,
+        "config, set, home",
+        "find every fault of a config, and what it costs",
+    ),
+    (
+        commands.search,
+        "config, set, home, resume, executor, json",
+        "run a search",
+    ),
+    (
+        commands.submit,
+        "config, set, address, cluster home, resume",
+        "run a search as a job on a Ray cluster",
+    ),
+    (commands.status, "name, address", "how a submitted search stands"),
+    (commands.logs, "name, address, follow", "what a submitted search printed"),
+    (commands.stop, "name, address", "stop a submitted search; it can be resumed"),
+    (
+        commands.show,
+        "name, home, json",
+        "leaderboard, intervals and verdict of a search",
+    ),
+    (commands.dashboard, "home, port", "serve the MLflow dashboard on 127.0.0.1"),
+    (commands.export, "name, out, home", "write the best configuration and model"),
+    (
+        commands.train,
+        "config, set, home, json",
+        "train an exported configuration again",
+    ),
+    (
+        commands.adapt,
+        "folder, data, shots, label, predictions, home",
+        "let an exported model learn a new task",
+    ),
+)
 
 _ARGUMENTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "config": (("config",), {"type": Path, "metavar": "CONFIG"}),

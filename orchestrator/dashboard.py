@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot.faults import FewtuneError
-from orchestrator.tracking import connect
+from orchestrator.mlflow_client import connect
 from orchestrator.views import view_id
 
 ENVIRONMENT = {

@@ -1,11 +1,8 @@
 """Shows the record in MLflow, which is never waited for: it is a view, the study is the truth."""
 
-import fcntl
 import logging
-import os
 import random
 import re
-import sqlite3
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger import Ledger
+from orchestrator.mlflow_client import artifacts, connect
 from orchestrator.outbox import Outbox
 from orchestrator.recording import OutboxRecorder, RunEvent, by_run, common_tags
 from orchestrator.views import saved_views
@@ -25,15 +23,6 @@ LONGEST_WAIT = 15.0
 # batch it rests for so many times the CPU time that this took, until somebody waits for the record.
 _RESTS = 19
 _AT_ONCE = 512  # events at the most, of which those of one run make one batch
-ENVIRONMENT = {
-    # A request that is repeated after its answer was lost would make a run twice. So MLflow's
-    # client does not repeat; the sender does, and looks first.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_CONFIGURE_LOGGING": "false",
-}
 # What MLflow says of an event that it will not accept at the next try either.
 HOPELESS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
@@ -44,43 +33,6 @@ def recorder(folder: Path, tracking_uri: str) -> OutboxRecorder:
     sender = Sender(outbox, folder, tracking_uri)
     sender.start()
     return OutboxRecorder(outbox, sender)
-
-
-def connect(tracking_uri: str) -> Any:
-    """An `MlflowClient`. A database is set up first, by one process at a time."""
-    os.environ.update(ENVIRONMENT)
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    database = _sqlite_file(tracking_uri)
-    if database is None:
-        return MlflowClient(tracking_uri=tracking_uri)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(database.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not database.exists():
-            _set_up(database, tracking_uri)
-        connection = sqlite3.connect(database)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        client = MlflowClient(tracking_uri=tracking_uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-def _set_up(database: Path, tracking_uri: str) -> None:
-    """Make the database whole or not at all: with half of its tables MLflow can't go on.
-
-    Setting it up takes seconds, in which the process may be killed.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    new = database.with_name(database.name + ".new")
-    for left in database.parent.glob(new.name + "*"):
-        left.unlink()
-    SqlAlchemyStore(f"sqlite:///{new}", _artifacts(tracking_uri)).engine.dispose()
-    new.replace(database)
 
 
 def counts(tracking_uri: str, search: str) -> dict[str, dict[str, int]]:
@@ -272,7 +224,7 @@ class Sender(threading.Thread):
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                id = self._client.create_experiment(name, artifact_location=_artifacts(self._uri))
+                id = self._client.create_experiment(name, artifact_location=artifacts(self._uri))
             else:
                 id = found.experiment_id
                 if found.lifecycle_stage == "deleted":
@@ -321,20 +273,6 @@ def _alive(client: Any, run_id: str) -> bool:
 
 def _code(error: Exception) -> str:
     return str(getattr(error, "error_code", ""))
-
-
-def _sqlite_file(tracking_uri: str) -> Path | None:
-    return (
-        Path(tracking_uri.removeprefix("sqlite:///"))
-        if tracking_uri.startswith("sqlite:")
-        else None
-    )
-
-
-def _artifacts(tracking_uri: str) -> str | None:
-    """Where a client without a server puts artifacts, so that a server finds them; else None."""
-    database = _sqlite_file(tracking_uri)
-    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
 def _public(tracking_uri: str) -> str:

@@ -15,8 +15,9 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.dashboard import _free_port, server, tracking_uri
+from orchestrator.mlflow_client import connect
 from orchestrator.recording import OutboxRecorder
-from orchestrator.tracking import connect, counts, recorder
+from orchestrator.tracking import counts, recorder
 from tests.orchestrator import records
 
 WHOLE = {
@@ -59,7 +60,7 @@ def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
 
 def test_a_database_that_was_not_set_up_to_its_end_is_set_up_anew(tmp_path):
     uri = tracking_uri(tmp_path)
-    command = f"from orchestrator.tracking import connect; connect({uri!r})"
+    command = f"from orchestrator.mlflow_client import connect; connect({uri!r})"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
         while process.poll() is None and not [*tmp_path.glob("mlflow.db*-journal")]:
             time.sleep(0.01)

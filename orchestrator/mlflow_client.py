@@ -1,0 +1,69 @@
+"""A client of MLflow, whose database is set up if need be."""
+
+import fcntl
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+ENVIRONMENT = {
+    # A request that is repeated after its answer was lost would make a run twice. So MLflow's
+    # client does not repeat; the sender does, and looks first.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
+
+
+def connect(tracking_uri: str) -> Any:
+    """An `MlflowClient`. A database is set up first, by one process at a time."""
+    os.environ.update(ENVIRONMENT)
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    database = _sqlite_file(tracking_uri)
+    if database is None:
+        return MlflowClient(tracking_uri=tracking_uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            _set_up(database, tracking_uri)
+        connection = sqlite3.connect(database)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        client = MlflowClient(tracking_uri=tracking_uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def artifacts(tracking_uri: str) -> str | None:
+    """Where a client without a server puts artifacts, so that a server finds them; else None."""
+    database = _sqlite_file(tracking_uri)
+    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
+
+
+def _set_up(database: Path, tracking_uri: str) -> None:
+    """Make the database whole or not at all: with half of its tables MLflow can't go on.
+
+    Setting it up takes seconds, in which the process may be killed.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = database.with_name(database.name + ".new")
+    for left in database.parent.glob(new.name + "*"):
+        left.unlink()
+    SqlAlchemyStore(f"sqlite:///{new}", artifacts(tracking_uri)).engine.dispose()
+    new.replace(database)
+
+
+def _sqlite_file(tracking_uri: str) -> Path | None:
+    return (
+        Path(tracking_uri.removeprefix("sqlite:///"))
+        if tracking_uri.startswith("sqlite:")
+        else None
+    )
