@@ -9,161 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
-from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
-from orchestrator.plan import space_of
+from orchestrator.cross_faults import cross_faults
 from orchestrator.schema.config import Config
-from orchestrator.schema.tasks import TaskSection
-from trials.adam import WEIGHT_DECAY
-from trials.teachers import EPISODIC_HEADS, TRAINED
-
-
-def _cross_faults(config: Config) -> list[Fault]:
-    """What no section can see alone."""
-    if config.adapts and config.teacher is None and config.tasks.train:
-        return [Fault("learner", "is needed to learn from `tasks.train`.")]
-    faults = (
-        _task_faults(config)
-        + _model_faults(config)
-        + _teacher_faults(config)
-        + _space_faults(config)
-        + _weight_faults(config)
-    )
-    trials, references = config.search.trials, config.search.reference_trials
-    if references > trials:
-        rule = f"must not exceed search.trials = {trials}."
-        faults.append(Fault("search.reference_trials", rule, references))
-    if not faults:
-        try:
-            space_of(config).reference()
-        except ValueError as error:  # the prior is too far from uniform weights for the box
-            width = config.space.task_weights.half_width
-            faults.append(Fault("space.task_weights.half_width", f"is too small: {error}", width))
-    return faults
-
-
-def _task_faults(config: Config) -> list[Fault]:
-    faults = []
-    if config.adapts and (config.tasks.train or len(config.tasks.validation) != 1):
-        rule = "without a `learner` there is one new task, and nothing to train on before."
-        faults.append(Fault("tasks", rule))
-    if not config.adapts and not config.tasks.train:
-        faults.append(Fault("tasks.train", "needs at least one task to learn from."))
-    faults += _number_faults(config) + _shape_faults(config)
-    tasks = config.all_tasks()
-    of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
-    if of_rows and not config.datasets:
-        return [*faults, Fault("datasets", "must not be empty.")]
-    if config.datasets and not of_rows and not faults:
-        rule = "are not read where the tasks are functions."
-        faults.append(Fault("datasets", rule, None, "Take them out."))
-    for place, task in tasks.items():
-        if isinstance(task, TaskSection) and task.dataset not in config.datasets:
-            rule = f"must be one of {', '.join(config.datasets)}."
-            faults.append(Fault(f"{place}.dataset", rule, task.dataset))
-    return faults
-
-
-def _shape_faults(config: Config) -> list[Fault]:
-    """Of what is learned from problems that are all of one shape."""
-    shapes, numbers = config.episodes, "regression" in config.kinds
-    taught = config.adapts or config.teacher is not None
-    where = "tasks have numbers" if numbers else "there is a teacher, or one new task alone"
-    faults = [
-        Fault(f"episodes.{name}", f"must be one number where {where}.", list(count))
-        for name in ("shot", "query", *(() if numbers else ("way",)))
-        if (numbers or taught) and isinstance(count := getattr(shapes, name), tuple)
-    ]
-    if config.kinds == {"regression"} and shapes.way is not None:
-        rule = "is not read where no task has classes."
-        faults.append(Fault("episodes.way", rule, shapes.way, "Take it out."))
-    return faults
-
-
-def _number_faults(config: Config) -> list[Fault]:
-    """Numbers are learned by those that can, or beside the classes of those that embed."""
-    if "regression" not in config.kinds:
-        return []
-    if config.learner is None:
-        return [Fault("teacher", "can't be learned from where the tasks have numbers.")]
-    name = config.learner.name
-    learner = learner_named(name)
-    embeds = not learner.model_scores_classes
-    if learns_numbers(learner) or (len(config.kinds) > 1 and embeds):
-        return []
-    rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
-    return [Fault("learner.name", rule, name)]
-
-
-def _teacher_faults(config: Config) -> list[Fault]:
-    teacher, learner = config.teacher, config.learner
-    if teacher is None:
-        rule = "is not read without a `teacher`."
-        return [Fault("distillation", rule, None, "Take it out.")] if config.distillation else []
-    faults = []
-    if learner is not None and has_own_loss(learner_named(learner.name)):
-        rule = "must have a loss that a teacher can be part of; this one has a rule of its own."
-        faults.append(Fault("learner.name", rule, learner.name))
-    if learner is not None and teacher.head not in (None, *EPISODIC_HEADS):
-        rule = f"must be one of {', '.join(EPISODIC_HEADS)} beside a `learner`."
-        remedy = "A logistic regression is fitted to one task at a time."
-        faults.append(Fault("teacher.head", rule, teacher.head, remedy))
-    if learner is not None and "regression" in config.kinds and teacher.source not in TRAINED:
-        rule = f"must be one of {', '.join(TRAINED)} where numbers are learned."
-        faults.append(Fault("teacher.source", rule, teacher.source))
-    if config.kinds == {"regression"} and config.distillation:
-        rule = "is not read where numbers are learned: they are compared by their squared error."
-        faults.append(Fault("distillation", rule, None, "Take it out."))
-    return faults
-
-
-def _model_faults(config: Config) -> list[Fault]:
-    """A transformer reads the tokens of its own tokenizer."""
-    if config.model.name != "transformer":
-        return []
-    encoder = config.model.options()["encoder"]
-    wanted = {"features": "tokens", "encoder": encoder}
-    return [
-        Fault(
-            f"datasets.{name}",
-            f"must be text with `features: tokens` and `encoder: {encoder}`, as the model's.",
-            {key: part.options().get(key) for key in wanted},
-        )
-        for name, part in config.datasets.items()
-        if part.source != "text" or wanted.items() - part.options().items()
-    ]
-
-
-def _space_faults(config: Config) -> list[Fault]:
-    read, given = set(config.hyperparameters()), config.space.scalars()
-    return [
-        Fault(f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}.")
-        for name in sorted(read - given.keys())
-    ] + [
-        Fault(f"space.{name}", "is not read by any part of this search.", None, "Take it out.")
-        for name in sorted(given.keys() - read - {WEIGHT_DECAY})
-    ]
-
-
-def _weight_faults(config: Config) -> list[Fault]:
-    faults = []
-    weights, names = config.space.task_weights, config.train_names()
-    options = {} if config.learner is None else config.learner.options()
-    if weights.weights_as == "sampling" and "per_task" in options.values():
-        rule = "must be loss where tasks have parameters of their own, which are trained together."
-        place = "space.task_weights.weights_as"
-        faults.append(Fault(place, rule, weights.weights_as))
-    for key in ("prior", "fixed"):
-        for name in sorted((getattr(weights, key) or {}).keys() - set(names)):
-            remedy = f"There are {', '.join(names) or 'none'}."
-            place = f"space.task_weights.{key}.{name}"
-            faults.append(Fault(place, "is no training task.", None, remedy))
-    if weights.prior is not None:
-        rule = "must be above 0: a prior gives every training task a weight."
-        for name in names:
-            if not weights.prior.get(name):
-                place = f"space.task_weights.prior.{name}"
-                faults.append(Fault(place, rule, weights.prior.get(name)))
-    return faults
 
 
 class _Loader(yaml.SafeLoader):
@@ -257,7 +104,7 @@ def parse(data: Mapping[str, Any]) -> Config:
         places = {f.path for f in faults}
         rest = _between_sections(data, errors)
         raise InputError(faults + [f for f in rest if not _touches(f.path, places)]) from None
-    faults = _cross_faults(config)
+    faults = cross_faults(config)
     if faults:
         raise InputError(faults)
     return config
@@ -276,7 +123,7 @@ def _between_sections(data: Mapping[str, Any], errors: Sequence[dict[str, Any]])
     pruned.setdefault("steps", 1)
     pruned.setdefault("space", {})
     try:
-        return _cross_faults(Config.model_validate(pruned))
+        return cross_faults(Config.model_validate(pruned))
     except ValidationError:
         return []
 
