@@ -80,7 +80,7 @@ class Conv:
     def _pooled(self, params: Params, x: Tensor, n_blocks: int) -> Tensor:
         """(b, channels, h, w) after the first blocks, by the library."""
         # A pixel's channels side by side, and so in all blocks: pooling goes several times as fast.
-        x = _channels_last(x).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+        x = _channels_last(x).contiguous().movedim(-1, 1)
         for i in range(n_blocks):
             x = library_block(x, params[f"kernel{i}"], params[f"shift{i}"])
         return x
