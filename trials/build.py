@@ -10,6 +10,7 @@ import torch
 from fewshot.episodes import Episode
 from fewshot.learners.protonet import ProtoNet
 from fewshot.metrics import accuracy
+from fewshot.models.models import fills_processor
 from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
@@ -48,7 +49,14 @@ def programs(recipe: Recipe, cache: Path, threads: int = 1) -> partial[Lanes]:
     multiply_in(recipe.precision)
     device = best_device()
     objective = PROGRAMS[recipe.program](recipe, cache, device)
-    return partial(Lanes, objective, device=device, optimizer=OPTIMIZERS[recipe.optimizer])
+    alone = device.type == "cpu" and fills_processor(recipe.model.name)
+    return partial(
+        Lanes,
+        objective,
+        device=device,
+        optimizer=OPTIMIZERS[recipe.optimizer],
+        rows_per_pass=1 if alone else None,
+    )
 
 
 def best_device() -> torch.device:

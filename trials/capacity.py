@@ -87,6 +87,7 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         try:
             trying = program(lanes=lanes, folder=Path(folder))
+            rows_per_pass = trying.rows_per_pass
             for number in range(lanes):
                 trying.admit(replace(spec, number=number, rungs=(1, UNREACHED)))
             trying.advance()  # the first step allocates
@@ -95,7 +96,7 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
             if not memory.is_shortage(error):
                 raise
             return 0.0
-    return seconds if trying.rows_per_pass >= lanes else 0.0
+    return seconds if trying.rows_per_pass == rows_per_pass else 0.0
 
 
 def step_seconds(program: Lanes) -> float:

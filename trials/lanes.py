@@ -55,8 +55,9 @@ class Lanes:
     """The `TrialProgram` of any objective.
 
     Live trials are always the first rows of the stacked tensors: a released row is refilled from
-    the queue, or else the last live row moves into it, so that a step is one contiguous slice.
-    Where memory does not suffice for that, it is several, each of at most `rows_per_pass` rows.
+    the queue, or else the last live row moves into it, so that a step is one contiguous slice. Its
+    gradients and scores are found in passes of at most `rows_per_pass` rows, by default all, and of
+    fewer where memory does not suffice.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class Lanes:
         folder: Path,
         device: torch.device,
         optimizer: Optimizer = adam,
+        rows_per_pass: int | None = None,
     ) -> None:
         if lanes < 1:
             raise ValueError(f"`lanes` must be at least 1, got {lanes}.")
-        self.lanes = self.rows_per_pass = lanes
+        self.lanes, self.rows_per_pass = lanes, rows_per_pass or lanes
         self.lane_steps = 0  # steps of live lanes so far
         self.capacity_steps = 0  # the same, had every lane been live
         self._objective, self._folder, self.device = objective, folder, device
@@ -218,7 +220,10 @@ class Lanes:
         """Take some steps in each live lane, none of which may pass a rung."""
         begun, n = time.perf_counter(), len(self._live)
         # Few shapes, each captured once: what rows beyond the live ones learn nobody asks for.
-        rows = min(self.lanes, 1 << (n - 1).bit_length())
+        rows = 1 << (n - 1).bit_length()
+        if rows > self.rows_per_pass:
+            rows = -(-n // self.rows_per_pass) * self.rows_per_pass
+        rows = min(self.lanes, rows)
         decays = any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live)
         running = self._seeds[:rows], self._steps[:rows], self._weights[:rows]
         for drawn in draws(self._draw, *running, steps):

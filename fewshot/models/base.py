@@ -9,7 +9,12 @@ from fewshot.functional import Params
 
 
 class Model(Protocol):
-    """Parameters are a flat dictionary; `apply` keeps no state, so it can be mapped over them."""
+    """Parameters are a flat dictionary; `apply` keeps no state, so it can be mapped over them.
+
+    A class may say `fills_processor = True`, if its operations are so large that those of many
+    lanes at once are no faster on a CPU, or slower, as what lies between them leaves the caches.
+    Lanes are taken one by one there.
+    """
 
     n_out: int  # width of what `apply` returns
     head: tuple[str, ...]  # names of the parameters of the last layer

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 
 from fewshot.faults import fault
 from fewshot.functional import Params, linear_params
-from fewshot.lane_by_lane import is_mapped, lane_by_lane
 from fewshot.models.conv_blocks import library_block, mapped_block, small_block
 
 
@@ -23,6 +23,7 @@ class Conv:
     """
 
     head: tuple[str, ...] = ("weight", "bias")
+    fills_processor = True
 
     def __init__(
         self, *, features: Sequence[int], width: int = 32, blocks: int = 3, n_out: int = 64
@@ -49,14 +50,9 @@ class Conv:
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """As it is fastest where `x` is; all ways give the same, to rounding."""
-        if not x.is_cpu:
-            return (self.by_windows if is_mapped() else self.by_library)(params, x)
-
-        def one(x: Tensor, *values: Tensor) -> Tensor:
-            return self.by_caches(dict(zip(params, values, strict=True)), x)
-
-        # What is between, of many lanes at once, is more than a processor's caches keep.
-        return lane_by_lane(one, x, *params.values())
+        if x.is_cpu:
+            return self.by_caches(params, x)
+        return (self.by_windows if _is_mapped() else self.by_library)(params, x)
 
     def by_library(self, params: Params, x: Tensor) -> Tensor:
         """On a GPU, one model at a time."""
@@ -93,3 +89,8 @@ def _head(params: Params, x: Tensor) -> Tensor:
 def _channels_last(x: Tensor) -> Tensor:
     """(b, h, w) or (b, channels, h, w) -> (b, h, w, channels)."""
     return x.unsqueeze(-1) if x.dim() == 3 else x.movedim(1, -1)
+
+
+def _is_mapped() -> bool:
+    """Whether this is called for many lanes (or problems of an inner loop) at once."""
+    return TransformType.Vmap in [of.key() for of in get_interpreter_stack() or []]

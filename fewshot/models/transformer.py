@@ -23,6 +23,8 @@ class Transformer:
     encoder: see `fewshot.models.encoder.folder`; the one whose tokenizer the ids are of.
     """
 
+    fills_processor = True
+
     def __init__(self, *, features: Sequence[int], encoder: str, n_out: int = 2) -> None:
         if len(features) != 1:
             rule = "transformer reads texts: the datasets need `features: tokens`."

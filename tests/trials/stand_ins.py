@@ -1,4 +1,4 @@
-"""What a GPU would refuse or do otherwise, on a machine that has none."""
+"""What a GPU, or a machine of little memory, would refuse or do otherwise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -178,3 +178,32 @@ def _placed(value: Any, known: dict[int, _There], there: bool) -> Any:
     if id(value) in known:
         return known[id(value)]
     return _There(value) if there else value
+
+
+ON_CUDA = torch.OutOfMemoryError("CUDA out of memory.")
+ON_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+
+class Cramped:
+    """An objective that has no memory for more than `rows` lanes, or at the `shortages`-th steps.
+
+    A step looks its examples up once in each pass.
+    """
+
+    def __init__(self, objective, error, *, rows=99, shortages=()):
+        self._objective, self._error, self._rows = objective, error, rows
+        self._shortages, self.passes = shortages, 0
+
+    def __getattr__(self, name):
+        return getattr(self._objective, name)
+
+    def batch(self, drawn):
+        self.passes += 1
+        if len(drawn[0].task) > self._rows or self.passes in self._shortages:
+            raise self._error
+        return self._objective.batch(drawn)
+
+    def score(self, params, hyper, stage):
+        if len(next(iter(params.values()))) > self._rows:
+            raise self._error
+        return self._objective.score(params, hyper, stage)

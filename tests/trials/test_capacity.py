@@ -1,12 +1,15 @@
 """How many lanes are of use."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from tests.trials.conformance import protonet
+from tests.trials.conformance import CASES, protonet
+from tests.trials.stand_ins import ON_CPU, Cramped
 from trials import memory
+from trials.build import programs
 from trials.capacity import knee, useful_lanes
 
 
@@ -59,6 +62,16 @@ class TestUsefulLanes:
         assert tried == [1, 2, 4, 1, 2, 4]
         tried.clear()
         assert self.found(tmp_path, at_most=64, workers=2) == 2
+
+    @pytest.mark.parametrize(("name", "lanes"), [("protonet", 2), ("conv", 8)])
+    def test_are_no_more_than_a_pass_has_memory_for(self, name, lanes, tmp_path, monkeypatch):
+        case = CASES[name](tmp_path)
+        making = programs(case.recipe, case.cache)
+        few = partial(making.func, Cramped(*making.args, ON_CPU, rows=3), **making.keywords)
+        monkeypatch.setattr("trials.capacity.programs", lambda *_, **__: few)
+        monkeypatch.setattr("trials.capacity.step_seconds", lambda program: 1.0)
+        found = useful_lanes(case.recipe, case.spec(0), at_most=8, cache=case.cache)
+        assert found == lanes  # each doubling would double the rate
 
 
 def test_what_is_left_and_what_was_taken_are_bytes():

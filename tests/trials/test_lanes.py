@@ -6,37 +6,9 @@ import pytest
 import torch
 
 from tests.trials.conformance import CASES, alone, assert_same_reports, drive, protonet
-from tests.trials.stand_ins import NoWaiting
+from tests.trials.stand_ins import ON_CPU, ON_CUDA, Cramped, NoWaiting
 from trials.build import OPTIMIZERS, programs
 from trials.lanes import Lanes
-
-ON_CUDA = torch.OutOfMemoryError("CUDA out of memory.")
-ON_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-
-
-class Cramped:
-    """An objective that has no memory for more than `rows` lanes, or at the `shortages`-th steps.
-
-    A step looks its examples up once in each pass.
-    """
-
-    def __init__(self, objective, error, *, rows=99, shortages=()):
-        self._objective, self._error, self._rows = objective, error, rows
-        self._shortages, self.passes = shortages, 0
-
-    def __getattr__(self, name):
-        return getattr(self._objective, name)
-
-    def batch(self, drawn):
-        self.passes += 1
-        if len(drawn[0].task) > self._rows or self.passes in self._shortages:
-            raise self._error
-        return self._objective.batch(drawn)
-
-    def score(self, params, hyper, stage):
-        if len(next(iter(params.values()))) > self._rows:
-            raise self._error
-        return self._objective.score(params, hyper, stage)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +62,55 @@ class TestOutOfMemory:
         with pytest.raises(RuntimeError, match="shapes"):
             program.advance()
         assert program.rows_per_pass == 2
+
+
+class Watched(Cramped):
+    """Counts the lanes of each pass of a step."""
+
+    def __init__(self, objective):
+        super().__init__(objective, ON_CPU)
+        self.sizes = []
+
+    def batch(self, drawn):
+        self.sizes.append(len(drawn[0].task))
+        return super().batch(drawn)
+
+
+class TestPasses:
+    @pytest.mark.parametrize(("name", "sizes"), [("conv", {1}), ("protonet", {5, 2})])
+    def test_are_of_one_lane_of_a_model_that_fills_a_processor(self, name, sizes, tmp_path):
+        case = CASES[name](tmp_path)
+        making = programs(case.recipe, case.cache)
+        watched = Watched(*making.args)
+        (tmp_path / "lanes").mkdir()
+        program = making.func(watched, **making.keywords, lanes=5, folder=tmp_path / "lanes")
+        drive(program, [case.spec(number) for number in range(7)])
+        assert set(watched.sizes) == sizes
+
+    @pytest.mark.parametrize(
+        ("lanes", "live", "sizes"),
+        [(8, 3, [3]), (8, 5, [3, 3]), (8, 8, [3, 3, 2]), (5, 5, [3, 2]), (8, 2, [2])],
+    )
+    def test_leave_out_what_is_not_live(self, lanes, live, sizes, case, tmp_path, monkeypatch):
+        monkeypatch.setattr("trials.capture.WORTH", 99)  # or else they could not be counted
+        (objective,) = programs(case.recipe, case.cache).args
+        cpu, watched = torch.device("cpu"), Watched(objective)
+        program = Lanes(watched, lanes=lanes, folder=tmp_path, device=cpu, rows_per_pass=3)
+        for number in range(live):
+            program.admit(case.spec(number, rungs=(1,)))
+        assert len(program.advance()) == live
+        assert watched.sizes == sizes
+
+    def test_of_many_lanes_give_what_those_of_one_do(self, tmp_path):
+        case = CASES["conv"](tmp_path)
+        program = case.program(tmp_path / "lanes", lanes=4)
+        assert program.rows_per_pass == 1
+        program.rows_per_pass = 4  # as on a GPU
+        specs = [case.spec(number) for number in range(5)]
+        stories = drive(program, specs)
+        for spec in specs:
+            told = alone(case, spec, tmp_path / spec.key).reports
+            assert_same_reports(stories[spec.key].reports, told)
 
 
 @pytest.mark.parametrize(
