@@ -92,5 +92,9 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _is_mapped() -> bool:
-    """Whether this is called for many lanes (or problems of an inner loop) at once."""
-    return TransformType.Vmap in [of.key() for of in get_interpreter_stack() or []]
+    """Whether this is called for many lanes or episodes at once.
+
+    And not for a gradient of each, as in an inner loop: that of windows can't be mapped.
+    """
+    transforms = get_interpreter_stack() or []
+    return [of.key() for of in transforms[-1:]] == [TransformType.Vmap]

@@ -1,5 +1,6 @@
 """Models are pure functions of their parameters."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -195,6 +196,28 @@ class TestConv:
         found = torch.stack(list(map(model.by_library, lanes, x)))
         for way in (model.apply, model.by_windows, model.by_caches):
             assert_close(vmap(way)(stacked(lanes), x), found, rtol=1e-4, atol=1e-5)
+
+    def test_on_a_gpu_windows_are_for_what_is_mapped(self, monkeypatch):
+        model, ways = Conv(features=(8, 8), width=4, blocks=2, n_out=3), []
+        for way in ("by_windows", "by_library"):
+            own = getattr(model, way)
+            monkeypatch.setattr(
+                model, way, lambda p, x, way=way, own=own: ways.append(way) or own(p, x)
+            )
+        params = {key: value.to("meta") for key, value in fresh(model).items()}
+        x = torch.empty(2, 5, 8, 8, device="meta")
+
+        def loss(params, x):
+            return model.apply(params, x).sum()
+
+        loss(params, x[0])
+        grad(loss)(params, x[0])
+        vmap(loss, in_dims=(None, 0))(params, x)
+        grad(lambda p: vmap(loss, in_dims=(None, 0))(p, x).sum())(params)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a gradient that is not mapped, but a loop
+            vmap(grad(loss), in_dims=(None, 0))(params, x)
+        assert ways == [*["by_library"] * 2, *["by_windows"] * 2, "by_library"]
 
     @pytest.mark.parametrize("features", [(6,), (7, 28), (1, 28, 28, 28)])
     def test_needs_images_that_last(self, features):
