@@ -180,6 +180,8 @@ def _placed(value: Any, known: dict[int, _There], there: bool) -> Any:
     return _There(value) if there else value
 
 
+# ---- little memory ----------------------------------------------------------------------------
+
 ON_CUDA = torch.OutOfMemoryError("CUDA out of memory.")
 ON_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
