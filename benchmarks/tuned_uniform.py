@@ -67,7 +67,7 @@ def _tested(name: str, home: Home) -> np.ndarray:
     """Accuracy (seeds, tasks) of the finalist that is not the in-search reference."""
     records = read_records(name, home)
     assert records is not None, "the search has just ended"
-    best = best_candidate(records.final.trials(), reference=False)
+    best = best_candidate(records.final.trials(), "searched")
     return np.array(
         [
             [task["accuracy"] for task in trial.notes["tasks"].values()]

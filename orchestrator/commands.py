@@ -102,8 +102,8 @@ def show(options: argparse.Namespace, screen: Screen) -> int:
 
 def _show(options: argparse.Namespace, screen: Screen, name: str, home: Any) -> None:
     from orchestrator.launch import summary_of
-    from orchestrator.leaderboard import sentence
     from orchestrator.screen import leaderboard
+    from orchestrator.sentences import sentence
 
     summary = summary_of(name, home)
     if options.json:
@@ -153,7 +153,7 @@ def _search_links(base: str, home: Any) -> Iterator[str]:
 def export(options: argparse.Namespace, screen: Screen) -> int:
     from orchestrator.export import export as write
     from orchestrator.home import Home
-    from orchestrator.leaderboard import sentence
+    from orchestrator.sentences import sentence
 
     summary = write(options.name, Home.at(options.home), options.out)
     screen.result.print(sentence(summary))

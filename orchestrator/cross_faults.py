@@ -4,6 +4,7 @@ from fewshot.faults import Fault
 from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
 from orchestrator.plan import space_of
 from orchestrator.schema.config import Config
+from orchestrator.schema.space import RangeSection
 from orchestrator.schema.tasks import TaskSection
 from trials.adam import WEIGHT_DECAY
 from trials.teachers import EPISODIC_HEADS, TRAINED
@@ -20,6 +21,12 @@ def cross_faults(config: Config) -> list[Fault]:
         + _space_faults(config)
         + _weight_faults(config)
     )
+    searched = config.space.task_weights.search or any(
+        isinstance(value, RangeSection) for value in config.space.scalars().values()
+    )
+    if config.steps == 0 and searched:
+        rule = "must be above 0 where anything is searched: without a step nothing is trained."
+        faults.append(Fault("steps", rule, 0))
     trials, references = config.search.trials, config.search.reference_trials
     if references > trials:
         rule = f"must not exceed search.trials = {trials}."

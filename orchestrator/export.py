@@ -17,13 +17,14 @@ from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.launch import read_records, summary_of
-from orchestrator.leaderboard import Finalist, Summary, sentence
+from orchestrator.leaderboard import Finalist, Summary
 from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from orchestrator.selection import Interval
+from orchestrator.sentences import sentence
 from orchestrator.study import Studied
 from trials import checkpoint
-from trials.contract import TrialSpec
+from trials.contract import Recipe, TrialSpec
 
 # A folder with this file in it is an earlier export, which may be written over.
 RESULT = "result.json"
@@ -45,7 +46,8 @@ def export(name: str, home: Home, out: Path) -> Summary:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    fixed = fixed_config(config, summary.best, chosen.notes["seed"])
+    untrained = _untrained_recipe(chosen) if summary.best.role == "untrained" else None
+    fixed = fixed_config(config, summary.best, chosen.notes["seed"], untrained)
     write_text(partial / "config.yaml", configs.dump(fixed))
     tensors = checkpoint.parameters(Path(chosen.notes["checkpoint"]))
     classes = records.search.notes.get("classes")
@@ -78,17 +80,31 @@ def _best_training(best: Finalist, finals: list[Studied]) -> Studied:
     return max(own, key=lambda t: t.score)
 
 
+def _untrained_recipe(chosen: Studied) -> Recipe:
+    return checkpoint.trained(Path(chosen.notes["checkpoint"]))[0].recipe
+
+
 def encoders(config: Config) -> set[str]:
     """Names of the pretrained encoders whose embeddings the model itself reads."""
     return {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
 
 
-def fixed_config(config: Config, best: Finalist, seed: int) -> Config:
-    """The same config with nothing left to search: one trial, with its own seed."""
+def fixed_config(
+    config: Config, best: Finalist, seed: int, untrained: Recipe | None = None
+) -> Config:
+    """The same config with nothing left to search: one trial, with its own seed.
+
+    untrained: the recipe of the untrained model, if that is the best.
+    """
     data: dict[str, Any] = config.model_dump(by_alias=True, exclude_none=True, mode="json")
     weights = dict(best.task_weights)
     section = {"search": False, "fixed": weights} if weights else {"search": False}
     data["space"] = {"task_weights": section, **best.hyperparameters}
+    if untrained is not None:
+        parts = {"model": untrained.model, "learner": untrained.learner}
+        data |= {key: {"name": part.name, **part.options} for key, part in parts.items()}
+        data["steps"] = 0
+        data = {k: v for k, v in data.items() if k not in ("teacher", "distillation")}
     data["trial_seed"] = seed
     return configs.parse(data)
 

@@ -21,10 +21,10 @@ from orchestrator.leaderboard import Summary, summarise
 from orchestrator.plan import Plan, plan_of
 from orchestrator.recording import Recorder
 from orchestrator.schema.config import Config
-from orchestrator.search import Records, Stopped, search
+from orchestrator.search import Records, Stopped, score_untrained, search
 from orchestrator.study import Record, opened, read
 from trials.build import build, examine
-from trials.contract import Executor
+from trials.contract import Executor, Recipe
 
 Placement = Literal["inline", "ray"]
 
@@ -72,6 +72,8 @@ def run(
         recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
         with _recorded(recorder, plan, records, home):
             observe("start", records)
+            untrained = _untrained_scorer(plan, found.untrained, records, home, recorder)
+            untrained("final")  # first, so that the trials can be compared with it
             lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
             executor = _executor(plan, config, home, placement, lanes)
             records.search.note("lanes", executor.lanes)
@@ -87,6 +89,7 @@ def run(
                 )
             finally:
                 executor.close()
+            untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
         return Ended(summarise(plan.name, records), _drained(recorder))
@@ -166,6 +169,24 @@ def _before(config: Config, home: Home, resume: bool) -> Summary | None:
             "Add `--resume` to go on with it, or give another name.",
         )
     return summary
+
+
+def _untrained_scorer(
+    plan: Plan, recipe: Recipe | None, records: Records, home: Home, recorder: Recorder
+) -> Callable[[Literal["final", "test"]], None]:
+    """What scores the untrained model in this process, if there is one; that takes seconds."""
+
+    def score(stage: Literal["final", "test"]) -> None:
+        if recipe is None:
+            return
+        executor = InlineExecutor(
+            lambda: build(
+                recipe, lanes=1, folder=home.checkpoints(plan.name), cache=home.cache, device="cpu"
+            )
+        )
+        score_untrained(plan, recipe, stage, getattr(records, stage), executor, recorder)
+
+    return score
 
 
 def _executor(

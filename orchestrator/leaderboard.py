@@ -3,22 +3,44 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from fewshot.metrics import Estimate, mean_of
 from orchestrator.search import Records
-from orchestrator.selection import Interval, Verdict, best_candidate, interval, verdict
-from orchestrator.space import SOFT_WEIGHT
+from orchestrator.selection import (
+    Interval,
+    Role,
+    Verdict,
+    best_candidate,
+    interval,
+    role_of,
+    standard_error,
+    verdict,
+)
 from orchestrator.study import Record, Studied
+
+# What a test is called in `Summary.test`, by the role of the model.
+_TESTED: Mapping[Role, str] = {
+    "searched": "challenger",
+    "uniform": "baseline",
+    "untrained": "untrained",
+}
+_SKILLS = (-math.inf, 1.0)
+_ACCURACIES = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was trained again: `score` is over new seeds, on fresh validation episodes."""
+    """A model that was scored on fresh validation episodes.
 
-    number: int
-    reference: bool
+    number: of the search's trial; None for the untrained model. score: skill, over new seeds; of
+    the untrained model, which has no seeds, over episodes.
+    """
+
+    number: int | None
+    role: Role
     search_score: float
     score: Interval
     hyperparameters: Mapping[str, float]
@@ -27,10 +49,10 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that a search has to say so far.
+    """All that a search has found so far.
 
-    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or skills where any task
-    has numbers, which are shares of the variance that the model explains.
+    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or skills where any
+    held-out task has numbers, which are shares of the variance that the model explains.
     """
 
     name: str
@@ -40,19 +62,26 @@ class Summary:
     occupancy: float
     top: Sequence[Studied]  # by score in the search
     finalists: Sequence[Finalist]
-    best: Finalist | None
-    baseline: Finalist | None  # the reference, its rates tuned
+    best: Finalist | None  # what is exported
+    challenger: Finalist | None  # the best of what was searched
+    baseline: Finalist | None  # uniform weights, the rates tuned
+    untrained: Finalist | None
     verdict: Verdict | None
     measure: str  # "accuracy" or "skill"
-    difference: Interval | None  # challenger's measure on the test tasks less the baseline's
-    test: Mapping[str, Interval]  # measure on the test tasks of "challenger" and "baseline"
+    difference: Interval | None  # on the test tasks, of the challenger to the better reference
+    test: Mapping[str, Interval]  # measure on the test tasks of challenger, baseline, untrained
     figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     share: str = ""  # what a measure is a share of, where that has to be said
 
+    @property
+    def reference(self) -> Finalist | None:
+        """The better of the two references, by the fresh validation episodes."""
+        known = [f for f in (self.baseline, self.untrained) if f is not None]
+        return max(known, key=_rank, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
-        best = self.best
         found: dict[str, Any] = _plain(
             {
                 "name": self.name,
@@ -60,9 +89,13 @@ class Summary:
                 "trials": dict(self.trials),
                 "lanes": self.lanes,
                 "occupancy": self.occupancy,
-                "best": None if best is None else _finalist(best),
+                "best": _finalist(self.best),
                 "finalists": [_finalist(f) for f in self.finalists],
-                "baseline": None if self.baseline is None else _finalist(self.baseline),
+                "baseline": _finalist(self.baseline),
+                "references": {
+                    "untrained": _finalist(self.untrained),
+                    "uniform": _finalist(self.baseline),
+                },
                 "verdict": self.verdict,
                 "measure": self.measure,
                 "difference": None if self.difference is None else vars(self.difference),
@@ -76,28 +109,23 @@ class Summary:
 
 def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
     """The summary of what the records hold."""
-    trials, finals = records.search.trials(), records.final.trials()
-    tests = records.test.trials()
+    trials, finals, tests = (r.trials() for r in (records.search, records.final, records.test))
     ranked = sorted(
         (t for t in trials if t.state == "complete"), key=lambda t: (-t.score, t.number)
     )
-    by_number = {t.number: t for t in trials}
-    found = [
-        _finalist_of(by_number[number], [t for t in finals if t.notes["candidate"] == number])
-        for number in dict.fromkeys(t.notes["candidate"] for t in finals if t.notes)
-    ]
     done = records.search.notes.get("state") == "complete"
-    challenger = best_candidate(finals, reference=False) if done else None
-    reference = best_candidate(finals, reference=True) if done else None
-    measure = _measure(finals)
-    tested = {
-        "challenger": _tested(tests, challenger, measure),
-        "baseline": _tested(tests, reference, measure),
-    }
-    difference = None
-    if seeds := sorted(tested["challenger"].keys() & tested["baseline"].keys()):
-        ours, theirs = (np.array([rows[j] for j in seeds]) for rows in tested.values())
-        difference = interval(ours - theirs, of_tasks=True)
+    found = _finalists(trials, finals)
+    untrained = next((f for f in found if f.role == "untrained"), None)
+    challenger = _best(found, finals, "searched") if done else None
+    baseline = _best(found, finals, "uniform") if done else None
+    held_out = [task for t in (*finals, *tests) for task in t.notes.get("tasks", {}).values()]
+    classifies = ["accuracy" in task for task in held_out]
+    measure = "accuracy" if all(classifies) else "skill"
+    known = [f for f in (challenger, baseline, untrained) if f is not None]
+    tables = _test_tables(tests, known, measure) if done else {}
+    reference = max((f for f in (baseline, untrained) if f is not None), key=_rank, default=None)
+    difference = _difference(tables, reference, measure)
+    best = _exported(challenger, baseline, untrained, finals) if done else None
     return Summary(
         name=name,
         state="complete" if done else "running",
@@ -109,20 +137,101 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
         occupancy=occupancy((records.search, records.final)),
         top=ranked[:top],
         finalists=sorted(found, key=lambda f: -_rank(f)),
-        best=max(found, key=_rank, default=None) if done else None,
-        baseline=next((f for f in found if f.number == reference), None),
-        verdict=None if difference is None else verdict(difference),
+        best=best,
+        challenger=challenger,
+        baseline=baseline,
+        untrained=untrained,
+        verdict=_verdict(difference, best),
         measure=measure,
         difference=difference,
-        test={
-            name: interval(np.array(list(rows.values())), of_tasks=True)
-            for name, rows in tested.items()
-            if rows
-        },
+        test={name: _test_interval(table, measure) for name, table in tables.items()},
         figures=dict(records.search.notes.get("figures", {})),
         null_losses=dict(records.search.notes.get("null_losses", {})),
-        share=_share(finals),
+        share=_share(classifies),
     )
+
+
+def _finalists(trials: Sequence[Studied], finals: Sequence[Studied]) -> list[Finalist]:
+    by_number = {t.number: t for t in trials}
+    groups: dict[int | None, list[Studied]] = {}
+    for final in finals:
+        groups.setdefault(final.notes["candidate"], []).append(final)
+    return [
+        _untrained_of(own) if number is None else _finalist_of(by_number[number], own)
+        for number, own in groups.items()
+    ]
+
+
+def _best(
+    found: Sequence[Finalist], finals: Sequence[Studied], role: Literal["searched", "uniform"]
+) -> Finalist | None:
+    """The one of the role that has the best mean, if all its trainings have ended well."""
+    number = best_candidate(finals, role)
+    own = (f for f in found if number is not None and f.number == number)
+    return next((f for f in own if not math.isnan(f.score.mean)), None)
+
+
+def _exported(
+    challenger: Finalist | None,
+    baseline: Finalist | None,
+    untrained: Finalist | None,
+    finals: Sequence[Studied],
+) -> Finalist | None:
+    """What is exported: the best trained model, if it is better than the untrained one.
+
+    It has to be better by more than the standard error of the difference: without that, training
+    has not been shown to help, and the untrained model is the safer answer on new tasks.
+    """
+    trained = max((f for f in (challenger, baseline) if f is not None), key=_rank, default=None)
+    if trained is None or untrained is None:
+        return trained or untrained
+    ours = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
+    theirs = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
+    gain = ours - theirs
+    error, _ = standard_error(gain, of_tasks=True)
+    if gain.shape[1] == 1:  # the episodes are all that a single task has for a sample
+        error = max(error, *(e.standard_error for e in _estimates(finals, None)))
+    return trained if gain.mean() > error else untrained
+
+
+def _test_tables(
+    tests: Sequence[Studied], known: Sequence[Finalist], measure: str
+) -> dict[str, np.ndarray]:
+    """Measures (seeds, tasks) on the test tasks, of the same seeds for all that were trained."""
+    rows = {f.role: _tested(tests, f.number, measure) for f in known}
+    trained = [own for role, own in rows.items() if role != "untrained" and own]
+    seeds = sorted(set.intersection(*(set(own) for own in trained))) if trained else [0]
+    return {
+        # The untrained model is the same whatever the seed.
+        _TESTED[role]: np.array([own[0 if role == "untrained" else j] for j in seeds])
+        for role, own in rows.items()
+        if own and seeds
+    }
+
+
+def _difference(
+    tables: Mapping[str, np.ndarray], reference: Finalist | None, measure: str
+) -> Interval | None:
+    """Of the challenger to the better reference, on the test tasks."""
+    if reference is None or not {"challenger", _TESTED[reference.role]} <= tables.keys():
+        return None
+    gain = tables["challenger"] - tables[_TESTED[reference.role]]
+    within = (-1.0, 1.0) if measure == "accuracy" else (-math.inf, math.inf)
+    return interval(gain, of_tasks=True, within=within)
+
+
+def _verdict(difference: Interval | None, best: Finalist | None) -> Verdict | None:
+    if difference is None:
+        return None
+    found = verdict(difference)
+    # On the validation tasks nothing that was trained was better: the test alone can't overrule it.
+    overruled = found == "better" and best is not None and best.role == "untrained"
+    return "undecided" if overruled else found
+
+
+def _test_interval(table: np.ndarray, measure: str) -> Interval:
+    within = _ACCURACIES if measure == "accuracy" else _SKILLS
+    return interval(table, of_tasks=True, within=within)
 
 
 def occupancy(records: Sequence[Record]) -> float:
@@ -139,36 +248,42 @@ def _rank(finalist: Finalist) -> float:
 def _finalist_of(trial: Studied, finals: Sequence[Studied]) -> Finalist:
     return Finalist(
         trial.number,
-        finals[0].notes["reference"],
+        role_of(finals[0]),
         trial.score,
-        interval(_scores(finals), of_tasks=False),
+        interval(np.array(_skills(finals)), of_tasks=False, within=_SKILLS),
         trial.notes["hyperparameters"],
         trial.notes["task_weights"],
     )
 
 
-def _scores(finals: Sequence[Studied]) -> np.ndarray:
+def _untrained_of(finals: Sequence[Studied]) -> Finalist:
+    tasks = _estimates(finals, None)
+    score = Interval(math.nan, math.nan, math.nan)
+    if tasks:
+        found = mean_of(tasks)
+        low, high = found.interval()
+        score = Interval(found.mean, low, min(high, _SKILLS[1]), "over episodes: it has no seeds")
+    return Finalist(None, "untrained", math.nan, score, {}, {})
+
+
+def _estimates(finals: Sequence[Studied], candidate: int | None) -> list[Estimate]:
+    """Skill on each validation task, of the first training of a candidate that has ended well."""
+    own = [t for t in finals if t.notes["candidate"] == candidate and t.state == "complete"]
+    return [Estimate(*task["skill"]) for t in own[:1] for task in t.notes["tasks"].values()]
+
+
+def _skills(finals: Sequence[Studied]) -> list[list[float]]:
     """Skill (seeds, tasks) of a finalist's trainings; NaN until all of them have ended well."""
     if any(t.state != "complete" for t in finals):
-        return np.full((1, 1), np.nan)
-    return np.array([[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals])
+        return [[math.nan]]
+    return [[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals]
 
 
-def _measure(finals: Sequence[Studied]) -> str:
-    """What every adaptation was told of: accuracy, or where not all have classes, skill."""
-    return "accuracy" if all(_classifies(finals)) else "skill"
-
-
-def _share(finals: Sequence[Studied]) -> str:
+def _share(classifies: Sequence[bool]) -> str:
     """What a skill is a share of: of numbers the variance, of classes what guessing leaves."""
-    classifies = _classifies(finals)
     if all(classifies):
         return ""
     return "the way from guessing to perfect" if any(classifies) else "the variance explained"
-
-
-def _classifies(finals: Sequence[Studied]) -> list[bool]:
-    return ["accuracy" in task for t in finals for task in t.notes.get("tasks", {}).values()]
 
 
 def _tested(
@@ -178,7 +293,7 @@ def _tested(
     return {
         t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
         for t in tests
-        if t.notes.get("candidate") == candidate and t.state == "complete"
+        if t.notes["candidate"] == candidate and t.state == "complete"
     }
 
 
@@ -187,8 +302,13 @@ def _mean(value: float | Sequence[float]) -> float:
     return value if isinstance(value, float) else value[0]
 
 
-def _finalist(finalist: Finalist) -> dict[str, Any]:
-    return vars(finalist) | {"score": vars(finalist.score)}
+def _finalist(finalist: Finalist | None) -> dict[str, Any] | None:
+    if finalist is None:
+        return None
+    reference = None if finalist.role == "searched" else finalist.role
+    data = vars(finalist) | {"score": vars(finalist.score), "reference": reference}
+    del data["role"]
+    return data
 
 
 def _plain(value: Any) -> Any:
@@ -197,35 +317,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def sentence(summary: Summary) -> str:
-    """What the search found, in one plain sentence."""
-    if summary.best is None:
-        ended = summary.state == "complete"
-        return "No trial reached its end." if ended else "The search has not ended yet."
-    weights = bool(summary.best.task_weights)
-    reference = "uniform task weights" if weights else "labels alone"
-    if weights and summary.baseline and summary.baseline.hyperparameters.get(SOFT_WEIGHT) == 0:
-        reference += " without a teacher,"
-    what = f" of {summary.share}" if summary.share else ""
-    if summary.difference is None:
-        shown = summary.test.get("challenger") or summary.test.get("baseline")
-        where = "" if shown is None else f": {_percent(shown)}{what} on the test tasks"
-        return f"Trial {summary.best.number} is best{where}; there was nothing to compare it with."
-    gain = 100 * summary.difference.mean
-    low, high = 100 * summary.difference.low, 100 * summary.difference.high
-    said = {
-        "better": "What the search found is better than",
-        "no better": "What the search found is no better than",
-        "undecided": "It can't be told yet whether what the search found is better than",
-    }[summary.verdict or "undecided"]
-    return (
-        f"{said} {reference} with tuned rates: {_percent(summary.test['challenger'])} against "
-        f"{_percent(summary.test['baseline'])}{what} on the test tasks, a difference of "
-        f"{gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
-    )
-
-
-def _percent(value: Interval) -> str:
-    return f"{100 * value.mean:.1f} %"

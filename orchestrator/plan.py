@@ -67,7 +67,8 @@ def derived_seed(*parts: int | str) -> int:
 def plan_of(config: Config) -> Plan:
     """The plan that `config` describes."""
     steps = config.steps
-    rungs = sorted({max(1, round(share * steps)) for share in config.search.rungs} | {steps})
+    before = {max(1, round(share * steps)) for share in config.search.rungs}
+    rungs = sorted({rung for rung in before if rung < steps} | {steps})
     return Plan(
         name=config.name,
         seed=config.seed,

@@ -40,7 +40,7 @@ class Recorder(Protocol):
     ) -> None: ...
 
     def trial_started(
-        self, spec: TrialSpec, *, params: Mapping[str, float | int | str], time: float
+        self, spec: TrialSpec, *, name: str, params: Mapping[str, float | int | str], time: float
     ) -> None: ...
 
     def reported(self, report: RungReport) -> None: ...
@@ -132,12 +132,13 @@ class OutboxRecorder:
         )
 
     def trial_started(
-        self, spec: TrialSpec, *, params: Mapping[str, float | int | str], time: float
+        self, spec: TrialSpec, *, name: str, params: Mapping[str, float | int | str], time: float
     ) -> None:
         own = {"trial_number": spec.number, "stage": spec.stage, "seed": spec.seed}
         self._record(
             f"{spec.key}/started/{spec.attempt}",
             trial=spec.key,
+            name=name,
             time=time,
             status="RUNNING",
             params=_as_params(own | dict(params)),

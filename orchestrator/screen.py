@@ -133,19 +133,24 @@ def _counts(summary: Summary) -> str:
 
 
 def _finalist(finalist: Finalist, rates: Sequence[str], best: bool) -> list[str]:
-    name = f"{finalist.number}{' *' if best else ''}"
-    weights = heaviest(finalist.task_weights)
+    name = "untrained" if finalist.number is None else str(finalist.number)
+    found, weights = finalist.search_score, heaviest(finalist.task_weights)
     return [
-        name,
-        f"{finalist.search_score:.3f}",
+        f"{name}{' *' if best else ''}",
+        "-" if math.isnan(found) else f"{found:.3f}",
         interval(finalist.score),
-        *(f"{finalist.hyperparameters[rate]:.3g}" for rate in rates),
-        f"{weights} (baseline)" if finalist.reference else weights,
+        *(
+            f"{finalist.hyperparameters[rate]:.3g}" if rate in finalist.hyperparameters else "-"
+            for rate in rates
+        ),
+        f"{weights} (baseline)" if finalist.role == "uniform" else weights,
     ]
 
 
 def interval(value: Interval) -> str:
     """A mean and its interval."""
+    if math.isnan(value.low):
+        return f"{value.mean:.3f}"
     return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 

@@ -8,9 +8,20 @@ from typing import Any
 
 from orchestrator.plan import Plan
 from orchestrator.recording import Recorder
+from orchestrator.selection import UNTRAINED
 from orchestrator.study import Record
-from orchestrator.work import Again, Judgement, Searching, Work, finals, tests
-from trials.contract import Executor, Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
+from orchestrator.work import Again, Judgement, Repeat, Searching, Work, finals, tests
+from trials.contract import (
+    Executor,
+    Outcome,
+    Recipe,
+    RungReport,
+    Stage,
+    TrialResult,
+    TrialSpec,
+    Turn,
+)
+from trials.untrained import is_untrained
 
 # How often a trial is begun again because its worker was lost, before it is given up.
 _LOSSES = 5
@@ -55,6 +66,17 @@ def search(
     _run(_Course({"test": test}, recorder), executor, observe, stopping)
 
 
+def score_untrained(
+    plan: Plan, recipe: Recipe, stage: Stage, record: Record, executor: Executor, recorder: Recorder
+) -> None:
+    """Score the untrained model on the episodes of a stage, `final` or `test`, once.
+
+    recipe: the untrained model's, see `trials.untrained`; executor: of that recipe.
+    """
+    work = Again(plan, stage, record, lambda: [Repeat(UNTRAINED, 0, untrained=recipe)])
+    _run(_Course({stage: work}, recorder), executor, lambda _: None, lambda: False)
+
+
 class _Course:
     """The trials of some works on their way through the workers; the first work's come first."""
 
@@ -86,7 +108,9 @@ class _Course:
         for work in self._works.values():  # before anyone else hears of them
             work.record.sync()
         for spec in specs:
-            self._recorder.trial_started(spec, params=_params(spec), time=time.time())
+            name = f"untrained ({spec.stage})" if is_untrained(spec.recipe) else spec.key
+            params = _params(spec)
+            self._recorder.trial_started(spec, name=name, params=params, time=time.time())
         return specs
 
     def _next(self) -> TrialSpec | None:

@@ -1,8 +1,8 @@
-"""Which trial is best, and how sure that is.
+"""Which model is best, and how sure that is.
 
-The best observed score is an optimist: it was picked because it was high. So the top trials and the
-best reference are trained again with new seeds, and the choice between them is made on fresh
-episodes; only the chosen one and the reference are then shown the test tasks.
+The best observed score is too high on average: it was picked because it was high. So the top trials
+and the best uniform trial are trained again with new seeds, and the choice between them is made on
+fresh episodes. Only the chosen ones and the untrained model are then scored on the test tasks.
 """
 
 import math
@@ -18,42 +18,49 @@ from orchestrator.standings import Standings
 from orchestrator.study import Studied
 
 Verdict = Literal["better", "no better", "undecided"]
+# What a search compares. `searched`: a trial that the search found. The two references: `uniform`,
+# equal task weights with tuned rates; `untrained`, no meta-training at all.
+Role = Literal["searched", "uniform", "untrained"]
 
 # A gain of less than this, in accuracy or skill, is not worth having.
 NEGLIGIBLE = 0.01
+# Fewer tasks than these can't stand for all the tasks that there might have been.
+MIN_TASKS = 3
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial of the search that is trained again; `reference` marks the one to beat."""
+    """What is scored again on fresh episodes; `number` is of the search's trial, if it was one."""
 
-    number: int
+    number: int | None
     params: Mapping[str, float]
-    reference: bool
+    role: Role
 
 
-def best_candidate(finals: Sequence[Studied], *, reference: bool) -> int | None:
-    """The candidate with the best mean over the seeds, none of which diverged; None if all have."""
+UNTRAINED = Candidate(None, {}, "untrained")
+
+
+def role_of(trial: Studied) -> Role:
+    """Of a trial of the finals or the tests; studies of version 0.1 know two roles only."""
+    if "role" in trial.notes:
+        role: Role = trial.notes["role"]
+        return role
+    return "uniform" if trial.notes["reference"] else "searched"
+
+
+def best_candidate(finals: Sequence[Studied], role: Literal["searched", "uniform"]) -> int | None:
+    """The candidate of a role with the best mean over the seeds; None if all have diverged."""
     scores: dict[int, list[float]] = {}
     for trial in finals:
-        if trial.notes["reference"] is reference:
+        if role_of(trial) == role:
             score = trial.score if trial.state == "complete" else -math.inf
             scores.setdefault(trial.notes["candidate"], []).append(score)
     means = {n: sum(s) / len(s) for n, s in scores.items() if -math.inf not in s}
     return max(means, key=lambda number: (means[number], -number), default=None)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def candidates(standings: Standings, n: int) -> list[Candidate]:
-    """The best complete trial that is the reference, and the best `n` that are not.
+    """The best complete trial with uniform weights, and the best `n` others.
 
     While trials are running, only those whom none of the running can push out: a reference if no
     other runs, and of the best `n` as many as if every running trial were to come in first.
@@ -61,28 +68,59 @@ def candidates(standings: Standings, n: int) -> list[Candidate]:
     running = [standings.is_reference(t) for t in standings.running]
     references = islice(standings.complete(reference=True), 0 if any(running) else 1)
     found = islice(standings.complete(reference=False), max(0, n - running.count(False)))
-    return [Candidate(t.number, t.params, True) for t in references] + [
-        Candidate(t.number, t.params, False) for t in found
+    return [Candidate(t.number, t.params, "uniform") for t in references] + [
+        Candidate(t.number, t.params, "searched") for t in found
     ]
 
 
-def interval(table: np.ndarray, *, of_tasks: bool) -> Interval:
-    """Mean of a table (seeds, tasks) of scores or differences, with its 95 % interval.
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval; `note` says what the interval does not cover, or why it is
+    missing (then both ends are NaN)."""
 
-    of_tasks: whether the tasks too are taken for a sample of those that might have been, and not
-    for the only ones of interest. Then the variance of the mean is the sum of what each way of
-    averaging shows, with Satterthwaite's degrees of freedom. That is a little too wide, as what is
-    left after both is counted twice. A single task adds nothing: the interval speaks of the seeds.
+    mean: float
+    low: float
+    high: float
+    note: str = ""
+
+
+def standard_error(table: np.ndarray, *, of_tasks: bool) -> tuple[float, float]:
+    """Of the mean of a table (seeds, tasks), with its degrees of freedom; NaN if there are none.
+
+    of_tasks: whether the tasks too are a sample, and not the only ones of interest. Then the
+    variance of the mean is the sum of what each way of averaging shows, with Satterthwaite's
+    degrees of freedom. That is a little too wide, as the residual variance is counted twice.
     """
     means = [table.mean(axis=1)] + ([table.mean(axis=0)] if of_tasks else [])
     parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
     variance = sum(v for v, _ in parts)
-    mean = float(table.mean())
     if variance <= 0:
-        return Interval(mean, mean, mean) if parts else Interval(mean, math.nan, math.nan)
-    freedom = variance**2 / sum(v**2 / df for v, df in parts)
-    half = float(student.ppf(0.975, freedom)) * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half)
+        return (0.0, math.inf) if parts else (math.nan, math.nan)
+    return math.sqrt(variance), variance**2 / sum(v**2 / df for v, df in parts)
+
+
+def interval(
+    table: np.ndarray, *, of_tasks: bool, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Interval:
+    """Mean of a table (seeds, tasks) of scores or differences, with its 95 % interval.
+
+    of_tasks: as in `standard_error`; fewer than `MIN_TASKS` are not taken for a sample, and the
+    note says so. within: the range of possible values, which the interval does not leave.
+    """
+    sampled = of_tasks and table.shape[1] >= MIN_TASKS
+    error, freedom = standard_error(table, of_tasks=sampled)
+    mean = float(table.mean())
+    if not freedom >= 2:
+        seeds = "1 seed is" if len(table) == 1 else f"{len(table)} seeds are"
+        return Interval(mean, math.nan, math.nan, f"{seeds} too few for an interval")
+    half = float(student.ppf(0.975, freedom)) * error
+    low, high = max(within[0], mean - half), min(within[1], mean + half)
+    return Interval(mean, low, high, _few_tasks(table.shape[1]) if of_tasks and not sampled else "")
+
+
+def _few_tasks(n: int) -> str:
+    alone = "1 task" if n == 1 else f"{n} tasks"
+    return f"over seeds alone: {alone} can't stand for others"
 
 
 def verdict(difference: Interval, negligible: float = NEGLIGIBLE) -> Verdict:

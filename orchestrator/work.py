@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.plan import Plan, derived_seed
 from orchestrator.promotion import Peers
@@ -15,7 +15,7 @@ from orchestrator.simplex import Simplex, shared
 from orchestrator.space import SearchSpace, Values
 from orchestrator.standings import Standings
 from orchestrator.study import Record, Studied
-from trials.contract import Outcome, RungReport, Stage, TrialSpec
+from trials.contract import Outcome, Recipe, RungReport, Stage, TrialSpec
 
 # The last trials of a search are means of so many of the best.
 _MEANS = (8, 4)
@@ -175,11 +175,16 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A candidate to be trained again, or one that was, to be tested."""
+    """A candidate to be trained again, or one that was, to be tested.
+
+    initial: key of the trial from whose last rung it starts. untrained: the recipe of the untrained
+    model, if it is that, which takes no step.
+    """
 
     candidate: Candidate
     seed_index: int
-    initial: str | None = None  # key of the trial from whose end it starts
+    initial: str | None = None
+    untrained: Recipe | None = None
 
 
 class Again:
@@ -206,7 +211,7 @@ class Again:
                 self._begun.add(key)
                 notes = {
                     "candidate": repeat.candidate.number,
-                    "reference": repeat.candidate.reference,
+                    "role": repeat.candidate.role,
                     "seed_index": repeat.seed_index,
                 }
                 return self._spec(repeat, self.record.ask({}, notes).number, 0)
@@ -218,12 +223,15 @@ class Again:
 
     def _spec(self, repeat: Repeat, number: int, attempt: int) -> TrialSpec:
         plan = self._plan
-        hyperparameters, weights = plan.space.decode(repeat.candidate.params)
         # The seeds are the same for all candidates: a paired comparison.
-        seed = derived_seed(plan.seed, "final", repeat.seed_index)
-        spec = plan.spec(
-            number, hyperparameters, weights, attempt=attempt, stage=self._stage, seed=seed
-        )
+        own: dict[str, Any] = {
+            "attempt": attempt,
+            "stage": self._stage,
+            "seed": derived_seed(plan.seed, "final", repeat.seed_index),
+        }
+        if repeat.untrained is not None:
+            return replace(plan.spec(number, {}, {}, **own), recipe=repeat.untrained, rungs=(0,))
+        spec = plan.spec(number, *plan.space.decode(repeat.candidate.params), **own)
         return replace(spec, initial=repeat.initial)
 
     def judge(self, reports: Sequence[RungReport]) -> Mapping[str, Judgement]:
@@ -235,7 +243,7 @@ class Again:
         }
 
 
-def _repeated(trial: Studied) -> tuple[int, int]:
+def _repeated(trial: Studied) -> tuple[int | None, int]:
     return trial.notes["candidate"], trial.notes["seed_index"]
 
 
@@ -246,12 +254,12 @@ def finals(plan: Plan, standings: Standings) -> list[Repeat]:
 
 
 def tests(plan: Plan, standings: Standings, finals: Sequence[Studied]) -> list[Repeat]:
-    """The best candidate on fresh episodes and the reference, from where their finals ended."""
-    shown = {best_candidate(finals, reference=False), best_candidate(finals, reference=True)}
+    """The best searched candidate on fresh episodes and the uniform one, from where they ended."""
+    shown = {best_candidate(finals, "searched"), best_candidate(finals, "uniform")}
     ended = {_repeated(t): t.number for t in finals if t.state == "complete"}
     return [
         Repeat(c, j, f"final-{ended[c.number, j]:04d}")
-        for c in sorted(candidates(standings, plan.finalists), key=lambda c: c.reference)
+        for c in sorted(candidates(standings, plan.finalists), key=lambda c: c.role)
         if c.number in shown
         for j in range(plan.seeds)
         if (c.number, j) in ended

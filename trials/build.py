@@ -8,10 +8,8 @@ from pathlib import Path
 import torch
 
 from fewshot.episodes import Episode
-from fewshot.learners.protonet import ProtoNet
 from fewshot.metrics import accuracy
 from fewshot.models.models import fills_processor
-from fewshot.models.untrained import Untrained
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
@@ -23,37 +21,49 @@ from trials.meta_training import Lessons, MetaTraining, Part
 from trials.new_task import distilled_task
 from trials.objective import Objective
 from trials.optimizer import Optimizer
-from trials.parts import learner, scaled, student
+from trials.parts import learner, spread_of, student
 from trials.pools import Sort, pools_of, sources_of
 from trials.precision import multiply_in
 from trials.sources import Sources
 from trials.teachers import teacher_of
+from trials.untrained import untrained
 
 # Which stream of episodes scores which stage. The finalists' are fresh, the test's are elsewhere.
 _STREAMS: Mapping[Stage, int] = {"search": 1, "final": 2, "test": 3}
 
 
-def build(recipe: Recipe, *, lanes: int, folder: Path, cache: Path, threads: int = 1) -> Lanes:
+def build(
+    recipe: Recipe,
+    *,
+    lanes: int,
+    folder: Path,
+    cache: Path,
+    threads: int = 1,
+    device: str | None = None,
+) -> Lanes:
     """The program of `recipe`: checkpoints go to `folder`, drawn or embedded inputs to `cache`.
 
-    threads: of this process from now on. Raises InputError with every fault found in the tasks.
+    threads: of this process from now on. device: None for the best one that there is. Raises
+    InputError with every fault found in the tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return programs(recipe, cache, threads)(lanes=lanes, folder=folder)
+    return programs(recipe, cache, threads, device)(lanes=lanes, folder=folder)
 
 
-def programs(recipe: Recipe, cache: Path, threads: int = 1) -> partial[Lanes]:
+def programs(
+    recipe: Recipe, cache: Path, threads: int = 1, device: str | None = None
+) -> partial[Lanes]:
     """What makes programs of `recipe` from `lanes` and `folder`, its inputs being loaded."""
     memory.keep_freed()
     torch.set_num_threads(threads)
     multiply_in(recipe.precision)
-    device = best_device()
-    objective = PROGRAMS[recipe.program](recipe, cache, device)
-    alone = device.type == "cpu" and fills_processor(recipe.model.name)
+    where = best_device() if device is None else torch.device(device)
+    objective = PROGRAMS[recipe.program](recipe, cache, where)
+    alone = where.type == "cpu" and fills_processor(recipe.model.name)
     return partial(
         Lanes,
         objective,
-        device=device,
+        device=where,
         optimizer=OPTIMIZERS[recipe.optimizer],
         rows_per_pass=1 if alone else None,
     )
@@ -71,6 +81,7 @@ class Examination:
     task_sizes: number of examples of each training task; empty where there is no end to them.
     figures: accuracies to be shown beside the search's, such as the teacher's.
     null_losses: by which the loss of each training task is divided.
+    untrained: the recipe of the model that no training makes, where the inputs mean something.
     """
 
     features: tuple[int, ...]
@@ -78,6 +89,7 @@ class Examination:
     figures: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     null_losses: Mapping[str, float] = field(default_factory=dict)
+    untrained: Recipe | None = None
 
 
 def examine(recipe: Recipe, cache: Path) -> Examination:
@@ -95,9 +107,13 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
     features = next(pool.features for by_split in pools.values() for pool in by_split.values())
     sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
     known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
-    figures = _untrained(recipe, pools) | _taught(recipe, sources, cache, pools)
-    null_losses = {name: loss for part in parts for name, loss in part.null_losses.items()}
-    return Examination(features, known, figures, null_losses=null_losses)
+    return Examination(
+        features,
+        known,
+        figures=_taught(recipe, sources, cache, pools),
+        null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
+        untrained=untrained(recipe, pools),
+    )
 
 
 def _taught(
@@ -119,23 +135,6 @@ def _taught(
     return {"teacher": torch.cat(right).mean().item()} if right else {}
 
 
-def _untrained(recipe: Recipe, pools: Mapping[Sort, Mapping[str, Pool]]) -> dict[str, float]:
-    """Accuracy on the test tasks of class means of the inputs themselves, with no model at all."""
-    parts = []
-    for sort, by_split in pools.items():
-        test = by_split.get("test")
-        if test is None:
-            continue
-        if not isinstance(test, TaskPool) or not test.inputs.is_floating_point():
-            return {}
-        key = fold(torch.tensor(recipe.seed), _STREAMS["test"])
-        nearest = scaled(ProtoNet(model=Untrained(), way=recipe.max_way), sort)
-        parts.append(Part(nearest, None, {"test": (test, recipe.test_episodes, key)}))
-    scored = MetaTraining(parts, 1).score({"none": torch.zeros(1)}, {}, "test")
-    means = [task.metrics["accuracy"].item() for task in scored]
-    return {"untrained prototypes": sum(means) / len(means)}
-
-
 def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
     sources = sources_of(recipe, cache)
     pools = pools_of(recipe, sources, device)
@@ -151,6 +150,8 @@ def _parts(
 ) -> list[Part]:
     """What learns each sort of tasks, with those that it learns."""
     key = torch.tensor(recipe.seed, device=device)
+    train = {sort: by_split["train"] for sort, by_split in pools.items() if "train" in by_split}
+    spread = spread_of(recipe, train)
     stages: tuple[tuple[Stage, str, int], ...] = (
         ("search", "validation", recipe.validation_episodes),
         ("final", "validation", recipe.test_episodes),
@@ -164,6 +165,7 @@ def _parts(
                 recipe.max_way,
                 sort,
                 by_split.get("train"),
+                spread,
             ),
             by_split.get("train"),
             {

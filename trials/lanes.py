@@ -1,6 +1,7 @@
 """Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -169,7 +170,8 @@ class Lanes:
             for slot in self._slots.values():
                 slot[name][place] = 0
         for name in self._hyper:
-            self._hyper[name][place] = spec.hyperparameters[name]
+            # A trial that takes no step needs no rate. If one is read all the same, NaN shows it.
+            self._hyper[name][place] = spec.hyperparameters.get(name, math.nan)
         for t, task in enumerate(self._objective.tasks):
             self._weights[place, t] = spec.task_weights[task]
         self._decays[place] = spec.hyperparameters.get(adam.WEIGHT_DECAY, 0.0)

@@ -20,7 +20,8 @@ def over_lanes(function: Callable[..., Tensor], *, shared: int | None = None) ->
     def mapped(*arguments: Any) -> Tensor:
         in_dims = tuple(None if place == shared else 0 for place in range(len(arguments)))
         leading = [value for value, dim in zip(arguments, in_dims, strict=True) if dim == 0]
-        if len(tree_leaves(leading)[0]) > 1:
+        leaves = tree_leaves(leading)  # none of a model without parameters: the same in all lanes
+        if leaves and len(leaves[0]) > 1:
             return vmap(function, in_dims=in_dims)(*arguments)
         alone = (
             value if dim is None else tree_map(lambda part: part.squeeze(0), value)

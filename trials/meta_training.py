@@ -234,7 +234,8 @@ class Part:
         """The same, where each example is embedded once, whatever number of episodes it is in."""
         embed = over_lanes(learner.embedding.apply, shared=1)
         embedded = [embed(params, part) for part in inputs.split(_EXAMPLES_AT_ONCE)]
-        found = torch.cat(embedded, 1)  # (l, u, d)
+        lanes = len(next(iter(hyper.values())))
+        found = torch.cat(embedded, 1).expand(lanes, -1, -1)  # (l, u, d)
         mapped = Episode._make((0, None, 0, None))
         compare = vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))
         for part in _parts_of(rows):

@@ -1,7 +1,10 @@
 """The registered parts that a recipe names, built."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from fewshot.faults import Fault, InputError
 from fewshot.kinds import REGRESSION
@@ -15,15 +18,19 @@ from fewshot.learners.learners import (
 )
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.ridge import Ridge
-from fewshot.learners.scaled import Scaled
+from fewshot.learners.scaled import Scaled, scale_of
 from fewshot.models.base import Model
 from fewshot.models.columns import Columns
-from fewshot.models.models import MODELS
-from fewshot.registry import resolve
+from fewshot.models.models import MODELS, SPREAD
+from fewshot.randomness import fold
+from fewshot.registry import options_of, resolve
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from trials.contract import Component, Recipe
 from trials.pools import Sort, sorts
+
+# The stream of the episodes that the spread of examples is measured on, and their number a task.
+_SPREAD, _SPREAD_EPISODES = 4, 16
 
 
 def part(
@@ -49,14 +56,16 @@ def learner(
     way: int,
     sort: Sort | None = None,
     train: Pool | None = None,
+    spread: float = 1.0,
 ) -> Learner:
     """The learner of a meta-training recipe, for problems of `way` classes or of numbers.
 
     sort: of the tasks that it is to learn; the recipe's first if there is no word of it.
-    train: the training tasks among them, if any are to be trained on.
+    train: the training tasks among them, if any are to be trained on. spread: see `spread_of`;
+    nothing but fresh parameters depend on it.
     """
     sort = sort or next(iter(sorts(recipe)))
-    model = _model(recipe, features, way, sort)
+    model = _model(recipe, features, way, sort, spread)
     made = learner_named(recipe.learner.name)
     found: Learner
     if sort.regresses and not learns_numbers(made):
@@ -71,9 +80,27 @@ def learner(
     return scaled(found, sort)
 
 
-def _model(recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort) -> Model:
+def spread_of(recipe: Recipe, train: Mapping[Sort, Pool]) -> float:
+    """Root mean square distance of a training example from the mean of its episode, as a model
+    sees it; 1 where they do not differ, or where no model of the recipe asks for it."""
+    if SPREAD not in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
+        return 1.0
+    squares = []
+    for sort, pool in train.items():
+        key = fold(torch.tensor(recipe.seed, device=pool.null_losses.device), _SPREAD)
+        x = pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1).flatten(2)  # (e, n, d)
+        if sort.source == "table":  # in units of the support, see `scaled`
+            x = scale_of(x, torch.ones_like(x[..., 0])).to(x)
+        squares.append((x - x.mean(1, keepdim=True)).square().sum(-1).mean())
+    found = float(torch.stack(squares).mean().sqrt()) if squares else 0.0
+    return found if 0 < found < math.inf else 1.0
+
+
+def _model(recipe: Recipe, features: tuple[int, ...], way: int, sort: Sort, spread: float) -> Model:
     """The model, or those of its outputs that are for the sort: classes first, then the number."""
     more: dict[str, Any] = {"features": features}
+    if SPREAD in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
+        more[SPREAD] = spread
     if not _scores_classes(recipe):
         return part(MODELS, recipe.model, "model", **more)  # type: ignore[no-any-return]
     kinds = {each.regresses for each in sorts(recipe)}

@@ -6,15 +6,22 @@ from fewshot.models.bag import Bag
 from fewshot.models.base import Model
 from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
+from fewshot.models.residual import Residual
 from fewshot.models.transformer import Transformer
+from fewshot.models.untrained import Untrained
 from fewshot.registry import resolve
 
+# What the builder supplies to a model that takes it: the root mean square distance of an example
+# from the mean of its episode.
+SPREAD = "spread"
 # Each takes `features` (shape of one example), `n_out` where it can be chosen, and its options.
 MODELS: dict[str, Callable[..., Model]] = {
     "bag": Bag,
     "conv": Conv,
     "mlp": MLP,
+    "residual": Residual,
     "transformer": Transformer,
+    "untrained": Untrained,
 }
 
 

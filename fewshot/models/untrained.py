@@ -1,4 +1,7 @@
-"""No model: the inputs are the embedding. What every trained model has to be worth more than."""
+"""No model: the inputs are the embedding. Every trained model has to be better than this one."""
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -7,10 +10,15 @@ from fewshot.functional import Params
 
 
 class Untrained:
-    """(b, *features) -> (b, product of the features)."""
+    """(b, *features) -> (b, product of the features). It has no parameters.
 
-    n_out = 0  # whatever the inputs have
+    features: shape of one example; without it `n_out` is 1 and says nothing.
+    """
+
     head: tuple[str, ...] = ()
+
+    def __init__(self, *, features: Sequence[int] = ()) -> None:
+        self.n_out = math.prod(features)
 
     def init(self, generator: torch.Generator) -> Params:
         del generator

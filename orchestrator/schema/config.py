@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    NonNegativeInt,
     PositiveInt,
     WrapValidator,
 )
@@ -22,6 +23,7 @@ from orchestrator.schema.section import Name, Section, refused
 from orchestrator.schema.space import SpaceSection
 from orchestrator.schema.tasks import EpisodesSection, FunctionSection, TaskSection, TasksSection
 from trials.adaptation import Adaptation
+from trials.meta_training import MetaTraining
 from trials.objective import soft_hyperparameters
 from trials.precision import Precision
 
@@ -65,7 +67,7 @@ class Config(Section):
     batch: PositiveInt = 128
     optimizer: Literal["adam", "sgd"] = "adam"
     precision: Precision = "float32"  # of products on a GPU
-    steps: PositiveInt
+    steps: NonNegativeInt  # 0 leaves the model untrained
     space: SpaceSection
     search: SearchSection = SearchSection()
 
@@ -95,7 +97,9 @@ class Config(Section):
         own: tuple[str, ...] = (OWN,) if "per_task" in self.learner.options().values() else ()
         if self.teacher is not None:
             own += soft_hyperparameters(regresses="classification" not in self.kinds)
-        return learner_named(self.learner.name).hyperparameters + own
+        read = learner_named(self.learner.name).hyperparameters + own
+        # Without a step there is no rate to take it at.
+        return read if self.steps else tuple(n for n in read if n != MetaTraining.learning_rate)
 
     def train_names(self) -> list[str]:
         return [name for task in self.tasks.train for name in task.names()]

@@ -14,7 +14,7 @@ from pydantic import (
 from fewshot.faults import Fault
 from fewshot.learners.learners import LEARNERS, learner_named
 from fewshot.losses.distillation import Direction
-from fewshot.models.models import MODELS
+from fewshot.models.models import MODELS, SPREAD
 from fewshot.registry import options_of, resolve
 from fewshot.tasks.datasets import DATASETS
 from orchestrator.schema.section import Section, refused, refusing
@@ -71,7 +71,7 @@ class ModelPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        _check_options(MODELS, "name", self, {"features"})
+        _check_options(MODELS, "name", self, {"features", SPREAD})
         return self
 
 

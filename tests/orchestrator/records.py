@@ -91,7 +91,9 @@ def trial(recorder: Recorder, number: int, outcome: Outcome) -> None:
     """Every third trial is complete, stopped, failed, if `outcome` says nothing else."""
     one = spec(number)
     weights = {f"lambda/{task}": weight for task, weight in one.task_weights.items()}
-    recorder.trial_started(one, params=one.hyperparameters | weights, time=START + 60 * number)
+    recorder.trial_started(
+        one, name=one.key, params=one.hyperparameters | weights, time=START + 60 * number
+    )
     for step in (10, 20) if outcome == "complete" else (10,):
         recorder.reported(report(number, step))
     note = "Below the best third at step 10." if outcome == "stopped" else ""

@@ -7,13 +7,14 @@ import optuna
 import pytest
 
 from orchestrator.executor import InlineExecutor
-from orchestrator.leaderboard import sentence, summarise
-from orchestrator.search import Records, Stopped, search
+from orchestrator.leaderboard import summarise
+from orchestrator.search import Records, Stopped, score_untrained, search
+from orchestrator.sentences import sentence
 from orchestrator.space import Range, SearchSpace
 from orchestrator.study import Record
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Told, Toy, skill
-from trials.contract import TrialSpec
+from trials.contract import Component, TrialSpec
 
 KEYS = {
     "name",
@@ -34,10 +35,30 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.work.Sampler.suggest", toys.quick_suggest)
 
 
-def searched(turns: int | None = None, *, score: Any = skill, **changes: Any) -> Records:
-    """The records of a search that is complete, or was stopped after some turns."""
+UNTRAINED = replace(toys.RECIPE, model=Component(name="untrained"))
+
+
+def searched(
+    turns: int | None = None,
+    *,
+    score: Any = skill,
+    untrained: float | None = None,
+    **changes: Any,
+) -> Records:
+    """The records of a search that is complete, or was stopped after some turns.
+
+    untrained: the skill of the untrained model, if there is one.
+    """
     plan = toys.plan(**changes)
     records = toys.records(optuna.storages.InMemoryStorage(), plan)
+
+    def score_of_untrained(stage: Any) -> None:
+        if untrained is not None:
+            executor = InlineExecutor(lambda: Toy(1, lambda spec, step: untrained))
+            record = getattr(records, stage)
+            score_untrained(plan, UNTRAINED, stage, record, executor, Told())
+
+    score_of_untrained("final")
     left = iter(range(turns or 10**9))
     try:
         search(
@@ -51,6 +72,7 @@ def searched(turns: int | None = None, *, score: Any = skill, **changes: Any) ->
     except Stopped:
         return records
     assert turns is None, "a search that is to be stopped is not over before"
+    score_of_untrained("test")
     records.search.note("state", "complete")
     return records
 
@@ -71,14 +93,14 @@ def test_the_summary_is_json_with_the_keys_that_machines_rely_on() -> None:
     assert found["best"].keys() >= {"number", "hyperparameters", "task_weights"}
     assert found["best"]["task_weights"].keys() == set(toys.TASKS)
     assert len(found["finalists"]) == 3
-    assert found["baseline"]["reference"] is True
-    assert found["difference"].keys() == {"mean", "low", "high"}
+    assert found["baseline"]["reference"] == "uniform"
+    assert found["difference"].keys() == {"mean", "low", "high", "note"}
     assert found["test"].keys() == {"challenger", "baseline"}
     assert found["verdict"] in {"better", "no better", "undecided"}
 
 
 def test_finalists_are_ranked_by_their_fresh_scores() -> None:
-    summary = summarise("toy", searched(finalists=4))
+    summary = summarise("toy", searched(finalists=4, seeds=3))
     means = [f.score.mean for f in summary.finalists]
     assert means == sorted(means, reverse=True)
     assert summary.best == summary.finalists[0]
@@ -90,9 +112,9 @@ def test_the_difference_is_that_of_the_two_that_were_tested() -> None:
     summary = summarise("toy", records)
     means = {}
     for t in records.test.trials():
-        rows = means.setdefault(t.notes["reference"], [])
+        rows = means.setdefault(t.notes["role"], [])
         rows += [task["accuracy"] for task in t.notes["tasks"].values()]
-    ours, theirs = (sum(means[key]) / 4 for key in (False, True))
+    ours, theirs = (sum(means[key]) / 4 for key in ("searched", "uniform"))
     assert summary.test["challenger"].mean == pytest.approx(ours)
     assert summary.test["baseline"].mean == pytest.approx(theirs)
     assert summary.difference.mean == pytest.approx(ours - theirs)
@@ -112,7 +134,7 @@ def test_where_nothing_is_classified_it_is_skill_that_is_compared(monkeypatch) -
     rows = [
         task["skill"][0]
         for t in records.test.trials()
-        if not t.notes["reference"]
+        if t.notes["role"] == "searched"
         for task in t.notes["tasks"].values()
     ]
     assert summary.to_dict()["measure"] == "skill"
@@ -184,7 +206,7 @@ def test_a_baseline_that_diverged_under_a_new_seed_is_no_baseline() -> None:
     found = strict(summary.to_dict())
     assert found["baseline"] is found["difference"] is found["verdict"] is None
     assert found["test"].keys() == {"challenger"}
-    assert found["best"]["reference"] is False
+    assert found["best"]["reference"] is None
     assert "nothing to compare it with" in sentence(summary)
 
 
@@ -194,12 +216,14 @@ def test_a_test_that_failed_leaves_the_other_seeds_paired() -> None:
     tests = [t.state for t in records.test.trials()]
     assert tests == ["complete", "failed"] + ["complete"] * 4
     rows = {
-        (t.notes["reference"], t.notes["seed_index"]): [
+        (t.notes["role"], t.notes["seed_index"]): [
             task["accuracy"] for task in t.notes["tasks"].values()
         ]
         for t in whole.test.trials()
     }
-    pairs = [a - b for j in (0, 2) for a, b in zip(rows[False, j], rows[True, j], strict=True)]
+    pairs = [
+        a - b for j in (0, 2) for a, b in zip(rows["searched", j], rows["uniform", j], strict=True)
+    ]
     summary = summarise("toy", records)
     assert summary.difference.mean == pytest.approx(sum(pairs) / len(pairs))
 
@@ -210,3 +234,87 @@ def test_without_a_reference_the_best_stands_alone() -> None:
     summary = summarise("toy", searched(space=space))
     assert strict(summary.to_dict())["baseline"] is None
     assert sentence(summary).startswith(f"Trial {summary.best.number} is best")
+
+
+class TestUntrained:
+    """The trained models of the toy reach a skill of .69, uniform weights at most .667."""
+
+    def test_is_a_finalist_and_a_reference(self) -> None:
+        summary = summarise("toy", searched(untrained=0.3, seeds=3))
+        found = strict(summary.to_dict())
+        assert found["references"]["untrained"]["score"]["mean"] == pytest.approx(0.3)
+        assert found["references"]["untrained"]["reference"] == "untrained"
+        assert found["references"]["untrained"]["number"] is None
+        assert found["references"]["uniform"] == found["baseline"]
+        assert [f["number"] for f in found["finalists"]][-1] is None
+        assert found["test"]["untrained"]["mean"] == pytest.approx(0.2 + 0.8 * 0.3)
+
+    def test_that_is_worse_than_uniform_weights_leaves_the_verdict_to_them(self) -> None:
+        with_one, without = (summarise("toy", searched(untrained=x, seeds=3)) for x in (0.3, None))
+        assert with_one.reference == with_one.baseline
+        assert (with_one.verdict, with_one.difference) == (without.verdict, without.difference)
+        assert with_one.best == without.best
+        assert sentence(with_one) == sentence(without) + " The untrained model: 44.0 %."
+
+    def test_that_is_the_better_reference_is_what_the_verdict_is_about(self) -> None:
+        records = searched(untrained=0.675, seeds=3)
+        summary = summarise("toy", records)
+        assert summary.baseline.score.mean < 0.675 < summary.challenger.score.mean
+        assert summary.best == summary.challenger
+        assert summary.reference == summary.untrained
+        ours = summary.test["challenger"].mean
+        assert summary.difference.mean == pytest.approx(ours - summary.test["untrained"].mean)
+        said = sentence(summary)
+        assert said.startswith("What the search found is better than the untrained model: ")
+        assert "Uniform task weights with tuned rates: " in said
+
+    def test_that_nothing_beats_is_the_answer(self) -> None:
+        summary = summarise("toy", searched(untrained=0.9, seeds=3))
+        assert summary.best == summary.untrained
+        assert summary.verdict == "no better"
+        assert summary.difference.high < 0
+        assert sentence(summary).startswith(
+            "Nothing that was trained is better than the untrained model, which has 92.0 % on the "
+            "test tasks. The untrained model is what is exported. The best that was trained has "
+        )
+
+    def test_is_preferred_to_a_gain_within_its_error(self) -> None:
+        def noisy(spec: TrialSpec, step: int) -> float:
+            return 0.5 + 0.02 * math.sin(spec.seed)
+
+        mean = summarise("toy", searched(score=noisy, seeds=3)).challenger.score.mean
+        for below, kept in ((0.001, True), (0.1, False)):
+            summary = summarise("toy", searched(score=noisy, untrained=mean - below, seeds=3))
+            assert (summary.best.role == "untrained") == kept
+            assert summary.verdict != "better" or not kept
+
+    def test_is_left_where_everything_diverged(self) -> None:
+        diverged = diverging("search", {*range(12)})
+        summary = summarise("toy", searched(score=diverged, untrained=0.3))
+        assert summary.best == summary.untrained
+        assert "The untrained model is what is exported." in sentence(summary)
+
+
+def test_the_measure_is_what_all_held_out_tasks_have(monkeypatch) -> None:
+    """Validation tasks of classes only, test tasks of classes and of numbers."""
+    finish = Record.finish
+
+    def of_both(self, number, outcome, score, notes) -> None:
+        if self is records_of["test"]:
+            task = notes["tasks"]["braille"]
+            task["mse"] = task.pop("accuracy")
+        finish(self, number, outcome, score, notes)
+
+    records_of: dict[str, Record] = {}
+    init = Record.__init__
+
+    def named(self, storage, name, box) -> None:
+        init(self, storage, name, box)
+        records_of[name.rpartition("/")[2]] = self
+
+    monkeypatch.setattr(Record, "__init__", named)
+    monkeypatch.setattr(Record, "finish", of_both)
+    summary = summarise("toy", searched(seeds=3))
+    assert summary.measure == "skill"
+    assert summary.test.keys() == {"challenger", "baseline"}
+    assert "of the way from guessing to perfect on the test tasks" in sentence(summary)

@@ -183,7 +183,7 @@ def test_with_the_sampler_itself_the_good_weights_are_found(
     plan = toys.plan(trials=20, finalists=1)
     records = run(plan)
     best = records.test.trials()[0]
-    assert best.notes["reference"] is False
+    assert best.notes["role"] == "searched"
     assert best.notes["task_weights"]["clean"] > 0.6
     assert best.notes["task_weights"]["noise"] < 0.15
 
@@ -214,10 +214,10 @@ def test_only_the_challenger_and_the_reference_see_the_test_tasks() -> None:
     finals, tests = records.final.trials(), records.test.trials()
     means: dict[int, list[float]] = {}
     for t in finals:
-        if not t.notes["reference"]:
+        if t.notes["role"] == "searched":
             means.setdefault(t.notes["candidate"], []).append(t.score)
     challenger = max(means, key=lambda n: sum(means[n]))
-    reference = next(t.notes["candidate"] for t in finals if t.notes["reference"])
+    reference = next(t.notes["candidate"] for t in finals if t.notes["role"] == "uniform")
     assert [t.notes["candidate"] for t in tests] == [challenger] * 2 + [reference] * 2
     assert [t.notes["seed_index"] for t in tests] == [0, 1, 0, 1]
 
@@ -253,19 +253,19 @@ def test_a_final_that_diverged_rules_its_candidate_out() -> None:
 
 
 def test_there_is_no_best_candidate_where_all_diverged() -> None:
-    notes = {"candidate": 3, "reference": False}
+    notes = {"candidate": 3, "role": "searched"}
     failed = Studied(0, "failed", {}, {10: math.nan}, notes)
     complete = Studied(1, "complete", {}, {10: 0.5}, notes)
-    assert best_candidate([failed, complete], reference=False) is None
-    assert best_candidate([complete], reference=False) == 3
-    assert best_candidate([complete], reference=True) is None
-    assert best_candidate([], reference=False) is None
+    assert best_candidate([failed, complete], "searched") is None
+    assert best_candidate([complete], "searched") == 3
+    assert best_candidate([complete], "uniform") is None
+    assert best_candidate([], "searched") is None
 
 
 def test_without_a_reference_the_best_is_tested_alone() -> None:
     space = SearchSpace({"lr/outer": Range(1e-4, 1e-1, log=True)}, {}, dict.fromkeys(SIZES, 1 / 3))
     records = run(toys.plan(space=space))
-    assert {t.notes["reference"] for t in records.final.trials()} == {False}
+    assert {t.notes["role"] for t in records.final.trials()} == {"searched"}
     assert len({t.notes["candidate"] for t in records.test.trials()}) == 1
 
 

@@ -42,24 +42,39 @@ def test_the_interval_has_the_truth_about_19_times_in_20(seeds, tasks, noise, sh
 def test_without_a_sample_of_tasks_the_interval_speaks_of_the_seeds() -> None:
     assert 0.93 <= coverage(0.02, 0.0, 0.01, (4, 6), of_tasks=False) <= 0.97
     # Effects of the tasks are then no noise: they shift the truth.
-    table = np.array([[0.1, 0.9], [0.2, 1.0]])
-    of_seeds = interval(table, of_tasks=False)
-    assert of_seeds.mean == pytest.approx(0.55)
-    assert of_seeds.high - of_seeds.mean == pytest.approx(12.706 * 0.05, rel=1e-3)
-    of_both = interval(table, of_tasks=True)
+    table = np.array([[0.1, 0.5, 0.9], [0.2, 0.6, 1.0], [0.3, 0.7, 0.2]])
+    of_seeds, of_both = (interval(table, of_tasks=choice) for choice in (False, True))
+    assert of_seeds.mean == pytest.approx(0.5)
+    error = np.std([0.5, 0.6, 0.4], ddof=1) / math.sqrt(3)
+    assert of_seeds.high - of_seeds.mean == pytest.approx(4.303 * error, rel=1e-3)
     assert of_both.high - of_both.mean > of_seeds.high - of_seeds.mean
 
 
-def test_a_single_task_adds_nothing() -> None:
-    table = np.array([[0.1], [0.2], [0.4]])
-    assert interval(table, of_tasks=True) == interval(table, of_tasks=False)
+@pytest.mark.parametrize(("n", "said"), [(1, "1 task can't"), (2, "2 tasks can't")])
+def test_too_few_tasks_are_no_sample_and_the_interval_says_so(n, said) -> None:
+    table = np.array([[0.1, 0.8], [0.2, 0.8], [0.4, 0.8]])[:, :n]
+    of_both, of_seeds = (interval(table, of_tasks=choice) for choice in (True, False))
+    assert (of_both.low, of_both.high) == (of_seeds.low, of_seeds.high)
+    assert said in of_both.note
+    assert of_seeds.note == ""
 
 
-def test_a_single_number_has_no_interval() -> None:
-    found = interval(np.array([[0.3]]), of_tasks=True)
-    assert found.mean == 0.3
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_have_no_interval_and_it_says_so(seeds) -> None:
+    table = np.array([[0.3], [0.9]])[:seeds]
+    found = interval(table, of_tasks=True)
+    assert found.mean == pytest.approx(table.mean())
     assert math.isnan(found.low)
     assert math.isnan(found.high)
+    assert found.note.endswith("too few for an interval")
+
+
+def test_an_interval_stays_among_possible_values() -> None:
+    table = np.array([[0.2], [0.9], [1.0]])
+    free, bound = interval(table, of_tasks=False), interval(table, of_tasks=False, within=(0, 1))
+    assert free.low < 0
+    assert free.high > 1
+    assert (bound.mean, bound.low, bound.high) == (free.mean, 0, 1)
 
 
 def test_equal_numbers_have_an_interval_of_no_width() -> None:
@@ -104,7 +119,11 @@ def test_candidates_are_the_best_complete_ones_and_the_best_reference() -> None:
         trial(8, 0.6, OTHER),
     ]
     found = chosen(trials, 2)
-    assert [(c.number, c.reference) for c in found] == [(1, True), (6, False), (2, False)]
+    assert [(c.number, c.role) for c in found] == [
+        (1, "uniform"),
+        (6, "searched"),
+        (2, "searched"),
+    ]
     assert found[0].params["lr/outer"] == 0.02
     assert [c.number for c in chosen(trials, 9)] == [1, 6, 2, 8, 7, 4]
 

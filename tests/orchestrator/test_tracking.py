@@ -234,7 +234,9 @@ class TestAgain:
         made = recorder(folder, tracking_uri(home))
         records.started(made)
         records.trial(made, 0, "failed")
-        made.trial_started(records.spec(0, attempt=1), params={}, time=records.START + 500)
+        made.trial_started(
+            records.spec(0, attempt=1), name="search-0000", params={}, time=records.START + 500
+        )
         made.reported(records.report(0, 10))
         assert made.drain(timeout=60)
         run = runs(home)["demo/search-0000"]

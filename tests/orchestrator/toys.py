@@ -104,7 +104,9 @@ class Toy:
             self._live[spec.key] = _Lane(spec)
         if not self._live:
             return []
-        due = {key: next(r for r in x.spec.rungs if r > x.step) for key, x in self._live.items()}
+        due = {
+            key: next((r for r in x.spec.rungs if r > x.step), 0) for key, x in self._live.items()
+        }
         steps = min(due[key] - lane.step for key, lane in self._live.items())
         self.lane_steps += steps * len(self._live)
         self.capacity_steps += steps * self.lanes
@@ -209,7 +211,9 @@ class Told:
     def search_started(self, **what: Any) -> None:
         self._keep(("search started",), what)
 
-    def trial_started(self, spec: TrialSpec, *, params: Mapping[str, Any], time: float) -> None:
+    def trial_started(
+        self, spec: TrialSpec, *, name: str, params: Mapping[str, Any], time: float
+    ) -> None:
         self.starts.append((spec.key, spec.attempt))
         self._keep(("started", spec.key), dict(params))
 

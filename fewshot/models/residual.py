@@ -1,0 +1,62 @@
+"""The inputs with a learned correction that starts at zero.
+
+f(x) = g * (x + relu(x A + a) B),  B = 0 and g = scale / spread at the start.
+
+So an untrained model embeds an example as the example itself, up to a scale that no comparison of
+distances or angles notices, and training can only move away from there. It is made for features
+that mean something already, such as those of a pretrained encoder.
+
+The zero start is that of Goyal et al., "Accurate, large minibatch SGD", 2017 (section 5.1), and of
+Hu et al., "LoRA", ICLR 2022. The learned scale is that of Oreshkin, Rodriguez and Lacoste, "TADAM:
+task dependent adaptive metric for improved few-shot learning", NeurIPS 2018: a softmax over
+distances between features of length 1 is nearly flat, and hardly trains them.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewshot.faults import fault
+from fewshot.functional import Params, linear_params
+
+
+class Residual:
+    """(b, *features) -> (b, n_out), where n_out is the product of the features.
+
+    hidden: width of the correction, >= 1. scale: > 0, the distance of an embedded example from the
+    middle of its episode, at the start. spread: > 0, the same of the inputs, in the root mean
+    square; whoever builds the model measures it on training tasks.
+    """
+
+    head: tuple[str, ...] = ("gain",)
+
+    def __init__(
+        self,
+        *,
+        features: Sequence[int],
+        hidden: int = 32,
+        scale: float = 5.0,
+        spread: float = 1.0,
+    ) -> None:
+        if hidden < 1:
+            raise fault("model.hidden", "must be a whole number of at least 1.", hidden)
+        if not 0 < scale < math.inf:
+            raise fault("model.scale", "must be a number above 0.", scale)
+        self.n_out = math.prod(features)
+        self._hidden, self._gain = hidden, scale / spread
+
+    def init(self, generator: torch.Generator) -> Params:
+        weight, bias = linear_params(self.n_out, self._hidden, generator)
+        return {
+            "down": weight,
+            "bias": bias,
+            "up": torch.zeros(self._hidden, self.n_out),
+            "gain": torch.tensor(self._gain),
+        }
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        correction = (x @ params["down"] + params["bias"]).relu() @ params["up"]
+        return params["gain"] * (x + correction)
