@@ -75,3 +75,19 @@ def macro_f1(logits: Tensor, labels: Tensor, n_classes: int | Tensor | None = No
     hits = (predicted * actual).sum(-2)
     total = predicted.sum(-2) + actual.sum(-2)
     return (2 * hits / total.clamp(min=1)).sum(-1) / (c if n_classes is None else n_classes)
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy; probabilities (n, c), labels (n,), n >= 1.
+
+    The confidence is the probability of the predicted class. Predictions are put into `bins` of
+    equal width by their confidence, and the gaps of the bins are weighted by their sizes.
+
+    Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
+    AAAI 2015.
+    """
+    confidence, predicted = probabilities.double().max(-1)
+    gap = confidence - (predicted == labels).double()
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    sums = torch.zeros(bins, dtype=torch.float64).index_add(0, place, gap)
+    return float(sums.abs().sum() / len(labels))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewshot.faults import InputError, fault
-from fewshot.metrics import accuracy, macro_f1
+from fewshot.metrics import accuracy, expected_calibration_error, macro_f1
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import write_text
@@ -27,6 +27,7 @@ from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from orchestrator.schema.parts import DatasetPart, TeacherPart
 from orchestrator.schema.tasks import TaskSection
+from trials import checkpoint
 from trials.contract import Component
 from trials.deployment import classify, distil, regress
 from trials.teachers import TRAINED
@@ -89,6 +90,8 @@ def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: H
         truth = torch.tensor([classes.index(labels[rest[i]]) for i in known_rows])
         metrics["accuracy"] = accuracy(logits[known_rows], truth).item()
         metrics["f1"] = macro_f1(logits[known_rows], truth).item()
+        chances = logits[known_rows].softmax(-1)
+        metrics["ece"] = expected_calibration_error(chances, truth)
     table = found.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
@@ -183,7 +186,8 @@ def _logits(
     if not config.adapts:
         params = load_file(folder / "model.safetensors")
         seen, x = (found.inputs[rows], codes), found.inputs[rest]
-        return classify(recipe, params, hyperparameters, seen, x)
+        scale = checkpoint.logit_scale(folder / "model.safetensors")
+        return classify(recipe, params, hyperparameters, seen, x, scale=scale)
     if config.teacher is not None and config.teacher.source not in TRAINED:
         teacher = _part(config.teacher, str(part.options["path"]), folder)
         recipe = replace(recipe, teacher=teacher)

@@ -1,6 +1,7 @@
 """The best of a search as a folder that somebody else can use."""
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
@@ -57,6 +58,8 @@ def export(name: str, home: Home, out: Path) -> Summary:
         transformer.save_pretrained(config.model.options()["encoder"], tensors, classes, partial)
     else:
         metadata = {"format": "pt", "search": name, checkpoint.SPEC: fixed_spec(fixed).to_json()}
+        if (scale := _logit_scale(chosen)) is not None:
+            metadata[checkpoint.LOGIT_SCALE] = repr(scale)
         save_file(tensors, partial / "model.safetensors", metadata)
     if classes:  # the model's outputs, in their order
         write_text(partial / "labels.json", json.dumps(classes, indent=2))
@@ -78,6 +81,13 @@ def _best_training(best: Finalist, finals: list[Studied]) -> Studied:
     """Of the finalist's trainings, the one with the best score on the fresh validation episodes."""
     own = [t for t in finals if t.notes["candidate"] == best.number and t.state == "complete"]
     return max(own, key=lambda t: t.score)
+
+
+def _logit_scale(chosen: Studied) -> float | None:
+    """The geometric mean over the validation tasks that have classes; None if none has."""
+    tasks = chosen.notes["tasks"].values()
+    found = [math.log(task["logit_scale"]) for task in tasks if "logit_scale" in task]
+    return math.exp(sum(found) / len(found)) if found else None
 
 
 def _untrained_recipe(chosen: Studied) -> Recipe:

@@ -22,6 +22,8 @@ from trials.contract import RungReport, TrialSpec
 
 # Under this name the metadata of a model's file tell how it was trained.
 SPEC = "spec"
+# And under this one, what calibrates its logits.
+LOGIT_SCALE = "logit_scale"
 
 
 def path_of(folder: Path, key: str) -> Path:
@@ -108,3 +110,9 @@ def trained(path: Path) -> tuple[TrialSpec, dict[str, Tensor]]:
         rule = "must be a model that this version of fewtune trained: its file does not say how."
         remedy = "Export it again, or finish its search."
         raise fault("teacher.path", rule, str(path), remedy) from error
+
+
+def logit_scale(path: Path) -> float:
+    """What calibrates the logits of the exported model at `path`; 1 where its file does not say."""
+    with safe_open(path, framework="pt") as file:
+        return float((file.metadata() or {}).get(LOGIT_SCALE, 1.0))

@@ -1,12 +1,14 @@
 """Adapting a trained model to a task that nobody has seen before, once, outside of any search."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fewshot.calibration import fitted_scale
 from fewshot.episodes import Episode
 from fewshot.faults import fault
 from fewshot.functional import Params
@@ -18,6 +20,9 @@ from trials.pools import sort_of
 from trials.sources import Sources
 from trials.teachers import teacher_of
 
+Examples = tuple[Tensor, Tensor]  # (n, *features), and their labels (n,)
+_FOLDS = 10  # of the support at the most, each with one example of each class
+
 
 def classify(
     recipe: Recipe,
@@ -25,16 +30,40 @@ def classify(
     hyperparameters: Mapping[str, float],
     support: tuple[Tensor, Tensor],
     x: Tensor,
+    *,
+    scale: float = 1.0,
 ) -> Tensor:
     """Logits (n, c) of x (n, *features), having learned from the support of a meta-trained recipe.
 
-    The new task is like the first validation task that has classes.
+    The new task is like the first validation task that has classes. The logits are scaled so that
+    their softmax is calibrated: by leaving out one example of each class at a time, where each
+    class has more than one.
 
-    support: (s, *features) and labels (s,) in 0..c-1, each of which occurs.
+    support: (s, *features) and labels (s,) in 0..c-1, each of which occurs. scale: > 0, what
+    calibrated the logits of the validation tasks.
     """
     way = int(support[1].max()) + 1
     nobody = torch.zeros(len(x), dtype=torch.int64)  # the queries' labels are not known
-    return _answers(recipe, params, hyperparameters, way, support, (x, nobody), regresses=False)
+    answer = partial(_answers, recipe, params, hyperparameters, way, regresses=False)
+    left_out = [
+        (answer(seen, (held_out[0], torch.zeros_like(held_out[1]))), held_out[1])
+        for seen, held_out in _one_left_out(support)
+    ]
+    if left_out:
+        logits, labels = (torch.cat(parts) for parts in zip(*left_out, strict=True))
+        scale = fitted_scale(logits, labels, prior=scale).item()
+    return scale * answer(support, (x, nobody))
+
+
+def _one_left_out(support: Examples) -> Iterator[tuple[Examples, Examples]]:
+    """The support without one example of each class, and these; nothing where a class has one."""
+    x, y = support
+    # Of each example how many of its class come before it.
+    place = torch.tensor([int((y[:i] == label).sum()) for i, label in enumerate(y)])
+    folds = min(_FOLDS, *torch.bincount(y).tolist())
+    for fold in range(folds if folds > 1 else 0):
+        out = place == fold
+        yield (x[~out], y[~out]), (x[out], y[out])
 
 
 def regress(

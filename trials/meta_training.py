@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fewshot.calibration import fitted_scale
 from fewshot.episodes import Episode, looked_up, taken, unanswered
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
@@ -36,6 +37,8 @@ from trials.teachers import Teacher
 # Keeps the scores of hundreds of episodes from being held in memory at once.
 _EPISODES_AT_ONCE = 256
 _EXAMPLES_AT_ONCE = 512
+# Episodes of a task that its logits are calibrated on: some thousand queries are enough.
+_CALIBRATING = 64
 
 # Outputs of l models for the queries of b episodes, (l, b, q, n_out), and their labels, (b, q, ..).
 Answered = tuple[Tensor, Tensor]
@@ -198,21 +201,31 @@ class Part:
         pool, n_episodes, key = self.held_out[stage]
         task = torch.arange(len(pool.names), device=key.device).repeat_interleave(n_episodes)
         null_losses = pool.null_losses[task].split(_EPISODES_AT_ONCE)
-        answered = self._answered(params, hyper, stage)
-        chunks = [
-            pool.kind.scores(outputs, answers, null_loss)
-            for (outputs, answers), null_loss in zip(answered, null_losses, strict=True)
-        ]
+        calibrated = stage == "final" and pool.kind is CLASSIFICATION
+        chunks: list[dict[str, Tensor]] = []
+        kept: list[Answered] = []  # what calibrates: the first episodes of each task
+        at = 0
+        for (outputs, answers), null_loss in zip(
+            self._answered(params, hyper, stage), null_losses, strict=True
+        ):
+            chunks.append(pool.kind.scores(outputs, answers, null_loss))
+            place = torch.arange(at, at + len(answers), device=key.device) % n_episodes
+            if calibrated:
+                first = place < _CALIBRATING
+                kept.append((outputs[:, first], answers[first]))
+            at += len(answers)
         # (l, t, episodes) each
         scores = {
             name: torch.cat([chunk[name] for chunk in chunks], 1).unflatten(1, (-1, n_episodes))
             for name in chunks[0]
         }
+        scales = {"logit_scale": _scales(kept, len(pool.names))} if calibrated else {}
         return [
             TaskScores(
                 name,
                 scores["skill"][:, t],
-                {metric: scores[metric][:, t].mean(1) for metric in pool.kind.reported},
+                {metric: scores[metric][:, t].mean(1) for metric in pool.kind.reported}
+                | {metric: value[:, t] for metric, value in scales.items()},
             )
             for t, name in enumerate(pool.names)
         ]
@@ -258,6 +271,14 @@ class Part:
             own = labelled._replace(support_x=support, query_x=query)
             self._rows[stage] = taken(pool.inputs, used), own
         return self._rows[stage]
+
+
+def _scales(answered: Sequence[Answered], n_tasks: int) -> Tensor:
+    """The scale (l, t) that calibrates the logits of each of t tasks with as many episodes."""
+    logits = torch.cat([outputs for outputs, _ in answered], 1).unflatten(1, (n_tasks, -1))
+    labels = torch.cat([answers for _, answers in answered]).unflatten(0, (n_tasks, -1))
+    z, y = logits.flatten(2, 3), labels.flatten(1, 2)  # (l, t, e * q, way), (t, e * q)
+    return fitted_scale(z, y.expand(z.shape[:-1]))
 
 
 def _parts_of(episodes: Episode) -> Iterator[Episode]:

@@ -45,15 +45,19 @@ def config(path, **more):
     )
 
 
-def exported(made, folder):
+def exported(made, folder, *, calibrated=False):
     """The folder of an exported model, trained as the config says."""
     plan = plan_of(made)
     spec = plan.spec(0, *plan.space.decode({}), stage="final")
     program = build(plan.recipe, lanes=1, folder=folder / "runs", cache=folder)
     program.admit(spec)
-    program.advance()
+    (report,) = program.advance()
     tensors = program.parameters(spec.key)
-    save_file(tensors, folder / "model.safetensors", {checkpoint.SPEC: spec.to_json()})
+    metadata = {checkpoint.SPEC: spec.to_json()}
+    if calibrated:
+        (scale,) = (v for name, v in report.metrics.items() if name.endswith("/logit_scale"))
+        metadata[checkpoint.LOGIT_SCALE] = repr(scale)
+    save_file(tensors, folder / "model.safetensors", metadata)
     (folder / "config.yaml").write_text(dump(made))
     return folder
 
@@ -143,3 +147,49 @@ def test_what_does_not_fit_a_model_of_numbers_is_refused(
         adapt(of_functions, data, shots=shots, label=label, out=tmp_path / "out", home=home)
     assert caught.value.faults[0].path == path
     assert not (tmp_path / "out").exists()
+
+
+# ---- probabilities ----------------------------------------------------------------------------
+
+
+def features(path, n_classes=6, per_class=40):
+    """Directions of length 1: a class is one of them and noise, and classes overlap."""
+    rng = np.random.default_rng(1)
+    middles = rng.normal(size=(n_classes, 8))
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow([*(f"x{i}" for i in range(8)), "label"])
+        for c, middle in enumerate(middles):
+            points = middle + rng.normal(size=(per_class, 8))
+            points /= np.linalg.norm(points, axis=1, keepdims=True)
+            rows.writerows([*(f"{value:.5f}" for value in point), f"class {c}"] for point in points)
+    return str(path)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_probabilities_are_calibrated(tmp_path, shots):
+    """Distances between features of length 1 are small: the softmax of them is nearly flat."""
+    path = features(tmp_path / "features.csv")
+    task = {"name": "classes", "dataset": "features", "label": "label"}
+    made = parse(
+        {
+            "name": "features",
+            "datasets": {"features": {"source": "table", "path": path}},
+            "tasks": {"train": [task], "validation": [task], "test": [task], "overlap": True},
+            "model": {"name": "untrained"},
+            "learner": {"name": "protonet"},
+            "episodes": {"way": 6, "shot": shots, "test": 60},
+            "steps": 0,
+            "space": {"task_weights": {"search": False}},
+        }
+    )
+    folder = tmp_path / "export"
+    folder.mkdir()
+    exported(made, folder, calibrated=True)
+    home = Home.at(str(tmp_path / "home"))
+    found = adapt(folder, path, shots=shots, label="label", out=tmp_path / "out", home=home)
+    assert found.metrics["ece"] < 0.15
+    with found.predictions.open() as file:
+        told = [float(row["probability"]) for row in csv.DictReader(file)]
+    assert abs(np.mean(told) - found.metrics["accuracy"]) < 0.12
+    assert max(told) - min(told) > 0.3
