@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from fewshot.faults import FewtuneError
 
@@ -25,6 +26,10 @@ class Screen:
     def __init__(self) -> None:
         self.said = Console(stderr=True, highlight=False, soft_wrap=True)
         self.result = Console(highlight=False, soft_wrap=True)
+
+    def advise(self, advice: Any) -> None:
+        """A warning with its remedy."""
+        self.said.print(f"[yellow]note[/yellow] {escape(str(advice))}")
 
     def json(self, value: Any) -> None:
         """One line that a machine may read."""
@@ -39,6 +44,8 @@ def check(options: argparse.Namespace, screen: Screen) -> int:
     config = load_config(options.config, options.set)
     screen.said.print(f"{options.config}: no faults in the file; trying a few steps ...")
     found = dry_run(config, Home.at(options.home))
+    for advice in found.advice:
+        screen.advise(advice)
     tasks = ", ".join(f"{task} {n}" for task, n in found.task_sizes.items())
     if tasks:
         screen.result.print(f"training tasks (examples): {tasks}")
@@ -76,6 +83,7 @@ def search(options: argparse.Namespace, screen: Screen) -> int:
                 resume=options.resume,
                 placement=options.executor,
                 observe=watch,
+                advise=screen.advise,
                 stopping=lambda: bool(asked),
             )
         except Stopped:
@@ -111,6 +119,8 @@ def _show(options: argparse.Namespace, screen: Screen, name: str, home: Any) -> 
         return
     screen.result.print(leaderboard(summary))
     screen.result.print(sentence(summary))
+    for advice in summary.advice:
+        screen.advise(advice)
     for who, value in summary.figures.items():
         screen.result.print(f"For comparison, the {who}: {100 * value:.1f} %.")
     best = home.search(name) / "best"

@@ -2,13 +2,14 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from orchestrator.advice import Advice, advice_on_config
 from orchestrator.home import Home
 from orchestrator.plan import Plan, plan_of
 from orchestrator.schema.config import Config
@@ -35,6 +36,7 @@ class Forecast:
     bytes_per_lane: float
     task_sizes: Mapping[str, int]
     figures: Mapping[str, float]
+    advice: Sequence[Advice]
 
 
 def dry_run(config: Config, home: Home) -> Forecast:
@@ -65,6 +67,7 @@ def dry_run(config: Config, home: Home) -> Forecast:
         bytes_per_lane=grown / lanes,
         task_sizes=found.task_sizes,
         figures=found.figures,
+        advice=advice_on_config(config, found.features),
     )
 
 

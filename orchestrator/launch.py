@@ -14,6 +14,7 @@ from fewshot.faults import Fault, InputError, fault
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator import tracking
+from orchestrator.advice import Advice, Adviser, advice_on_config
 from orchestrator.dry_run import lanes_of, workers_per_gpu
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
@@ -47,9 +48,13 @@ def run(
     resume: bool = False,
     placement: Placement = "ray",
     observe: Callable[[str, Records], None] = lambda stage, records: None,
+    advise: Callable[[Advice], None] = lambda advice: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Ended:
     """Run the search of `config`, or what is left of it.
+
+    observe: called with the stage whenever the records have changed. advise: called once with each
+    sign that the answer will be poor.
 
     Raises InputError before anything of the search is written, and Stopped if asked to stop.
     """
@@ -69,6 +74,8 @@ def run(
         records.search.note("figures", dict(found.figures))
         records.search.note("classes", list(found.classes))
         records.search.note("null_losses", dict(found.null_losses))
+        adviser = Adviser(plan, records, advise)
+        adviser.tell(advice_on_config(config, found.features))
         recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
         with _recorded(recorder, plan, records, home):
             observe("start", records)
@@ -77,6 +84,11 @@ def run(
             lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
             executor = _executor(plan, config, home, placement, lanes)
             records.search.note("lanes", executor.lanes)
+
+            def observed(stage: str) -> None:
+                adviser.look(stage)
+                observe(stage, records)
+
             try:
                 search(
                     plan,
@@ -84,7 +96,7 @@ def run(
                     executor,
                     recorder,
                     task_sizes=found.task_sizes,
-                    observe=lambda stage: observe(stage, records),
+                    observe=observed,
                     stopping=stopping,
                 )
             finally:

@@ -72,6 +72,7 @@ class Summary:
     test: Mapping[str, Interval]  # measure on the test tasks of challenger, baseline, untrained
     figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
+    advice: Sequence[str] = ()  # signs that the answer may be poor, with remedies
     share: str = ""  # what a measure is a share of, where that has to be said
 
     @property
@@ -102,6 +103,7 @@ class Summary:
                 "test": {name: vars(value) for name, value in self.test.items()},
                 "figures": dict(self.figures),
                 "null_losses": dict(self.null_losses),
+                "advice": list(self.advice),
             }
         )
         return found
@@ -147,6 +149,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
         test={name: _test_interval(table, measure) for name, table in tables.items()},
         figures=dict(records.search.notes.get("figures", {})),
         null_losses=dict(records.search.notes.get("null_losses", {})),
+        advice=list(records.search.notes.get("advice", {}).values()),
         share=_share(classifies),
     )
 
