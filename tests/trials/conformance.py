@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fewshot.tasks.functions import FAMILIES, variance
 from tests.fewshot import tiny_transformer
+from tests.trials.double import REPORTS, build_in_double
 from trials.build import build
 from trials.contract import (
     Component,
@@ -40,6 +41,7 @@ class Case:
     variances: of the numbers of each held-out task that has numbers.
     unscored: others for those that decide how a model is trained, but not how it is scored.
     tasks: what the task weights weigh.
+    double: whether its programs compute in float64, see tests.trials.double.
     """
 
     name: str
@@ -50,9 +52,16 @@ class Case:
     unscored: Mapping[str, float] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     variances: Mapping[str, float] = field(default_factory=dict)
+    double: bool = False
 
     def program(self, folder: Path, *, lanes: int = 1, recipe: Recipe | None = None) -> Lanes:
-        return build(recipe or self.recipe, lanes=lanes, folder=folder, cache=self.cache)
+        made = build_in_double if self.double else build
+        return made(recipe or self.recipe, lanes=lanes, folder=folder, cache=self.cache)
+
+    @property
+    def wild(self) -> dict[str, float]:
+        """Hyperparameters of a trial that diverges."""
+        return {**self.hyperparameters, self.rate: 1e300 if self.double else 1e30}
 
     def spec(self, number: int, *, rungs: tuple[int, ...] = (2, 5), **changes: Any) -> TrialSpec:
         """A trial whose rate, weights and seed hang on its number."""
@@ -173,7 +182,7 @@ def alone(case: Case, spec: TrialSpec, folder: Path) -> Story:
 
 
 def assert_same_reports(found: Iterable[RungReport], expected: Iterable[RungReport]) -> None:
-    """Equal to rounding in all but the key and the clock."""
+    """Equal to the rounding of float64 in all but the key and the clock."""
     found, expected = list(found), list(expected)
     assert [report.step for report in found] == [report.step for report in expected]
     for one, other in zip(found, expected, strict=True):
@@ -185,7 +194,7 @@ def assert_same_reports(found: Iterable[RungReport], expected: Iterable[RungRepo
 
 
 def _near(value: Any) -> Any:
-    return pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True)
+    return pytest.approx(value, rel=REPORTS, abs=REPORTS, nan_ok=True)
 
 
 # ---- the cases --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from trials.contract import RungReport
 @pytest.fixture
 def case(tmp_path):
     (tmp_path / "data").mkdir()
-    return protonet(tmp_path / "data")
+    return replace(protonet(tmp_path / "data"), double=True)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.trials.conformance import CASES, drive, protonet
+from tests.trials.double import REPORTS, lanes_in_double
 from tests.trials.stand_ins import ELSEWHERE, TwoPlaces, taped
 from trials.build import PROGRAMS
 from trials.capture import Captured
@@ -22,10 +23,10 @@ def specs_of(case):
 
 
 def assert_near(found, expected):
-    """To rounding."""
+    """To the rounding of float64."""
     for (score, metrics), (own_score, own_metrics) in zip(found, expected, strict=True):
-        assert score == pytest.approx(own_score, rel=1e-4, abs=1e-6)
-        assert metrics == pytest.approx(own_metrics, rel=1e-4, abs=1e-6)
+        assert score == pytest.approx(own_score, rel=REPORTS, abs=REPORTS)
+        assert metrics == pytest.approx(own_metrics, rel=REPORTS, abs=REPORTS)
 
 
 def told(program, case):
@@ -65,7 +66,7 @@ def elsewhere(case, folder):
     places = TwoPlaces()
     with places:
         objective = PROGRAMS[case.recipe.program](case.recipe, case.cache, ELSEWHERE)
-        program = Lanes(objective, lanes=3, folder=folder, device=ELSEWHERE)
+        program = lanes_in_double(objective, lanes=3, folder=folder, device=ELSEWHERE)
         drive(program, [case.spec(9)])  # what is made once has been made
         train = program.train
 
@@ -80,10 +81,10 @@ def elsewhere(case, folder):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "fine_tuning"])
 def test_what_lies_on_a_device_stays_there(name, tmp_path):
-    case = CASES[name](tmp_path)
+    case = replace(CASES[name](tmp_path), double=True)
     (tmp_path / "elsewhere").mkdir()
     expected = told(case.program(tmp_path / "here", lanes=3), case)
-    # A few sums are ordered otherwise on what is no CPU.
+    # What is no CPU orders a few sums differently.
     assert_near(elsewhere(case, tmp_path / "elsewhere"), expected)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.trials.conformance import CASES, alone, assert_same_reports, drive, protonet
+from tests.trials.double import lanes_in_double
 from tests.trials.stand_ins import ON_CPU, ON_CUDA, Cramped, NoWaiting
 from trials.build import OPTIMIZERS, programs
 from trials.lanes import Lanes
@@ -13,13 +14,13 @@ from trials.lanes import Lanes
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    return protonet(tmp_path_factory.mktemp("data"))
+    return replace(protonet(tmp_path_factory.mktemp("data")), double=True)
 
 
 def cramped(case, folder, lanes, **limits):
     (objective,) = programs(case.recipe, case.cache).args
-    objective = Cramped(objective, **limits)
-    return objective, Lanes(objective, lanes=lanes, folder=folder, device=torch.device("cpu"))
+    objective, cpu = Cramped(objective, **limits), torch.device("cpu")
+    return objective, lanes_in_double(objective, lanes=lanes, folder=folder, device=cpu)
 
 
 class TestOutOfMemory:
@@ -102,7 +103,7 @@ class TestPasses:
         assert watched.sizes == sizes
 
     def test_of_many_lanes_give_what_those_of_one_do(self, tmp_path):
-        case = CASES["conv"](tmp_path)
+        case = replace(CASES["conv"](tmp_path), double=True)
         program = case.program(tmp_path / "lanes", lanes=4)
         assert program.rows_per_pass == 1
         program.rows_per_pass = 4  # as on a GPU

@@ -258,7 +258,7 @@ class TestTeacher:
         assert not torch.allclose(found[0], found[2], rtol=1e-2)
 
     def test_a_trial_that_does_not_listen_is_the_trial_without_a_teacher(self, tmp_path):
-        case = taught(tmp_path)
+        case = replace(taught(tmp_path), double=True)
         deaf = {**case.hyperparameters, "distill/soft_weight": 0.0}
         spec = case.spec(0, hyperparameters=deaf)
         alone = replace(spec, recipe=replace(case.recipe, teacher=None))

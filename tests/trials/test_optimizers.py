@@ -45,7 +45,7 @@ class TestEveryOptimizer:
                 assert_close(value[lane], expected.detach(), rtol=1e-4, atol=1e-4)
 
     def test_is_taken_up_again_where_a_trial_was_left(self, name, tmp_path):
-        case = protonet(tmp_path)
+        case = replace(protonet(tmp_path), double=True)
         recipe = replace(case.recipe, optimizer=name)
         specs = [case.spec(number, recipe=recipe, rungs=(2, 5)) for number in range(2)]
         killed = case.program(tmp_path / "runs", lanes=2, recipe=recipe)

@@ -1,0 +1,92 @@
+"""Trials in float64, where "the same to rounding" has a bound that can be derived.
+
+Two ways of computing a gradient of n operations differ by some delta = n * eps of its terms, and
+Adam divides a gradient by the root of its mean square plus 1e-8. So a gradient that is all
+rounding, such as that of a shift that the loss does not depend on, makes a step of up to
+rate * delta / 1e-8. With n = 10^3 and a rate of 0.02 that is above 100 in float32, which promises
+nothing, and 4.4e-7 in float64.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from fewshot.functional import Params
+from fewshot.tasks.functions import FunctionPool
+from tests.rounding import rounding
+from trials.build import programs
+from trials.contract import Recipe
+from trials.lanes import Lanes
+
+_OPERATIONS, _STEPS, _RATE, _ADAM_EPS = 1e3, 20, 0.02, 1e-8
+
+# How far the reports of one trial may differ, whose lane, neighbours or device are others.
+REPORTS = rounding(_OPERATIONS * _STEPS, torch.float64, condition=_RATE / _ADAM_EPS)
+
+
+class InDouble:
+    """An objective all of whose floating-point numbers are float64."""
+
+    def __init__(self, objective: Any) -> None:
+        self._objective = _doubled(objective, {})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def init(self, seed: int) -> Params:
+        return {name: value.double() for name, value in self._objective.init(seed).items()}
+
+    def batch(self, drawn: Any) -> Any:
+        return tree_map(_double, self._objective.batch(drawn))
+
+
+def lanes_in_double(objective: Any, **options: Any) -> Lanes:
+    """The program of an objective in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of what a program makes for itself
+    try:
+        return Lanes(InDouble(objective), **options)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def build_in_double(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
+    """As `trials.build.build`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = programs(recipe, cache)
+    return lanes_in_double(*made.args, **made.keywords, lanes=lanes, folder=folder)
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _doubled(value: Any, known: dict[int, Any]) -> Any:
+    """The same with every tensor in it; objects of this project are changed in place."""
+    if isinstance(value, Tensor):
+        return _double(value)
+    if isinstance(value, torch.nn.Module):
+        return value.double()
+    if isinstance(value, Mapping):
+        found = {key: _doubled(part, known) for key, part in value.items()}
+        return MappingProxyType(found) if isinstance(value, MappingProxyType) else found
+    if isinstance(value, list | tuple):
+        parts = [_doubled(part, known) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if id(value) not in known and type(value).__module__.startswith(("fewshot.", "trials.", "tests.")):
+        known[id(value)] = value
+        for name, part in list(getattr(value, "__dict__", {}).items()):
+            value.__dict__[name] = _doubled(part, known)
+        if isinstance(value, FunctionPool):
+            value.__dict__["families"] = tuple(partial(_of_family, f) for f in value.families)
+    return value
+
+
+def _of_family(family: Any, x: Tensor, key: Tensor) -> Tensor:
+    return family(x.double(), key)
