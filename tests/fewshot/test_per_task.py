@@ -1,5 +1,7 @@
 """Heads and rates of each training task's own."""
 
+import math
+
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -133,7 +135,7 @@ def test_a_factor_multiplies_all_rates():
     inner, _, params = made("meta_sgd", {"rates": "per_task"})
     own = of_task(inner, params, 2)
     twice = {name: value for name, value in own.items() if name != "log_factor"}
-    faster = {**HYPER, "lr/inner": HYPER["lr/inner"] * torch.tensor(0.6).double().exp()}
+    faster = {**HYPER, "lr/inner": HYPER["lr/inner"] * math.exp(0.6)}
     assert_close(
         inner.logits(own, problems(), HYPER),
         regressor("meta_sgd").logits(twice, problems(), faster),

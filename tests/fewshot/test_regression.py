@@ -16,6 +16,7 @@ from fewshot.learners.meta_sgd import MetaSGD
 from fewshot.learners.reptile import Reptile
 from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained
+from tests.rounding import rounding
 
 D = 3
 HYPER = {
@@ -158,6 +159,12 @@ class TestOnAQuadratic:
         assert_close(found, HYPER["lr/inner"] * (joint + first_order))
 
 
+def solved(gram, operations):
+    """How far two solutions of a system differ, relatively, if one adds 1e-12 as `ridge` does."""
+    shift = 1e-12 * np.linalg.norm(np.linalg.inv(gram), 2)
+    return shift + rounding(operations, condition=np.linalg.cond(gram))
+
+
 class TestRidge:
     def test_is_the_penalised_least_squares_of_linear_algebra(self):
         """Of [f(x), 1], whose last weight is not penalised."""
@@ -171,9 +178,12 @@ class TestRidge:
             strength = given * np.square(features - features.mean(0)).sum(1).mean()
             design = np.hstack([features, np.ones((len(features), 1))])
             penalty = np.diag([strength] * features.shape[1] + [0.0])
-            weights = np.linalg.solve(design.T @ design + penalty, design.T @ y.numpy())
+            gram = design.T @ design + penalty
+            weights = np.linalg.solve(gram, design.T @ y.numpy())
             expected = np.hstack([queries, np.ones((len(queries), 1))]) @ weights
-            np.testing.assert_allclose(found[i].numpy(), expected, rtol=1e-9)
+            size = (abs(queries) @ abs(weights[:-1]) + abs(weights[-1])).max()
+            within = solved(gram, design.size) * size
+            np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=within)
 
     @pytest.mark.parametrize("n", [2, 3, 9])
     def test_is_the_same_whichever_system_is_the_smaller(self, n):
@@ -188,7 +198,9 @@ class TestRidge:
             gram = away.T @ away + strength * np.eye(D)
             weights = np.linalg.solve(gram, away.T @ (y.numpy() - mean))
             expected = mean + (query_x - x.mean(0)).numpy() @ weights
-            np.testing.assert_allclose(found[i].numpy(), expected, rtol=1e-8)
+            size = (abs(query_x - x.mean(0)).numpy() @ abs(weights) + abs(mean)).max()
+            within = solved(gram, away.size) * size
+            np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=within)
 
     def test_without_a_penalty_to_speak_of_fits_a_linear_function(self):
         episodes = problems(b=3, n=30)

@@ -24,8 +24,9 @@ class TestEveryOptimizer:
     def test_gives_each_lane_what_torch_gives_it_alone(self, name):
         rng = torch.Generator().manual_seed(0)
         shapes = {"weight": (4, 3), "bias": (3,), "scale": ()}
-        params = {key: torch.randn(5, *shape, generator=rng) for key, shape in shapes.items()}
-        rates = torch.tensor([0.0, 1e-3, 1e-2, 0.1, 1.0])
+        exact = {"generator": rng, "dtype": torch.float64}
+        params = {key: torch.randn(5, *shape, **exact) for key, shape in shapes.items()}
+        rates = torch.tensor([0.0, 1e-3, 1e-2, 0.1, 1.0], dtype=torch.float64)
         steps = torch.zeros(5, dtype=torch.int64)
         alone = [
             [value[lane].clone().requires_grad_() for value in params.values()] for lane in range(5)
@@ -33,7 +34,7 @@ class TestEveryOptimizer:
         theirs = [THEIRS[name](own, rates[lane].item()) for lane, own in enumerate(alone)]
         slots = OPTIMIZERS[name].zeros_like(params)
         for _ in range(4):
-            grads = {k: torch.randn(v.shape, generator=rng) for k, v in params.items()}
+            grads = {k: torch.randn(v.shape, **exact) for k, v in params.items()}
             steps += 1
             OPTIMIZERS[name].update_(params, grads, slots, steps, rates)
             for lane, optimizer in enumerate(theirs):
@@ -42,7 +43,7 @@ class TestEveryOptimizer:
                 optimizer.step()
         for lane, own in enumerate(alone):
             for value, expected in zip(params.values(), own, strict=True):
-                assert_close(value[lane], expected.detach(), rtol=1e-4, atol=1e-4)
+                assert_close(value[lane], expected.detach())
 
     def test_is_taken_up_again_where_a_trial_was_left(self, name, tmp_path):
         case = replace(protonet(tmp_path), double=True)
