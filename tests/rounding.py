@@ -11,6 +11,8 @@ what follows enlarges a relative error of its inputs. A bound of this kind is th
 processor; a bound that was tuned on one is not.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,13 +35,22 @@ def assert_same(
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            assert_same(
-                found[name], value, operations=operations, condition=condition, size=size
-            )
+            assert_same(found[name], value, operations=operations, condition=condition, size=size)
         return
     largest = _largest(expected) if size is None else size
     within = rounding(operations, expected.dtype, condition) * largest
     torch.testing.assert_close(found, expected, rtol=0, atol=within)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Of tensors that are made without saying which."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _largest(values: Tensor) -> float:

@@ -11,7 +11,9 @@ import torch
 
 from orchestrator.config import load_config
 from orchestrator.plan import plan_of
+from tests.rounding import default_dtype
 from tests.trials.conformance import protonet
+from tests.trials.double import REPORTS, InDouble, build_in_double
 from tests.trials.stand_ins import ELSEWHERE, TwoPlaces
 from trials.build import build
 
@@ -90,14 +92,17 @@ def test_throughput_gives_the_other_tools_the_very_trial_that_a_lane_trains(
     small = ["steps=12", "episodes.per_task=1", "episodes.validation=20"]
     plan = plan_of(load_config(ROOT / "configs" / f"{problem}.yaml", small))
     spec = plan.spec(0, *plan.space.decode(plan.space.rate_design(1, 0)[0]))
-    program = build(plan.recipe, lanes=1, folder=tmp_path, cache=tmp_path)
+    program = build_in_double(plan.recipe, lanes=1, folder=tmp_path, cache=tmp_path)
     program.admit(spec)
     ours = [(r.step, r.score.mean) for _ in plan.rungs for r in program.advance()]
     plain = PlainTrial(plan.recipe, tmp_path, by_hand=by_hand)
-    theirs = plain.run(spec.seed, spec.hyperparameters, spec.task_weights, plan.rungs)
+    plain.objective = InDouble(plain.objective)
+    with default_dtype(torch.float64):
+        course = plain.run(spec.seed, spec.hyperparameters, spec.task_weights, plan.rungs)
+        theirs = list(course)
     for (step, score), (their_step, their_score) in zip(ours, theirs, strict=True):
         assert their_step == step
-        assert their_score == pytest.approx(score, abs=1e-3)
+        assert their_score == pytest.approx(score, rel=0, abs=REPORTS)
 
 
 def test_a_trial_of_the_other_tools_lies_on_one_device(tmp_path, monkeypatch):

@@ -18,16 +18,33 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fewshot.functional import Params
+from fewshot.models.mlp import MLP
 from fewshot.tasks.functions import FunctionPool
-from tests.rounding import rounding
+from tests.rounding import default_dtype, rounding
 from trials.build import programs
 from trials.contract import Recipe
 from trials.lanes import Lanes
 
 _OPERATIONS, _STEPS, _RATE, _ADAM_EPS = 1e3, 20, 0.02, 1e-8
 
+# The name of this model in a recipe or a config.
+DOUBLE_MLP = "tests.trials.double:DoubleMLP"
+
 # How far the reports of one trial may differ, whose lane, neighbours or device are others.
 REPORTS = rounding(_OPERATIONS * _STEPS, torch.float64, condition=_RATE / _ADAM_EPS)
+
+
+class DoubleMLP(MLP):
+    """An MLP whose parameters and outputs are float64, whatever reads its examples.
+
+    As a recipe's model, it has programs compute in float64 that a test does not make itself.
+    """
+
+    def init(self, generator: torch.Generator) -> Params:
+        return {name: value.double() for name, value in super().init(generator).items()}
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        return super().apply(params, x.double())
 
 
 class InDouble:
@@ -40,7 +57,9 @@ class InDouble:
         return getattr(self._objective, name)
 
     def init(self, seed: int) -> Params:
-        return {name: value.double() for name, value in self._objective.init(seed).items()}
+        with default_dtype(torch.float32):  # of other precision, other numbers would be drawn
+            drawn = self._objective.init(seed)
+        return {name: value.double() for name, value in drawn.items()}
 
     def batch(self, drawn: Any) -> Any:
         return tree_map(_double, self._objective.batch(drawn))
@@ -48,12 +67,8 @@ class InDouble:
 
 def lanes_in_double(objective: Any, **options: Any) -> Lanes:
     """The program of an objective in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # of what a program makes for itself
-    try:
+    with default_dtype(torch.float64):  # of what a program makes for itself
         return Lanes(InDouble(objective), **options)
-    finally:
-        torch.set_default_dtype(before)
 
 
 def build_in_double(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
@@ -79,7 +94,9 @@ def _doubled(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, list | tuple):
         parts = [_doubled(part, known) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if id(value) not in known and type(value).__module__.startswith(("fewshot.", "trials.", "tests.")):
+    if id(value) not in known and type(value).__module__.startswith(
+        ("fewshot.", "trials.", "tests.")
+    ):
         known[id(value)] = value
         for name, part in list(getattr(value, "__dict__", {}).items()):
             value.__dict__[name] = _doubled(part, known)

@@ -121,6 +121,7 @@ class TestOnAGPU:
     def test_a_graph_changes_no_report(self, case, tmp_path, monkeypatch, caplog):
         eager = pytest.MonkeyPatch()
         eager.setattr("trials.lanes.replayed", lambda step, device: step)
+        case = replace(case, double=True)
         expected = told(case.program(tmp_path / "eager", lanes=3), case)
         eager.undo()
         # Not the first, in which some copy to the GPU what they keep there.
@@ -169,10 +170,9 @@ class TestOnAGPU:
         assert "not captured" in caplog.text
 
     def test_a_trial_is_what_it_is_on_a_cpu(self, tmp_path):
-        case = protonet(tmp_path)
+        case, cpu = replace(protonet(tmp_path), double=True), torch.device("cpu")
         found = told(case.program(tmp_path / "gpu", lanes=3), case)
-        objective = PROGRAMS[case.recipe.program](case.recipe, case.cache, torch.device("cpu"))
+        objective = PROGRAMS[case.recipe.program](case.recipe, case.cache, cpu)
         (tmp_path / "cpu").mkdir()
-        program = Lanes(objective, lanes=3, folder=tmp_path / "cpu", device=torch.device("cpu"))
-        for (score, _), (expected, _) in zip(found, told(program, case), strict=True):
-            assert score == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        program = lanes_in_double(objective, lanes=3, folder=tmp_path / "cpu", device=cpu)
+        assert_near(found, told(program, case))

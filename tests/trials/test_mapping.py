@@ -17,9 +17,10 @@ def affine(params, x, scale):
 @pytest.mark.parametrize("shared", [None, 1])
 def test_a_lane_gives_the_same_alone_as_among_others(shared):
     rng = torch.Generator().manual_seed(0)
-    params = {name: torch.randn(3, *shape, generator=rng) for name, shape in SHAPES.items()}
-    x = torch.randn(*([] if shared else [3]), 5, 4, generator=rng)
-    scale = torch.randn(3, generator=rng)
+    exact = {"generator": rng, "dtype": torch.float64}
+    params = {name: torch.randn(3, *shape, **exact) for name, shape in SHAPES.items()}
+    x = torch.randn(*([] if shared else [3]), 5, 4, **exact)
+    scale = torch.randn(3, **exact)
     mapped = over_lanes(affine, shared=shared)
     together = mapped(params, x, scale)
     assert together.shape == (3, 5, 2)

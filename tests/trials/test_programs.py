@@ -78,7 +78,8 @@ class TestEveryProgram:
 
     def test_a_trial_does_not_notice_when_it_is_admitted(self, exact, by_itself, tmp_path):
         first, second, late = (
-            exact.spec(number, rungs=rungs) for number, rungs in enumerate([(3, 6, 9), (4,), (2, 5)])
+            exact.spec(number, rungs=rungs)
+            for number, rungs in enumerate([(3, 6, 9), (4,), (2, 5)])
         )
         program = exact.program(tmp_path, lanes=3)
         program.admit(first)
@@ -433,7 +434,9 @@ class TestEveryProgram:
         tested = replace(finalist, stage="test", initial=finalist.key)
         hyperparameters = {**tested.hyperparameters, **exact.unscored}
         others = [
-            replace(tested, number=n, hyperparameters=hyperparameters, task_weights=exact.weights(n))
+            replace(
+                tested, number=n, hyperparameters=hyperparameters, task_weights=exact.weights(n)
+            )
             for n in (1, 2)
         ]
         one = drive(exact.program(tmp_path), [tested])[tested.key].reports
