@@ -15,7 +15,6 @@ from tests.rounding import default_dtype
 from tests.trials.conformance import protonet
 from tests.trials.double import REPORTS, InDouble, build_in_double
 from tests.trials.stand_ins import ELSEWHERE, TwoPlaces
-from trials.build import build
 
 ROOT = Path(__file__).parent.parent
 ROW = {"benchmark", "problem", "variant", "metric", "value", "low", "high", "n", "seed"}

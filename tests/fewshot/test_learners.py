@@ -146,7 +146,7 @@ class TestRidge:
         for scale in (1e-3, 1.0, 1e6):
             exact = ridge(scale * x, y, torch.tensor(0.1).double())
             rounded = ridge(scale * x.float(), y.float(), torch.tensor(0.1))
-            # All of a Gram matrix is at most n times the mean square, to which the penalty is added.
+            # A Gram matrix is at most n times the mean square, of which the penalty is a tenth.
             within = rounding(x[0].numel(), torch.float32, condition=1 + x.shape[1] / 0.1)
             assert_close(rounded.double(), exact, rtol=0, atol=within * exact.abs().max().item())
 

@@ -25,6 +25,7 @@ from trials.build import programs
 from trials.contract import Recipe
 from trials.lanes import Lanes
 
+_OURS = ("fewshot.", "trials.", "tests.")
 _OPERATIONS, _STEPS, _RATE, _ADAM_EPS = 1e3, 20, 0.02, 1e-8
 
 # The name of this model in a recipe or a config.
@@ -94,9 +95,7 @@ def _doubled(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, list | tuple):
         parts = [_doubled(part, known) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if id(value) not in known and type(value).__module__.startswith(
-        ("fewshot.", "trials.", "tests.")
-    ):
+    if id(value) not in known and type(value).__module__.startswith(_OURS):
         known[id(value)] = value
         for name, part in list(getattr(value, "__dict__", {}).items()):
             value.__dict__[name] = _doubled(part, known)

@@ -13,7 +13,6 @@ from trials.build import PROGRAMS
 from trials.capture import Captured
 from trials.contract import Component
 from trials.graph import cuda_graph, replayed
-from trials.lanes import Lanes
 
 
 def specs_of(case):

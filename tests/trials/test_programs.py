@@ -77,10 +77,8 @@ class TestEveryProgram:
             assert_same_reports(stories[spec.key].reports, by_itself(spec).reports)
 
     def test_a_trial_does_not_notice_when_it_is_admitted(self, exact, by_itself, tmp_path):
-        first, second, late = (
-            exact.spec(number, rungs=rungs)
-            for number, rungs in enumerate([(3, 6, 9), (4,), (2, 5)])
-        )
+        rungs = [(3, 6, 9), (4,), (2, 5)]
+        first, second, late = (exact.spec(n, rungs=own) for n, own in enumerate(rungs))
         program = exact.program(tmp_path, lanes=3)
         program.admit(first)
         program.admit(second)
