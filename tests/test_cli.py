@@ -193,7 +193,7 @@ def test_an_export_trains_to_the_same_score_again(exported, home):
     assert again.returncode == 0, again.stderr
     before = json.loads((exported / "result.json").read_text())["score"]
     # A score counts answers: 2 tasks of 10 episodes of 5 classes with 2 queries each. Beside other
-    # lanes float32 is rounded otherwise, and a query that lies between two classes may change sides.
+    # lanes float32 is rounded differently, and a query between two classes may change sides.
     query = 1 / (2 * 10 * 5 * 2) / (1 - 1 / 5)
     assert json.loads(again.stdout)["score"] == pytest.approx(before, rel=0, abs=2.01 * query)
 
