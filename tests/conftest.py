@@ -1,6 +1,9 @@
 """What every test shares: quiet libraries, one thread, and real data where it is to be had."""
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 # Before Ray, MLflow or torch are imported: no telemetry, one thread each, and a token file of the
@@ -35,3 +38,30 @@ def data() -> Path:
     if not os.environ.get("FEWTUNE_DATA") or not folder.is_dir():
         missing("the real datasets: FEWTUNE_DATA must name their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_glyphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the glyphs as `quickstart` has them, which take some ten seconds to draw.
+
+    Drawn once for all processes of xdist, whose temporary folders lie side by side.
+    """
+    from fewshot.tasks import glyphs
+
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "drawn_glyphs"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        glyphs.load(cache=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home_with_glyphs(drawn_glyphs: Path) -> Callable[[Path], Path]:
+    """Makes a home in which the glyphs are drawn already."""
+
+    def made(home: Path) -> Path:
+        shutil.copytree(drawn_glyphs, home / "features")
+        return home
+
+    return made

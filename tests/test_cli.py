@@ -74,9 +74,9 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, home_with_glyphs) -> Path:
     """A home with one small finished search of the glyphs."""
-    home = tmp_path_factory.mktemp("home")
+    home = home_with_glyphs(tmp_path_factory.mktemp("home"))
     done = fewtune("search", QUICKSTART, "--executor", "inline", "--home", home, "--json", *sets())
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -104,12 +104,14 @@ def test_show_counts_every_trial_and_gives_a_verdict(home, called):
     assert 0 < shown["occupancy"] <= 1
 
 
-def test_lanes_are_found_once_and_a_resumed_search_has_as_many(tmp_path, called, monkeypatch):
+def test_lanes_are_found_once_and_a_resumed_search_has_as_many(
+    tmp_path, home_with_glyphs, called, monkeypatch
+):
     found = iter([4])
     monkeypatch.setattr(launch, "lanes_of", lambda *args: lambda: next(found))
     stops = iter([False, False, True])
     config = load_config(QUICKSTART, [f"{k}={json.dumps(v)}" for k, v in AUTO.items()])
-    home = Home.at(str(tmp_path))
+    home = Home.at(str(home_with_glyphs(tmp_path)))
     with pytest.raises(Stopped):
         launch.run(config, home, placement="inline", stopping=lambda: next(stops))
     ended = launch.run(config, home, placement="inline", resume=True)
@@ -272,8 +274,10 @@ def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path, cal
         ({"search.workers": 10_000, "search.gpus_per_worker": 1}, "too much for 10000 workers"),
     ],
 )
-def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(tmp_path, changes, said, called):
-    home = tmp_path / "home"
+def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(
+    tmp_path, home_with_glyphs, changes, said, called
+):
+    home = home_with_glyphs(tmp_path / "home")
     done = called("search", QUICKSTART, "--home", home, *sets(**changes))
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
@@ -302,7 +306,8 @@ def test_all_faults_are_told_at_once(tmp_path, called):
 
 
 @pytest.mark.parametrize(("asked", "lanes"), [(4, {4}), ("auto", {1, 2})])
-def test_check_says_what_a_search_will_take(tmp_path, called, asked, lanes):
+def test_check_says_what_a_search_will_take(tmp_path, home_with_glyphs, called, asked, lanes):
+    home_with_glyphs(tmp_path)
     done = called("check", QUICKSTART, "--home", tmp_path, *sets(search__lanes=asked))
     assert done.returncode == 0, done.stderr
     assert "search: about" in done.stdout
