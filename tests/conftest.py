@@ -31,6 +31,16 @@ def missing(what: str) -> None:
     pytest.skip(f"needs {what}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Laws that say nothing of a part are left out, rather than reported as skipped."""
+    items[:] = [item for item in items if _applies(item)]
+
+
+def _applies(item: pytest.Item) -> bool:
+    rule = getattr(getattr(item, "cls", None), "applies", None)
+    return rule is None or rule(item.originalname, item.callspec.params)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real datasets, from FEWTUNE_DATA."""

@@ -1,7 +1,8 @@
 """The laws of where problems come from: datasets, families of functions, pools."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -73,6 +74,12 @@ class FamilyLaws:
 
 class PoolLaws:
     """What a `pool` keeps, no two of whose examples are the same."""
+
+    @staticmethod
+    def applies(law: str, params: Mapping[str, Any]) -> bool:
+        """Whether a law says anything of `params["pool"]`; see `LearnerLaws`."""
+        of_classes = law == "test_asks_for_the_classes_that_it_has_shown"
+        return not of_classes or "pool" not in params or params["pool"].kind is CLASSIFICATION
 
     def test_says_what_its_tasks_are(self, pool: Pool) -> None:
         assert len(set(pool.names)) == len(pool.names) > 0

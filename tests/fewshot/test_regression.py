@@ -159,10 +159,7 @@ class TestOnAQuadratic:
         assert_close(found, HYPER["lr/inner"] * (joint + first_order))
 
 
-def solved(gram, operations):
-    """How far two solutions of a system differ, relatively, if one adds 1e-12 as `ridge` does."""
-    shift = 1e-12 * np.linalg.norm(np.linalg.inv(gram), 2)
-    return shift + rounding(operations, condition=np.linalg.cond(gram))
+TINY = 1e-12  # that `ridge` adds to the penalty, for examples that are all zero
 
 
 class TestRidge:
@@ -175,14 +172,14 @@ class TestRidge:
         found = taught.logits(params, episodes, HYPER)
         for i, (x, y, query_x, _) in enumerate(zip(*episodes, strict=True)):
             features, queries = (model.apply(params, part).numpy() for part in (x, query_x))
-            strength = given * np.square(features - features.mean(0)).sum(1).mean()
+            strength = given * np.square(features - features.mean(0)).sum(1).mean() + TINY
             design = np.hstack([features, np.ones((len(features), 1))])
             penalty = np.diag([strength] * features.shape[1] + [0.0])
             gram = design.T @ design + penalty
             weights = np.linalg.solve(gram, design.T @ y.numpy())
             expected = np.hstack([queries, np.ones((len(queries), 1))]) @ weights
             size = (abs(queries) @ abs(weights[:-1]) + abs(weights[-1])).max()
-            within = solved(gram, design.size) * size
+            within = rounding(design.size, condition=np.linalg.cond(gram)) * size
             np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=within)
 
     @pytest.mark.parametrize("n", [2, 3, 9])
@@ -194,12 +191,12 @@ class TestRidge:
         found = taught.logits(params, episodes, HYPER)
         for i, (x, y, query_x, _) in enumerate(zip(*episodes, strict=True)):
             away, mean = (x - x.mean(0)).numpy(), y.mean(0).numpy()
-            strength = given * np.square(away).sum(1).mean()
+            strength = given * np.square(away).sum(1).mean() + TINY
             gram = away.T @ away + strength * np.eye(D)
             weights = np.linalg.solve(gram, away.T @ (y.numpy() - mean))
             expected = mean + (query_x - x.mean(0)).numpy() @ weights
             size = (abs(query_x - x.mean(0)).numpy() @ abs(weights) + abs(mean)).max()
-            within = solved(gram, away.size) * size
+            within = rounding(away.size, condition=np.linalg.cond(gram)) * size
             np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=within)
 
     def test_without_a_penalty_to_speak_of_fits_a_linear_function(self):
