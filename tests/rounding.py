@@ -1,14 +1,14 @@
-"""How far two ways of computing the same number may differ, from dtype and number of operations.
+"""Error bounds for comparisons, derived from the dtype and the number of operations.
 
-An operation rounds by at most eps / 2 of what it gives, so a chain of n of them by n * eps / 2 of
-the largest number in it (Higham, "Accuracy and stability of numerical algorithms", 2002, ch. 3),
-and two such chains differ by at most twice that:
+Each operation has a relative error of at most eps / 2. A chain of n operations therefore has an
+error of at most n * eps / 2 times its largest number (Higham, "Accuracy and stability of numerical
+algorithms", 2002, ch. 3), and two ways of computing the same number differ by at most
 
     |a - b| <= n * eps * condition * size
 
-size: of the largest number that is summed, which may be far above the sum. condition: by how much
-what follows enlarges a relative error of its inputs. A bound of this kind is the same on every
-processor; a bound that was tuned on one is not.
+size is the largest number that is summed; it may be far larger than the sum. condition is the
+factor by which the computation enlarges a relative error of its inputs. This bound holds on every
+processor. A tolerance that was tuned on one machine does not.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from torch import Tensor
 
 
 def rounding(operations: float, dtype: torch.dtype = torch.float64, condition: float = 1) -> float:
-    """The largest relative difference of two ways, of so many operations one after the other."""
+    """The largest relative difference between two chains of `operations` operations."""
     return operations * condition * torch.finfo(dtype).eps
 
 
 def assert_same(
     found: Any, expected: Any, *, operations: float, condition: float = 1, size: float | None = None
 ) -> None:
-    """Equal to the rounding of so many operations in the dtype of `expected`.
+    """Equal up to the rounding errors of `operations` operations in the dtype of `expected`.
 
-    found, expected: tensors, or dictionaries of them. size: of the largest number that was summed,
-    by default the largest of `expected`.
+    found, expected: tensors, or dictionaries of them. size: the largest number that was summed; by
+    default the largest number in `expected`.
     """
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
@@ -44,7 +44,7 @@ def assert_same(
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Of tensors that are made without saying which."""
+    """Create tensors with this dtype where the code names none."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -194,8 +194,8 @@ def test_an_export_trains_to_the_same_score_again(exported, home):
     again = fewtune("train", exported / "config.yaml", "--home", home, "--json")
     assert again.returncode == 0, again.stderr
     before = json.loads((exported / "result.json").read_text())["score"]
-    # A score counts answers: 2 tasks of 10 episodes of 5 classes with 2 queries each. Beside other
-    # lanes float32 is rounded differently, and a query between two classes may change sides.
+    # The score counts correct answers: 2 tasks of 10 episodes with 5 classes and 2 queries each.
+    # Rounding in float32 depends on the number of lanes, so single queries may change their class.
     query = 1 / (2 * 10 * 5 * 2) / (1 - 1 / 5)
     assert json.loads(again.stdout)["score"] == pytest.approx(before, rel=0, abs=2.01 * query)
 

@@ -19,8 +19,7 @@ def fresh(model: Model, seed: int = 0) -> Params:
 
 
 def exact(model: Model, seed: int = 0) -> Params:
-    """The same in float64, for laws that hold to rounding: no bound on it would suit all models in
-    float32."""
+    """The same in float64, where one tolerance for rounding suits all models."""
     return {name: value.double() for name, value in fresh(model, seed).items()}
 
 

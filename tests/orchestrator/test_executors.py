@@ -55,7 +55,7 @@ def wait(executor):
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """In float64: alone, a trial is computed otherwise than beside another."""
+    """In float64, because a trial is rounded differently alone and beside another trial."""
     case = protonet(tmp_path_factory.mktemp("data"))
     model = replace(case.recipe.model, name=DOUBLE_MLP)
     return replace(case, recipe=replace(case.recipe, model=model))

@@ -83,7 +83,7 @@ def test_what_lies_on_a_device_stays_there(name, tmp_path):
     case = replace(CASES[name](tmp_path), double=True)
     (tmp_path / "elsewhere").mkdir()
     expected = told(case.program(tmp_path / "here", lanes=3), case)
-    # What is no CPU orders a few sums differently.
+    # A device that is not a CPU adds some numbers in another order.
     assert_near(elsewhere(case, tmp_path / "elsewhere"), expected)
 
 
