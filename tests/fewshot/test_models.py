@@ -16,6 +16,8 @@ from fewshot.models.bag import Bag
 from fewshot.models.conv import Conv
 from fewshot.models.mlp import MLP
 from fewshot.models.models import MODELS
+from fewshot.models.residual import Residual
+from fewshot.models.untrained import Untrained
 from fewshot.models.winograd import Winograd
 
 _rng = torch.Generator().manual_seed(0)
@@ -33,11 +35,13 @@ CASES = {
         {"features": (9,), "n_ids": 40, "width": 5, "n_out": 4},
         torch.randint(40, (6, 9), generator=_rng),
     ),
+    "residual": ({"features": (2, 3), "hidden": 4}, torch.randn(6, 2, 3, generator=_rng)),
 }
 
 
 def test_every_model_is_tried():
-    assert CASES.keys() | {"transformer"} == MODELS.keys()  # it has a file of its own
+    # A transformer has a file of its own, and the untrained model no parameters to say anything of.
+    assert CASES.keys() | {"transformer", "untrained"} == MODELS.keys()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,33 @@ def test_every_model_is_tried():
 )
 class TestEveryModel(ModelLaws):
     pass
+
+
+class TestResidual:
+    def test_starts_as_the_features_at_the_scale_that_is_asked_for(self):
+        model = Residual(features=(5,), hidden=3, scale=4.0, spread=2.0)
+        x = torch.randn(7, 5, generator=_rng)
+        assert model.n_out == 5
+        assert torch.equal(model.apply(fresh(model), x), 2 * x)
+
+    def test_learns_from_the_first_step_on(self):
+        model, x = Residual(features=(5,)), torch.randn(7, 5, generator=_rng)
+        slope = grad(lambda params: model.apply(params, x).pow(3).sum())(fresh(model))
+        assert slope["up"].abs().sum() > 0
+
+    @pytest.mark.parametrize(("option", "value"), [("hidden", 0), ("scale", 0.0), ("scale", -1.0)])
+    def test_refuses_what_is_out_of_range(self, option, value):
+        with pytest.raises(InputError) as caught:
+            Residual(features=(5,), **{option: value})
+        assert caught.value.faults[0].path == f"model.{option}"
+
+
+class TestUntrained:
+    def test_embeds_an_example_as_itself(self):
+        model, x = Untrained(features=(2, 3)), torch.randn(6, 2, 3, generator=_rng)
+        assert model.n_out == 6
+        assert model.init(torch.Generator()) == {}
+        assert torch.equal(model.apply({}, x), x.flatten(1))
 
 
 class TestMLP:
