@@ -137,13 +137,14 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         if config.kinds == {"regression"}
         else f"{_count(shapes.ways())}-way {_count(shapes.shot)}-shot episodes of new tasks"
     )
+    model = "the untrained features" if best.role == "untrained" else config.model.name
     lines = [
         f"# {config.name}",
         "",
         sentence(summary),
         "",
         f"- Learns from: {problem}.",
-        f"- Model: {config.model.name}, {result['parameters']:,} parameters.",
+        f"- Model: {model}, {result['parameters']:,} parameters.",
         f"- Score on fresh validation episodes (skill, 95 % interval): {_interval(best.score)}.",
         *(
             f"- {summary.measure.capitalize()} on the test tasks, {who}: {_interval(value, 100)} %."
@@ -153,12 +154,7 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         "",
         "## How it was chosen",
         "",
-        f"Of {sum(summary.trials.values())} trials ({_counts(summary.trials)}), the best "
-        f"{len(summary.finalists)} candidates, the tuned baseline among them, were trained again "
-        f"with {config.search.seeds} new seeds each. Trial {best.number} had the best mean on "
-        "fresh validation episodes. Only then were the test tasks looked at. The intervals take "
-        "seeds and tasks for samples. These weights are of the seed with the best validation "
-        "score.",
+        _choice(config, summary, best),
         "",
         "## Hyperparameters",
         "",
@@ -188,6 +184,27 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _choice(config: Config, summary: Summary, best: Finalist) -> str:
+    """How the exported model was chosen."""
+    trained = sum(f.role != "untrained" for f in summary.finalists)
+    told = (
+        f"Of {sum(summary.trials.values())} trials ({_counts(summary.trials)}), {trained} "
+        "candidates, the best with uniform task weights among them, were trained again with "
+        f"{config.search.seeds} new seeds each and scored on fresh validation episodes."
+    )
+    chosen = (
+        "None was better than the untrained model by more than the standard error of the "
+        "difference, so this is the untrained model."
+        if best.role == "untrained"
+        else f"Trial {best.number} had the best mean. These weights are of the seed with the best "
+        "validation score."
+    )
+    return (
+        f"{told} {chosen} Only then were the test tasks looked at. The intervals treat both seeds "
+        "and tasks as random samples."
+    )
+
+
 def _count(count: Count) -> str:
     return str(count) if isinstance(count, int) else f"{count[0]} to {count[1]}"
 
@@ -209,7 +226,9 @@ def _divisors(config: Config, null_losses: Mapping[str, float]) -> list[str]:
 def _interval(value: Interval, scale: float = 1.0) -> str:
     digits = 1 if scale == 100 else 3
     mean, low, high = (scale * x for x in (value.mean, value.low, value.high))
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    note = f"; {value.note}" if value.note else ""
+    ends = "no interval" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{mean:.{digits}f} ({ends}{note})"
 
 
 def _counts(trials: Mapping[str, int]) -> str:

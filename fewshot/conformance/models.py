@@ -68,7 +68,7 @@ class ModelLaws:
         assert_close(model.apply(params, exact_x), alone)
 
     def test_reads_every_parameter(self, model: Model, x: Tensor) -> None:
-        """Once it has been trained a little: a layer before one that starts at zero has no slope."""
+        """After some training: a layer before one that starts at zero has no gradient at first."""
         rng = torch.Generator().manual_seed(3)
         moved = {k: v + 0.1 * torch.randn(v.shape, generator=rng) for k, v in fresh(model).items()}
         slope = grad(lambda params: model.apply(params, x).square().sum())(moved)
