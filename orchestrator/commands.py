@@ -183,13 +183,11 @@ def train(options: argparse.Namespace, screen: Screen) -> int:
         "score": found.validation.score.mean,
         "test": {k: v for k, v in found.test.metrics.items() if k.startswith("test/")},
     }
-    measure = "accuracy" if config.kinds == {"classification"} else "skill"
-    measured = [v for k, v in found.test.metrics.items() if k.endswith(f"/{measure}")]
     if options.json:
         screen.json(result)
         return 0
     screen.result.print(f"score on fresh validation episodes: {found.validation.score.mean:.4f}")
-    mean = sum(measured) / len(measured)
+    measure, mean = found.tested
     screen.result.print(f"{measure} on the test tasks: {100 * mean:.1f} %")
     exported = options.config.parent / "result.json"
     if exported.exists():

@@ -10,6 +10,7 @@ import numpy as np
 from fewshot.metrics import Estimate, mean_of
 from orchestrator.search import Records
 from orchestrator.selection import (
+    MIN_TASKS,
     Interval,
     Role,
     Verdict,
@@ -66,6 +67,7 @@ class Summary:
     challenger: Finalist | None  # the best of what was searched
     baseline: Finalist | None  # uniform weights, the rates tuned
     untrained: Finalist | None
+    reference: Finalist | None  # the better of these two, which the verdict is about
     verdict: Verdict | None
     measure: str  # "accuracy" or "skill"
     difference: Interval | None  # on the test tasks, of the challenger to the better reference
@@ -74,12 +76,6 @@ class Summary:
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     advice: Sequence[str] = ()  # signs that the answer may be poor, with remedies
     share: str = ""  # what a measure is a share of, where that has to be said
-
-    @property
-    def reference(self) -> Finalist | None:
-        """The better of the two references, by the fresh validation episodes."""
-        known = [f for f in (self.baseline, self.untrained) if f is not None]
-        return max(known, key=_rank, default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
@@ -125,9 +121,11 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
     measure = "accuracy" if all(classifies) else "skill"
     known = [f for f in (challenger, baseline, untrained) if f is not None]
     tables = _test_tables(tests, known, measure) if done else {}
-    reference = max((f for f in (baseline, untrained) if f is not None), key=_rank, default=None)
-    difference = _difference(tables, reference, measure)
     best = _exported(challenger, baseline, untrained, finals) if done else None
+    reference = max((f for f in (baseline, untrained) if f is not None), key=_rank, default=None)
+    if best is not None and best.role == "untrained":
+        reference = best  # a mean that is higher within its error is none that is better
+    difference = _difference(tables, reference, measure)
     return Summary(
         name=name,
         state="complete" if done else "running",
@@ -143,6 +141,7 @@ def summarise(name: str, records: Records, *, top: int = 10) -> Summary:
         challenger=challenger,
         baseline=baseline,
         untrained=untrained,
+        reference=reference,
         verdict=_verdict(difference, best),
         measure=measure,
         difference=difference,
@@ -191,9 +190,10 @@ def _exported(
     ours = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
     theirs = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
     gain = ours - theirs
-    error, _ = standard_error(gain, of_tasks=True)
-    if gain.shape[1] == 1:  # the episodes are all that a single task has for a sample
-        error = max(error, *(e.standard_error for e in _estimates(finals, None)))
+    sampled = gain.shape[1] >= MIN_TASKS
+    error, _ = standard_error(gain, of_tasks=sampled)
+    if not sampled:  # then the episodes are what the gain was sampled on
+        error = math.hypot(error, mean_of(_estimates(finals, None)).standard_error)
     return trained if gain.mean() > error else untrained
 
 

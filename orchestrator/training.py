@@ -20,6 +20,16 @@ class Trained:
     validation: RungReport
     test: RungReport
 
+    @property
+    def tested(self) -> tuple[str, float]:
+        """The measure that all test tasks have, `accuracy` or else `skill`, and its mean."""
+        skills, metrics = self.test.per_task, self.test.metrics
+        accuracies = [metrics.get(f"test/{task}/accuracy") for task in skills]
+        known = [value for value in accuracies if value is not None]
+        if len(known) == len(skills):
+            return "accuracy", sum(known) / len(known)
+        return "skill", sum(value.mean for value in skills.values()) / len(skills)
+
 
 def train(config: Config, home: Home) -> Trained:
     """Train the one trial that `config` describes; raises InputError if it leaves a choice."""

@@ -75,13 +75,13 @@ def config(folder: Path, learner: dict[str, object], space: dict[str, object]) -
             "validation": 10,
             "test": 10,
         },
-        "steps": 20,
+        "steps": 40,
         "space": space,
         "search": {
             "trials": 8,
             "reference_trials": 2,
             "finalists": 1,
-            "seeds": 2,
+            "seeds": 3,
             "lanes": 4,
         },
     }
@@ -161,6 +161,25 @@ def test_what_was_found_is_exported_and_learns_a_new_region(searched: Path, caps
     assert cli.main([*arguments, "--label", "crop", "--out", str(searched / "told"), *home]) == 0
     told = json.loads((searched / "told" / "metrics.json").read_text())
     assert told["accuracy"] > 0.5, "of three crops"
+
+
+def test_the_test_tasks_may_be_of_a_kind_that_no_validation_task_is(tmp_path: Path, capsys) -> None:
+    path = config(tmp_path, {"name": "protonet"}, {"lr/outer": {"low": 1e-3, "high": 3e-2}})
+    home = ["--home", str(tmp_path / "home")]
+    classes = ["--set", "tasks.validation=[{name: crop, dataset: fields, label: crop, "
+               "where: {region: west}}]", "--set", "search.trials=4"]  # fmt: skip
+    search = ["search", str(path), "--executor", "inline", *classes, *home]
+    assert cli.main(search) == 0
+    assert cli.main([*search, "--resume"]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", "tables", "--json", *home]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["measure"] == "skill"
+    assert shown["test"].keys() == {"challenger", "baseline", "untrained"}
+    out = tmp_path / "best"
+    assert cli.main(["export", "tables", "--out", str(out), *home]) == 0
+    assert cli.main(["train", str(out / "config.yaml"), *home]) == 0
+    assert "skill on the test tasks" in capsys.readouterr().out
 
 
 def test_check_says_what_does_not_fit(tmp_path: Path, capsys) -> None:

@@ -164,7 +164,7 @@ def test_a_baseline_that_has_no_teacher_where_others_have_one_is_called_so() -> 
         baseline = replace(
             summary.baseline, hyperparameters=rates | {"distill/soft_weight": weight}
         )
-        found = sentence(replace(summary, baseline=baseline))
+        found = sentence(replace(summary, baseline=baseline, reference=baseline))
         assert ("uniform task weights without a teacher, with tuned rates" in found) == said
 
 
