@@ -175,7 +175,7 @@ def test_the_test_tasks_may_be_of_a_kind_that_no_validation_task_is(tmp_path: Pa
     assert cli.main(["show", "tables", "--json", *home]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["measure"] == "skill"
-    assert shown["test"].keys() == {"challenger", "baseline", "untrained"}
+    assert shown["test"].keys() >= {"baseline", "untrained"}
     out = tmp_path / "best"
     assert cli.main(["export", "tables", "--out", str(out), *home]) == 0
     assert cli.main(["train", str(out / "config.yaml"), *home]) == 0
