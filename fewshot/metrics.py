@@ -43,7 +43,8 @@ def error_over_tasks(estimates: Sequence[Estimate]) -> float:
 
     What the tasks' own errors do to their means is in it already.
     """
-    return estimate(torch.tensor([e.mean for e in estimates])).standard_error
+    means = torch.tensor([e.mean for e in estimates], dtype=torch.float64)
+    return estimate(means).standard_error
 
 
 def skill(accuracy: Tensor, way: int | Tensor) -> Tensor:
