@@ -20,8 +20,15 @@ os.environ.update(
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# A slow or busy machine must not decide whether a test passes.
+settings.register_profile(
+    "any_machine",
+    settings(settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]),
+)
+settings.load_profile("any_machine")
 
 
 def missing(what: str) -> None:
