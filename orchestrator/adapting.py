@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fewshot.faults import InputError, fault
@@ -115,7 +114,7 @@ def _numbers(
     plan = plan_of(config)
     predicted = regress(
         replace(plan.recipe, model=_model(plan.recipe.model, folder)),
-        load_file(folder / "model.safetensors"),
+        checkpoint.exported(folder / "model.safetensors"),
         plan.space.decode({})[0],
         (found.inputs[support], torch.tensor(values[support], dtype=torch.float32)),
         found.inputs[rest],
@@ -184,7 +183,7 @@ def _logits(
     hyperparameters, weights = plan.space.decode({})
     rows, codes = support
     if not config.adapts:
-        params = load_file(folder / "model.safetensors")
+        params = checkpoint.exported(folder / "model.safetensors")
         seen, x = (found.inputs[rows], codes), found.inputs[rest]
         scale = checkpoint.logit_scale(folder / "model.safetensors")
         return classify(recipe, params, hyperparameters, seen, x, scale=scale)

@@ -1,6 +1,7 @@
 """The best of a search as a folder that somebody else can use."""
 
 import json
+import logging
 import math
 import platform
 import shutil
@@ -12,7 +13,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fewshot.episodes import Count
-from fewshot.faults import fault
+from fewshot.faults import FewtuneError, fault
+from fewshot.functional import Params
 from fewshot.models import encoder, transformer
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
@@ -21,11 +23,14 @@ from orchestrator.launch import read_records, summary_of
 from orchestrator.leaderboard import Finalist, Summary
 from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
+from orchestrator.search import Records
 from orchestrator.selection import Interval
 from orchestrator.sentences import sentence
 from orchestrator.study import Studied
 from trials import checkpoint
 from trials.contract import Recipe, TrialSpec
+
+log = logging.getLogger(__name__)
 
 # A folder with this file in it is an earlier export, which may be written over.
 RESULT = "result.json"
@@ -34,7 +39,8 @@ RESULT = "result.json"
 def export(name: str, home: Home, out: Path) -> Summary:
     """Write the best configuration and model of the search `name` to the folder `out`.
 
-    Raises InputError if the search has not ended, or if `out` holds anything but an export.
+    Raises InputError if the search has not ended, or if `out` holds anything but an export, and
+    FewtuneError if the model's checkpoint is gone or damaged.
     """
     summary = summary_of(name, home)
     records = read_records(name, home)
@@ -44,13 +50,13 @@ def export(name: str, home: Home, out: Path) -> Summary:
         raise fault("--out", "must be a new or empty folder, or an earlier export.", str(out))
     config = configs.load_config(home.config(name))
     chosen = _best_training(summary.best, records.final.trials())
+    recipe, tensors = _trained(home.checkpoints(name), chosen, records)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    untrained = _untrained_recipe(chosen) if summary.best.role == "untrained" else None
+    untrained = recipe if summary.best.role == "untrained" else None
     fixed = fixed_config(config, summary.best, chosen.notes["seed"], untrained)
     write_text(partial / "config.yaml", configs.dump(fixed))
-    tensors = checkpoint.parameters(Path(chosen.notes["checkpoint"]))
     classes = records.search.notes.get("classes")
     if config.adapts and config.model.name == "transformer":
         assert classes, "an adaptation has noted its classes"
@@ -90,8 +96,27 @@ def _logit_scale(chosen: Studied) -> float | None:
     return math.exp(sum(found) / len(found)) if found else None
 
 
-def _untrained_recipe(chosen: Studied) -> Recipe:
-    return checkpoint.trained(Path(chosen.notes["checkpoint"]))[0].recipe
+def _trained(folder: Path, chosen: Studied, records: Records) -> tuple[Recipe, Params]:
+    """Recipe and parameters of a finalist's training.
+
+    Its test has the same ones, as it does not train any further. They are not found by the paths in
+    the study: a home may have been moved.
+    """
+    same = ("candidate", "seed_index")
+    tests = [t for t in records.test.trials() if all(t.notes[k] == chosen.notes[k] for k in same)]
+    keys = [f"final-{chosen.number:04d}", *(f"test-{t.number:04d}" for t in tests)]
+    reasons = []
+    for key in keys:
+        path = checkpoint.path_of(folder, key)
+        try:
+            return checkpoint.spec_of(path).recipe, checkpoint.parameters(path)
+        except checkpoint.Unreadable as error:
+            log.warning("checkpoint_unreadable error=%s", error)
+            reasons.append(str(error))
+    raise FewtuneError(
+        f"The model of the best finalist is lost: {' '.join(reasons)} Restore one of the files "
+        "from a copy; without one, search again under another name, as by `--set name=NAME`."
+    )
 
 
 def encoders(config: Config) -> set[str]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from fewshot.tasks import glyphs
 from orchestrator import cli, launch, tracking
@@ -251,6 +253,48 @@ def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "metrics.json").read_text())["accuracy"] > 0.5  # chance is 0.2
     assert len(pd.read_csv(out / "predictions.csv")) == 5 * (12 - 3)
+
+
+def test_an_export_whose_model_is_damaged_is_refused_in_one_sentence(exported, tmp_path, called):
+    broken = shutil.copytree(exported, tmp_path / "broken")
+    whole = (broken / "model.safetensors").read_bytes()
+    np.savez(tmp_path / "new.npz", images=np.zeros((6, 14, 14), "uint8"), label=[*"aaabbb"])
+    for damaged in (whole[:-1], whole[:100], b"", b"garbage" * 100):
+        (broken / "model.safetensors").write_bytes(damaged)
+        new = ["--data", tmp_path / "new.npz", "--shots", 2]
+        done = called("adapt", broken, *new, "--out", tmp_path / "out", "--home", tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "model.safetensors: must be a model that `fewtune export` wrote" in done.stderr
+        assert not (tmp_path / "out").exists()
+        teacher = {"teacher": {"source": "export", "path": str(broken)}}
+        rates = {"space.distill/temperature": 2.0, "space.distill/soft_weight": 0.5}
+        done = called("check", QUICKSTART, "--home", tmp_path, *sets(**teacher, **rates))
+        assert done.returncode == 2, done.stderr
+        assert "teacher.path: must be a model that this version of fewtune trained" in done.stderr
+
+
+def test_an_export_finds_the_model_though_a_checkpoint_is_lost_or_the_home_was_moved(
+    home, exported, tmp_path, called
+):
+    moved = shutil.copytree(home, tmp_path / "moved")
+    checkpoints, out = moved / "searches" / "quickstart" / "checkpoints", tmp_path / "out"
+    export = ["export", "quickstart", "--home", moved, "--out", out]
+    for path in checkpoints.glob("final-*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    done = called(*export)
+    assert done.returncode == 0, done.stderr
+    found, model = load_file(out / "model.safetensors"), load_file(exported / "model.safetensors")
+    assert found.keys() == model.keys()
+    assert all((found[name] == model[name]).all() for name in model)
+    shutil.rmtree(out)
+    for path in checkpoints.glob("test-*"):
+        path.unlink()
+    done = called(*export)
+    assert done.returncode == 1
+    assert "The model of the best finalist is lost" in done.stderr
+    assert "final-0" in done.stderr
+    assert "Restore one of the files" in done.stderr
+    assert not out.exists()
 
 
 def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path, called):

@@ -181,19 +181,19 @@ class Lanes:
         self._resume(lane, place)
 
     def _resume(self, lane: _Lane, place: int) -> None:
+        rows = {name: value[place] for name, value in self._trained().items()}
         own = checkpoint.path_of(self._folder, lane.spec.key)
-        if own.exists():
-            identity, tensors, reports = checkpoint.load(own)
-            if identity == checkpoint.identity(lane.spec):
-                self._restore(lane, place, tensors)
-                lane.reports, lane.unsaid = list(reports), list(reports)
-                lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
-                lane.adaptations = adaptations_of(lane.spec, reports[-1])
-                return
-        if lane.spec.initial is not None:
-            path = checkpoint.path_of(self._folder, lane.spec.initial)
-            if path.exists():  # else the same seed trains the same model once more
-                self._restore(lane, place, checkpoint.load(path)[1])
+        if found := checkpoint.usable(own, rows, lane.spec):
+            tensors, reports = found
+            self._restore(lane, place, tensors)
+            lane.reports, lane.unsaid = list(reports), list(reports)
+            lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
+            lane.adaptations = adaptations_of(lane.spec, reports[-1])
+        elif lane.spec.initial is not None:
+            initial = checkpoint.path_of(self._folder, lane.spec.initial)
+            if found := checkpoint.usable(initial, rows):
+                self._restore(lane, place, found[0])
+            # Else the same seed trains the same model once more.
 
     def _restore(self, lane: _Lane, place: int, tensors: dict[str, Tensor]) -> None:
         for name, stacked in self._trained().items():

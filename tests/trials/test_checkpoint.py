@@ -1,12 +1,16 @@
 """Checkpoints: whole or not there, and all that is needed to go on."""
 
+import errno
 import math
 import os
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from fewshot.faults import InputError
 from fewshot.metrics import Estimate
 from tests.trials.conformance import assert_same_reports, drive, protonet
 from trials import checkpoint
@@ -120,6 +124,112 @@ class TestAtomicity:
         checkpoint.save(folder, spec, tensors, [report(2)])
         path = checkpoint.save(folder, spec, tensors, [report(2), report(12)])
         assert [said.step for said in checkpoint.load(path)[2]] == [2, 12]
+
+    def test_it_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
+        self, case, folder, tensors, monkeypatch
+    ):
+        done = []
+        monkeypatch.setattr(os, "fsync", lambda file: done.append(("sync", os.fstat(file).st_ino)))
+        monkeypatch.setattr(
+            os, "replace", lambda old, new: done.append(("move", old.stat().st_ino))
+        )
+        checkpoint.save(folder, case.spec(0), tensors, [])
+        (sync, file), (move, moved) = done
+        assert (sync, move, file) == ("sync", "move", moved)
+
+    def test_a_write_that_fails_leaves_no_half_file(self, case, folder, tensors, monkeypatch):
+        def full(*arguments):
+            (folder / "search-0000.partial").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("safetensors.numpy.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(folder, case.spec(0), tensors, [])
+        assert not list(folder.iterdir())
+
+
+def rewritten(path, change, *, metadata=None):
+    """The checkpoint at `path` with other tensors, or other metadata."""
+    with safe_open(path, framework="pt") as file:
+        kept = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, kept if metadata is None else metadata)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+    "only a header": lambda path: path.write_bytes(path.read_bytes()[:40]),
+    "garbage": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "without metadata": lambda path: rewritten(path, lambda tensors: None, metadata={}),
+    "reports are garbage": lambda path: rewritten(
+        path, lambda tensors: None, metadata={"identity": "", "reports": "[{]"}
+    ),
+    "of another shape": lambda path: rewritten(
+        path, lambda tensors: tensors.update({last(tensors): torch.zeros(7, 7)})
+    ),
+    "of another type": lambda path: rewritten(
+        path, lambda tensors: tensors.update({last(tensors): tensors[last(tensors)].double()})
+    ),
+    "without a tensor": lambda path: rewritten(path, lambda tensors: tensors.pop(last(tensors))),
+    "of another step": lambda path: rewritten(
+        path, lambda tensors: tensors.update(step=torch.tensor(4))
+    ),
+}
+
+
+def last(tensors):
+    """One that is restored late, when others have been restored."""
+    return max(name for name in tensors if name.startswith("params."))
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_a_trial_whose_checkpoint_is_damaged_is_trained_again(
+        self, case, folder, tmp_path, damage, caplog
+    ):
+        spec = case.spec(0)
+        program = case.program(folder)
+        program.admit(spec)
+        program.advance()  # and the process ends
+        DAMAGES[damage](checkpoint.path_of(folder, spec.key))
+        again = drive(case.program(folder), [spec])[spec.key]
+        assert_same_reports(
+            again.reports, drive(case.program(tmp_path / "clean"), [spec])[spec.key].reports
+        )
+        (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert "search-0000.safetensors" in said.getMessage()
+        assert "trained again" in said.getMessage()
+        assert "\n" not in said.getMessage()
+
+    @pytest.mark.parametrize("damage", ["empty", "truncated", "of another shape"])
+    def test_a_test_whose_finals_checkpoint_is_damaged_trains_it_again(
+        self, case, folder, tmp_path, damage, caplog
+    ):
+        final = case.spec(0, rungs=(4,), stage="final")
+        drive(case.program(folder), [final])
+        tested = replace(final, stage="test", initial=final.key)
+        DAMAGES[damage](checkpoint.path_of(folder, final.key))
+        (after,) = drive(case.program(folder), [tested])[tested.key].reports
+        (clean,) = drive(case.program(tmp_path / "clean"), [tested])[tested.key].reports
+        assert_same_reports([after], [clean])
+        assert "final-0000.safetensors" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "without metadata"])
+def test_what_is_damaged_is_said_in_one_sentence(case, folder, damage):
+    spec = case.spec(0)
+    drive(case.program(folder), [spec])
+    path = checkpoint.path_of(folder, spec.key)
+    DAMAGES[damage](path)
+    with pytest.raises(checkpoint.Unreadable, match=r"search-0000.safetensors is no readable"):
+        checkpoint.parameters(path)
+    with pytest.raises(InputError, match=r"teacher.path: must be a model"):
+        checkpoint.trained(path)
+    if damage != "without metadata":
+        with pytest.raises(InputError, match="`fewtune export` wrote"):
+            checkpoint.exported(path)
 
 
 class TestIdentity:

@@ -234,7 +234,7 @@ def test_a_model_of_functions_does_not_teach_classes(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("export", "does not say how"), ("finalists", "come to its finalists")]
+    ("name", "rule"), [("export", "No such file"), ("finalists", "come to its finalists")]
 )
 def test_a_folder_without_models_is_refused(folder, name, rule):
     recipe = of(taught(folder / "data").recipe, name, path=str(folder))
