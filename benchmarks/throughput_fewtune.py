@@ -8,6 +8,7 @@ from throughput_course import Course, Limits, Report
 
 from orchestrator import mlflow_client, tracking
 from orchestrator.home import Home
+from orchestrator.identity import identity_of
 from orchestrator.launch import run, summary_of
 from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
@@ -48,7 +49,9 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
 
     with suppress(Stopped):
         run(config, home, observe=observe, stopping=stopping)
-    recorder = tracking.recorder(home.search(config.name), home.tracking_uri)
+    own = identity_of(home, config.name)
+    assert own is not None, "the search has begun"
+    recorder = tracking.recorder(home.search(config.name), home.tracking_uri, own.id)
     if recorder.drain(limits.patience):
         course.recorded = time.time()
     recorder.close()

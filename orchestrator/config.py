@@ -193,7 +193,11 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return next((s for arg in get_args(annotation) if (s := _section_in(arg))), None)
 
 
+def data_of(config: Config) -> dict[str, Any]:
+    """The config as plain values, by the names that it has in YAML, with its defaults."""
+    return config.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
 def dump(config: Config) -> str:
     """YAML that `load_config` reads back to the same config, but for defaults spelled out."""
-    data = config.model_dump(by_alias=True, exclude_none=True, mode="json")
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data_of(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -131,7 +131,7 @@ def fixed_config(
 
     untrained: the recipe of the untrained model, if that is the best.
     """
-    data: dict[str, Any] = config.model_dump(by_alias=True, exclude_none=True, mode="json")
+    data = configs.data_of(config)
     weights = dict(best.task_weights)
     section = {"search": False, "fixed": weights} if weights else {"search": False}
     data["space"] = {"task_weights": section, **best.hyperparameters}

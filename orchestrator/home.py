@@ -52,6 +52,10 @@ class Home:
     def config(self, name: str) -> Path:
         return self.search(name) / "config.yaml"
 
+    def identity(self, name: str) -> Path:
+        """The file that says which search the folder is of."""
+        return self.search(name) / "search.json"
+
     def checkpoints(self, name: str) -> Path:
         return self.search(name) / "checkpoints"
 

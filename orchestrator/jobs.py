@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from fewshot.faults import InputError, fault
+from orchestrator.passwords import has_password, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +45,6 @@ _WAITS = (2, 4, 8, 16, 30)  # seconds
 _PROGRAM: Sequence[str] = ("python", "-m", "orchestrator.cli")
 _LABEL = "fewtune.search"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PASSWORD = re.compile(
-    r"(?P<before>://[^/@\s]*:)[^/@\s]+(?=@)"
-    r"|(?P<key>[?&;](?:password|passwd|pwd|token|secret)=)[^&;\s]+",
-    re.IGNORECASE,
-)
 _AUTHENTICATION = (
     "Set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN, in a file named by "
     "RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token."
@@ -112,7 +108,7 @@ def submit(
                 runtime_env={"working_dir": folder, "env_vars": variables},
                 metadata={_LABEL: name},
             )
-    logger.info("job_submitted id=%s address=%s", submission, _redacted(where))
+    logger.info("job_submitted id=%s address=%s", submission, redacted(where))
     return submission
 
 
@@ -210,7 +206,7 @@ def _answered(where: str) -> Iterator[None]:
     from aiohttp import ClientError
     from ray.exceptions import AuthenticationError, RayError
 
-    found = _redacted(where)
+    found = redacted(where)
     try:
         yield
     except InputError:
@@ -227,7 +223,7 @@ def _answered(where: str) -> Iterator[None]:
         ) from None
     # Ray's own words for any other refusal; requests' exceptions are OSErrors.
     except (OSError, ClientError, RayError, RuntimeError, ValueError, KeyError) as error:
-        said = _redacted(str(error).strip().rpartition("\n")[2])  # of a traceback, what happened
+        said = redacted(str(error).strip().rpartition("\n")[2])  # of a traceback, what happened
         rule = "has no Ray jobs server that understands us."
         raise fault("--address", rule, found, f"It said: {said}") from None
 
@@ -245,7 +241,7 @@ def _number(job: Any) -> int:
 def _latest(client: Any, name: str, where: str) -> Any:
     submissions = _submissions(client, name)
     if not submissions:
-        remedy = f"Nothing of that name was submitted to {_redacted(where)}."
+        remedy = f"Nothing of that name was submitted to {redacted(where)}."
         raise fault("NAME", "must be the name of a submitted search.", name, remedy)
     return submissions[-1]
 
@@ -281,16 +277,12 @@ def _check_name(name: str) -> None:
         raise fault("NAME", rule, name)
 
 
-def _redacted(text: str) -> str:
-    return _PASSWORD.sub(lambda match: (match["before"] or match["key"]) + "***", text)
-
-
 def _refuse_password(path: str, value: str) -> None:
-    if _PASSWORD.search(value):
+    if has_password(value):
         raise fault(
             path,
             "must have no password in it: everyone with the cluster's token could read it.",
-            _redacted(value),
+            redacted(value),
             "Leave the password out and set it on the head, in the environment of `ray start` "
             "(PGPASSWORD or ~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow).",
         )

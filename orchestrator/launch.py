@@ -12,15 +12,14 @@ import torch
 
 from fewshot.faults import Fault, InputError, fault
 from fewshot.tasks.files import write_text
-from orchestrator import config as configs
-from orchestrator import tracking
+from orchestrator import identity, tracking
 from orchestrator.advice import Advice, Adviser, advice_on_config
 from orchestrator.dry_run import lanes_of, workers_per_gpu
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
 from orchestrator.plan import Plan, plan_of
-from orchestrator.recording import Recorder
+from orchestrator.recording import OutboxRecorder, Recorder
 from orchestrator.schema.config import Config
 from orchestrator.search import Records, Stopped, score_untrained, search
 from orchestrator.study import Record, opened, read
@@ -61,22 +60,22 @@ def run(
     plan = plan_of(config)
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
-        with home.owned(plan.name):
-            recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
-            return Ended(before, _drained(recorder))
+        with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
+            own = identity.claim(config, home, open_records(plan, storage))
+            return Ended(before, _drained(_recorder(home, plan, own)))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
     found = examine(plan.recipe, home.cache)
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
-        write_text(home.config(plan.name), configs.dump(config))
         records = open_records(plan, storage)
+        own = identity.claim(config, home, records)
         records.search.note("figures", dict(found.figures))
         records.search.note("classes", list(found.classes))
         records.search.note("null_losses", dict(found.null_losses))
         adviser = Adviser(plan, records, advise)
         adviser.tell(advice_on_config(config, found.features))
-        recorder = tracking.recorder(home.search(plan.name), home.tracking_uri)
+        recorder = _recorder(home, plan, own)
         with _recorded(recorder, plan, records, home):
             observe("start", records)
             untrained = _untrained_scorer(plan, found.untrained, records, home, recorder)
@@ -123,6 +122,10 @@ def _check_room(config: Config) -> None:
         raise InputError(faults)
 
 
+def _recorder(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorder:
+    return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
+
+
 def _drained(recorder: Recorder) -> bool:
     left = recorder.backlog()
     while not (drained := recorder.drain(_DRAIN_SECONDS)) and recorder.backlog() < left:
@@ -151,28 +154,21 @@ def read_records(name: str, home: Home) -> Records | None:
 def summary_of(name: str, home: Home) -> Summary:
     """The summary of the search `name`; raises InputError if this home has none."""
     records = read_records(name, home)
-    if records is None:
+    if records is None or not identity.owns(home, name, records.search):
         known = ", ".join(home.searches()) or "none yet"
-        raise fault("NAME", f"is no search of {home.path}; there are: {known}.", name)
+        rule = f"is no search of {home.path} that can be shown; there are: {known}."
+        raise fault("NAME", rule, name, identity.elsewhere(home, name))
     return summarise(name, records)
 
 
 def _before(config: Config, home: Home, resume: bool) -> Summary | None:
     """What an earlier run of the same search left; a different one of that name is refused."""
-    path = home.config(config.name)
-    if not path.exists():
-        if resume:
-            raise fault("--resume", "there is no such search to resume.", config.name)
+    identity.check(config, home, read(home.storage(config.name), config.name), resume=resume)
+    records = read_records(config.name, home)
+    if records is None or not records.search.notes:
         return None
-    if path.read_text() != configs.dump(config):
-        raise fault(
-            "name",
-            f"{path} holds a search of this name with another config.",
-            config.name,
-            "Give this one another name, as by `--set name=NAME`.",
-        )
-    summary = summary_of(config.name, home) if read_records(config.name, home) else None
-    if summary is not None and summary.state != "complete" and not resume:
+    summary = summarise(config.name, records)
+    if summary.state != "complete" and not resume:
         done = sum(summary.trials.values())
         raise fault(
             "name",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
+FILE = "outbox.jsonl"
 SYNC_SECONDS = 1.0
 
 
@@ -34,7 +35,7 @@ class Outbox:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "outbox.jsonl"
+        self._path = folder / FILE
         self._mark = folder / "outbox.sent"
         self._changed = threading.Condition()
         self._ends: dict[str, int] = {}  # id -> where its line ends

@@ -23,14 +23,15 @@ LONGEST_WAIT = 15.0
 # batch it rests for so many times the CPU time that this took, until somebody waits for the record.
 _RESTS = 19
 _AT_ONCE = 512  # events at the most, of which those of one run make one batch
+SEARCH_ID = "fewtune.search_id"  # a tag of every run
 # What MLflow says of an event that it will not accept at the next try either.
 HOPELESS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
-def recorder(folder: Path, tracking_uri: str) -> OutboxRecorder:
-    """A recorder for the search whose folder this is, shown at `tracking_uri`."""
+def recorder(folder: Path, tracking_uri: str, search_id: str) -> OutboxRecorder:
+    """A recorder for the search with this id whose folder this is, shown at `tracking_uri`."""
     outbox = Outbox(folder)
-    sender = Sender(outbox, folder, tracking_uri)
+    sender = Sender(outbox, folder, tracking_uri, search_id)
     sender.start()
     return OutboxRecorder(outbox, sender)
 
@@ -61,15 +62,17 @@ def ensure_saved_views(tracking_uri: str, experiment: str, search: str) -> bool:
 class Sender(threading.Thread):
     """Empties an outbox into MLflow, for as long as it takes.
 
-    Sending an event again changes nothing: its run is found by the ledger or by the tag
-    `fewtune.key`, points have fixed times, and parameters and tags are what they were.
+    Sending an event again changes nothing: its run is found by the ledger or by the tags
+    `fewtune.key` and `fewtune.search_id`, points have fixed times, and parameters and tags are what
+    they were. Another search of the same name on the same server has runs of its own.
     """
 
-    def __init__(self, outbox: Outbox, folder: Path, tracking_uri: str) -> None:
+    def __init__(self, outbox: Outbox, folder: Path, tracking_uri: str, search_id: str) -> None:
         super().__init__(name="mlflow-sender", daemon=True)
         self.rejected = 0
         self._outbox = outbox
         self._uri = tracking_uri
+        self._search_id = search_id
         self._ledger = Ledger(folder / "mlflow_runs.jsonl", _public(tracking_uri))
         self._client: Any = None
         self._experiments: dict[str, str] = {}
@@ -95,6 +98,11 @@ class Sender(threading.Thread):
                 log.log(level, "mlflow_away retry_in=%.1f error=%s", wait, said)
                 self._outbox.wait_closed(wait)
 
+    @property
+    def _own(self) -> str:
+        """Finds the runs of this search."""
+        return f"tags.`{SEARCH_ID}` = {_quoted(self._search_id)}"
+
     def close(self) -> None:
         """Stop after the run that is being sent; what is left waits for the next process."""
         self._outbox.close()
@@ -108,8 +116,7 @@ class Sender(threading.Thread):
                 log.warning("record_anew uri=%s reason=its runs are gone", _public(self._uri))
                 self._ledger.clear()
             if not self._ledger:
-                filter = f"tags.`fewtune.search` = {_quoted(events[0].search)}"
-                self._empty = next(_runs(client, filter), None) is None
+                self._empty = next(_runs(client, self._own), None) is None
             self._client = client
             if self._empty and self._outbox.rewind():
                 return False
@@ -192,7 +199,7 @@ class Sender(threading.Thread):
         event = batch[0]
         if known := self._known(event.key, event):
             return known, False
-        tags = {**common_tags(event), **_tags(batch)}
+        tags = {**common_tags(event), SEARCH_ID: self._search_id, **_tags(batch)}
         if event.parent and (parent := self._known(event.parent, event)):
             tags["mlflow.parentRunId"] = parent
         start = event.time if event.start is None else event.start
@@ -208,7 +215,7 @@ class Sender(threading.Thread):
     def _known(self, key: str, event: RunEvent) -> str | None:
         if key in self._ledger.runs or self._empty:
             return self._ledger.runs.get(key)
-        filter = f"tags.`fewtune.key` = {_quoted(key)}"
+        filter = f"tags.`fewtune.key` = {_quoted(key)} and {self._own}"
         found = self._client.search_runs(
             [self._experiment(event.experiment)], filter, order_by=["attributes.start_time ASC"]
         )

@@ -175,7 +175,8 @@ def spec_of(path: Path) -> TrialSpec:
 def exported(path: Path) -> Params:
     """The parameters of an exported model; raises InputError where `path` is not one."""
     try:
-        return safetensors.torch.load_file(path)
+        found: Params = safetensors.torch.load_file(path)
+        return found
     except _UNREADABLE as error:
         rule = f"must be a model that `fewtune export` wrote: {_reason(error)}."
         raise fault(str(path), rule, None, "Export it again.") from error

@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     report = home / "report.md"
     report.write_text("# What was found")
-    with closing(recorder(home / "searches" / "demo", tracking_uri(home))) as made:
+    with closing(recorder(home / "searches" / "demo", tracking_uri(home), "0a")) as made:
         outcomes = ["complete", "complete", "stopped", "complete", "failed", "complete"] * 2
         records.whole(made, outcomes, artifacts=[report])
         assert made.drain(timeout=90)

@@ -20,6 +20,7 @@ from orchestrator.recording import OutboxRecorder
 from orchestrator.tracking import counts, recorder
 from tests.orchestrator import records
 
+SEARCH = "0a"  # the id of the search
 WHOLE = {
     "search": {"FINISHED": 1},
     "trial": {"FINISHED": 1, "KILLED": 1, "FAILED": 1},
@@ -51,7 +52,7 @@ def folder(home: Path) -> Path:
 
 def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
     """Record a whole search, wait until it is to be seen, close."""
-    made = recorder(folder, uri)
+    made = recorder(folder, uri, SEARCH)
     records.whole(made, **options)
     assert made.drain(timeout=60)
     made.close()
@@ -179,7 +180,7 @@ class TestWhatIsToBeSeen:
             from pathlib import Path
             from orchestrator.tracking import recorder
             from tests.orchestrator import records
-            made = recorder(Path(sys.argv[1]) / "demo", f"sqlite:///{sys.argv[1]}/mlflow.db")
+            made = recorder(Path(sys.argv[1]) / "demo", f"sqlite:///{sys.argv[1]}/mlflow.db", "0a")
             assert "mlflow" not in sys.modules
             records.whole(made)
             sys.exit(not made.drain(60))
@@ -211,7 +212,7 @@ class TestAgain:
 
     def test_a_search_goes_on_in_its_run(self, home: Path, folder: Path) -> None:
         record(folder, tracking_uri(home))
-        made = recorder(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home), SEARCH)
         changed = {"trials": 6, "eta": 3.0, "new": 1}
         later = records.START + 2000
         made.search_started(name="demo", experiment="glyphs", params=changed, tags={}, time=later)
@@ -231,7 +232,7 @@ class TestAgain:
         assert counts(tracking_uri(home), "demo")["trial"]["FINISHED"] == 2
 
     def test_a_trial_that_is_admitted_again_stays_one_run(self, home: Path, folder: Path) -> None:
-        made = recorder(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home), SEARCH)
         records.started(made)
         records.trial(made, 0, "failed")
         made.trial_started(
@@ -253,7 +254,7 @@ class TestAgain:
         for run in runs(home).values():
             client.delete_run(run.info.run_id)
         assert counts(tracking_uri(home), "demo") == {}
-        made = recorder(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home), SEARCH)
         records.started(made, time=records.START + 2000)
         wait_for(lambda: counts(tracking_uri(home), "demo").get("trial") == WHOLE["trial"])
         made.close()
@@ -265,12 +266,39 @@ class TestAgain:
         other = home / "other"
         other.mkdir()
         (other / "mlflow.db").write_bytes(empty_database.read_bytes())
-        made = recorder(folder, tracking_uri(other))
+        made = recorder(folder, tracking_uri(other), SEARCH)
         records.started(made, time=records.START + 2000)
         wait_for(lambda: counts(tracking_uri(other), "demo").get("trial") == WHOLE["trial"])
         assert made.drain(timeout=60)
         made.close()
         assert counts(tracking_uri(other), "demo") == WHOLE | {"search": {"RUNNING": 1}}
+
+    def test_two_searches_of_one_name_on_one_server_have_runs_of_their_own(
+        self, home: Path, folder: Path
+    ) -> None:
+        record(folder, tracking_uri(home))
+        other = home / "other" / "searches" / "demo"
+        made = recorder(other, tracking_uri(home), "1b")
+        records.whole(made, ["complete"])
+        assert made.drain(timeout=60)
+        made.close()
+        (other / "mlflow_runs.jsonl").unlink()
+        (other / "outbox.sent").unlink()
+        made = recorder(other, tracking_uri(home), "1b")
+        records.started(made, time=records.START + 2000)
+        assert made.drain(timeout=60)
+        made.close()
+        client = connect(tracking_uri(home))
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(ids, max_results=1000)
+        own = Counter(run.data.tags["fewtune.search_id"] for run in found)
+        assert own == {"0a": 1 + 3 + 2, "1b": 1 + 1 + 2}
+        by_id = {run.info.run_id: run for run in found}
+        for run in found:
+            assert run.data.tags["fewtune.search"] == "demo"
+            if parent := run.data.tags.get("mlflow.parentRunId"):
+                tags = by_id[parent].data.tags
+                assert tags["fewtune.search_id"] == run.data.tags["fewtune.search_id"]
 
 
 class TestTrouble:
@@ -296,7 +324,7 @@ class TestTrouble:
     def test_what_mlflow_rejects_is_counted_and_the_rest_goes_on(
         self, home: Path, folder: Path, caplog: Any
     ) -> None:
-        made = recorder(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home), SEARCH)
         records.started(made)
         made.search_metrics({"": 1.0}, step=0, time=records.START)
         made.search_ended(
@@ -313,7 +341,7 @@ class TestTrouble:
 
     def test_a_password_is_not_written_down(self, folder: Path, caplog: Any) -> None:
         port = _free_port("127.0.0.1", 0)
-        made = recorder(folder, f"http://me:secret@127.0.0.1:{port}")
+        made = recorder(folder, f"http://me:secret@127.0.0.1:{port}", SEARCH)
         records.started(made)
         wait_for(lambda: "mlflow_away" in caplog.text)
         made.close()
@@ -321,7 +349,7 @@ class TestTrouble:
         assert not any("secret" in path.read_text() for path in folder.iterdir())
 
     def test_a_search_does_not_wait_for_a_server_that_is_away(self, folder: Path) -> None:
-        made = recorder(folder, f"http://127.0.0.1:{_free_port('127.0.0.1', 0)}")
+        made = recorder(folder, f"http://127.0.0.1:{_free_port('127.0.0.1', 0)}", SEARCH)
         start = time.monotonic()
         records.whole(made)
         assert time.monotonic() - start < 1
@@ -338,7 +366,7 @@ class TestTrouble:
             from pathlib import Path
             from orchestrator.tracking import recorder
             from tests.orchestrator import records
-            made = recorder(Path(sys.argv[1]), sys.argv[2])
+            made = recorder(Path(sys.argv[1]), sys.argv[2], "0a")
             records.whole(made, ["complete"] * 8)
             time.sleep(60)
         """
@@ -349,7 +377,7 @@ class TestTrouble:
                 time.sleep(0.01)
             time.sleep(0.4)
             os.kill(child.pid, signal.SIGKILL)
-        made = recorder(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home), SEARCH)
         assert made.backlog() > 0
         records.whole(made, ["complete"] * 8)
         assert made.drain(timeout=60)
@@ -370,7 +398,7 @@ class TestTrouble:
         port = _free_port("127.0.0.1", 0)
         report = home / "report.md"
         report.write_text("# Report")
-        made = recorder(folder, f"http://127.0.0.1:{port}")
+        made = recorder(folder, f"http://127.0.0.1:{port}", SEARCH)
         records.whole(made, artifacts=[report])
         time.sleep(5)
         assert not made.drain(timeout=0)
