@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from orchestrator.outbox import read_lines
 
@@ -14,7 +15,7 @@ class Ledger:
         self._uri = tracking_uri
         lines = [line for line, _ in read_lines(path)]
         there = bool(lines) and lines[0] == ["uri", tracking_uri]
-        self.runs: dict[str, str] = dict(lines[1:]) if there else {}
+        self.runs: dict[str, str] = dict(filter(_is_pair, lines[1:])) if there else {}
         if not there:
             self.clear()
 
@@ -32,3 +33,8 @@ class Ledger:
     def _write(self, line: list[str], mode: str) -> None:
         with self._path.open(mode) as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _is_pair(line: Any) -> bool:
+    """Not of a line that was damaged."""
+    return isinstance(line, list) and len(line) == 2 and all(isinstance(x, str) for x in line)

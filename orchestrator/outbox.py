@@ -30,19 +30,24 @@ class Outbox:
     - an event that was appended survives the death of the process;
     - an id is kept once: appending it again, also after a restart, does nothing;
     - events are given in order, each at least once: one whose `sent` was lost is given again;
-    - the file is never shortened, so that `rewind` can tell everything anew.
+    - the file is never shortened, so that `rewind` can tell everything anew;
+    - a line that is no event holds nobody up: it is set aside, in a file of its own.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
         self._mark = folder / "outbox.sent"
+        self._aside = folder / "outbox.rejected.jsonl"
+        self.rejected = 0  # lines that this process has set aside
         self._changed = threading.Condition()
         self._ends: dict[str, int] = {}  # id -> where its line ends
         self._counts: Counter[str] = Counter()
-        for event, end in read_lines(self._path):
-            self._add(event["id"], end)
-        self._sent = self._read_mark()
+        lines = read_lines(self._path)
+        for event, end in lines:
+            if _is_event(event):
+                self._add(event["id"], end)
+        self._sent = self._read_mark({end for _, end in lines})
         self._n_sent = sum(end <= self._sent for end in self._ends.values())
         self._n_told = 0  # of those that `next` gave last
         self._file = self._path.open("ab")
@@ -94,15 +99,27 @@ class Outbox:
         with self._path.open("rb") as file:
             file.seek(start)
             while file.tell() < size and len(events) < at_most:
-                event = _parse(file.readline())
-                if event is not None:
+                line = file.readline()
+                event = _parse(line)
+                if _is_event(event):
                     events.append(event)
+                else:
+                    self.set_aside(line, "it is no event")
             end = file.tell()
         if events:
             return Pending(events, end)
         with self._changed:  # nothing readable is left
             self._sent = size
         return None
+
+    def set_aside(self, line: bytes, reason: str) -> None:
+        """Keep a line that nobody can make use of where people can look at it; say so once."""
+        if self._aside.exists() and line in self._aside.read_bytes().splitlines(keepends=True):
+            return
+        with self._aside.open("ab") as file:
+            file.write(line)
+        self.rejected += 1
+        log.error("outbox_rejects reason=%s kept_in=%s", reason, self._aside)
 
     def told(self, n: int) -> None:
         """Note that `n` more of what `next` gave last were sent; they may yet be given again."""
@@ -157,17 +174,20 @@ class Outbox:
         self._ends[id] = end
         self._counts[id.rpartition("/")[0]] += 1
 
-    def _read_mark(self) -> int:
-        """Where to go on sending; from the start if the mark is not at the end of an event."""
+    def _read_mark(self, ends: set[int]) -> int:
+        """Where to go on sending; from the start if the mark is not at the end of a line."""
         try:
             mark = int(self._mark.read_text())
         except (FileNotFoundError, ValueError):
             return 0
-        return mark if mark in self._ends.values() else 0
+        return mark if mark in ends else 0
 
 
 def read_lines(path: Path) -> list[tuple[Any, int]]:
-    """JSON lines of `path` with where each ends; a last line torn by a crash is cut off."""
+    """Values of the JSON lines of `path`, with where each ends; None of a line that is not JSON.
+
+    A last line that was torn by a crash is cut off.
+    """
     if not path.exists():
         return []
     lines: list[tuple[Any, int]] = []
@@ -179,9 +199,7 @@ def read_lines(path: Path) -> list[tuple[Any, int]]:
                 file.truncate(end)
                 break
             end += len(line)
-            value = _parse(line)
-            if value is not None:
-                lines.append((value, end))
+            lines.append((_parse(line), end))
     return lines
 
 
@@ -189,8 +207,11 @@ def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)
     except ValueError:  # blocks that never reached the disk before the power went
-        log.warning("skip_unreadable_line length=%d", len(line))
         return None
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("id"), str)
 
 
 def _replace(path: Path, text: str) -> None:

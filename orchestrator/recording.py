@@ -104,13 +104,13 @@ class OutboxRecorder:
         self._outbox = outbox
         self._sending = sending
         self._search = self._experiment = ""
-        steps = [int(id.split("/")[2]) for id in outbox.ids("search/step/")]
-        self._last_step = max(steps, default=0)
+        steps = [id.split("/")[2] for id in outbox.ids("search/step/")]
+        self._last_step = max((int(step) for step in steps if step.isdecimal()), default=0)
 
     @property
     def rejected(self) -> int:
-        """Events of this process that will never be seen."""
-        return self._sending.rejected if self._sending else 0
+        """Events that this process found will never be seen."""
+        return self._outbox.rejected + (self._sending.rejected if self._sending else 0)
 
     def search_started(
         self,

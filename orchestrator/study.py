@@ -9,14 +9,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from fewshot.faults import fault
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, reading
 from orchestrator.space import Range, Values
 from trials.contract import Outcome
 
@@ -180,12 +179,13 @@ def _database(url: str) -> RDBStorage:
 
 
 def read(storage: str, name: str) -> Record | None:
-    """The study `name` for reading only; None if there is none."""
+    """The study `name` for reading only; None if there is none.
+
+    Raises FewtuneError where a line of a journal can't be read.
+    """
     if "://" not in storage and not Path(storage).exists():
         return None
-    backend = (
-        _database(storage) if "://" in storage else JournalStorage(JournalFileBackend(storage))
-    )
+    backend = _database(storage) if "://" in storage else reading(Path(storage))
     try:
         return Record(backend, name, {})
     except KeyError:

@@ -1,5 +1,6 @@
 """Shows the record in MLflow, which is never waited for: it is a view, the study is the truth."""
 
+import json
 import logging
 import random
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.events import event_of
 from orchestrator.ledger import Ledger
 from orchestrator.mlflow_client import artifacts, connect
 from orchestrator.outbox import Outbox
@@ -86,7 +88,7 @@ class Sender(threading.Thread):
             if pending is None:
                 continue
             try:
-                if self._send([RunEvent(**event) for event in pending.events]):
+                if self._send(self._events(pending.events)):
                     self._outbox.sent(pending)
                 failures, n = 0, min(2 * n, _AT_ONCE)
             except Exception as error:  # away, restarting, full, forbidden for now: all may pass
@@ -107,6 +109,16 @@ class Sender(threading.Thread):
         """Stop after the run that is being sent; what is left waits for the next process."""
         self._outbox.close()
         self.join(timeout=5)
+
+    def _events(self, lines: list[dict[str, Any]]) -> list[RunEvent]:
+        """Those that are events; what else there is, is set aside."""
+        events = []
+        for line in lines:
+            try:
+                events.append(event_of(line))
+            except ValueError as error:
+                self._outbox.set_aside(json.dumps(line).encode() + b"\n", str(error))
+        return events
 
     def _send(self, events: list[RunEvent]) -> bool:
         """Make the events true; False if the outbox was rewound or closed instead."""

@@ -99,8 +99,11 @@ def _answers(
     """Outputs (n, c) for the queries of one problem that is like the first such validation task."""
     like = next(task for task in recipe.tasks["validation"] if task.regresses == regresses)
     model = learner(recipe, tuple(query[0].shape[1:]), way, sort_of(recipe, like))
-    # Not of classes: a head may tell apart more of them than there are here.
     fresh = model.init(torch.Generator())
+    if missing := fresh.keys() - params.keys():
+        rule = f"must hold the model that its config.yaml describes; it has no {min(missing)}."
+        raise fault("DIR", rule, None, "Export it again.")
+    # Not of classes: a head may tell apart more of them than there are here.
     if regresses and any(params[name].shape != value.shape for name, value in fresh.items()):
         rule = "must have as many columns to learn from as the model has read."
         found = tuple(query[0].shape[1:])

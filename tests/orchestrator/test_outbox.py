@@ -5,6 +5,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,36 @@ def test_an_unreadable_line_does_not_hide_those_after_it(tmp_path: Path) -> None
     outbox.append({"id": "c"})
     assert ids(outbox) == ["c"]
     assert outbox.drained(timeout=0)
+
+
+def test_a_line_that_is_no_event_is_set_aside_and_said_once(tmp_path: Path, caplog: Any) -> None:
+    lines = [b'{"id":"a"}', b"[1]", b"7", b"{}", b'{"id":3}', b"\x00", b'{"id":"b"}', b"null"]
+    (tmp_path / "outbox.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    outbox = Outbox(tmp_path)
+    assert ids(outbox) == ["a", "b"]
+    assert outbox.next(timeout=0) is None
+    assert outbox.drained(timeout=0)
+    kept = (tmp_path / "outbox.rejected.jsonl").read_bytes().splitlines()
+    assert kept == [*lines[1:6], lines[7]]
+    assert outbox.rejected == len(kept) == caplog.text.count("outbox_rejects")
+    outbox.rewind()
+    assert ids(outbox) == ["a", "b"]
+    again = Outbox(tmp_path)
+    again.rewind()
+    assert ids(again) == ["a", "b"]
+    assert again.rejected == 0
+    assert len(kept) == caplog.text.count("outbox_rejects")
+
+
+def test_what_was_sent_is_not_sent_again_though_a_line_after_it_was_set_aside(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "outbox.jsonl").write_bytes(b'{"id":"a"}\n7\n')
+    outbox = Outbox(tmp_path)
+    pending = outbox.next(timeout=0, at_most=2)
+    assert pending is not None
+    outbox.sent(pending)
+    assert ids(Outbox(tmp_path)) == []
 
 
 @pytest.mark.parametrize("mark", ["", "7", "-3", "99999", "nonsense"])

@@ -13,7 +13,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from fewshot.faults import InputError
+from fewshot.faults import FewtuneError, InputError
 from orchestrator.space import Range
 from orchestrator.study import Record, opened, read
 
@@ -206,6 +206,47 @@ def test_wherever_a_crash_cut_the_journal_off_the_study_goes_on(journal: str) ->
             assert [t.state for t in found] == ["complete"] * 2
             assert [t.params["lambda.ilr1"] for t in found] == [0.0, 1.0]
             assert all(t.reports == {3: 0.25} for t in found)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x00\x00\x00", b'{"op_code":4,"wor', b"", b"7", b"{}", b'"\xff"', b"[[]]"]
+)
+def test_a_garbled_line_of_the_journal_is_named_with_the_way_to_go_on(
+    journal: str, garbage: bytes
+) -> None:
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        for number in range(3):
+            record.ask(PARAMS)
+            record.report(number, 3, 0.25)
+    lines = Path(journal).read_bytes().splitlines(keepends=True)
+    lines[3] = garbage + b"\n"  # of the second trial
+    Path(journal).write_bytes(b"".join(lines))
+    said = []
+    for use in (lambda: read(journal, "toy"), lambda: opened(journal).__enter__()):
+        with pytest.raises(FewtuneError) as error:
+            use()
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert f"Line 4 of {journal} can't be read" in said[0]
+    assert "\n" not in said[0]
+    command = said[0].split("`")[1]
+    subprocess.run(command, shell=True, check=True)
+    with opened(journal) as storage:
+        record = Record.open(storage, "toy", BOX)
+        assert len(record) == 1
+        assert record.ask(PARAMS).number == 1
+    assert len(read(journal, "toy")) == 2
+
+
+def test_a_last_line_that_is_garbage_does_not_spoil_what_is_written_after_it(journal: str) -> None:
+    with opened(journal) as storage:
+        Record.open(storage, "toy", BOX).ask(PARAMS)
+    with Path(journal).open("ab") as file:
+        file.write(b"\x00\x00\n")
+    with opened(journal) as storage:
+        Record.open(storage, "toy", BOX).ask(PARAMS)
+    assert len(read(journal, "toy")) == 2
 
 
 _LOOP = """

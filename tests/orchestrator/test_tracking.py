@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from orchestrator import tracking
 from orchestrator.dashboard import _free_port, server, tracking_uri
 from orchestrator.mlflow_client import connect
+from orchestrator.outbox import Outbox
 from orchestrator.recording import OutboxRecorder
 from orchestrator.tracking import counts, recorder
 from tests.orchestrator import records
@@ -338,6 +340,40 @@ class TestTrouble:
         found = counts(tracking_uri(home), "demo")
         assert found["search"] == {"FAILED": 1}
         assert found["trial"] == {"FINISHED": 1}
+
+    def test_an_event_that_no_version_wrote_does_not_block_what_follows(
+        self, home: Path, folder: Path, caplog: Any
+    ) -> None:
+        made = OutboxRecorder(Outbox(folder))
+        records.started(made)
+        records.trial(made, 0, "complete")
+        made.close()
+        lines = (folder / "outbox.jsonl").read_bytes().splitlines(keepends=True)
+        good = json.loads(lines[1])
+        changes: list[dict[str, Any]] = [
+            {"colour": "red"},
+            {"time": "noon"},
+            {"metrics": {"score": "high"}},
+            {"metrics": 3},
+            {"kind": "party"},
+            {"params": None},
+            {"artifacts": [1]},
+            {"status": 7},
+        ]
+        bad = [good | {"id": str(i)} | change for i, change in enumerate(changes)]
+        bad.append({"id": "search/step/x/score"})
+        texts = [json.dumps(event).encode() + b"\n" for event in bad]
+        (folder / "outbox.jsonl").write_bytes(b"".join([lines[0], *texts, *lines[1:]]))
+        (folder / "mlflow_runs.jsonl").write_text(f'["uri","{tracking_uri(home)}"]\n7\n["a"]\n')
+        made = recorder(folder, tracking_uri(home), SEARCH)
+        assert made.drain(timeout=60)
+        made.close()
+        assert made.rejected == len(bad) == caplog.text.count("outbox_rejects")
+        assert "unknown colour" in caplog.text
+        kept = (folder / "outbox.rejected.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in kept] == bad
+        found = counts(tracking_uri(home), "demo")
+        assert (found["trial"], found["adaptation"]) == ({"FINISHED": 1}, {"FINISHED": 2})
 
     def test_a_password_is_not_written_down(self, folder: Path, caplog: Any) -> None:
         port = _free_port("127.0.0.1", 0)
