@@ -58,7 +58,7 @@ def owns(home: Home, name: str, record: Record) -> bool:
     """Whether the study is of the search that this home has under the name."""
     own, id = identity_of(home, name), record.notes.get(ID)
     if own is not None and id is not None:
-        return own.id == id
+        return bool(own.id == id)
     here = not elsewhere(home, name) if id is None else not _storage(home, name)
     return here and home.config(name).exists()
 
