@@ -11,6 +11,8 @@ from typing import Any
 from fewshot.faults import FewtuneError, InputError
 from orchestrator import commands
 from orchestrator.commands import Screen
+from orchestrator.disk_errors import disk_error
+from orchestrator.home import Home
 
 DESCRIPTION = """Search the task weights, learning rates and distillation temperatures with which a
 model learns new tasks from a few examples best."""
@@ -38,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         screen.said.print("stopped")
         return 130
+    except Exception as error:
+        found = disk_error(error, Home.at(getattr(options, "home", None)).path)
+        if found is None:
+            raise
+        screen.said.print(f"[red]failed[/red] {_escaped(str(found))}")
+        return 1
 
 
 def _escaped(text: str) -> str:

@@ -22,8 +22,12 @@ class Home:
     def at(cls, path: str | None) -> "Home":
         """The home at `path`, else at FEWTUNE_HOME, else in the working directory."""
         chosen = Path(path or os.environ.get("FEWTUNE_HOME") or DEFAULT).expanduser().resolve()
-        if chosen.exists() and not chosen.is_dir():
-            raise fault("--home", "must be a folder.", str(chosen), "Name another place.")
+        nearest = next(place for place in (chosen, *chosen.parents) if place.exists())
+        if not nearest.is_dir():
+            rule = (
+                "must be a folder." if nearest == chosen else f"leads through the file {nearest}."
+            )
+            raise fault("--home", rule, str(chosen), "Name another place.")
         return cls(chosen)
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from fewshot.disk import named
 from fewshot.faults import FewtuneError
 
 log = logging.getLogger(__name__)
@@ -87,14 +88,15 @@ class _File(_Numbered):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         _drop_torn_line(path)
-        self._end = path.open("ab")
+        self._place, self._end = path, path.open("ab")
         self._unread: list[dict[str, Any]] = []
         self._synced = True
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-        self._end.write("".join(line + "\n" for line in lines).encode())
-        self._end.flush()
+        with named(self._place):
+            self._end.write("".join(line + "\n" for line in lines).encode())
+            self._end.flush()
         self._unread += map(json.loads, lines)  # what a reader of the file would get
         self._synced = False
 
@@ -104,12 +106,16 @@ class _File(_Numbered):
 
     def sync(self) -> None:
         if not self._synced:
-            os.fsync(self._end.fileno())
+            with named(self._place):
+                os.fsync(self._end.fileno())
             self._synced = True
 
     def close(self) -> None:
-        self.sync()
-        self._end.close()
+        try:
+            self.sync()
+        finally:
+            with named(self._place):
+                self._end.close()
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -245,15 +245,14 @@ def _recorded(recorder: Recorder, plan: Plan, records: Records, home: Home) -> I
     )
     try:
         yield
-    except Stopped:
-        _end(recorder, plan, records, home, "stopped")
-        recorder.drain(10.0)
-        recorder.close()
-        raise
-    except BaseException:
-        _end(recorder, plan, records, home, "failed")
-        recorder.drain(10.0)
-        recorder.close()
+    except BaseException as error:
+        try:
+            _end(
+                recorder, plan, records, home, "stopped" if isinstance(error, Stopped) else "failed"
+            )
+            recorder.drain(10.0)
+        finally:
+            recorder.close()
         raise
     _end(recorder, plan, records, home, "complete")
 

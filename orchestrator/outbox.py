@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewshot.disk import named
+
 log = logging.getLogger(__name__)
 
 FILE = "outbox.jsonl"
@@ -62,8 +64,9 @@ class Outbox:
         with self._changed:
             if event["id"] in self._ends:
                 return False
-            self._file.write(line)
-            self._file.flush()
+            with named(self._path):
+                self._file.write(line)
+                self._file.flush()
             self._size += len(line)
             self._add(event["id"], self._size)
             if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -159,11 +162,12 @@ class Outbox:
     def close(self) -> None:
         """Flush to the disk; whoever waits for events gets None."""
         with self._changed:
-            if not self.closed:
-                os.fsync(self._file.fileno())
-                self._file.close()
+            if self.closed:
+                return
             self.closed = True
             self._changed.notify_all()
+            with named(self._path), self._file:
+                os.fsync(self._file.fileno())
 
     def wait_closed(self, timeout: float) -> bool:
         """Sleep for `timeout` seconds, or until the outbox is closed: True."""

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from fewshot.disk import refusal
 from orchestrator.executor import Roster, Worker
 from trials.build import build
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
@@ -103,6 +104,8 @@ class RayExecutor:
         try:
             turn: Turn = ray.get(ready[0])
         except RayActorError as error:
+            if refusal(error):  # a full disk: the next worker would fare no better
+                raise
             log.warning("worker lost worker=%d error=%s", worker, str(error).splitlines()[0])
             self._actors[worker] = self._spawn(worker)
             return self._roster.lost(worker, release)

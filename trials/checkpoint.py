@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fewshot.disk import named
 from fewshot.faults import FewtuneError, fault
 from fewshot.functional import Params
 from fewshot.metrics import Estimate
@@ -60,13 +61,15 @@ def save(
     path = path_of(folder, spec.key)
     partial = path.with_suffix(".partial")
     rows = {name: value.contiguous() for name, value in tensors.items()}
+    if torch.bfloat16 in {value.dtype for value in rows.values()}:  # which NumPy does not have
+        content = safetensors.torch.save(rows, metadata)
+    else:  # the other looks long for tensors that share their memory
+        arrays = {name: value.numpy() for name, value in rows.items()}
+        content = safetensors.numpy.save(arrays, metadata)
     try:
-        if torch.bfloat16 in {value.dtype for value in rows.values()}:  # which NumPy does not have
-            safetensors.torch.save_file(rows, partial, metadata)
-        else:  # the other looks long for tensors that share their memory
-            arrays = {name: value.numpy() for name, value in rows.items()}
-            safetensors.numpy.save_file(arrays, partial, metadata)
-        with partial.open("rb") as file:
+        with named(path), partial.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
@@ -87,15 +90,16 @@ def load(path: Path) -> tuple[str, dict[str, Tensor], tuple[RungReport, ...]]:
 
 
 def usable(
-    path: Path, like: Mapping[str, Tensor], spec: TrialSpec | None = None
+    folder: Path, key: str, like: Mapping[str, Tensor], spec: TrialSpec | None = None
 ) -> tuple[dict[str, Tensor], tuple[RungReport, ...]] | None:
-    """The tensors and reports of the checkpoint at `path`, if a lane can go on from all of them.
+    """Tensors and reports of the checkpoint of the trial `key`, if a lane can go on from all.
 
     None if there is no checkpoint, or if it is not one of `spec` (None: any trial's will do). None
     too, with a warning in the log, if it is damaged: its trial is then trained again.
 
     like: for each name a tensor of the shape and dtype that the lane has.
     """
+    path = path_of(folder, key)
     if not path.exists():
         return None
     try:

@@ -182,18 +182,15 @@ class Lanes:
 
     def _resume(self, lane: _Lane, place: int) -> None:
         rows = {name: value[place] for name, value in self._trained().items()}
-        own = checkpoint.path_of(self._folder, lane.spec.key)
-        if found := checkpoint.usable(own, rows, lane.spec):
+        own, initial = lane.spec.key, lane.spec.initial
+        if found := checkpoint.usable(self._folder, own, rows, lane.spec):
             tensors, reports = found
             self._restore(lane, place, tensors)
             lane.reports, lane.unsaid = list(reports), list(reports)
             lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
             lane.adaptations = adaptations_of(lane.spec, reports[-1])
-        elif lane.spec.initial is not None:
-            initial = checkpoint.path_of(self._folder, lane.spec.initial)
-            if found := checkpoint.usable(initial, rows):
-                self._restore(lane, place, found[0])
-            # Else the same seed trains the same model once more.
+        elif initial and (found := checkpoint.usable(self._folder, initial, rows)):
+            self._restore(lane, place, found[0])  # else the same seed trains the same model again
 
     def _restore(self, lane: _Lane, place: int, tensors: dict[str, Tensor]) -> None:
         for name, stacked in self._trained().items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from fewshot.disk import named
 from fewshot.faults import fault
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -69,7 +70,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        with part.open("xb") as file:
+        with named(path), part.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -15,53 +15,18 @@ from orchestrator.config import parse
 from orchestrator.export import export
 from orchestrator.home import Home
 from orchestrator.launch import open_records, read_records, summary_of
-from orchestrator.outbox import Outbox
 from orchestrator.plan import plan_of
-from orchestrator.recording import OutboxRecorder
 from orchestrator.schema.config import Config
 from orchestrator.search import Stopped
 from orchestrator.study import Record, opened
+from tests.orchestrator.tiny import config, quiet
 from tests.orchestrator.toys import Crash
-
-
-class Quiet(OutboxRecorder):
-    """Writes the outbox, which nobody empties."""
-
-    def drain(self, timeout: float) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)
 def _no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWTUNE_STORAGE", raising=False)
-    monkeypatch.setattr("orchestrator.tracking.recorder", lambda f, uri, id: Quiet(Outbox(f)))
-
-
-def config(**changes: Any) -> Config:
-    return parse(
-        {
-            "name": "toy",
-            "tasks": {
-                "train": [{"function": "line"}],
-                "validation": [{"function": "sinusoid"}],
-                "test": [{"function": "sinusoid"}],
-            },
-            "model": {"name": "mlp", "hidden": [4]},
-            "learner": {"name": "maml", "inner_steps": 1, "adapt_steps": 1},
-            "episodes": {"shot": 3, "query": 2, "per_task": 1, "validation": 2, "test": 2},
-            "steps": 2,
-            "space": {"lr/outer": {"low": 1e-4, "high": 1e-2}, "lr/inner": 0.01, "lr/adapt": 0.01},
-            "search": {
-                "trials": 2,
-                "reference_trials": 1,
-                "finalists": 1,
-                "seeds": 2,
-                "lanes": 1,
-                "rungs": [],
-            },
-        }
-        | changes
-    )
+    monkeypatch.setattr("orchestrator.tracking.recorder", quiet)
 
 
 @pytest.fixture
