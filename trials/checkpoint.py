@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewshot.disk import named
-from fewshot.faults import FewtuneError, fault
+from fewshot.faults import FewtuneError, InputError, fault
 from fewshot.functional import Params
 from fewshot.metrics import Estimate
 from trials.contract import RungReport, TrialSpec
@@ -182,8 +182,7 @@ def exported(path: Path) -> Params:
         found: Params = safetensors.torch.load_file(path)
         return found
     except _UNREADABLE as error:
-        rule = f"must be a model that `fewtune export` wrote: {_reason(error)}."
-        raise fault(str(path), rule, None, "Export it again.") from error
+        raise _no_export(path, error) from error
 
 
 def trained(path: Path) -> tuple[TrialSpec, dict[str, Tensor]]:
@@ -205,6 +204,17 @@ def trained(path: Path) -> tuple[TrialSpec, dict[str, Tensor]]:
 
 
 def logit_scale(path: Path) -> float:
-    """What calibrates the logits of the exported model at `path`; 1 where its file does not say."""
-    with safe_open(path, framework="pt") as file:
-        return float((file.metadata() or {}).get(LOGIT_SCALE, 1.0))
+    """What calibrates the logits of the exported model at `path`; 1 where its file does not say.
+
+    Raises InputError where the file can't be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return float((file.metadata() or {}).get(LOGIT_SCALE, 1.0))
+    except _UNREADABLE as error:
+        raise _no_export(path, error) from error
+
+
+def _no_export(path: Path, error: Exception) -> InputError:
+    rule = f"must be a model that `fewtune export` wrote: {_reason(error)}."
+    return fault(str(path), rule, None, "Export it again.")
