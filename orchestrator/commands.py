@@ -49,6 +49,8 @@ def check(options: argparse.Namespace, screen: Screen) -> int:
     tasks = ", ".join(f"{task} {n}" for task, n in found.task_sizes.items())
     if tasks:
         screen.result.print(f"training tasks (examples): {tasks}")
+    for split, n in found.dropped.items():
+        screen.result.print(f"left out of {split}: {n} examples that a later split has too")
     for name, value in found.figures.items():
         screen.result.print(f"accuracy of the {name}: {100 * value:.1f} %")
     screen.result.print(

@@ -37,6 +37,7 @@ class Forecast:
     task_sizes: Mapping[str, int]
     figures: Mapping[str, float]
     advice: Sequence[Advice]
+    dropped: Mapping[str, int]  # examples of each split that a later split has too
 
 
 def dry_run(config: Config, home: Home) -> Forecast:
@@ -68,6 +69,7 @@ def dry_run(config: Config, home: Home) -> Forecast:
         task_sizes=found.task_sizes,
         figures=found.figures,
         advice=advice_on_config(config, found.features),
+        dropped=found.dropped,
     )
 
 

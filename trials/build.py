@@ -22,7 +22,7 @@ from trials.new_task import distilled_task
 from trials.objective import Objective
 from trials.optimizer import Optimizer
 from trials.parts import learner, spread_of, student
-from trials.pools import Sort, pools_of, sources_of
+from trials.pools import Sort, dropped, pools_of, sources_of
 from trials.precision import multiply_in
 from trials.sources import Sources
 from trials.teachers import teacher_of
@@ -82,6 +82,7 @@ class Examination:
     figures: accuracies to be shown beside the search's, such as the teacher's.
     null_losses: by which the loss of each training task is divided.
     untrained: the recipe of the model that no training makes, where the inputs mean something.
+    dropped: how many examples of each split are left out because a later split has them.
     """
 
     features: tuple[int, ...]
@@ -90,6 +91,7 @@ class Examination:
     classes: tuple[str, ...] = ()
     null_losses: Mapping[str, float] = field(default_factory=dict)
     untrained: Recipe | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def examine(recipe: Recipe, cache: Path) -> Examination:
@@ -101,7 +103,7 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
         taught = found.teacher_accuracy
         figures = {} if taught is None else {"teacher": taught}
         features = tuple(sources.inputs.shape[1:])
-        return Examination(features, figures=figures, classes=found.classes)
+        return Examination(features, figures=figures, classes=found.classes, dropped=found.dropped)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
     features = next(pool.features for by_split in pools.values() for pool in by_split.values())
@@ -113,6 +115,7 @@ def examine(recipe: Recipe, cache: Path) -> Examination:
         figures=_taught(recipe, sources, cache, pools),
         null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
         untrained=untrained(recipe, pools),
+        dropped=dropped(recipe, sources),
     )
 
 

@@ -16,6 +16,8 @@ from trials.precision import Precision
 Outcome = Literal["complete", "stopped", "failed"]
 Stage = Literal["search", "final", "test"]
 WeightsAs = Literal["loss", "sampling"]
+# Of examples by splits: refused, meant, or left out of the earlier split.
+Overlap = bool | Literal["drop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Recipe:
     weights_as: WeightsAs = "loss"  # what the task weights weigh, losses or draws of episodes
     seed: int = 0  # of the episodes that score: the same for every trial
     imbalance: Imbalance | None = None
-    overlap: bool = False  # whether tasks of different splits may share examples
+    overlap: Overlap = False  # what is done about examples that splits share
 
     @property
     def max_way(self) -> int:

@@ -1,8 +1,11 @@
 """The one new task of an adaptation recipe, with what its teacher, if any, says of it."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +15,11 @@ from fewshot.episodes import fixed
 from fewshot.faults import Fault, InputError
 from trials.adaptation import NewTask, untaught
 from trials.contract import Recipe, Stage, TaskSpec
-from trials.disjoint import shared_rows
+from trials.disjoint import kept_rows, shared_rows
 from trials.sources import Sources
 from trials.teachers import teacher_of
+
+Where = Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,51 +29,82 @@ class Distilled:
     task: NewTask
     teacher_accuracy: float | None
     classes: tuple[str, ...]
+    dropped: Mapping[str, int]  # examples of each split that a later one has too
 
 
 def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> Distilled:
     """The task of `recipe`. Of its labels the teacher has those of the support, no others."""
     (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
     path = f"tasks.validation.{validation.name}"
-    support, codes, classes = _support(recipe, sources, validation, path)
+    kept, dropped = _kept(recipe, sources, validation, test, path)
+    support, codes, classes = _support(recipe, sources, validation, path, kept["train"])
     begin = sources.offset[validation.dataset]
     shown = torch.from_numpy(support + begin)
+    seen = partial(_queries, sources, validation, classes, f"{path}.query", kept["validation"])
+    place = f"tasks.test.{test.name}.query"
     queries: dict[Stage, tuple[Tensor, Tensor]] = {
-        "search": _queries(sources, validation, classes, f"{path}.query", half=0),
-        "final": _queries(sources, validation, classes, f"{path}.query", half=1),
-        "test": _queries(sources, test, classes, f"tasks.test.{test.name}.query", half=None),
+        "search": seen(half=0),
+        "final": seen(half=1),
+        "test": _queries(sources, test, classes, place, kept["test"], half=None),
     }
     rows, answers = queries["test"]
     learned_from = {f"{path}.where": support + begin}
     task = untaught(validation.name, len(classes), shown, codes, queries)
     if recipe.teacher is not None:
         unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
+        unlabelled = unlabelled[kept["train"][unlabelled + begin]]
         unlabelled = _sample(unlabelled, validation.n_unlabelled, recipe.seed)
         learned_from[f"{path}.unlabelled"] = unlabelled + begin
     scored_by = {f"{path}.query": torch.cat([queries["search"][0], queries["final"][0]]).numpy()}
-    tested_by = {f"tasks.test.{test.name}.query": rows.numpy()}
-    sides = {"train": learned_from, "validation": scored_by, "test": tested_by}
-    if not recipe.overlap and (faults := shared_rows(sides)):
+    sides = {"train": learned_from, "validation": scored_by, "test": {place: rows.numpy()}}
+    if not recipe.overlap and (faults := shared_rows(sides, sources.identity, sources.described)):
         raise InputError(faults)
     if recipe.teacher is None:
-        return Distilled(task, None, classes)
+        return Distilled(task, None, classes, dropped)
     transfer = np.concatenate([support, unlabelled])
     logits = teacher_of(recipe, sources, cache, classes=classes).labelled(shown, codes)
-    seen = torch.from_numpy(transfer + begin)
-    task = replace(task, transfer=seen, teacher=logits[seen])
+    taught = torch.from_numpy(transfer + begin)
+    task = replace(task, transfer=taught, teacher=logits[taught])
     right = logits[rows].argmax(-1) == answers
-    return Distilled(task, right.double().mean().item(), classes)
+    return Distilled(task, right.double().mean().item(), classes, dropped)
+
+
+def _kept(
+    recipe: Recipe, sources: Sources, validation: TaskSpec, test: TaskSpec, path: str
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Which rows of all datasets each split may have (n,), and how many it loses by that."""
+    everything = np.ones(len(sources.inputs), dtype=bool)
+    if recipe.overlap != "drop":
+        return dict.fromkeys(("train", "validation", "test"), everything), {}
+
+    def rows(spec: TaskSpec, where: Where) -> np.ndarray:
+        found: np.ndarray = sources.rows(spec, where, path) + sources.offset[spec.dataset]
+        return found
+
+    learned_from = rows(validation, validation.where)
+    if recipe.teacher is not None:
+        unlabelled = rows(validation, validation.unlabelled or validation.where)
+        learned_from = np.union1d(learned_from, unlabelled)
+    own = {
+        "train": learned_from,
+        "validation": rows(validation, validation.query or {}),
+        "test": rows(test, test.query or {}),
+    }
+    kept = kept_rows({split: {split: found} for split, found in own.items()}, sources.identity)
+    lost = {split: int((~kept[split][found]).sum()) for split, found in own.items()}
+    return kept, {split: n for split, n in lost.items() if n}
 
 
 def _support(
-    recipe: Recipe, sources: Sources, spec: TaskSpec, path: str
+    recipe: Recipe, sources: Sources, spec: TaskSpec, path: str, kept: np.ndarray
 ) -> tuple[np.ndarray, Tensor, tuple[str, ...]]:
     """Rows of `shot` examples of each class, drawn by the recipe's seed; codes; the classes."""
     places = sources.rows(spec, spec.where, path)
     labels = sources.labels(spec, path)[places]
     shot, rng = fixed(recipe.shot), np.random.default_rng(recipe.seed)
     classes = tuple(sorted(set(labels)))
-    members = {label: places[labels == label] for label in classes}
+    free = kept[places + sources.offset[spec.dataset]]
+    members = {label: places[(labels == label) & free] for label in classes}
     faults = [
         Fault(path, f"class {label!r} needs at least shot = {shot} examples.", len(rows))
         for label, rows in members.items()
@@ -82,10 +118,17 @@ def _support(
 
 
 def _queries(
-    sources: Sources, spec: TaskSpec, classes: tuple[str, ...], path: str, *, half: int | None
+    sources: Sources,
+    spec: TaskSpec,
+    classes: tuple[str, ...],
+    path: str,
+    kept: np.ndarray,
+    *,
+    half: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Rows and codes of the queries whose class the support has; of a half of them, or of all."""
     rows = sources.rows(spec, spec.query or {}, path)
+    rows = rows[kept[rows + sources.offset[spec.dataset]]]
     labels = sources.labels(spec, path)
     code_of = {label: code for code, label in enumerate(classes)}
     rows = rows[np.array([labels[row] in code_of for row in rows], dtype=bool)]

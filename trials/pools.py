@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from fewshot.tasks.functions import FAMILIES, function_pool
 from fewshot.tasks.numbers import number_pool
 from fewshot.tasks.pool import pool
 from trials.contract import Recipe, TaskSpec
-from trials.disjoint import shared_rows
+from trials.disjoint import kept_rows, shared_rows
 from trials.sources import Sources
 
 
@@ -63,6 +64,7 @@ def pools_of(
     """
     found = sorts(recipe)
     rows = None if sources is None else (sources, sources.inputs.to(device))
+    kept = kept_of(recipe, sources)
     pools: dict[Sort, dict[str, Pool]] = {}
     faults: list[Fault] = []
     for sort, by_split in found.items():
@@ -73,13 +75,13 @@ def pools_of(
                 drawn = (
                     _of_functions(recipe, specs, split)
                     if rows is None or sort.source == "functions"
-                    else _of_rows(recipe, specs, split, *rows, regresses=sort.regresses)
+                    else _of_rows(recipe, specs, split, *rows, kept.get(split), sort.regresses)
                 )
                 pools.setdefault(sort, {})[split] = drawn.to(device)
             except InputError as error:
                 faults += error.faults
     if rows is not None and not faults and not recipe.overlap:
-        faults = _shared(recipe, rows[0])
+        faults = shared_rows(_sides(recipe, rows[0]), rows[0].identity, rows[0].described)
     if faults:
         raise InputError(faults)
     shapes = {s.source: p.features for s, by_split in pools.items() for p in by_split.values()}
@@ -88,18 +90,42 @@ def pools_of(
     return pools
 
 
-def _shared(recipe: Recipe, sources: Sources) -> list[Fault]:
-    """What tasks of different splits have in common, whatever they make of it."""
-    sides = {
+def kept_of(recipe: Recipe, sources: Sources | None) -> Mapping[str, np.ndarray]:
+    """Which rows of all datasets each split may have (n,), where it may not have all of them."""
+    if sources is None or recipe.overlap != "drop":
+        return {}
+    try:
+        return kept_rows(_sides(recipe, sources), sources.identity)
+    except InputError:  # found again, with all others, when the tasks are made
+        return {}
+
+
+def dropped(recipe: Recipe, sources: Sources | None) -> dict[str, int]:
+    """How many examples of each split are left out because a later split has them."""
+    kept = kept_of(recipe, sources)
+    if sources is None or not kept:
+        return {}
+    rows = {
+        split: np.unique(np.concatenate(list(by_task.values())))
+        for split, by_task in _sides(recipe, sources).items()
+        if by_task
+    }
+    counts = {split: int((~kept[split][own]).sum()) for split, own in rows.items()}
+    return {split: n for split, n in counts.items() if n}
+
+
+def _sides(recipe: Recipe, sources: Sources) -> dict[str, dict[str, np.ndarray]]:
+    """The rows of each task, whatever it makes of them, by split, and then by its place."""
+    return {
         split: {
             f"tasks.{split}.{spec.name}": sources.offset[spec.dataset]
             + sources.rows(spec, spec.where, f"tasks.{split}.{spec.name}")
             for spec in specs
             if spec.function is None
         }
-        for split, specs in recipe.tasks.items()
+        for split in ("train", "validation", "test")
+        if (specs := recipe.tasks.get(split)) is not None
     }
-    return shared_rows(sides)
 
 
 def _of_functions(recipe: Recipe, specs: Sequence[TaskSpec], split: str) -> Pool:
@@ -117,7 +143,7 @@ def _of_rows(
     split: str,
     sources: Sources,
     inputs: Tensor,
-    *,
+    kept: np.ndarray | None,
     regresses: bool,
 ) -> Pool:
     described = sources.numbers if regresses else sources.task
@@ -136,7 +162,7 @@ def _of_rows(
     faults: list[Fault] = []
     for i, spec in enumerate(specs):
         try:
-            tasks.append(described(spec, f"tasks.{split}.{spec.name}", recipe.seed + i))
+            tasks.append(described(spec, f"tasks.{split}.{spec.name}", recipe.seed + i, kept))
         except InputError as error:
             faults += error.faults
     try:

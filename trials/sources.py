@@ -1,6 +1,7 @@
 """From the recipe's words to tensors: which rows of which dataset are a task."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,10 @@ from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.numbers import NumberTask
 from fewshot.tasks.pool import Task
 from trials.contract import Component, TaskSpec
+from trials.disjoint import Hashes, identities
 
 _SHOWN = 8
+_TEXT_SHOWN = 60  # characters
 
 
 class Sources:
@@ -48,6 +51,28 @@ class Sources:
             )
         return self._datasets[name]
 
+    @cached_property
+    def identity(self) -> Hashes:
+        """(n,): equal for rows that are one example, see `trials.disjoint`."""
+        return identities(list(self._datasets.values()))
+
+    def described(self, row: int, twin: int) -> str:
+        """Two rows of `inputs` that are one example: its text, if any, and their places."""
+        dataset, place, where = self._located(row)
+        if twin != row:
+            where += f" and {self._located(twin)[2]}"
+        if dataset.text is None:
+            return where
+        text = str(dataset.columns[dataset.text].iloc[place])
+        short = text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}..."
+        return f"{short!r} ({where})"
+
+    def _located(self, row: int) -> tuple[Dataset, int, str]:
+        """The dataset of a row of `inputs`, its place there, and both in words."""
+        name = next(name for name in reversed(self.offset) if self.offset[name] <= row)
+        place = row - self.offset[name]
+        return self._datasets[name], place, f"row {place} of {name}"
+
     def rows(self, spec: TaskSpec, where: Mapping[str, tuple[Any, ...]], path: str) -> np.ndarray:
         """Places (n,) in the dataset's own table of the rows that `where` keeps."""
         columns = self.dataset(spec.dataset, f"{path}.dataset").columns
@@ -78,9 +103,12 @@ class Sources:
         columns = self.dataset(spec.dataset, f"{path}.dataset").columns
         return self._column(columns, spec.label, f"{path}.label").astype(str).to_numpy()
 
-    def task(self, spec: TaskSpec, path: str, seed: int) -> Task:
-        """The task that `spec` describes; `seed` decides how a corrupt one is corrupted."""
-        places = self.rows(spec, spec.where, path)
+    def task(self, spec: TaskSpec, path: str, seed: int, kept: "np.ndarray | None" = None) -> Task:
+        """The task that `spec` describes; `seed` decides how a corrupt one is corrupted.
+
+        kept: (n,), which rows of `inputs` the task may have; all, if there is no word of it.
+        """
+        places = self._kept(spec, path, kept)
         column = self._labels(spec, places, path)
         if column.isna().any():
             raise _unlabelled(f"{path}.label", "must have a class in every row.", column.isna())
@@ -93,9 +121,11 @@ class Sources:
         task = Task(spec.name, places + self.offset[spec.dataset], labels, groups)
         return _corrupted(task, spec, seed)
 
-    def numbers(self, spec: TaskSpec, path: str, seed: int) -> NumberTask:
+    def numbers(
+        self, spec: TaskSpec, path: str, seed: int, kept: "np.ndarray | None" = None
+    ) -> NumberTask:
         """The same of a task whose label is a number."""
-        places = self.rows(spec, spec.where, path)
+        places = self._kept(spec, path, kept)
         column = self._labels(spec, places, path)
         values = pd.to_numeric(column, errors="coerce").astype(float)
         finite = values.abs() < np.inf
@@ -103,6 +133,16 @@ class Sources:
             raise _unlabelled(f"{path}.label", "must have a finite number in every row.", ~finite)
         task = NumberTask(spec.name, places + self.offset[spec.dataset], values.to_numpy())
         return _corrupted(task, spec, seed)
+
+    def _kept(self, spec: TaskSpec, path: str, kept: "np.ndarray | None") -> np.ndarray:
+        places = self.rows(spec, spec.where, path)
+        if kept is None:
+            return places
+        left: np.ndarray = places[kept[places + self.offset[spec.dataset]]]
+        if not len(left):
+            rule = "has no example that is not in a later split too."
+            raise InputError([Fault(path, rule, f"{len(places)} shared", "Set `tasks.overlap`.")])
+        return left
 
     def _labels(self, spec: TaskSpec, places: np.ndarray, path: str) -> "pd.Series[Any]":
         dataset = self.dataset(spec.dataset, f"{path}.dataset")

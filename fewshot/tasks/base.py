@@ -19,11 +19,13 @@ class Dataset:
     inputs: (n, ...) what a model reads: float32 features or pixels in [0, 1], or int64 ids.
     columns: n rows, one per example, with a plain RangeIndex: labels, groups, splits, texts.
     features: those of the columns that `inputs` are made of, which can't be what is to be told.
+    text: the column whose texts `inputs` are made of, if they are made of texts.
     """
 
     inputs: Tensor
     columns: pd.DataFrame
     features: tuple[str, ...] = ()
+    text: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.columns):

@@ -72,8 +72,10 @@ def load(
     table = table.join(added[added.columns.difference(table.columns)])
     if encoder is not None:
         read = embed if features == "encoder" else tokenize
-        return Dataset(read(texts, encoder=encoder, cache=cache, max_length=max_length), table)
-    return Dataset(ngrams(texts, buckets=buckets, max_length=max_length), table)
+        inputs = read(texts, encoder=encoder, cache=cache, max_length=max_length)
+    else:
+        inputs = ngrams(texts, buckets=buckets, max_length=max_length)
+    return Dataset(inputs, table, text=text)
 
 
 def ngrams(texts: Sequence[str], *, buckets: int, max_length: int) -> Tensor:

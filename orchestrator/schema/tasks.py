@@ -18,6 +18,7 @@ from fewshot.registry import resolve
 from fewshot.tasks.functions import FAMILIES
 from fewshot.tasks.pool import Imbalance
 from orchestrator.schema.section import Name, Section, Where, listed, refused, refusing
+from trials.contract import Overlap
 
 
 class NoiseSection(Section):
@@ -114,11 +115,18 @@ def _task(value: Any, usual: object) -> TaskSection | FunctionSection:
 Task = Annotated[TaskSection | FunctionSection, WrapValidator(_task)]
 
 
+def _overlap(value: Any, usual: object) -> Overlap:
+    if not isinstance(value, bool) and value != "drop":
+        raise refused(Fault("", "must be true or false, or drop.", value))
+    return value  # type: ignore[no-any-return]
+
+
 class TasksSection(Section):
     train: list[Task] = Field(default_factory=list)
     validation: list[Task] = Field(min_length=1)
     test: list[Task] = Field(min_length=1)
-    overlap: bool = False  # whether tasks of different splits may share examples
+    # What is done about examples that tasks of different splits share.
+    overlap: Annotated[Overlap, WrapValidator(_overlap)] = False
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

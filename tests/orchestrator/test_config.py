@@ -533,7 +533,7 @@ WRONG = [
     ("episodes.shot", True, "whole number"),
     ("episodes.imbalance", "random", "needs shots to draw"),
     ("tasks.train.1.corrupt", "noise", "must be 'shuffle', or {noise: ..}"),
-    ("tasks.overlap", 1, "true or false"),
+    ("tasks.overlap", 1, "true or false, or drop"),
     ("datasets", [], "mapping"),
     ("datasets.glyphs", "glyphs", "mapping"),
     ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, table, text"),
