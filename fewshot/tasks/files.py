@@ -2,10 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
+
+import pandas as pd
+import pyarrow.parquet
 
 from fewshot.disk import named
 from fewshot.faults import fault
@@ -44,6 +48,26 @@ def existing(path: str, where: str) -> Path:
             f"{nearest} has {_listing(nearest)}.",
         )
     return place
+
+
+def distinct_columns(names: Iterable[str], path: Path) -> None:
+    """Raises InputError where a table has two columns of one name, of which readers keep one."""
+    counts = Counter(names)
+    twice = [name for name, n in counts.items() if n > 1 and name]
+    if twice:
+        rule = "must have no two columns of one name."
+        raise fault(str(path), rule, ", ".join(twice), "Rename one of them, or take it out.")
+
+
+def csv_columns(path: Path) -> list[str]:
+    """The names in the first line of a .csv or .csv.gz file, as they stand there."""
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    return [str(name) for name in first.iloc[0]]
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The names of the columns of a .parquet file."""
+    return [str(name) for name in pyarrow.parquet.read_schema(path).names]
 
 
 def _listing(folder: Path) -> str:

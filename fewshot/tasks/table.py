@@ -17,11 +17,23 @@ from pandas.api.types import is_numeric_dtype
 
 from fewshot.faults import Fault, InputError, fault
 from fewshot.tasks.base import Dataset
-from fewshot.tasks.files import existing
+from fewshot.tasks.files import csv_columns, distinct_columns, existing, parquet_columns
 
 _SHOWN = 8
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    distinct_columns(csv_columns(path), path)
+    return pd.read_csv(path)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    distinct_columns(parquet_columns(path), path)
+    return pd.read_parquet(path)
+
+
 _READERS: Mapping[str, Callable[[Path], pd.DataFrame]] = MappingProxyType(
-    {".csv": pd.read_csv, ".csv.gz": pd.read_csv, ".parquet": pd.read_parquet}
+    {".csv": _csv, ".csv.gz": _csv, ".parquet": _parquet}
 )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fewshot.faults import Fault, InputError, fault
 from fewshot.models.encoder import embed, tokenize
 from fewshot.tasks.base import Dataset
-from fewshot.tasks.files import existing
+from fewshot.tasks.files import csv_columns, distinct_columns, existing, parquet_columns
 
 _SHOWN = 8
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -142,6 +142,7 @@ def _check(
 
 
 def _csv(path: Path, text: str) -> pd.DataFrame:
+    distinct_columns(csv_columns(path), path)
     # Without `keep_default_na=False` the text "null" would be a missing value.
     return pd.read_csv(path, dtype={text: str}, keep_default_na=False)
 
@@ -154,7 +155,7 @@ def _jsonl(path: Path, text: str) -> pd.DataFrame:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_pairs)
             except ValueError as error:
                 raise ValueError(f"line {number} is no JSON: {error}") from error
             if not isinstance(row, dict):
@@ -163,7 +164,17 @@ def _jsonl(path: Path, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of a JSON object, none of whose keys may stand twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
+
+
 def _parquet(path: Path, text: str) -> pd.DataFrame:
+    distinct_columns(parquet_columns(path), path)
     return pd.read_parquet(path).reset_index(drop=True)
 
 

@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -57,8 +58,21 @@ def _check_options(
         raise refused(*faults)
 
 
+def _name_of(*registries: Mapping[str, Any]) -> BeforeValidator:
+    """One name, registered or a user's own, and no list of them."""
+    known = ", ".join(sorted(name for registry in registries for name in registry))
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            remedy = f"Give one of {known}, or your own package.module:factory."
+            raise refused(Fault("", "must be one name.", value, remedy))
+        return value
+
+    return BeforeValidator(check)
+
+
 class DatasetPart(_Part):
-    source: str
+    source: Annotated[str, _name_of(DATASETS)]
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -67,7 +81,7 @@ class DatasetPart(_Part):
 
 
 class ModelPart(_Part):
-    name: str
+    name: Annotated[str, _name_of(MODELS)]
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -76,7 +90,7 @@ class ModelPart(_Part):
 
 
 class LearnerPart(_Part):
-    name: str
+    name: Annotated[str, _name_of(LEARNERS)]
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -92,7 +106,7 @@ class TeacherPart(_Part):
     The features are of the student's own `path` unless they have another.
     """
 
-    source: str
+    source: Annotated[str, _name_of(TRAINED, DATASETS)]
     head: str | None = None
 
     @model_validator(mode="after")

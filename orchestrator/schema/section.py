@@ -1,6 +1,7 @@
 """What the sections of a config have in common."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -48,6 +49,27 @@ def _name(value: str) -> str:
     return value
 
 
+def plain(text: str) -> str:
+    """A task's name from any text: letters, accents and digits of every script, '.', '_' and '-'.
+
+    What lies between them becomes '_', so that two texts can have one name.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    kept = "".join(
+        c if c in "._-" or unicodedata.category(c)[0] in "LMN" else " " for c in composed
+    )
+    name = re.sub(" +", "_", kept)
+    return name if name.strip(".") else "_" * max(1, len(name))
+
+
+def _task_name(value: str) -> str:
+    name = unicodedata.normalize("NFC", value)
+    if not 1 <= len(name) <= 64 or plain(name) != name or not name[0].isalnum() or ".." in name:
+        rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
+        raise refused(Fault("", rule, value))
+    return name
+
+
 def _cells(value: Any, usual: object) -> Any:
     """One value of a column, or a list of them."""
     if value == []:
@@ -77,6 +99,7 @@ def listed(value: Any, usual: object) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+TaskName = Annotated[str, AfterValidator(_task_name)]
 Where = dict[str, Annotated[str | int | list[str | int], WrapValidator(_cells)]]
 
 

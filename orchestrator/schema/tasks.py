@@ -1,7 +1,6 @@
 """The tasks of a config, and the episodes that are drawn from them."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -17,7 +16,15 @@ from fewshot.faults import Fault
 from fewshot.registry import resolve
 from fewshot.tasks.functions import FAMILIES
 from fewshot.tasks.pool import Imbalance
-from orchestrator.schema.section import Name, Section, Where, listed, refused, refusing
+from orchestrator.schema.section import (
+    Section,
+    TaskName,
+    Where,
+    listed,
+    plain,
+    refused,
+    refusing,
+)
 from trials.contract import Overlap
 
 
@@ -38,12 +45,12 @@ def _corruption(value: Any, usual: object) -> Literal["shuffle"] | NoiseSection 
 class TaskSection(Section):
     """One task by `name`, or one for `each` value of a column, named after the value."""
 
-    name: Name | None = None
+    name: TaskName | None = None
     each: dict[str, Annotated[list[str | int], WrapValidator(listed)]] | None = None
     dataset: str
     label: str
     kind: Literal["classification", "regression"] = "classification"
-    group: Name | None = None
+    group: TaskName | None = None
     where: Where = Field(default_factory=dict)
     within: str | None = None
     corrupt: Annotated[Literal["shuffle"] | NoiseSection, WrapValidator(_corruption)] | None = None
@@ -70,15 +77,22 @@ class TaskSection(Section):
         if self.each is None:
             return [self.name or ""]
         ((_, values),) = self.each.items()
-        return [re.sub(r"[^A-Za-z0-9._-]+", "_", str(value)) for value in values]
+        return [plain(str(value)) for value in values]
+
+    def values(self) -> list[str]:
+        """What each of the tasks is named after."""
+        if self.each is None:
+            return self.names()
+        ((_, values),) = self.each.items()
+        return [str(value) for value in values]
 
 
 class FunctionSection(Section):
     """A task that is a family of functions, named after it unless it has another `name`."""
 
     function: str
-    name: Name | None = None
-    group: Name | None = None
+    name: TaskName | None = None
+    group: TaskName | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -104,6 +118,10 @@ class FunctionSection(Section):
     def names(self) -> list[str]:
         return [self.name or self.function.rpartition(":")[2]]
 
+    def values(self) -> list[str]:
+        """What the task is named after."""
+        return self.names()
+
 
 # In place of pydantic's usual checks of a union, which complain once for each of its members.
 def _task(value: Any, usual: object) -> TaskSection | FunctionSection:
@@ -121,6 +139,22 @@ def _overlap(value: Any, usual: object) -> Overlap:
     return value  # type: ignore[no-any-return]
 
 
+_OWN_NAMES = "Give each its own name: by `name` and `where` instead of `each`."
+
+
+def _twice(tasks: Sequence[TaskSection | FunctionSection]) -> list[str]:
+    """Names that several of the tasks have, with what these are named after."""
+    values: dict[str, list[str]] = {}
+    for task in tasks:
+        for name, value in zip(task.names(), task.values(), strict=True):
+            values.setdefault(name, []).append(value)
+    return [
+        f"{name} ({', '.join(map(repr, own))})" if set(own) != {name} else name
+        for name, own in sorted(values.items())
+        if len(own) > 1
+    ]
+
+
 class TasksSection(Section):
     train: list[Task] = Field(default_factory=list)
     validation: list[Task] = Field(min_length=1)
@@ -132,10 +166,9 @@ class TasksSection(Section):
     def _unique(self) -> Self:
         faults = []
         for split in ("train", "validation", "test"):
-            names = [name for task in getattr(self, split) for name in task.names()]
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = _twice(getattr(self, split))
             if twice:
-                faults.append(Fault(split, "names tasks twice.", twice, "Give each its own name."))
+                faults.append(Fault(split, "names tasks twice.", twice, _OWN_NAMES))
             faults += [
                 Fault(
                     f"{split}.{i}.group", "is for training tasks, which have weights.", task.group

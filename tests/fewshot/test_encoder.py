@@ -1,6 +1,7 @@
 """Embeddings that only hang on the text, computed once."""
 
 import importlib.util
+import json
 import shutil
 import sys
 
@@ -110,6 +111,50 @@ class TestFaults:
         (tmp_path / "copy" / "model.safetensors").write_bytes(b"half")
         with pytest.raises(InputError, match="that transformers can load"):
             embed(["a"], encoder=str(tmp_path / "copy"), cache=tmp_path)
+
+
+class TestHub:
+    """Ids of models on the Hugging Face Hub, which the tests do not reach."""
+
+    ID = "somebody/some-model.v2"
+
+    def test_a_model_in_the_cache_is_found_by_its_id(self, tiny, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        kept = tmp_path / "models--somebody--some-model.v2"
+        shutil.copytree(tiny, kept / "snapshots" / ("0" * 40))
+        (kept / "refs").mkdir()
+        (kept / "refs" / "main").write_text("0" * 40)
+        assert folder(self.ID) == kept / "snapshots" / ("0" * 40)
+        vectors = embed(TEXTS, encoder=self.ID, cache=tmp_path)
+        assert torch.equal(vectors, embed(TEXTS, encoder=tiny, cache=tmp_path))
+
+    def test_offline_it_is_said_what_is_missing_and_how_to_get_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(InputError) as caught:
+            folder(self.ID)
+        (fault,) = caught.value.faults
+        assert fault.path == "encoder"
+        assert "is no folder and not in this machine's cache of models" in fault.rule
+        assert f"hf download {self.ID}" in fault.remedy
+        assert "local folder" in fault.remedy
+        assert "make minilm" in fault.remedy
+
+    def test_a_folder_of_that_form_is_the_folder(self, tiny, tmp_path, monkeypatch):
+        shutil.copytree(tiny, tmp_path / "models" / "tiny")
+        monkeypatch.chdir(tmp_path)
+        assert folder("models/tiny").resolve() == (tmp_path / "models" / "tiny").resolve()
+
+    def test_no_code_of_a_model_is_run(self, tiny, tmp_path):
+        own = tmp_path / "own"
+        shutil.copytree(tiny, own)
+        known = json.loads((own / "config.json").read_text())
+        known |= {"model_type": "other", "auto_map": {"AutoConfig": "evil.Config"}}
+        (own / "config.json").write_text(json.dumps(known))
+        (own / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        with pytest.raises(InputError, match="that transformers can load"):
+            embed(TEXTS, encoder=str(own), cache=tmp_path)
+        assert not (tmp_path / "ran").exists()
 
 
 class TestMiniLM:

@@ -1,7 +1,11 @@
 """Tables of numbers: what is read from a file, and pools of tasks that have numbers to tell."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,6 +14,7 @@ from fewshot.conformance.tasks import PoolLaws, keys
 from fewshot.faults import InputError
 from fewshot.tasks.numbers import NumberTask, number_pool
 from fewshot.tasks.table import load
+from fewshot.tasks.text import load as load_text
 
 
 def table(n=6):
@@ -48,6 +53,27 @@ def faults(path, **options):
     with pytest.raises(InputError) as caught:
         loaded(path, **options)
     return [(fault.path, fault.rule) for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    twice = ["width", "name", "width"]
+    if name.endswith("parquet"):
+        rows = pa.table([[1.0], ["a"], [2.0]], names=twice)
+        pa.parquet.write_table(rows, tmp_path / name)
+    else:
+        pd.DataFrame([[1.0, "a", 2.0]], columns=twice).to_csv(tmp_path / name, index=False)
+    for load_any in (load, partial(load_text, text="name", features="ngrams")):
+        with pytest.raises(InputError) as caught:
+            load_any(path=str(tmp_path / name), cache=tmp_path)
+        (fault,) = caught.value.faults
+        assert fault.rule == "must have no two columns of one name."
+        assert fault.found == "width"
+
+
+def test_two_columns_without_a_name_may_be_there(tmp_path):
+    (tmp_path / "t.csv").write_text("width,,\n1,2,3\n")
+    assert len(loaded(str(tmp_path / "t.csv")).columns.columns) == 3
 
 
 class TestReading:

@@ -72,7 +72,7 @@ class TestEveryFormat:
 
 
 class TestFaults:
-    @pytest.mark.parametrize("line", [b"{half", b"[1]", b"\xff"])
+    @pytest.mark.parametrize("line", [b"{half", b"[1]", b"\xff", b'{"text": "a", "text": "b"}'])
     def test_a_bad_line_is_told_by_its_number(self, tmp_path, line):
         (tmp_path / "data.jsonl").write_bytes(jsonl(ROWS[:2]) + b"\n" + line + b"\n")
         with pytest.raises(InputError, match="line 4 is no JSON"):

@@ -835,3 +835,48 @@ def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, yaml.safe_dump(SMALL))
     with pytest.raises(InputError, match=r"search\.trails: is not a known key"):
         load_config(path, ["search.trails=16"])
+
+
+def named_after(*values: str) -> dict[str, Any]:
+    """SMALL with training tasks for those values of a column."""
+    task = {"each": {"script": list(values)}, "dataset": "glyphs", "label": "character"}
+    return changed({"tasks.train": [task]})
+
+
+def test_tasks_keep_the_letters_of_every_script() -> None:
+    values = [
+        "\u5316\u5b66",
+        "\u7269\u7406",
+        "\u0939\u093f\u0928\u094d\u0926\u0940",
+        "cafe\u0301 x/y",
+        "..",
+    ]
+    config = parse(named_after(*values))
+    assert config.train_names() == [*values[:3], "caf\u00e9_x_y", "__"]
+    assert parse(yaml.safe_load(dump(config))) == config
+    one = {
+        "name": "\u5316\u5b66",
+        "dataset": "glyphs",
+        "label": "character",
+        "group": "\u0e2a\u0e35",
+    }
+    assert parse(changed({"tasks.train": [one]})).train_names() == ["\u5316\u5b66"]
+
+
+def test_values_that_have_one_name_are_named() -> None:
+    (fault,) = faults({"tasks.train": named_after("a b", "a/b", "c")["tasks"]["train"]})
+    assert fault.path == "tasks.train"
+    assert fault.rule == "names tasks twice."
+    assert fault.found == ["a_b ('a b', 'a/b')"]
+    assert "`name`" in fault.remedy
+
+
+@pytest.mark.parametrize("names", [["protonet", "maml"], {"a": 1}, 3])
+def test_one_name_is_asked_for_not_quotes(names) -> None:
+    (fault,) = faults({"learner.name": names})
+    assert fault.path == "learner.name"
+    assert fault.rule == "must be one name."
+    assert "maml, " in fault.remedy
+    assert "protonet" in fault.remedy
+    (fault,) = faults({"tasks.train.1.label": ["a", "b"]})
+    assert "quotes" not in fault.remedy

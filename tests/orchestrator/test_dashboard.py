@@ -5,10 +5,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.dashboard import Server, _free_port, search_url, server, tracking_uri
 from orchestrator.tracking import recorder
 from orchestrator.views import saved_views, view_id
@@ -73,6 +75,25 @@ def test_a_taken_port_is_not_insisted_on() -> None:
         port = taken.getsockname()[1]
         assert _free_port("127.0.0.1", port) != port
     assert _free_port("127.0.0.1", port) == port
+
+
+def test_that_another_port_was_taken_is_said(tmp_path, monkeypatch, capsys) -> None:
+    class Ended:
+        base, url = "http://127.0.0.1:40123", "http://127.0.0.1:40123/"
+        process = SimpleNamespace(wait=lambda: 0)
+
+        def wait(self, timeout: float) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("orchestrator.dashboard.server", lambda home, port: Ended())
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    assert main(["dashboard", "--home", str(tmp_path), "--port", "5000"]) == 0
+    assert "port 5000 is in use by another program; taking 40123" in capsys.readouterr().err
+    assert main(["dashboard", "--home", str(tmp_path), "--port", "40123"]) == 0
+    assert "in use" not in capsys.readouterr().err
 
 
 def test_a_view_of_many_weights_fits_into_a_tag() -> None:
