@@ -1,5 +1,6 @@
 """How long a search will take and what a lane costs, from a few steps of one trial."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ class Forecast:
 def dry_run(config: Config, home: Home) -> Forecast:
     """Run a few steps of the first trial, in one lane and in all of them."""
     plan = plan_of(config)
-    found = examine(plan.recipe, home.cache)
+    found = examine(plan.recipe, home.cache, **side_by_side(config))
     lanes = lanes_of(config, plan, found, home)
     if not isinstance(lanes, int):
         lanes = lanes()
@@ -88,6 +89,13 @@ def lanes_of(config: Config, plan: Plan, found: Examination, home: Home) -> int 
         per_gpu=workers_per_gpu(config),
         threads=config.search.cpus_per_worker,
     )
+
+
+def side_by_side(config: Config) -> dict[str, int]:
+    """How many lanes and workers this machine has to have memory for, as far as is known."""
+    lanes = 1 if config.search.lanes == "auto" else config.search.lanes
+    elsewhere = os.environ.get("RAY_ADDRESS")
+    return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
 
 
 def workers_per_gpu(config: Config) -> int:

@@ -14,7 +14,7 @@ from fewshot.faults import Fault, InputError, fault
 from fewshot.tasks.files import write_text
 from orchestrator import identity, tracking
 from orchestrator.advice import Advice, Adviser, advice_on_config
-from orchestrator.dry_run import lanes_of, workers_per_gpu
+from orchestrator.dry_run import lanes_of, side_by_side, workers_per_gpu
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
@@ -66,7 +66,7 @@ def run(
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
-    found = examine(plan.recipe, home.cache)
+    found = examine(plan.recipe, home.cache, **side_by_side(config))
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.claim(config, home, records)

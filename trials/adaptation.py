@@ -98,14 +98,14 @@ class Adaptation:
         batch: int,
         distillation: Distillation = HINTON,
     ) -> None:
-        self._model, self._inputs, self._task, self._batch = model, inputs, task, batch
+        self.model, self._inputs, self._task, self._batch = model, inputs, task, batch
         self._distillation = distillation
         self._taught = len(task.transfer) > 0
         if not self._taught:
             self.hyperparameters = self.alone
 
     def init(self, seed: int) -> Params:
-        return self._model.init(torch.Generator().manual_seed(seed))
+        return self.model.init(torch.Generator().manual_seed(seed))
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Drawn:
         del weights
@@ -124,12 +124,12 @@ class Adaptation:
     def _read(self, rows: Tensor) -> Tensor:
         """The inputs of some rows, padded no further than to the longest of them."""
         x = taken(self._inputs, rows)
-        return self._model.trim(x) if isinstance(self._model, Trims) else x
+        return self.model.trim(x) if isinstance(self.model, Trims) else x
 
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         del weights
         n = len(batch.support_y)
-        logits = self._model.apply(params, batch.x)
+        logits = self.model.apply(params, batch.x)
         hard = cross_entropies(logits[:n], batch.support_y).mean()
         if not self._taught:
             return hard
@@ -143,9 +143,14 @@ class Adaptation:
 
     def logits(self, params: Params, rows: Tensor) -> Tensor:
         """What l models, stacked, make of n rows: (l, n, classes)."""
-        mapped = over_lanes(self._model.apply, shared=1)
+        mapped = over_lanes(self.model.apply, shared=1)
         parts = rows.split(_QUERIES_AT_ONCE)
         return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
+
+    def some_queries(self) -> Tensor:
+        """The inputs of as many queries as are answered at once."""
+        rows, _ = max(self._task.query.values(), key=lambda queries: len(queries[0]))
+        return self._read(rows[:_QUERIES_AT_ONCE])
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         del hyper

@@ -6,15 +6,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fewshot.episodes import Episode
+from fewshot.faults import fault
+from fewshot.machine import gigabytes
 from fewshot.metrics import accuracy
 from fewshot.models.models import fills_processor
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from trials import adam, memory, sgd
-from trials.adaptation import Adaptation
+from trials.adaptation import Adaptation, NewTask
 from trials.contract import Recipe, Stage
 from trials.lanes import Lanes
 from trials.meta_training import Lessons, MetaTraining, Part
@@ -24,6 +27,7 @@ from trials.optimizer import Optimizer
 from trials.parts import learner, spread_of, student
 from trials.pools import Sort, dropped, pools_of, sources_of
 from trials.precision import multiply_in
+from trials.rehearsal import needs_of
 from trials.sources import Sources
 from trials.teachers import teacher_of
 from trials.untrained import untrained
@@ -59,7 +63,7 @@ def programs(
     multiply_in(recipe.precision)
     where = best_device() if device is None else torch.device(device)
     objective = PROGRAMS[recipe.program](recipe, cache, where)
-    alone = where.type == "cpu" and fills_processor(recipe.model.name)
+    alone = _one_by_one(recipe, where)
     return partial(
         Lanes,
         objective,
@@ -67,6 +71,45 @@ def programs(
         optimizer=OPTIMIZERS[recipe.optimizer],
         rows_per_pass=1 if alone else None,
     )
+
+
+def _one_by_one(recipe: Recipe, device: torch.device) -> bool:
+    """Whether lanes are trained one after the other."""
+    return device.type == "cpu" and fills_processor(recipe.model.name)
+
+
+def _check_memory(
+    objective: Objective, recipe: Recipe, inputs: Tensor | None, lanes: int, workers: int
+) -> None:
+    """Raises InputError where `workers` on this machine need more memory than it has.
+
+    inputs: those of this process, which are given back before the workers load theirs. A GPU's
+    memory has to hold what the lanes keep; steps are run in smaller passes where there is less.
+    """
+    cpu, device = torch.device("cpu"), best_device()
+    needs = needs_of(objective, OPTIMIZERS[recipe.optimizer], cpu)
+    loaded = 0.0 if inputs is None else float(inputs.numel() * inputs.element_size())
+    at_once = 1 if device.type == "cuda" or _one_by_one(recipe, device) else lanes
+    needed = needs.of(lanes, at_once) + loaded
+    left = memory.left(device) if device.type == "cuda" else (memory.left(cpu) + loaded) / workers
+    if needed <= left:
+        return
+    total, there = needed * workers, left * workers
+    rule = (
+        f"would take about {gigabytes(total)} of memory ({gigabytes(workers * loaded)} the "
+        f"examples, {gigabytes(workers * lanes * needs.state)} the parameters of "
+        f"{lanes * workers} lanes, the rest a step), and there are {gigabytes(there)}."
+    )
+    images = [name for name, part in recipe.datasets.items() if part.name == "images"]
+    if images and inputs is not None:
+        shape = " x ".join(map(str, inputs.shape[1:]))
+        remedy = (
+            "Give `size`, such as `size: 84`: images are averaged to 84 x 84 pixels. Or take "
+            "fewer search.lanes, smaller episodes or a smaller model."
+        )
+        raise fault(f"datasets.{images[0]}.size", rule, shape, remedy)
+    remedy = "Take fewer lanes or workers, smaller episodes or a smaller model."
+    raise fault("search.lanes", rule, lanes, remedy)
 
 
 def best_device() -> torch.device:
@@ -94,18 +137,26 @@ class Examination:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
-def examine(recipe: Recipe, cache: Path) -> Examination:
-    """Load all that the trials will load, without running any; raises InputError as `build`."""
+def examine(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) -> Examination:
+    """Load all that the trials will load, without running any; raises InputError as `build`.
+
+    lanes: of each worker; workers: how many are to share this machine. Raises InputError too where
+    they need more memory than there is.
+    """
     sources = sources_of(recipe, cache)
     if recipe.program == "adaptation":
         assert sources is not None, "a config refuses to adapt to functions"
         found = distilled_task(recipe, sources, cache)
+        inputs = sources.inputs
+        _check_memory(_adapting(recipe, inputs, found.task), recipe, inputs, lanes, workers)
         taught = found.teacher_accuracy
         figures = {} if taught is None else {"teacher": taught}
         features = tuple(sources.inputs.shape[1:])
         return Examination(features, figures=figures, classes=found.classes, dropped=found.dropped)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
+    seen = None if sources is None else sources.inputs
+    _check_memory(MetaTraining(parts, recipe.episodes), recipe, seen, lanes, workers)
     features = next(pool.features for by_split in pools.values() for pool in by_split.values())
     sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
     known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
@@ -195,8 +246,11 @@ def _lessons(
 def _adaptation(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
     sources = Sources(recipe.datasets, cache)
     task = distilled_task(recipe, sources, cache).task.to(device)
-    model = student(recipe, tuple(sources.inputs.shape[1:]), task.n_classes)
-    inputs = sources.inputs.to(device)
+    return _adapting(recipe, sources.inputs.to(device), task)
+
+
+def _adapting(recipe: Recipe, inputs: Tensor, task: NewTask) -> Adaptation:
+    model = student(recipe, tuple(inputs.shape[1:]), task.n_classes)
     return Adaptation(model, inputs, task, recipe.batch, recipe.distillation)
 
 

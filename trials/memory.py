@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from fewshot.machine import available_memory
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -35,19 +37,7 @@ def left(device: torch.device) -> float:
     """Bytes that are free on `device`; infinite where the system does not tell."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    known = Path("/proc/meminfo")
-    if not known.exists():
-        return float("inf")
-    rows = dict(row.split(":") for row in known.read_text().splitlines())
-    return min(1024.0 * int(rows["MemAvailable"].split()[0]), _left_of_group())
-
-
-def _left_of_group() -> float:
-    """What the control group of a container leaves."""
-    limit, used = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current"))
-    if not limit.exists() or (most := limit.read_text().strip()) == "max":
-        return float("inf")
-    return float(most) - float(used.read_text())
+    return available_memory()
 
 
 def peak(device: torch.device, *, reset: bool = False) -> float:

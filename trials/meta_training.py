@@ -7,6 +7,7 @@ drawn from task i in proportion to lambda_i, which is the same on average. With 
 squared error to the teacher's).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,7 +37,8 @@ from trials.teachers import Teacher
 
 # Keeps the scores of hundreds of episodes from being held in memory at once.
 _EPISODES_AT_ONCE = 256
-_EXAMPLES_AT_ONCE = 512
+EXAMPLES_AT_ONCE = 512
+_NUMBERS_AT_ONCE = 1 << 28  # in the examples of the episodes, in one lane
 # Episodes of a task that its logits are calibrated on: some thousand queries are enough.
 _CALIBRATING = 64
 
@@ -200,15 +202,14 @@ class Part:
             return []
         pool, n_episodes, key = self.held_out[stage]
         task = torch.arange(len(pool.names), device=key.device).repeat_interleave(n_episodes)
-        null_losses = pool.null_losses[task].split(_EPISODES_AT_ONCE)
+        null_losses = pool.null_losses[task]
         calibrated = stage == "final" and pool.kind is CLASSIFICATION
         chunks: list[dict[str, Tensor]] = []
         kept: list[Answered] = []  # what calibrates: the first episodes of each task
         at = 0
-        for (outputs, answers), null_loss in zip(
-            self._answered(params, hyper, stage), null_losses, strict=True
-        ):
-            chunks.append(pool.kind.scores(outputs, answers, null_loss))
+        for outputs, answers in self._answered(params, hyper, stage):
+            own = null_losses[at : at + len(answers)]
+            chunks.append(pool.kind.scores(outputs, answers, own))
             place = torch.arange(at, at + len(answers), device=key.device) % n_episodes
             if calibrated:
                 first = place < _CALIBRATING
@@ -237,7 +238,7 @@ class Part:
             yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
             return
         answer = over_lanes(self.learner.logits, shared=1)
-        for part in _parts_of(self.episodes(stage)):
+        for part in _parts_of(self.episodes(stage), math.prod(pool.features)):
             yield answer(params, unanswered(part), hyper), part.query_y
 
     @staticmethod
@@ -246,12 +247,12 @@ class Part:
     ) -> Iterator[Answered]:
         """The same, where each example is embedded once, whatever number of episodes it is in."""
         embed = over_lanes(learner.embedding.apply, shared=1)
-        embedded = [embed(params, part) for part in inputs.split(_EXAMPLES_AT_ONCE)]
+        embedded = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
         lanes = len(next(iter(hyper.values())))
         found = torch.cat(embedded, 1).expand(lanes, -1, -1)  # (l, u, d)
         mapped = Episode._make((0, None, 0, None))
         compare = vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))
-        for part in _parts_of(rows):
+        for part in _parts_of(rows, found.shape[-1]):
             support, query = (
                 found.index_select(1, own.flatten()).unflatten(1, own.shape)
                 for own in (part.support_x, part.query_x)
@@ -281,10 +282,16 @@ def _scales(answered: Sequence[Answered], n_tasks: int) -> Tensor:
     return fitted_scale(z, y.expand(z.shape[:-1]))
 
 
-def _parts_of(episodes: Episode) -> Iterator[Episode]:
-    """Some after the other."""
-    parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in episodes), strict=True)
-    return map(Episode._make, parts)
+def _parts_of(episodes: Episode, width: int) -> Iterator[Episode]:
+    """Some after the other, whose examples have `width` numbers each."""
+    examples = episodes.support_x.shape[1] + episodes.query_x.shape[1]
+    n = at_once(len(episodes.support_y), examples * width)
+    return map(Episode._make, zip(*(part.split(n) for part in episodes), strict=True))
+
+
+def at_once(n: int, numbers: int) -> int:
+    """How many of n episodes are answered at once, each of which has so many numbers."""
+    return max(1, min(n, _EPISODES_AT_ONCE, _NUMBERS_AT_ONCE // max(1, numbers)))
 
 
 class MetaTraining:

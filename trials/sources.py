@@ -39,7 +39,8 @@ class Sources:
             raise InputError(
                 [Fault("datasets", "must all have examples of one shape for one model.", shapes)]
             )
-        self.inputs: Tensor = torch.cat([d.inputs for d in self._datasets.values()])
+        parts = [d.inputs for d in self._datasets.values()]
+        self.inputs: Tensor = torch.cat(parts) if len(parts) > 1 else parts[0]  # without a copy
         sizes = [len(d.inputs) for d in self._datasets.values()]
         starts = np.cumsum([0, *sizes[:-1]])
         self.offset = dict(zip(self._datasets, starts.tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fewshot.faults import fault
+from fewshot.machine import check_room
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import existing, write_atomically
 
@@ -24,6 +26,8 @@ Array: TypeAlias = npt.NDArray[Any]
 _ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _GREY_MODES = ("1", "L")
 _CHUNK = 4096  # images that are resized at once
+_PIXELS = 1 << 26  # of these at the most
+_SMALLER = "Give `size`, such as `size: 84`: images are averaged to 84 x 84 pixels."
 _SHOWN = 5
 _GREY_ONLY = "Only grey images can be read for now: convert them, for example with Pillow's 'L'."
 
@@ -44,7 +48,8 @@ def load(*, path: str, cache: Path, size: int | None = None) -> Dataset:
 
     size: at least 1 pixel; other shapes are averaged over areas, and lose their aspect.
 
-    Raises InputError where something is missing, damaged, coloured or of the wrong shape.
+    Raises InputError where something is missing, damaged, coloured or of the wrong shape, or where
+    the images need more memory than the machine has; that is known before they are read.
     """
     if size is not None and (type(size) is not int or size < 1):
         raise fault("images.size", "must be a whole number of at least 1.", size)
@@ -60,7 +65,8 @@ def area_average(images: Tensor, size: int) -> Tensor:
     """Images (n, size, size) float32 in [0, 1] from (n, h, w) uint8, each pixel a mean of areas."""
     rows = _shares(images.shape[1], size)
     columns = _shares(images.shape[2], size)
-    parts = [rows @ part.float() @ columns.T for part in torch.split(images, _CHUNK)]
+    chunk = min(_CHUNK, max(1, _PIXELS // (images.shape[1] * images.shape[2])))
+    parts = [rows @ part.float() @ columns.T for part in torch.split(images, chunk)]
     return torch.cat(parts).div_(255).clamp_(0, 1)
 
 
@@ -83,6 +89,7 @@ def _dataset(images: Array, columns: Mapping[str, Array], size: int | None) -> D
 
 
 def _from_archive(path: Path, size: int | None) -> Dataset:
+    _check_archive(path, size)
     arrays = _read_archive(path)
     if "images" not in arrays:
         raise fault(str(path), "must have an array `images`.", None, f"It has {', '.join(arrays)}.")
@@ -95,6 +102,25 @@ def _from_archive(path: Path, size: int | None) -> Dataset:
     if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape:
         raise fault(f"{path}:images", "must be uint8 of shape (n, h, w), none of them 0.", found)
     return _dataset(images, _columns(path, arrays, len(images)), size)
+
+
+def _check_room(pixels: float, kept: float, path: Path) -> None:
+    """Of images with so many pixels, and so many after resizing: a byte, then a float32 each."""
+    check_room(pixels + 5 * kept, "images.size", f"to read {path.name}", _SMALLER)
+
+
+def _check_archive(path: Path, size: int | None) -> None:
+    """Refuses images that would not fit into memory, by what the archive says of their shape."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
+            major, _ = np.lib.format.read_magic(file)
+            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+            shape, _, _ = read[major](file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # told when it is read
+        return
+    side = None if size is None or len(shape) < 3 else size * size
+    pixels = float(math.prod(shape))
+    _check_room(pixels, pixels if side is None else shape[0] * side, path)
 
 
 def _read_archive(path: Path) -> dict[str, Array]:
@@ -191,8 +217,22 @@ def _key(folder: Path, files: list[Path], size: int | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _check_folder(folder: Path, files: list[Path], size: int | None) -> None:
+    """The same of files, whose first bytes say how large they are."""
+    kept = float(len(files) * (size or 0) ** 2)
+    if size is None:
+        for file in files:
+            try:
+                with Image.open(file) as image:
+                    kept += image.width * image.height
+            except (UnidentifiedImageError, OSError, SyntaxError):  # told when it is read
+                continue
+    _check_room(kept, kept, folder)
+
+
 def _read_images(folder: Path, files: list[Path], size: int | None) -> Array:
     """(n, size, size) uint8; (n, h, w) where `size` is None."""
+    _check_folder(folder, files, size)
     images: list[Array] = []
     bad: list[str] = []
     for file in files:

@@ -1,6 +1,7 @@
 """Grey images of archives, of folders, of Omniglot."""
 
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -203,3 +204,35 @@ def test_omniglot_has_its_alphabets_drawers_and_splits(data, tmp_path, monkeypat
     assert dict(per_split) == {"test": 423, "train": 1028, "val": 172}
     per_split = columns.groupby("char_lake_split")["alphabet"].nunique()
     assert dict(per_split) == {"background": 30, "evaluation": 20}
+
+
+class TestRoom:
+    """What would not fit into memory is refused before it is read."""
+
+    def test_of_an_archive(self, tmp_path):
+        path = tmp_path / "large.npz"
+        with zipfile.ZipFile(path, "w") as archive, archive.open("images.npy", "w") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (1 << 20, 4000, 3000)}
+            np.lib.format.write_array_header_1_0(file, header)  # and not the terabytes
+        with pytest.raises(InputError) as caught:
+            load(path=str(path), cache=tmp_path)
+        (fault,) = caught.value.faults
+        assert fault.path == "images.size"
+        assert "to read large.npz" in fault.rule
+        assert "`size: 84`" in fault.remedy
+
+    def test_of_a_folder(self, tmp_path, monkeypatch):
+        for label in "ab":
+            (tmp_path / "photos" / label).mkdir(parents=True)
+            Image.new("L", (400, 300)).save(tmp_path / "photos" / label / "0.png")
+        monkeypatch.setattr("fewshot.machine.available_memory", lambda: 1e6)
+        path = str(tmp_path / "photos")
+        with pytest.raises(InputError, match=r"needs about 1\.4 MB .* to read photos"):
+            load(path=path, cache=tmp_path)
+        assert load(path=path, cache=tmp_path, size=20).inputs.shape == (2, 20, 20)
+
+    def test_large_images_are_resized_a_few_at_a_time(self, monkeypatch):
+        images = torch.randint(0, 256, (5, 40, 30), dtype=torch.uint8)
+        whole = area_average(images, 8)
+        monkeypatch.setattr("fewshot.tasks.images._PIXELS", 2500)
+        torch.testing.assert_close(area_average(images, 8), whole)

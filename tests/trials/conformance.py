@@ -479,6 +479,7 @@ def fine_tuning(folder: Path) -> Case:
         model=Component(name="transformer", options={"encoder": encoder}),
         teacher=None,
         batch=4,
+        overlap=True,  # of six letters: some texts are there twice
     )
     hyperparameters = {"lr/adapt": 0.002, "weight_decay": 0.1}
     return Case("fine_tuning", recipe, folder, "lr/adapt", hyperparameters)
