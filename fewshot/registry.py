@@ -1,20 +1,25 @@
 """Parts by name: the registered ones, and a user's own by the module that has them.
 
 A name of the form `package.module:attribute` is imported, in every process that builds the part, so
-that a config with such a name runs the code it names.
+that a config with such a name runs the code it names. What others have made, an export's config or
+the metadata of a model's file, is therefore asked with `names_code` before anything of it is used.
 """
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from fewshot.faults import fault
+from fewshot.faults import InputError, fault
 
 Factory = Callable[..., Any]
 
 _FORM = "package.module:factory"
+_WHERE = "Install the package that has it, or name its folder in PYTHONPATH."
+_WHERE_FOREIGN = "Install the package that has it, from whoever made this."
 _ELSEWHERE = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
 _NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -35,14 +40,30 @@ def resolve(registry: Mapping[str, Factory], name: str, path: str) -> Factory:
     return _imported(form["module"], form["attribute"], name, path)
 
 
+def names_code(name: object) -> bool:
+    """Whether a part of this name is no registered one, but code that is imported by its name."""
+    return isinstance(name, str) and ":" in name
+
+
+@contextmanager
+def made_elsewhere() -> Iterator[None]:
+    """What somebody else has made and is trusted: a folder beside it is not to be imported from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            replace(one, remedy=_WHERE_FOREIGN) if one.remedy == _WHERE else one
+            for one in error.faults
+        ) from error
+
+
 def _imported(module: str, attribute: str, name: str, path: str) -> Factory:
     try:
         home = import_module(module)
     except ModuleNotFoundError as error:
         own = f"{module}.".startswith(f"{error.name}.")
         rule = "is in a module that is not found" if own else "is in a module that needs another"
-        remedy = "Install the package that has it, or name its folder in PYTHONPATH."
-        raise fault(path, f"{rule}: {error.name}.", name, remedy) from error
+        raise fault(path, f"{rule}: {error.name}.", name, _WHERE) from error
     except Exception as error:  # whatever a user's module does when it is imported
         rule = f"is in a module that can't be imported: {type(error).__name__}: {error}."
         raise fault(path, rule, name) from error

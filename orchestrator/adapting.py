@@ -22,6 +22,7 @@ from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import write_text
 from orchestrator import config as configs
 from orchestrator.home import Home
+from orchestrator.locations import own_files
 from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from orchestrator.schema.parts import DatasetPart, TeacherPart
@@ -45,16 +46,26 @@ class Adapted:
     metrics: dict[str, float]  # empty if no label of a predicted row is known
 
 
-def adapt(folder: Path, data: str, *, shots: int, label: str, out: Path, home: Home) -> Adapted:
+def adapt(
+    folder: Path,
+    data: str,
+    *,
+    shots: int,
+    label: str,
+    out: Path,
+    home: Home,
+    trust_code: bool = False,
+) -> Adapted:
     """Learn from the first `shots` labelled rows (of each class) in `data`, and predict all others.
 
     folder: an export. data: of the kind that the model was trained on; for one of functions, a
     table of the point and its value. A row with an empty label is only predicted. Raises InputError
-    if the data does not fit.
+    if the data does not fit, or if the export names code and is not trusted.
     """
     if not (folder / "model.safetensors").exists():
         raise fault("DIR", "is not a folder that `fewtune export` wrote.", str(folder))
-    config = configs.load_config(folder / "config.yaml")
+    config = configs.load_config(folder / "config.yaml", foreign=True, trust_code=trust_code)
+    config = own_files(config, folder)
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):
@@ -163,9 +174,11 @@ def _model(model: Component, folder: Path) -> Component:
 
 
 def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The options, with the encoder that the export brings along."""
-    own = {"encoder": str(folder / "encoder")} if (folder / "encoder").exists() else {}
-    return {key: own.get(key, value) if value else value for key, value in options.items()}
+    """The options, with the encoder that the export brings along in place of a name."""
+    name, own = options.get("encoder"), folder / "encoder"
+    if not name or Path(str(name)).is_absolute() or not own.exists():
+        return dict(options)
+    return {**options, "encoder": str(own)}
 
 
 def _logits(

@@ -71,17 +71,17 @@ _Command = Callable[[argparse.Namespace, Screen], int]
 _COMMANDS: tuple[tuple[_Command, str, str], ...] = (
     (
         commands.check,
-        "config, set, home",
+        "config, set, home, trust",
         "find every fault of a config, and what it costs",
     ),
     (
         commands.search,
-        "config, set, home, resume, executor, json",
+        "config, set, home, resume, executor, trust, json",
         "run a search",
     ),
     (
         commands.submit,
-        "config, set, address, cluster home, resume",
+        "config, set, address, cluster home, resume, trust",
         "run a search as a job on a Ray cluster",
     ),
     (commands.status, "name, address", "how a submitted search stands"),
@@ -96,12 +96,12 @@ _COMMANDS: tuple[tuple[_Command, str, str], ...] = (
     (commands.export, "name, out, home", "write the best configuration and model"),
     (
         commands.train,
-        "config, set, home, json",
+        "config, set, home, trust, json",
         "train an exported configuration again",
     ),
     (
         commands.adapt,
-        "folder, data, shots, label, predictions, home",
+        "folder, data, shots, label, predictions, home, trust",
         "let an exported model learn a new task",
     ),
 )
@@ -117,6 +117,10 @@ _ARGUMENTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "home": (("--home",), {"metavar": "DIR", "help": "state of all searches [fewtune-runs]"}),
     "cluster home": (("--home",), {"metavar": "DIR", "help": "a folder all nodes share"}),
     "resume": (("--resume",), {"action": "store_true", "help": "go on with an earlier run"}),
+    "trust": (
+        ("--trust-code",),
+        {"action": "store_true", "help": "run code that an export, or a teacher's file, names"},
+    ),
     "executor": (("--executor",), {"choices": ["inline", "ray"], "default": "ray"}),
     "json": (("--json",), {"action": "store_true", "help": "one line of JSON as the last line"}),
     "address": (("--address",), {"metavar": "URL", "help": "of the cluster's dashboard"}),

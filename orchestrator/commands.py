@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from fewshot.faults import FewtuneError
+
+if TYPE_CHECKING:
+    from orchestrator.schema.config import Config
 
 
 class Screen:
@@ -37,11 +40,11 @@ class Screen:
 
 
 def check(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.config import load_config
     from orchestrator.dry_run import dry_run
     from orchestrator.home import Home
+    from orchestrator.locations import located
 
-    config = load_config(options.config, options.set)
+    config = located(_loaded(options), options.config.parent)
     screen.said.print(f"{options.config}: no faults in the file; trying a few steps ...")
     found = dry_run(config, Home.at(options.home))
     for advice in found.advice:
@@ -64,8 +67,18 @@ def check(options: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def search(options: argparse.Namespace, screen: Screen) -> int:
+def _loaded(options: argparse.Namespace, *, foreign: bool | None = None) -> "Config":
+    """The config of the command line; `foreign` if somebody else may have made it."""
+    from orchestrator import locations
     from orchestrator.config import load_config
+
+    if foreign is None:
+        foreign = locations.foreign(options.config)
+    trusted = options.trust_code
+    return load_config(options.config, options.set, foreign=foreign, trust_code=trusted)
+
+
+def search(options: argparse.Namespace, screen: Screen) -> int:
     from orchestrator.export import export
     from orchestrator.home import Home
     from orchestrator.launch import run
@@ -73,7 +86,7 @@ def search(options: argparse.Namespace, screen: Screen) -> int:
     from orchestrator.screen import Watch
     from orchestrator.search import Stopped
 
-    config, home = load_config(options.config, options.set), Home.at(options.home)
+    config, home = _loaded(options), Home.at(options.home)
     again = shlex.join(["fewtune", *(word for word in options.typed if word != "--resume")])
     again += " --resume"
     watch = Watch(screen.said, plan_of(config))
@@ -82,6 +95,7 @@ def search(options: argparse.Namespace, screen: Screen) -> int:
             ended = run(
                 config,
                 home,
+                folder=options.config.parent,
                 resume=options.resume,
                 placement=options.executor,
                 observe=watch,
@@ -177,11 +191,12 @@ def export(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def train(options: argparse.Namespace, screen: Screen) -> int:
-    from orchestrator.config import load_config
     from orchestrator.home import Home
+    from orchestrator.locations import located_export
     from orchestrator.training import train as run
 
-    config = load_config(options.config, options.set)
+    config = _loaded(options, foreign=True)
+    config = located_export(config, options.config.parent)
     with screen.said.status("training"):
         found = run(config, Home.at(options.home))
     result = {
@@ -212,6 +227,7 @@ def adapt(options: argparse.Namespace, screen: Screen) -> int:
         label=options.label,
         out=options.out,
         home=Home.at(options.home),
+        trust_code=options.trust_code,
     )
     screen.result.print(
         f"learned {f'{found.classes} classes' if found.classes else 'numbers'} from "
@@ -225,15 +241,17 @@ def adapt(options: argparse.Namespace, screen: Screen) -> int:
 
 def submit(options: argparse.Namespace, screen: Screen) -> int:
     from orchestrator import jobs
-    from orchestrator.config import load_config
+    from trials.teachers import TRAINED
 
-    config = load_config(options.config, options.set)  # its faults are found here, not over there
+    config = _loaded(options)  # its faults are found here, not over there
+    trained = config.teacher is not None and config.teacher.source in TRAINED
+    trusted = ["teacher.trust_code=true"] if options.trust_code and trained else []
     submission = jobs.submit(
         options.config,
         name=config.name,
         home=options.home or "fewtune-runs",
         address=options.address,
-        overrides=options.set,
+        overrides=[*options.set, *trusted],
         resume=options.resume,
     )
     screen.result.print(f"submitted as {submission}")

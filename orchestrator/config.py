@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,8 +10,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.faults import Fault, InputError, fault
+from fewshot.models.encoder import names_module
+from fewshot.registry import made_elsewhere, names_code
 from orchestrator.cross_faults import cross_faults
 from orchestrator.schema.config import Config
+from trials.teachers import TRAINED
+
+_TRUST = "It comes with an export: if you trust whoever made it, add `--trust-code`."
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,8 +69,16 @@ def _loaded(text: str, path: str) -> Any:
         raise fault(path, f"has a value that can't be read: {error}.") from None
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config at `path`, with `key.sub=value` overrides; raises InputError with every fault."""
+def load_config(
+    path: Path, overrides: Sequence[str] = (), *, foreign: bool = False, trust_code: bool = False
+) -> Config:
+    """The config at `path`, with `key.sub=value` overrides; raises InputError with every fault.
+
+    Relative paths in it stay as they are, see `orchestrator.locations`; those of overrides begin
+    in the working directory.
+    foreign: whether somebody else may have made it. What it names is then imported only with
+    `trust_code`, which also goes for what the file of a teacher's model names.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -76,9 +90,39 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     data = _loaded(text, str(path))
     if not isinstance(data, dict):
         raise fault(str(path), "must be a mapping of keys to values.", data)
+    if foreign and not trust_code and (faults := code_faults(data)):
+        raise InputError(faults)
     for override in overrides:
         _override(data, override)
-    return parse(data)
+    teacher = data.get("teacher")
+    if trust_code and isinstance(teacher, dict) and teacher.get("source") in TRAINED:
+        teacher["trust_code"] = True
+    with made_elsewhere() if foreign else nullcontext():
+        return parse(data)
+
+
+def code_faults(data: Mapping[str, Any]) -> list[Fault]:
+    """A fault for all that would be imported because a config names it."""
+    sections = [(key, data.get(key)) for key in ("model", "learner", "teacher")]
+    if isinstance(datasets := data.get("datasets"), dict):
+        sections += [(f"datasets.{name}", part) for name, part in datasets.items()]
+    if isinstance(tasks := data.get("tasks"), dict):
+        splits = [(split, own) for split, own in tasks.items() if isinstance(own, list)]
+        sections += [(f"tasks.{split}.{i}", t) for split, own in splits for i, t in enumerate(own)]
+    return [
+        Fault(f"{place}.{key}", "names code, which is not run.", part[key], _TRUST)
+        for place, part in sections
+        if isinstance(part, dict)
+        for key in ("name", "source", "function", "encoder", "trust_code")
+        if key in part
+        and (
+            names_module(part[key])
+            if key == "encoder"
+            else part[key] is True
+            if key == "trust_code"
+            else names_code(part[key]) and not (key == "name" and place.startswith("tasks."))
+        )
+    ]
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -91,7 +135,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise fault("--set", f"{path!r} leads through something that is not a mapping.", override)
-    place[last] = _loaded(text, f"--set {path}")
+    value = _loaded(text, f"--set {path}")
+    if last in ("path", "encoder") and isinstance(value, str) and Path(value).exists():
+        value = str(Path(value).absolute())
+    place[last] = value
 
 
 def parse(data: Mapping[str, Any]) -> Config:

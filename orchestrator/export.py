@@ -21,6 +21,7 @@ from orchestrator import config as configs
 from orchestrator.home import Home
 from orchestrator.launch import read_records, summary_of
 from orchestrator.leaderboard import Finalist, Summary
+from orchestrator.locations import is_folder, located, portable
 from orchestrator.plan import plan_of
 from orchestrator.schema.config import Config
 from orchestrator.search import Records
@@ -29,11 +30,13 @@ from orchestrator.sentences import sentence
 from orchestrator.study import Studied
 from trials import checkpoint
 from trials.contract import Recipe, TrialSpec
+from trials.teachers import TRAINED
 
 log = logging.getLogger(__name__)
 
 # A folder with this file in it is an earlier export, which may be written over.
 RESULT = "result.json"
+TEACHER = "teacher"  # the folder of models that teach whatever the export is adapted to
 
 
 def export(name: str, home: Home, out: Path) -> Summary:
@@ -55,13 +58,17 @@ def export(name: str, home: Home, out: Path) -> Summary:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     untrained = recipe if summary.best.role == "untrained" else None
-    fixed = fixed_config(config, summary.best, chosen.notes["seed"], untrained)
+    base = Path(records.search.notes.get("folder", "."))
+    kept = encoders(config, base)
+    moved = portable(config, base, kept)
+    fixed = fixed_config(moved, summary.best, chosen.notes["seed"], untrained)
     write_text(partial / "config.yaml", configs.dump(fixed))
     classes = records.search.notes.get("classes")
     if config.adapts and config.model.name == "transformer":
         assert classes, "an adaptation has noted its classes"
         # Writes model.safetensors too.
-        transformer.save_pretrained(config.model.options()["encoder"], tensors, classes, partial)
+        source = located(config, base).model.options()["encoder"]
+        transformer.save_pretrained(source, tensors, classes, partial)
     else:
         metadata = {"format": "pt", "search": name, checkpoint.SPEC: fixed_spec(fixed).to_json()}
         if (scale := _logit_scale(chosen)) is not None:
@@ -69,8 +76,9 @@ def export(name: str, home: Home, out: Path) -> Summary:
         save_file(tensors, partial / "model.safetensors", metadata)
     if classes:  # the model's outputs, in their order
         write_text(partial / "labels.json", json.dumps(classes, indent=2))
-    for source in encoders(config):
-        encoder.save_pretrained(source, partial / "encoder")
+    for source, place in kept.items():
+        encoder.save_pretrained(_found(source, base), partial / place)
+    _bring_teacher(located(config, base), partial)
     result = {
         "score": chosen.score,
         "parameters": sum(t.numel() for t in tensors.values()),
@@ -119,9 +127,40 @@ def _trained(folder: Path, chosen: Studied, records: Records) -> tuple[Recipe, P
     )
 
 
-def encoders(config: Config) -> set[str]:
-    """Names of the pretrained encoders whose embeddings the model itself reads."""
-    return {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
+def encoders(config: Config, base: Path) -> dict[str, str]:
+    """The pretrained encoders that an export brings along, each with its folder there.
+
+    Those whose embeddings the model itself reads, and a teacher's that has no name by which it
+    can be had elsewhere. base: where the config's paths begin.
+    """
+    found = {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
+    own = sorted(found)
+    teacher = config.teacher and config.teacher.options().get("encoder")
+    if teacher and teacher not in found and is_folder(str(teacher), base):
+        own.append(str(teacher))
+    return {name: f"./encoder{'' if i == 0 else f'_{i + 1}'}" for i, name in enumerate(own)}
+
+
+def _found(source: str, base: Path) -> str:
+    """An encoder of a config whose paths begin in `base`."""
+    return str(base / source) if is_folder(source, base) and source[0] not in "~$" else source
+
+
+def _bring_teacher(config: Config, out: Path) -> None:
+    """Copy the models that teach what the export is adapted to; it can't learn without them."""
+    teacher = config.teacher
+    if not config.adapts or teacher is None or teacher.source not in TRAINED:
+        return
+    own = {name: value for name, value in teacher.options().items() if name != "head"}
+    for file in TRAINED[teacher.source](**own):
+        place = out / TEACHER / ("checkpoints" if teacher.source == "finalists" else "")
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, place)
+        for beside in ("encoder", "labels.json"):
+            if (source := file.parent / beside).is_dir():
+                shutil.copytree(source, place / beside, dirs_exist_ok=True)
+            elif source.exists():
+                shutil.copy2(source, place)
 
 
 def fixed_config(
@@ -141,6 +180,10 @@ def fixed_config(
         data["steps"] = 0
         data = {k: v for k, v in data.items() if k not in ("teacher", "distillation")}
     data["trial_seed"] = seed
+    if "teacher" in data:
+        data["teacher"].pop("trust_code", None)  # which is for others to say
+        if config.adapts and data["teacher"]["source"] in TRAINED:
+            data["teacher"]["path"] = TEACHER
     return configs.parse(data)
 
 

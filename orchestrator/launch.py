@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from orchestrator.dry_run import lanes_of, side_by_side, workers_per_gpu
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
+from orchestrator.locations import located
 from orchestrator.plan import Plan, plan_of
 from orchestrator.recording import OutboxRecorder, Recorder
 from orchestrator.schema.config import Config
@@ -44,6 +46,7 @@ def run(
     config: Config,
     home: Home,
     *,
+    folder: Path | None = None,
     resume: bool = False,
     placement: Placement = "ray",
     observe: Callable[[str, Records], None] = lambda stage, records: None,
@@ -52,12 +55,14 @@ def run(
 ) -> Ended:
     """Run the search of `config`, or what is left of it.
 
+    folder: where its relative paths begin; the working directory, if there is no word of it.
     observe: called with the stage whenever the records have changed. advise: called once with each
     sign that the answer will be poor.
 
     Raises InputError before anything of the search is written, and Stopped if asked to stop.
     """
-    plan = plan_of(config)
+    folder = (folder or Path.cwd()).absolute()
+    plan = plan_of(located(config, folder))
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
         with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
@@ -70,6 +75,7 @@ def run(
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.claim(config, home, records)
+        records.search.note("folder", str(folder))
         records.search.note("figures", dict(found.figures))
         records.search.note("classes", list(found.classes))
         records.search.note("null_losses", dict(found.null_losses))

@@ -5,6 +5,7 @@ a model trained before, an `export`; or all `finalists` of a search, whose proba
 averaged. Of a task it is shown the support and its labels; queries have none when it sees them.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner
 from fewshot.learners.learners import LEARNERS
 from fewshot.learners.teacher import Fixed, Logistic, consensus
+from fewshot.models.encoder import names_module
 from fewshot.models.untrained import Untrained
+from fewshot.registry import made_elsewhere, names_code
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import existing
 from trials import checkpoint
@@ -71,13 +74,15 @@ class Teacher:
         return replace(self, models=models, inputs=inputs)
 
 
-def export(*, path: str) -> list[Path]:
-    """The model in a folder that `fewtune export` wrote."""
+def export(*, path: str, trust_code: bool = False) -> list[Path]:
+    """The model in a folder that `fewtune export` wrote; trust_code: run what its file names."""
+    del trust_code  # see `_trained`
     return [existing(path, "teacher.path") / "model.safetensors"]
 
 
-def finalists(*, path: str) -> list[Path]:
+def finalists(*, path: str, trust_code: bool = False) -> list[Path]:
     """Every training of the finalists of the search whose folder is `path`."""
+    del trust_code
     found = sorted((existing(path, "teacher.path") / "checkpoints").glob("final-*.safetensors"))
     if not found:
         rule = "must be the folder of a search that has come to its finalists."
@@ -109,7 +114,8 @@ def teacher_of(
     if part.name in TRAINED:
         files = TRAINED[part.name](**part.options)
         seen = None if sort.source == "functions" else sources
-        return _trained(files, recipe, seen, cache, sort, classes)
+        with made_elsewhere():
+            return _trained(files, recipe, seen, cache, sort, classes)
     if sort.regresses or sources is None:
         rule = f"must be one of {', '.join(TRAINED)} where numbers are learned."
         raise fault("teacher.source", rule, part.name)
@@ -148,6 +154,8 @@ def _trained(
     classes: tuple[str, ...] | None,
 ) -> Teacher:
     found, place = [checkpoint.trained(file) for file in files], str(files[0].parent)
+    if recipe.teacher is None or recipe.teacher.options.get("trust_code") is not True:
+        _refuse_code([spec.recipe for spec, _ in found], place)
     known, models = found[0][0].recipe, tuple((params, _hyper(one)) for one, params in found)
     if sort.regresses not in {each.regresses for each in sorts(known)}:
         rule = "must have learned what the tasks have, classes or numbers."
@@ -164,6 +172,26 @@ def _trained(
         rule = f"must tell {way} classes apart; its model was trained for {known.way}."
         raise fault("teacher.path", rule, place)
     return Teacher(taught, models, inputs, sort.regresses)
+
+
+def _refuse_code(recipes: list[Recipe], place: str) -> None:
+    """A model's file may come from anywhere, and what it names would be imported."""
+    parts = [
+        part
+        for recipe in recipes
+        for part in (*recipe.datasets.values(), recipe.model, recipe.learner, recipe.teacher)
+        if part is not None
+    ]
+    named = [part.name for part in parts if names_code(part.name)]
+    named += [
+        part.options["encoder"] for part in parts if names_module(part.options.get("encoder"))
+    ]
+    if named:
+        rule = (
+            f"is a model whose file names code, which is not run: {', '.join(sorted(set(named)))}."
+        )
+        remedy = "If you trust whoever made it, add `--trust-code`."
+        raise fault("teacher.path", rule, place, remedy)
 
 
 def _seen_by(known: Recipe, folder: Path) -> Callable[[Component], Component]:
@@ -190,15 +218,25 @@ def _fixed(
     if classes is None:
         rule = "must have learned to learn: a distilled student knows its own classes only."
         raise fault("teacher.path", rule, place, "Give features, or the export of a learner.")
-    (spec,), sources = recipe.tasks["validation"], Sources(recipe.datasets, cache)
-    labels, rows = sources.labels(spec, "teacher"), sources.rows(spec, spec.where, "teacher")
-    known = sorted(set(labels[rows]))
+    known = _classes(recipe, cache, Path(place) / "labels.json")
     unknown = sorted(set(classes) - set(known))
     if unknown:
         shown = ", ".join(unknown[:8])
         raise fault("teacher.path", f"must know all classes; it has not learned {shown}.", place)
     columns = torch.tensor([known.index(name) for name in classes])
     return Fixed(student(recipe, features, len(known)), columns)
+
+
+def _classes(recipe: Recipe, cache: Path, exported: Path) -> list[str]:
+    """The classes of a distilled student, in the order of its outputs.
+
+    From the export's own list, if there is one: the data that it learned from need not be here.
+    """
+    if exported.exists():
+        return [str(name) for name in json.loads(exported.read_text(encoding="utf-8"))]
+    (spec,), sources = recipe.tasks["validation"], Sources(recipe.datasets, cache)
+    labels, rows = sources.labels(spec, "teacher"), sources.rows(spec, spec.where, "teacher")
+    return sorted(set(labels[rows]))
 
 
 def _hyper(spec: TrialSpec) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import re
@@ -66,6 +67,13 @@ def folder(encoder: str) -> Path:
     if not (place / "config.json").is_file():
         raise fault("encoder", "must lead to a folder with a config.json.", str(place), _INSTALL)
     return place
+
+
+def names_module(encoder: object) -> bool:
+    """Whether it would be imported as a module that no installed distribution has."""
+    if not isinstance(encoder, str) or not encoder.isidentifier() or Path(encoder).is_dir():
+        return False
+    return encoder not in importlib.metadata.packages_distributions()
 
 
 def is_hub_id(encoder: str) -> bool:
