@@ -1,6 +1,6 @@
 """From a recipe to the program that runs its trials."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.faults import fault
+from fewshot.faults import InputError, fault
 from fewshot.machine import gigabytes
 from fewshot.metrics import accuracy
 from fewshot.models.models import fills_processor
@@ -27,7 +27,7 @@ from trials.optimizer import Optimizer
 from trials.parts import learner, spread_of, student
 from trials.pools import Sort, dropped, pools_of, sources_of
 from trials.precision import multiply_in
-from trials.rehearsal import needs_of
+from trials.rehearsal import needs_of, scoring_needs
 from trials.sources import Sources
 from trials.teachers import teacher_of
 from trials.untrained import untrained
@@ -94,12 +94,21 @@ def _check_memory(
     left = memory.left(device) if device.type == "cuda" else (memory.left(cpu) + loaded) / workers
     if needed <= left:
         return
-    total, there = needed * workers, left * workers
-    rule = (
-        f"would take about {gigabytes(total)} of memory ({gigabytes(workers * loaded)} the "
-        f"examples, {gigabytes(workers * lanes * needs.state)} the parameters of "
-        f"{lanes * workers} lanes, the rest a step), and there are {gigabytes(there)}."
-    )
+    state = gigabytes(workers * lanes * needs.state)
+    what = f", {state} of it for the parameters of {lanes * workers} lanes"
+    raise _too_large(recipe, inputs, lanes, needed * workers, left * workers, what)
+
+
+def _check_room(needed: float, recipe: Recipe, inputs: Tensor | None) -> None:
+    """The same of scoring the untrained model."""
+    if needed > (left := memory.left(torch.device("cpu"))):
+        raise _too_large(recipe, inputs, 1, needed, left, " to score the untrained model")
+
+
+def _too_large(
+    recipe: Recipe, inputs: Tensor | None, lanes: int, needed: float, left: float, what: str
+) -> InputError:
+    rule = f"takes about {gigabytes(needed)} of memory{what}, and there are {gigabytes(left)}."
     images = [name for name, part in recipe.datasets.items() if part.name == "images"]
     if images and inputs is not None:
         shape = " x ".join(map(str, inputs.shape[1:]))
@@ -107,9 +116,24 @@ def _check_memory(
             "Give `size`, such as `size: 84`: images are averaged to 84 x 84 pixels. Or take "
             "fewer search.lanes, smaller episodes or a smaller model."
         )
-        raise fault(f"datasets.{images[0]}.size", rule, shape, remedy)
+        return fault(f"datasets.{images[0]}.size", rule, shape, remedy)
     remedy = "Take fewer lanes or workers, smaller episodes or a smaller model."
-    raise fault("search.lanes", rule, lanes, remedy)
+    return fault("search.lanes", rule, lanes, remedy)
+
+
+def _without_training(
+    plain: Recipe, pools: Mapping[Sort, Mapping[str, Pool]], parts: Sequence[Part]
+) -> MetaTraining:
+    """What scores the untrained model, whose recipe is `plain`, on what scores the others."""
+    same = [
+        Part(
+            learner(plain, next(iter(by_split.values())).features, plain.max_way, sort),
+            None,
+            p.held_out,
+        )
+        for (sort, by_split), p in zip(pools.items(), parts, strict=True)
+    ]
+    return MetaTraining(same, plain.episodes)
 
 
 def best_device() -> torch.device:
@@ -156,7 +180,10 @@ def examine(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) ->
     pools = pools_of(recipe, sources, torch.device("cpu"))
     parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
     seen = None if sources is None else sources.inputs
+    plain = untrained(recipe, pools)
     _check_memory(MetaTraining(parts, recipe.episodes), recipe, seen, lanes, workers)
+    if plain is not None:
+        _check_room(scoring_needs(_without_training(plain, pools, parts)), recipe, seen)
     features = next(pool.features for by_split in pools.values() for pool in by_split.values())
     sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
     known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
@@ -165,7 +192,7 @@ def examine(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) ->
         known,
         figures=_taught(recipe, sources, cache, pools),
         null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
-        untrained=untrained(recipe, pools),
+        untrained=plain,
         dropped=dropped(recipe, sources),
     )
 

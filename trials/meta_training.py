@@ -35,9 +35,8 @@ from trials.mapping import over_lanes
 from trials.objective import TaskScores, soft_hyperparameters
 from trials.teachers import Teacher
 
-# Keeps the scores of hundreds of episodes from being held in memory at once.
-_EPISODES_AT_ONCE = 256
-EXAMPLES_AT_ONCE = 512
+# Keeps the scores of hundreds of episodes from being held at once.
+_EPISODES_AT_ONCE, EXAMPLES_AT_ONCE = 256, 512
 _NUMBERS_AT_ONCE = 1 << 28  # in the examples of the episodes, in one lane
 # Episodes of a task that its logits are calibrated on: some thousand queries are enough.
 _CALIBRATING = 64
@@ -47,7 +46,6 @@ Answered = tuple[Tensor, Tensor]
 
 # The pool that scores a stage, the number of episodes a task, and the key of their draw.
 HeldOut = tuple[Pool, int, Tensor]
-
 
 # Tells the draw of an episode's task from the draw of its examples.
 _WHICH_TASK = 0x7A5C
@@ -208,11 +206,10 @@ class Part:
         kept: list[Answered] = []  # what calibrates: the first episodes of each task
         at = 0
         for outputs, answers in self._answered(params, hyper, stage):
-            own = null_losses[at : at + len(answers)]
-            chunks.append(pool.kind.scores(outputs, answers, own))
-            place = torch.arange(at, at + len(answers), device=key.device) % n_episodes
+            place = torch.arange(at, at + len(answers), device=key.device)
+            chunks.append(pool.kind.scores(outputs, answers, null_losses[place]))
             if calibrated:
-                first = place < _CALIBRATING
+                first = place % n_episodes < _CALIBRATING
                 kept.append((outputs[:, first], answers[first]))
             at += len(answers)
         # (l, t, episodes) each

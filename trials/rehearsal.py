@@ -72,6 +72,14 @@ def needs_of(objective: Objective, optimizer: Optimizer, device: torch.device) -
     return Needs(held, state, max(step, state), scoring)
 
 
+def scoring_needs(objective: Objective) -> float:
+    """Bytes beside the inputs of scoring one model that has no parameters."""
+    hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
+    held, pieces = _scoring(objective)
+    with torch.no_grad():
+        return held + max(_most(partial(piece, {}, hyper)) for piece in pieces)
+
+
 def _template(objective: Objective) -> Params:
     try:
         with _Counter():

@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_refused_before_it_is_made(tmp_path):
         examine(replace(recipe, model=wide), tmp_path)
     (fault,) = caught.value.faults
     assert fault.path == "datasets.scripts.size"
-    assert fault.rule.startswith("would take about ")
+    assert fault.rule.startswith("takes about ")
     assert "`size: 84`" in fault.remedy
 
 
