@@ -332,7 +332,7 @@ def test_bad_input_is_named_with_exit_code_2_and_leaves_nothing(
 
 
 def test_what_has_not_begun_ends_when_it_is_first_asked_to(tmp_path, called, monkeypatch):
-    def reading(*arguments):
+    def reading(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on to read the data")
 
