@@ -14,6 +14,12 @@ def cross_faults(config: Config) -> list[Fault]:
     """Every fault of how the sections of a config go together."""
     if config.adapts and config.teacher is None and config.tasks.train:
         return [Fault("learner", "is needed to learn from `tasks.train`.")]
+    searched = config.space.task_weights.search or any(
+        isinstance(value, RangeSection) for value in config.space.scalars().values()
+    )
+    if config.steps == 0 and searched:
+        rule = "must be above 0 where anything is searched: without a step nothing is trained."
+        return [Fault("steps", rule, 0)]
     faults = (
         _task_faults(config)
         + _model_faults(config)
@@ -21,12 +27,6 @@ def cross_faults(config: Config) -> list[Fault]:
         + _space_faults(config)
         + _weight_faults(config)
     )
-    searched = config.space.task_weights.search or any(
-        isinstance(value, RangeSection) for value in config.space.scalars().values()
-    )
-    if config.steps == 0 and searched:
-        rule = "must be above 0 where anything is searched: without a step nothing is trained."
-        faults.append(Fault("steps", rule, 0))
     trials, references = config.search.trials, config.search.reference_trials
     if references > trials:
         rule = f"must not exceed search.trials = {trials}."
