@@ -6,13 +6,14 @@ faults come at once.
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -102,17 +103,20 @@ def search(options: argparse.Namespace, screen: Screen) -> int:
                 advise=screen.advise,
                 stopping=lambda: bool(asked),
             )
-        except Stopped:
-            screen.said.print(f"stopped; nothing reported is lost. To go on: {again}")
+        except (Stopped, KeyboardInterrupt):
+            if not watch.begun:
+                raise
+            # Not as markup: what was typed may have brackets.
+            said = f"stopped; nothing reported is lost. To go on: {again}"
+            screen.said.print(said, markup=False)
             return 130
         best = home.search(config.name) / "best"
         if ended.summary.best is not None:
             export(config.name, home, best)
     _show(options, screen, ended.summary.name, home)
     if not ended.drained:
-        screen.said.print(
-            f"[yellow]MLflow has not taken in the whole record; it is kept. To send it: {again}"
-        )
+        said = f"MLflow has not taken in the whole record; it is kept. To send it: {again}"
+        screen.said.print(said, style="yellow", markup=False)
         return 1
     return 0
 
@@ -286,22 +290,36 @@ def stop(options: argparse.Namespace, screen: Screen) -> int:
 
 @contextmanager
 def _interruptible(screen: Screen, begun: Callable[[], bool]) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks for a clean stop, if there is anything that can be stopped;
-    the second ends at once."""
+    """The first SIGINT, SIGTERM or SIGHUP asks for a clean stop, if there is anything that can be
+    stopped; the second ends at once."""
     asked: list[int] = []
+    terminals = [file for file in (sys.stdout, sys.stderr) if file.isatty()]
 
     def ask(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave(terminals)
         if asked or not begun():
             raise KeyboardInterrupt
         asked.append(number)
         screen.said.print("stopping as soon as the workers report; once more to end at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(terminals: list[TextIO]) -> None:
+    """Write nothing more to terminals that are gone, which would be an error."""
+    with open(os.devnull, "w") as nothing:
+        for file in terminals:
+            if not os.isatty(file.fileno()):
+                os.dup2(nothing.fileno(), file.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

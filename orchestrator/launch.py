@@ -19,6 +19,7 @@ from orchestrator.dry_run import lanes_of, side_by_side, workers_per_gpu
 from orchestrator.executor import InlineExecutor
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
+from orchestrator.local_ray import keep_to_this_machine
 from orchestrator.locations import located
 from orchestrator.plan import Plan, plan_of
 from orchestrator.recording import OutboxRecorder, Recorder
@@ -32,6 +33,10 @@ Placement = Literal["inline", "ray"]
 
 # How long the end of a search waits for MLflow to take in any more of the record.
 _DRAIN_SECONDS = 60.0
+# How often it looks meanwhile whether it is to stop.
+_ASK_SECONDS = 0.5
+# How long a search that was stopped waits for MLflow: once asked to stop, and once told to at once.
+_LEAVE_SECONDS, _LEAVE_AT_ONCE_SECONDS = 10.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def run(
     if before is not None and before.state == "complete":
         with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
             own = identity.claim(config, home, open_records(plan, storage))
-            return Ended(before, _drained(_recorder(home, plan, own)))
+            return Ended(before, _drained(_recorder(home, plan, own), stopping))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
@@ -109,7 +114,7 @@ def run(
             untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
-        return Ended(summarise(plan.name, records), _drained(recorder))
+        return Ended(summarise(plan.name, records), _drained(recorder, stopping))
 
 
 def _check_room(config: Config) -> None:
@@ -132,12 +137,23 @@ def _recorder(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorder:
     return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
 
 
-def _drained(recorder: Recorder) -> bool:
-    left = recorder.backlog()
-    while not (drained := recorder.drain(_DRAIN_SECONDS)) and recorder.backlog() < left:
-        left = recorder.backlog()
-    recorder.close()
-    return drained
+def _drained(recorder: Recorder, stopping: Callable[[], bool]) -> bool:
+    """Wait for the record to be in MLflow; False if it is not, and MLflow takes nothing in.
+
+    Raises Stopped if asked to stop meanwhile.
+    """
+    try:
+        left, waited = recorder.backlog(), 0.0
+        while not recorder.drain(_ASK_SECONDS):
+            if stopping():
+                raise Stopped
+            waited = 0.0 if recorder.backlog() < left else waited + _ASK_SECONDS
+            left = recorder.backlog()
+            if waited >= _DRAIN_SECONDS:
+                return False
+        return True
+    finally:
+        recorder.close()
 
 
 def open_records(plan: Plan, storage: object) -> Records:
@@ -219,6 +235,8 @@ def _executor(
                 plan.recipe, lanes=found, folder=folder, cache=home.cache, threads=threads
             )
         )
+    if not os.environ.get("RAY_ADDRESS"):
+        keep_to_this_machine()
     from orchestrator.ray_executor import RayExecutor  # Ray takes seconds to import
 
     return RayExecutor(
@@ -252,11 +270,11 @@ def _recorded(recorder: Recorder, plan: Plan, records: Records, home: Home) -> I
     try:
         yield
     except BaseException as error:
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        at_once = isinstance(error, KeyboardInterrupt)
         try:
-            _end(
-                recorder, plan, records, home, "stopped" if isinstance(error, Stopped) else "failed"
-            )
-            recorder.drain(10.0)
+            _end(recorder, plan, records, home, "stopped" if stopped else "failed")
+            recorder.drain(_LEAVE_AT_ONCE_SECONDS if at_once else _LEAVE_SECONDS)
         finally:
             recorder.close()
         raise

@@ -3,7 +3,10 @@
 import gc
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +67,22 @@ class RayExecutor:
         cpus_per_worker: int = 1,
         gpus_per_worker: float | None = None,
     ) -> None:
-        self._started = _join()
-        cluster = ray.cluster_resources()
-        gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-        workers = workers or max(1, gpus)
-        gpu = (1 if gpus else 0) if gpus_per_worker is None else gpus_per_worker
-        self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
-        self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
-        self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
-        self._roster = Roster(workers, self.lanes)
-        self._actors = {worker: self._spawn(worker) for worker in range(workers)}
+        self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
+        self._connection = _join()
+        try:
+            cluster = ray.cluster_resources()
+            gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
+            workers = workers or max(1, gpus)
+            gpu = (1 if gpus else 0) if gpus_per_worker is None else gpus_per_worker
+            self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
+            self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
+            self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
+            self._roster = Roster(workers, self.lanes)
+            self._actors |= {worker: self._spawn(worker) for worker in range(workers)}
+        except BaseException:
+            self.close()
+            raise
 
     def _ask_worker(self, lanes: Callable[[], int]) -> int:
         # The process ends with its only call, and gives its memory back.
@@ -116,19 +124,72 @@ class RayExecutor:
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors.clear()
-        if self._started:
-            ray.shutdown()
+        if self._connection is not None:
+            self._connection.close()
 
 
-def _join() -> bool:
-    """Connect to a cluster; whether it is one that we started."""
+class _Connection(threading.Thread):
+    """The thread that connects to a cluster, and lives for as long as we are connected.
+
+    Not the main thread, where `ray.init` would replace our handler of SIGTERM. It must not end
+    before the cluster: Linux kills what Ray starts with the thread that started it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(name="ray-connection", daemon=True)
+        self._options = options
+        self._connected, self._closed = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        # What Ray starts inherits this: a terminal that is closed must not end it before us.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            ray.init(**self._options)
+        except BaseException as error:
+            self._error = error
+        self._connected.set()
+        self._closed.wait()
+
+    def open(self) -> None:
+        """Connect; returns when that is done, and raises what `ray.init` raises."""
+        self.start()
+        while not self._connected.wait(0.05):
+            _keep_handler()
+        _keep_handler()
+        if self._error is not None:
+            self._closed.set()
+            raise self._error
+
+    def close(self) -> None:
+        ray.shutdown()
+        self._closed.set()
+
+
+def _keep_handler() -> None:
+    """Have Python handle SIGTERM again: Ray's C++ code handles it by aborting the process."""
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _join() -> _Connection | None:
+    """Connect to a cluster; None if this process is connected to one already."""
     if ray.is_initialized():
-        return False
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        return None
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", **quiet)
+    local = not os.environ.get("RAY_ADDRESS")
+    if local:  # only this process talks to it, so it needs no dashboard
+        options |= {"address": "local", "include_dashboard": False}
     else:
-        # Only this process talks to it, through 127.0.0.1, so it needs no dashboard.
-        ray.init(address="local", include_dashboard=False, **quiet)
-    return True
+        options["address"] = "auto"
+    connection = _Connection(**options)
+    connection.open()
+    if local and not ip_address(ray.util.get_node_ip_address()).is_loopback:
+        log.warning(
+            "other machines can reach this Ray, as it was imported before address=%s",
+            ray.util.get_node_ip_address(),
+        )
+    return connection

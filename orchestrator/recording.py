@@ -45,6 +45,9 @@ class Recorder(Protocol):
 
     def reported(self, report: RungReport) -> None: ...
 
+    def trial_interrupted(self, spec: TrialSpec, *, time: float) -> None:
+        """A search that is stopped leaves the trial, which a later process may go on with."""
+
     def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None: ...
 
     def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None: ...
@@ -152,6 +155,15 @@ class OutboxRecorder:
             time=report.time,
             step=report.step,
             metrics=_scored(report.score, report.metrics),
+        )
+
+    def trial_interrupted(self, spec: TrialSpec, *, time: float) -> None:
+        self._record(
+            f"{spec.key}/interrupted/{spec.attempt}",
+            trial=spec.key,
+            time=time,
+            status="KILLED",
+            tags={"fewtune.state": "interrupted"},
         )
 
     def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None:

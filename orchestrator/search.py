@@ -120,6 +120,11 @@ class _Course:
         for work in self._works.values():
             work.look_ahead(lanes)
 
+    def leave(self) -> None:
+        """Say of the live trials that nobody trains them until the search is resumed."""
+        for spec in self.live.values():
+            self._recorder.trial_interrupted(spec, time=time.time())
+
     def hear(self, turn: Turn) -> dict[str, Outcome]:
         """Keep what a worker said; returns the trials that are to end."""
         _count_steps(next(iter(self._works.values())).record, turn)
@@ -161,21 +166,25 @@ def _run(
 ) -> None:
     """Carry trials to the workers, and what they say to the records, until all have ended."""
     lanes = sum(executor.idle().values())
-    while True:
-        for worker, free in executor.idle().items():
-            if specs := course.admit(free):
-                executor.exchange(worker, {}, specs)
-        if not course.live:
-            return
-        if stopping():
-            raise Stopped
-        # Now that all train, so that none has to wait for what it will be given next.
-        course.look_ahead(lanes)
-        turn = executor.turn()
-        if turn is not None:
-            release = course.hear(turn)
-            executor.exchange(turn.worker, release, course.admit(turn.free + len(release)))
-            observe(course.stage)
+    try:
+        while True:
+            for worker, free in executor.idle().items():
+                if specs := course.admit(free):
+                    executor.exchange(worker, {}, specs)
+            if not course.live:
+                return
+            if stopping():
+                raise Stopped
+            # Now that all train, so that none has to wait for what it will be given next.
+            course.look_ahead(lanes)
+            turn = executor.turn()
+            if turn is not None:
+                release = course.hear(turn)
+                executor.exchange(turn.worker, release, course.admit(turn.free + len(release)))
+                observe(course.stage)
+    except (Stopped, KeyboardInterrupt):
+        course.leave()
+        raise
 
 
 def _end(

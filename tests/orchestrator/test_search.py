@@ -479,6 +479,24 @@ def test_a_stopped_search_can_be_taken_up(tmp_path: Path) -> None:
     whole_after(path, plan, told)
 
 
+@pytest.mark.parametrize("why", [Stopped, KeyboardInterrupt])
+def test_the_recorder_hears_which_trials_a_search_leaves_behind(why: type[BaseException]) -> None:
+    asked, told = iter([False] * 4), Told()
+
+    def stopping() -> bool:
+        if next(asked, True):
+            raise why
+        return False
+
+    records = toys.records(memory(), toys.plan())
+    with pytest.raises(why):
+        search(toys.plan(), records, InlineExecutor(Toy), told, task_sizes=SIZES, stopping=stopping)
+    left = [t.number for t in records.search.trials() if t.state == "running"]
+    assert left
+    said = {key[1] for key in told.events if key[0] == "interrupted"}
+    assert said == {f"search-{number:04d}" for number in left}
+
+
 def test_a_complete_search_that_is_run_again_runs_nothing(tmp_path: Path) -> None:
     plan, path = toys.plan(), str(tmp_path / "toy.journal")
     with opened(path) as storage:

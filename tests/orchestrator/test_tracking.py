@@ -250,6 +250,27 @@ class TestAgain:
         assert runs(home)["demo/search-0000"].info.status == "FINISHED"
         assert points(home) == 7 + 1 + 2 * 6
 
+    def test_a_trial_that_is_left_does_not_run_until_it_is_taken_up(
+        self, home: Path, folder: Path
+    ) -> None:
+        made = recorder(folder, tracking_uri(home))
+        records.started(made)
+        seen = []
+        for attempt in (0, 1):
+            spec, at = records.spec(0, attempt), records.START + 100 * attempt
+            made.trial_started(spec, params={}, time=at)
+            assert made.drain(timeout=60)
+            seen.append(runs(home)["demo/search-0000"].info.status)
+            for _ in range(2):  # the same call twice is one
+                made.trial_interrupted(spec, time=at + 50)
+            assert made.drain(timeout=60)
+            run = runs(home)["demo/search-0000"]
+            seen.append((run.info.status, run.info.end_time))
+            assert run.data.tags["fewtune.state"] == "interrupted"
+        made.close()
+        ends = [round(1000 * (records.START + at)) for at in (50, 150)]
+        assert seen == ["RUNNING", ("KILLED", ends[0]), "RUNNING", ("KILLED", ends[1])]
+
     def test_runs_that_were_deleted_are_told_anew(self, home: Path, folder: Path) -> None:
         record(folder, tracking_uri(home))
         client = connect(tracking_uri(home))

@@ -220,6 +220,9 @@ class Told:
     def reported(self, report: RungReport) -> None:
         self._keep(("reported", report.key, report.step), report.score.mean)
 
+    def trial_interrupted(self, spec: TrialSpec, *, time: float) -> None:
+        self._keep(("interrupted", spec.key, spec.attempt))
+
     def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None:
         self._keep(("ended", result.key), (state, note))
 
