@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fewshot.functional import cross_entropies, possible
@@ -20,8 +21,9 @@ class Kind:
     possible: predictions, without what answers (..., n, ...) of the support show to be impossible.
     null_losses: (...), of the best constant predictor of each episode, from the answers to its
     queries and the null losses (...) of the tasks that the episodes are of.
-    scores: (...), of each episode: `skill`, 0 for knowing nothing and 1 for perfect, and others, of
-    which those in `reported` are shown. Their last argument is the null loss, broadcast to (...).
+    scores: (...), of each episode: `skill`, 0 for knowing nothing, 1 for perfect, and NaN where a
+    prediction is; and others, of which those in `reported` are shown. Their last argument is the
+    null loss, broadcast to (...).
     """
 
     name: str
@@ -49,8 +51,10 @@ def _log_n_classes(labels: Tensor, of_tasks: Tensor) -> Tensor:
 def _of_classes(logits: Tensor, labels: Tensor, null_loss: Tensor) -> Scores:
     del null_loss  # chance is known
     right, way = accuracy(logits, labels), _n_classes(labels)
+    # The largest of numbers that are none is some class, and might be the right one.
+    numbers = ~(logits.isnan().any(-1) & (labels >= 0)).any(-1)
     return {
-        "skill": skill(right, way),
+        "skill": skill(right, way).where(numbers, torch.nan),
         "accuracy": right,
         "f1": macro_f1(logits, labels, way),
     }

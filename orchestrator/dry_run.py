@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fewshot.faults import fault
 from orchestrator.advice import Advice, advice_on_config
 from orchestrator.home import Home
 from orchestrator.plan import Plan, plan_of
@@ -19,6 +20,7 @@ from trials import memory
 from trials.build import Examination, examine, programs
 from trials.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.contract import TrialSpec
+from trials.failures import TrialError, advanced
 from trials.lanes import Lanes
 
 # The sampler learns from trials that have ended, so it is to have some rounds. And lanes empty one
@@ -113,10 +115,14 @@ def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
     """Seconds of a step and of a scoring, of one lane while all are live."""
     for number in range(program.lanes):
         program.admit(replace(spec, number=number, rungs=(1, 2, UNREACHED)))
-    before = program.advance()[-1].seconds  # allocates, and draws what scores
-    begun = time.perf_counter()
-    trained = program.advance()[-1].seconds - before
-    scored = time.perf_counter() - begun - trained
+    try:
+        before = advanced(program)[-1].seconds  # allocates, and draws what scores
+        begun = time.perf_counter()
+        trained = advanced(program)[-1].seconds - before
+        scored = time.perf_counter() - begun - trained
+    except TrialError as error:
+        part = "learner" if spec.recipe.program == "meta_training" else "model"
+        raise fault(part, f"can't be trained. {error}") from error
     return step_seconds(program) / program.lanes, scored / program.lanes
 
 

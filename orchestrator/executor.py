@@ -3,7 +3,11 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from fewshot.disk import refusal
+from fewshot.failures import described
+from fewshot.faults import FewtuneError
 from trials.contract import Outcome, TrialProgram, TrialSpec, Turn
+from trials.failures import WorkerError
 
 
 class Worker:
@@ -16,14 +20,22 @@ class Worker:
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
         """End some trials, take in others, and train until there is something to say.
 
-        That is at once if trials have ended and left lanes free.
+        That is at once if trials have ended and left lanes free. Raises WorkerError if the program
+        can't go on, whatever trials it has.
         """
+        try:
+            return self._turn(release, admit)
+        except Exception as error:
+            raise carried(error, self._number) from error
+
+    def _turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
         program = self._program
         results = tuple(program.release(key, outcome) for key, outcome in release.items())
         for spec in admit:
             program.admit(spec)
         # Ends may be what is waited for before a free lane can be filled.
         reports = () if results and program.free else tuple(program.advance())
+        results += tuple(program.ended())
         before, self._counted = self._counted, (program.lane_steps, program.capacity_steps)
         return Turn(
             worker=self._number,
@@ -33,6 +45,13 @@ class Worker:
             lane_steps=self._counted[0] - before[0],
             capacity_steps=self._counted[1] - before[1],
         )
+
+
+def carried(error: Exception, worker: int) -> Exception:
+    """What is told of an exception of a worker; it is the same wherever the worker is."""
+    if isinstance(error, FewtuneError) or refusal(error):  # of the disk, see `disk_errors`
+        return error
+    return WorkerError(f"Worker {worker} can't go on: {described(error).message}.")
 
 
 class Roster:
@@ -58,6 +77,7 @@ class Roster:
 
     def had_turn(self, turn: Turn) -> None:
         self.idle[turn.worker] = turn.free
+        self._held[turn.worker] -= {result.key for result in turn.results}
 
     def lost(self, worker: int, releasing: Mapping[str, Outcome]) -> Turn:
         """The worker is gone, and with it its trials and those it was about to end."""
@@ -71,7 +91,10 @@ class InlineExecutor:
     """The `Executor` that trains in this process, one worker after the other."""
 
     def __init__(self, make: Callable[[], TrialProgram], *, workers: int = 1) -> None:
-        programs = [make() for _ in range(workers)]
+        try:
+            programs = [make() for _ in range(workers)]
+        except Exception as error:
+            raise carried(error, 0) from error
         self._workers = [Worker(i, program) for i, program in enumerate(programs)]
         self.lanes = programs[0].lanes
         self._roster = Roster(workers, self.lanes)

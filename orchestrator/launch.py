@@ -16,7 +16,8 @@ from fewshot.tasks.files import write_text
 from orchestrator import identity, tracking
 from orchestrator.advice import Advice, Adviser, advice_on_config
 from orchestrator.dry_run import lanes_of, side_by_side, workers_per_gpu
-from orchestrator.executor import InlineExecutor
+from orchestrator.executor import InlineExecutor, carried
+from orchestrator.failures import SearchFailed
 from orchestrator.home import Home
 from orchestrator.leaderboard import Summary, summarise
 from orchestrator.local_ray import keep_to_this_machine
@@ -229,7 +230,10 @@ def _executor(
     folder = home.checkpoints(plan.name)
     threads = config.search.cpus_per_worker
     if placement == "inline":
-        found = lanes if isinstance(lanes, int) else lanes()
+        try:
+            found = lanes if isinstance(lanes, int) else lanes()
+        except Exception as error:
+            raise carried(error, 0) from error
         return InlineExecutor(
             lambda: build(
                 plan.recipe, lanes=found, folder=folder, cache=home.cache, threads=threads
@@ -271,14 +275,20 @@ def _recorded(recorder: Recorder, plan: Plan, records: Records, home: Home) -> I
         yield
     except BaseException as error:
         stopped = isinstance(error, Stopped | KeyboardInterrupt)
-        at_once = isinstance(error, KeyboardInterrupt)
         try:
             _end(recorder, plan, records, home, "stopped" if stopped else "failed")
-            recorder.drain(_LEAVE_AT_ONCE_SECONDS if at_once else _LEAVE_SECONDS)
+            recorder.drain(_patience(error))
         finally:
             recorder.close()
         raise
     _end(recorder, plan, records, home, "complete")
+
+
+def _patience(error: BaseException) -> float:
+    """How long to wait for MLflow as a search ends by `error`: why trials failed is read there."""
+    if isinstance(error, KeyboardInterrupt):
+        return _LEAVE_AT_ONCE_SECONDS
+    return _DRAIN_SECONDS if isinstance(error, SearchFailed) else _LEAVE_SECONDS
 
 
 def _end(

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from fewshot.disk import refusal
-from orchestrator.executor import Roster, Worker
+from fewshot.faults import FewtuneError
+from orchestrator.executor import Roster, Worker, carried
 from trials.build import build
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
 
@@ -27,13 +28,19 @@ class _Actor:
     def __init__(
         self, number: int, recipe: Recipe, lanes: int, folder: str, cache: str, threads: int
     ) -> None:
-        program = build(
-            recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
-        )
-        self._worker = Worker(number, program)
+        self._worker: Worker | FewtuneError
+        try:
+            program = build(
+                recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
+            )
+            self._worker = Worker(number, program)
+        except Exception as error:  # said at the first turn: Ray would tell it as a death
+            self._worker = carried(error, number)
         gc.freeze()  # looking for garbage in all that was imported takes .2 s each time
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
+        if isinstance(self._worker, FewtuneError):
+            raise self._worker
         return self._worker.turn(release, admit)
 
 
@@ -87,8 +94,10 @@ class RayExecutor:
     def _ask_worker(self, lanes: Callable[[], int]) -> int:
         # The process ends with its only call, and gives its memory back.
         task = ray.remote(max_calls=1, **self._share)(_called)
-        found: int = ray.get(task.remote(lanes))
-        return found
+        try:
+            return int(ray.get(task.remote(lanes)))
+        except RayTaskError as error:
+            raise carried(error.cause, 0) from None
 
     def _spawn(self, worker: int) -> Any:
         actor = ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, **self._share)
@@ -117,6 +126,8 @@ class RayExecutor:
             log.warning("worker lost worker=%d error=%s", worker, str(error).splitlines()[0])
             self._actors[worker] = self._spawn(worker)
             return self._roster.lost(worker, release)
+        except RayTaskError as error:  # whose text is the whole traceback, twice
+            raise carried(error.cause, worker) from None
         self._roster.had_turn(turn)
         return turn
 

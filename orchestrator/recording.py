@@ -170,8 +170,8 @@ class OutboxRecorder:
         for adaptation in result.adaptations:
             self._adapted(result, adaptation)
         tags: dict[str, str] = {"fewtune.state": state}
-        if note:
-            tags["mlflow.note.content"] = note
+        if note or result.traceback:
+            tags["mlflow.note.content"] = _described(note, result.traceback)
         if result.error:
             tags["fewtune.error"] = result.error[:500]
         # One end for each start: a trial that is admitted again ends again.
@@ -298,6 +298,13 @@ def clean(name: str) -> str:
     """`name` as MLflow accepts it for a metric or parameter; other characters become `_<hex>`."""
     name = re.sub(r"[^\w\-. :/]", lambda match: f"_{ord(match[0]):x}", name)
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))[:250]
+
+
+def _described(note: str, traceback: str | None) -> str:
+    """A run's description, which MLflow shows as Markdown and takes 8000 characters of."""
+    if not traceback:
+        return note
+    return f"{note[:1000]}\n\n```\n{traceback[-6500:]}\n```"
 
 
 def _as_params(values: Mapping[str, object]) -> dict[str, str]:

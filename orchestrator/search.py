@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fewshot.faults import FewtuneError
+from orchestrator.failures import Failures, SearchFailed
 from orchestrator.plan import Plan
 from orchestrator.recording import Recorder
 from orchestrator.selection import UNTRAINED
@@ -55,12 +57,15 @@ def search(
     task_sizes: number of examples of each training task, for the size-proportional trial.
     observe: called with the stage whenever something has changed in the records.
     stopping: asked between turns; raises Stopped if it says yes.
+
+    Raises SearchFailed if no trial of a stage succeeds.
     """
 
     searching = Searching(plan, records.search, task_sizes)
     # Finals begin on lanes that the search has no more trials for.
     final = Again(plan, "final", records.final, lambda: finals(plan, searching.standings))
-    _run(_Course({"search": searching, "final": final}, recorder), executor, observe, stopping)
+    course = _Course({"search": searching, "final": final}, recorder)
+    _run(course, executor, observe, stopping)
     shown = tests(plan, searching.standings, records.final.trials())
     test = Again(plan, "test", records.test, lambda: shown)
     _run(_Course({"test": test}, recorder), executor, observe, stopping)
@@ -86,6 +91,7 @@ class _Course:
         self._lost: deque[TrialSpec] = deque()
         self._losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
+        self.failures = Failures({stage: work.record for stage, work in works.items()})
 
     @property
     def stage(self) -> Stage:
@@ -130,17 +136,20 @@ class _Course:
         _count_steps(next(iter(self._works.values())).record, turn)
         for result in turn.results:
             spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
+            reason = result.error or reason
             _end(self._works[spec.stage].record, self._recorder, spec, result, reason)
         self._lost.extend(self._again(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
             spec = self.live[report.key]
             self._works[spec.stage].record.report(spec.number, report.step, report.score.mean)
             self._recorder.reported(report)
+            self.failures.reported(report.score.mean)
         release: dict[str, Outcome] = {}
         for key, (outcome, reason) in self._judged(turn.reports).items():
             self._reasons[key] = reason
             if outcome is not None:
                 release[key] = outcome
+        self.failures.check(self.live.keys() - release.keys())
         return release
 
     def _judged(self, reports: Sequence[RungReport]) -> dict[str, Judgement]:
@@ -154,7 +163,7 @@ class _Course:
     def _again(self, spec: TrialSpec) -> TrialSpec:
         self._losses[spec.key] += 1
         if self._losses[spec.key] >= _LOSSES:
-            raise RuntimeError(f"Trial {spec.key} was on a worker that died {_LOSSES} times.")
+            raise SearchFailed(f"Trial {spec.key} was on a worker that died {_LOSSES} times.")
         return replace(spec, attempt=self._works[spec.stage].record.adopt(spec.number))
 
 
@@ -172,6 +181,7 @@ def _run(
                 if specs := course.admit(free):
                     executor.exchange(worker, {}, specs)
             if not course.live:
+                course.failures.check_end()
                 return
             if stopping():
                 raise Stopped
@@ -182,7 +192,7 @@ def _run(
                 release = course.hear(turn)
                 executor.exchange(turn.worker, release, course.admit(turn.free + len(release)))
                 observe(course.stage)
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt, FewtuneError):
         course.leave()
         raise
 

@@ -11,6 +11,7 @@ from orchestrator.schema.config import Config
 from orchestrator.simplex import Simplex
 from trials.build import build
 from trials.contract import RungReport
+from trials.failures import advanced
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def train(config: Config, home: Home) -> Trained:
             threads=config.search.cpus_per_worker,
         )
         program.admit(spec)
-        (validation,) = program.advance()
+        (validation,) = advanced(program)
         program.release(spec.key, "complete")
         program.admit(replace(spec, stage="test", initial=spec.key))
-        (test,) = program.advance()
+        (test,) = advanced(program)
     return Trained(validation, test)

@@ -157,6 +157,7 @@ class Adaptation:
         rows, labels = self._task.query[stage]
         logits = self.logits(params, rows)
         right = (logits.argmax(-1) == labels).double()
+        right = right.where(~logits.isnan().any(-1), torch.nan)
         return [
             TaskScores(
                 self._task.name,

@@ -1,5 +1,6 @@
 """From a recipe to the program that runs its trials."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
+from fewshot.failures import told
 from fewshot.faults import InputError, fault
 from fewshot.machine import gigabytes
 from fewshot.metrics import accuracy
@@ -31,6 +33,8 @@ from trials.rehearsal import needs_of, scoring_needs
 from trials.sources import Sources
 from trials.teachers import teacher_of
 from trials.untrained import untrained
+
+log = logging.getLogger(__name__)
 
 # Which stream of episodes scores which stage. The finalists' are fresh, the test's are elsewhere.
 _STREAMS: Mapping[Stage, int] = {"search": 1, "final": 2, "test": 3}
@@ -87,7 +91,13 @@ def _check_memory(
     memory has to hold what the lanes keep; steps are run in smaller passes where there is less.
     """
     cpu, device = torch.device("cpu"), best_device()
-    needs = needs_of(objective, OPTIMIZERS[recipe.optimizer], cpu)
+    try:
+        needs = needs_of(objective, OPTIMIZERS[recipe.optimizer], cpu)
+    except InputError:
+        raise
+    except Exception as error:  # a part raises: a trial will say so, with its traceback
+        log.info("no_memory_forecast error=%s", error)
+        return
     loaded = 0.0 if inputs is None else float(inputs.numel() * inputs.element_size())
     at_once = 1 if device.type == "cuda" or _one_by_one(recipe, device) else lanes
     needed = needs.of(lanes, at_once) + loaded
@@ -173,15 +183,18 @@ def examine(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) ->
         found = distilled_task(recipe, sources, cache)
         inputs = sources.inputs
         _check_memory(_adapting(recipe, inputs, found.task), recipe, inputs, lanes, workers)
+        shape = tuple(inputs.shape[1:])
+        _begin(student(recipe, shape, len(found.classes)).init, "model")
         taught = found.teacher_accuracy
         figures = {} if taught is None else {"teacher": taught}
-        features = tuple(sources.inputs.shape[1:])
-        return Examination(features, figures=figures, classes=found.classes, dropped=found.dropped)
+        return Examination(shape, figures=figures, classes=found.classes, dropped=found.dropped)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
     seen = None if sources is None else sources.inputs
     plain = untrained(recipe, pools)
     _check_memory(MetaTraining(parts, recipe.episodes), recipe, seen, lanes, workers)
+    for part in parts:
+        _begin(part.learner.init, "learner")
     if plain is not None:
         _check_room(scoring_needs(_without_training(plain, pools, parts)), recipe, seen)
     features = next(pool.features for by_split in pools.values() for pool in by_split.values())
@@ -195,6 +208,12 @@ def examine(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) ->
         untrained=plain,
         dropped=dropped(recipe, sources),
     )
+
+
+def _begin(init: Callable[[torch.Generator], object], path: str) -> None:
+    """See whether a part has parameters to begin with; raises InputError if it can't say so."""
+    with told(path, "has no parameters to begin with"):
+        init(torch.Generator().manual_seed(0))
 
 
 def _taught(

@@ -14,6 +14,7 @@ from trials.build import programs
 from trials.capture import WORTH
 from trials.contract import Recipe, TrialSpec
 from trials.draws import AHEAD
+from trials.failures import advanced
 from trials.lanes import Lanes
 
 _GAIN = 1.05  # by which more lanes must be faster than the best so far
@@ -90,7 +91,7 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
             rows_per_pass = trying.rows_per_pass
             for number in range(lanes):
                 trying.admit(replace(spec, number=number, rungs=(1, UNREACHED)))
-            trying.advance()  # the first step allocates
+            advanced(trying)  # the first step allocates
             seconds = step_seconds(trying)
         except RuntimeError as error:
             if not memory.is_shortage(error):

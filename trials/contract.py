@@ -184,7 +184,11 @@ class AdaptationResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """How a trial ended. Every admitted trial ends exactly once."""
+    """How a trial ended. Every admitted trial ends exactly once.
+
+    error: of one that failed, why, in a line.
+    traceback: of one that failed by an exception, at most some kilobytes of text.
+    """
 
     key: str
     outcome: Outcome
@@ -192,6 +196,7 @@ class TrialResult:
     adaptations: tuple[AdaptationResult, ...] = ()
     checkpoint: str | None = None
     error: str | None = None
+    traceback: str | None = None
     time: float = 0.0
 
 
@@ -202,7 +207,9 @@ class TrialProgram(Protocol):
     - alone: a trial's reports do not depend on its lane, on its neighbours, or on when it was
       admitted (to rounding; seeds hang on the spec, never on the place);
     - one report per live trial per rung, in order; every admitted trial ends exactly once;
-    - isolation: a lane that diverges (NaN/inf) fails alone;
+    - isolation: a trial that diverges (NaN/inf), or whose model, learner or data raise an
+      exception, fails alone. The reports of its neighbours are to the bit what they are beside a
+      trial that is stopped at the same step;
     - resume: admitted again after a crash, it goes on from its last rung and repeats the reports
       that it made before, with their times;
     - the searched weights never enter the score.
@@ -220,7 +227,13 @@ class TrialProgram(Protocol):
         """Queue a trial; it starts at the next `advance` that finds a lane free."""
 
     def advance(self) -> list[RungReport]:
-        """Train all lanes until at least one is at a rung; no reports if nothing is live."""
+        """Train all lanes until at least one is at a rung or has failed.
+
+        No reports if nothing is live, or if it only failed.
+        """
+
+    def ended(self) -> list[TrialResult]:
+        """The trials that raised an exception since this was last asked; their lanes are free."""
 
     def release(self, key: str, outcome: Outcome) -> TrialResult:
         """End a trial and free its lane. A complete one is adapted to every held-out task."""

@@ -14,6 +14,7 @@ from fewshot.faults import fault
 from fewshot.functional import Params
 from trials.adaptation import Adaptation, untaught
 from trials.contract import Component, Recipe, Stage, TrialSpec
+from trials.failures import advanced
 from trials.lanes import Lanes
 from trials.parts import learner, student
 from trials.pools import sort_of
@@ -142,7 +143,7 @@ def distil(
     objective = Adaptation(model, sources.inputs, task, recipe.batch, recipe.distillation)
     lanes = Lanes(objective, lanes=1, folder=folder, device=torch.device("cpu"))
     lanes.admit(spec)
-    lanes.advance()
+    advanced(lanes)
     params = lanes.parameters(spec.key)
     with torch.no_grad():
         stacked = {name: value.unsqueeze(0) for name, value in params.items()}

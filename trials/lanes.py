@@ -1,55 +1,29 @@
 """Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
 
-import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from fewshot.failures import Failure
 from fewshot.functional import Params
-from fewshot.metrics import mean_of
 from trials import adam, checkpoint
 from trials.capture import Captured
-from trials.contract import AdaptationResult, Outcome, RungReport, Stage, TrialResult, TrialSpec
+from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec
 from trials.draws import draws
 from trials.gradient import gradient_of
 from trials.graph import replayed
-from trials.memory import is_shortage
+from trials.lane import Lane
 from trials.objective import Objective, TaskScores
 from trials.optimizer import Optimizer, Slots
-from trials.reporting import adaptations_of, row_of
-
-log = logging.getLogger(__name__)
-
-Found = TypeVar("Found")
-
-
-@dataclass(eq=False)
-class _Lane:
-    """The host's side of a live trial, whose tensors are the row of the stack at its place."""
-
-    spec: TrialSpec
-    step: int = 0
-    reports: list[RungReport] = field(default_factory=list)
-    unsaid: list[RungReport] = field(default_factory=list)  # made before a crash, to be repeated
-    adaptations: tuple[AdaptationResult, ...] = ()
-    seconds: float = 0.0
-    lane_seconds: float = 0.0
-    loss_from: int = 0  # step since which the loss is summed up
-
-    @property
-    def next_rung(self) -> int | None:
-        # One that starts from another's last rung has none to report below it.
-        due = self.reports[-1].step + 1 if self.reports else self.step
-        return next((rung for rung in self.spec.rungs if rung >= due), None)
+from trials.passes import Passes, tried
+from trials.reporting import adaptations_of
 
 
 class Lanes:
@@ -73,13 +47,14 @@ class Lanes:
     ) -> None:
         if lanes < 1:
             raise ValueError(f"`lanes` must be at least 1, got {lanes}.")
-        self.lanes, self.rows_per_pass = lanes, rows_per_pass or lanes
+        self.lanes, self._passes = lanes, Passes(rows_per_pass or lanes)
         self.lane_steps = 0  # steps of live lanes so far
         self.capacity_steps = 0  # the same, had every lane been live
         self._objective, self._folder, self.device = objective, folder, device
         self._optimizer = optimizer
         self._queue: deque[TrialSpec] = deque()
-        self._live: list[_Lane] = []
+        self._live: list[Lane] = []
+        self._ended: list[TrialResult] = []  # and not asked for yet
         template = objective.init(0)
         self._params = {
             name: torch.zeros((lanes, *value.shape), dtype=value.dtype, device=device)
@@ -100,6 +75,11 @@ class Lanes:
         return torch.zeros(self.lanes, device=self.device)
 
     @property
+    def rows_per_pass(self) -> int:
+        """Lanes of which gradients and scores are found at once."""
+        return self._passes.rows
+
+    @property
     def free(self) -> int:
         """Lanes that neither hold a trial nor will take one from the queue."""
         return max(0, self.lanes - len(self._live) - len(self._queue))
@@ -110,17 +90,30 @@ class Lanes:
         self._queue.append(spec)
 
     def advance(self) -> list[RungReport]:
-        while self._queue and len(self._live) < self.lanes:
-            self._start(self._queue.popleft())
-        unsaid = [report for lane in self._live for report in lane.unsaid]
-        if unsaid:
+        reports: list[RungReport] = []
+        while not (reports or self._ended):
+            while self._queue and len(self._live) < self.lanes:
+                self._start(self._queue.popleft())
+            reports = [report for lane in self._live for report in lane.unsaid]
             for lane in self._live:
                 lane.unsaid = []
-            return unsaid
-        if not self._live:
+            if not self._live:
+                break
+            if not (reports or self._ended):
+                reports = self._to_next_rung()
+        return reports
+
+    def ended(self) -> list[TrialResult]:
+        found, self._ended = self._ended, []
+        return found
+
+    def _to_next_rung(self) -> list[RungReport]:
+        rungs = [lane.due for lane in self._live]
+        steps = min(rung - lane.step for rung, lane in zip(rungs, self._live, strict=True))
+        failure = tried(partial(self.train, steps))
+        if isinstance(failure, Failure):
+            self._fail(self._passes.culprits(len(self._live), self._try_step, failure))
             return []
-        rungs = [_due(lane) for lane in self._live]
-        self.train(min(rung - lane.step for rung, lane in zip(rungs, self._live, strict=True)))
         return self._report([i for i, lane in enumerate(self._live) if lane.step == rungs[i]])
 
     def parameters(self, key: str) -> Params:
@@ -132,40 +125,38 @@ class Lanes:
         for spec in self._queue:
             if spec.key == key:
                 self._queue.remove(spec)
-                return self._result(_Lane(spec), outcome)
+                return Lane(spec).result(outcome, self._folder)
         place = next((i for i, lane in enumerate(self._live) if lane.spec.key == key), None)
         if place is None:
             raise ValueError(f"No live trial {key!r}.")
-        lane = self._live[place]
-        last = len(self._live) - 1
+        return self._freed(place).result(outcome, self._folder)
+
+    def _freed(self, place: int) -> Lane:
+        """The lane at `place`, which from now on is not live; the last one takes its place."""
+        lane, last = self._live[place], len(self._live) - 1
         if place != last:
             for tensor in self._stacked():
                 tensor[place] = tensor[last]
             self._live[place] = self._live[last]
         self._live.pop()
-        return self._result(lane, outcome)
+        return lane
 
-    def _result(self, lane: _Lane, outcome: Outcome) -> TrialResult:
-        path: Path | None = checkpoint.path_of(self._folder, lane.spec.key)
-        if outcome != "complete" and path is not None:
-            path.unlink(missing_ok=True)
-            path = None
-        return TrialResult(
-            key=lane.spec.key,
-            outcome=outcome,
-            step=lane.step,
-            adaptations=lane.adaptations if outcome == "complete" else (),
-            checkpoint=None if path is None else str(path),
-            error="diverged: parameters are not finite" if outcome == "failed" else None,
-            time=time.time(),
-        )
+    def _fail(self, failures: dict[int, Failure]) -> None:
+        """End the trials at some places."""
+        for place in sorted(failures, reverse=True):
+            lane = self._freed(place)
+            self._ended.append(lane.result("failed", self._folder, failures[place]))
 
     # ---- a trial begins ---------------------------------------------------------------------
 
     def _start(self, spec: TrialSpec) -> None:
-        lane, place = _Lane(spec), len(self._live)
+        lane, place = Lane(spec), len(self._live)
+        begun = tried(partial(self._objective.init, spec.seed))
+        if isinstance(begun, Failure):
+            self._ended.append(lane.result("failed", self._folder, begun))
+            return
         self._live.append(lane)
-        for name, value in self._objective.init(spec.seed).items():
+        for name, value in begun.items():
             self._params[name][place] = value.to(self.device)
             for slot in self._slots.values():
                 slot[name][place] = 0
@@ -180,7 +171,7 @@ class Lanes:
         self._loss_sum[place] = 0
         self._resume(lane, place)
 
-    def _resume(self, lane: _Lane, place: int) -> None:
+    def _resume(self, lane: Lane, place: int) -> None:
         rows = {name: value[place] for name, value in self._trained().items()}
         own, initial = lane.spec.key, lane.spec.initial
         if found := checkpoint.usable(self._folder, own, rows, lane.spec):
@@ -192,7 +183,7 @@ class Lanes:
         elif initial and (found := checkpoint.usable(self._folder, initial, rows)):
             self._restore(lane, place, found[0])  # else the same seed trains the same model again
 
-    def _restore(self, lane: _Lane, place: int, tensors: dict[str, Tensor]) -> None:
+    def _restore(self, lane: Lane, place: int, tensors: dict[str, Tensor]) -> None:
         for name, stacked in self._trained().items():
             stacked[place] = tensors[name].to(self.device)
         lane.step = lane.loss_from = int(tensors["step"])
@@ -216,32 +207,48 @@ class Lanes:
     # ---- training ---------------------------------------------------------------------------
 
     def train(self, steps: int) -> None:
-        """Take some steps in each live lane, none of which may pass a rung."""
-        begun, n = time.perf_counter(), len(self._live)
+        """Take some steps in each live lane, none of which may pass a rung.
+
+        If one raises, those before it are taken, and it is as if it had not begun.
+        """
+        begun, n, taken = time.perf_counter(), len(self._live), 0
         # Few shapes, each captured once: what rows beyond the live ones learn nobody asks for.
         rows = 1 << (n - 1).bit_length()
         if rows > self.rows_per_pass:
             rows = -(-n // self.rows_per_pass) * self.rows_per_pass
         rows = min(self.lanes, rows)
+        if rows > n:  # else they might raise what a trial raised that failed
+            for tensor in self._stacked():
+                tensor[n:rows] = tensor[:1]
         decays = any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live)
         running = self._seeds[:rows], self._steps[:rows], self._weights[:rows]
-        for drawn in draws(self._draw, *running, steps):
-            self._step(rows, decays, drawn)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # else only the launches would be timed
-        seconds = time.perf_counter() - begun
-        self.lane_steps += steps * n
+        try:
+            for drawn in draws(self._draw, *running, steps):
+                self._step(rows, decays, drawn)
+                taken += 1
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # else only the launches would be timed
+            self._count(taken, time.perf_counter() - begun)
+
+    def _count(self, steps: int, seconds: float) -> None:
+        self.lane_steps += steps * len(self._live)
         self.capacity_steps += steps * self.lanes
         for lane in self._live:
-            lane.step += steps
-            lane.seconds += seconds
-            lane.lane_seconds += seconds / n
+            lane.count(steps, seconds, len(self._live))
+
+    def _try_step(self, rows: slice) -> None:
+        """Find the gradients of a step of some lanes, and change nothing."""
+        running = self._seeds[rows], self._steps[rows], self._weights[rows]
+        drawn = next(draws(self._draw, *running, 1))
+        params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
+        self._gradient(params, drawn, hyper, self._weights[rows])
 
     def _take_step(self, n: int, decays: bool, drawn: Any) -> None:
         """Of rows 0..n-1, in place."""
         rows = slice(n)
         # All gradients come before any change: a pass that fails leaves every lane as it was.
-        passes = self._in_passes(n, partial(self._gradients, drawn))
+        passes = self._passes.run(n, partial(self._gradients, drawn))
         grads = {name: _joined([part[name] for part, _ in passes]) for name in self._params}
         self._steps[rows] += 1
         self._loss_sum[rows] += _joined([losses for _, losses in passes])
@@ -258,38 +265,48 @@ class Lanes:
         own = tree_map(lambda part: part[rows], drawn)
         return self._gradient(params, own, hyper, self._weights[rows])
 
-    def _in_passes(self, n: int, run: Callable[[slice], Found]) -> list[Found]:
-        """What `run` finds for rows 0..n-1, in passes that are halved until memory suffices."""
-        while True:
-            size = min(n, self.rows_per_pass)
-            try:
-                return [run(slice(at, min(at + size, n))) for at in range(0, n, size)]
-            except RuntimeError as error:
-                if size == 1 or not is_shortage(error):
-                    raise
-            # Not in the handler, where the error still holds the tensors of the failed pass.
-            self.rows_per_pass = size // 2
-            log.warning("out of memory lanes=%d rows_per_pass=%d", n, self.rows_per_pass)
-
     # ---- reporting --------------------------------------------------------------------------
 
     def _report(self, places: list[int]) -> list[RungReport]:
-        reports = []
+        reports: list[RungReport] = []
+        failures: dict[int, Failure] = {}
         for stage in {self._live[place].spec.stage: None for place in places}:
             group = [place for place in places if self._live[place].spec.stage == stage]
-            index = torch.tensor(group, device=self.device)
             begun = time.perf_counter()
-            scored = self._in_passes(len(group), partial(self._scores, index, stage))
+            scored = self._scored(group, stage, failures)
             seconds = (time.perf_counter() - begun) / len(group)
             rows = ((scores, i) for scores in scored for i in range(len(scores[0].skill)))
+            index = torch.tensor(group, device=self.device)
             # At once, and not lane by lane: a GPU waits for each piece.
             state = {name: value[index].cpu() for name, value in self._trained().items()}
             losses = self._loss_sum[index].tolist()
             self._loss_sum[index] = 0
-            for j, (place, (scores, i)) in enumerate(zip(group, rows, strict=True)):
-                own = {name: value[j] for name, value in state.items()}
-                reports.append(self._say(self._live[place], own, losses[j], scores, i, seconds))
+            for j, (place, (scores, i)) in enumerate(zip(group, rows, strict=bool(scored))):
+                if place not in failures:
+                    own = {name: value[j] for name, value in state.items()}
+                    lane = self._live[place]
+                    reports.append(lane.report(own, losses[j], scores, i, seconds))
+                    checkpoint.save(self._folder, lane.spec, own, lane.reports)  # durable from here
+        self._fail(failures)
         return reports
+
+    def _scored(
+        self, group: list[int], stage: Stage, failures: dict[int, Failure]
+    ) -> list[list[TaskScores]]:
+        """Scores of the lanes at some places, pass by pass; none if all of them fail.
+
+        Adds to `failures` those that do; their scores are another's.
+        """
+        while living := [place for place in group if place not in failures]:
+            # As many rows as before: in others the same sums may be rounded otherwise.
+            rows = [place if place in living else living[0] for place in group]
+            run = partial(self._scores, torch.tensor(rows, device=self.device), stage)
+            found = tried(partial(self._passes.run, len(group), run))
+            if not isinstance(found, Failure):
+                return found
+            culprits = self._passes.culprits(len(group), run, found)
+            failures |= {rows[row]: own for row, own in culprits.items()}
+        return []
 
     @torch.no_grad()
     def _scores(self, index: Tensor, stage: Stage, rows: slice) -> list[TaskScores]:
@@ -298,43 +315,6 @@ class Lanes:
         hyper = {name: value[own] for name, value in self._hyper.items()}
         scores = self._objective.score(params, hyper, stage)
         return [tree_map(_on_cpu, scored) for scored in scores]  # and not number by number
-
-    def _say(
-        self,
-        lane: _Lane,
-        tensors: dict[str, Tensor],
-        loss: float,
-        scores: list[TaskScores],
-        i: int,
-        seconds: float,
-    ) -> RungReport:
-        """The report of a lane whose scores are row i; durable when it returns."""
-        params = (value for name, value in tensors.items() if name.startswith("params."))
-        finite = all(bool(value.isfinite().all()) for value in params)
-        per_task, metrics = row_of(scores, i, lane.spec.stage, finite=finite)
-        if lane.step > lane.loss_from:
-            metrics["train/loss"] = loss / (lane.step - lane.loss_from)
-        lane.loss_from = lane.step
-        report = RungReport(
-            key=lane.spec.key,
-            step=lane.step,
-            score=mean_of(list(per_task.values())),
-            per_task=per_task,
-            metrics=metrics,
-            time=time.time(),
-            seconds=lane.seconds,
-            lane_seconds=lane.lane_seconds,
-        )
-        lane.reports.append(report)
-        lane.adaptations = adaptations_of(lane.spec, report, seconds / max(1, len(scores)))
-        checkpoint.save(self._folder, lane.spec, tensors, lane.reports)
-        return report
-
-
-def _due(lane: _Lane) -> int:
-    if lane.next_rung is None:
-        raise RuntimeError(f"Trial {lane.spec.key!r} has passed its last rung: release it first.")
-    return lane.next_rung
 
 
 def _rows(stacked: Params, rows: slice) -> Params:

@@ -1,12 +1,14 @@
 """The registered parts that a recipe names, built."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from fewshot.faults import Fault, InputError
+from fewshot.failures import told
+from fewshot.faults import Fault, InputError, fault
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import Learner, OwnParameters
 from fewshot.learners.learners import (
@@ -38,10 +40,13 @@ def part(
 ) -> Any:
     """The part that `component` names, built with its options."""
     factory = resolve(registry, component.name, f"{path}.name")
+    arguments = {**more, **component.options}
     try:
-        return factory(**more, **component.options)
+        inspect.signature(factory).bind(**arguments)
     except TypeError as error:
-        raise InputError([Fault(path, f"has an option that does not fit: {error}.")]) from error
+        raise fault(path, f"has an option that does not fit: {error}.") from error
+    with told(path, f"{component.name} can't be made"):
+        return factory(**arguments)
 
 
 def student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:

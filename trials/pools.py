@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import fixed
+from fewshot.failures import told
 from fewshot.faults import Fault, InputError, fault
 from fewshot.registry import resolve
 from fewshot.tasks.base import Pool
@@ -129,12 +130,16 @@ def _sides(recipe: Recipe, sources: Sources) -> dict[str, dict[str, np.ndarray]]
 
 
 def _of_functions(recipe: Recipe, specs: Sequence[TaskSpec], split: str) -> Pool:
-    return function_pool(
-        [spec.name for spec in specs],
-        [resolve(FAMILIES, spec.function or "", f"tasks.{split}.{spec.name}") for spec in specs],
-        shot=fixed(recipe.shot),
-        query=fixed(recipe.query),
-    )
+    families = [
+        resolve(FAMILIES, spec.function or "", f"tasks.{split}.{spec.name}") for spec in specs
+    ]
+    with told(f"tasks.{split}", "functions can't be drawn"):
+        return function_pool(
+            [spec.name for spec in specs],
+            families,
+            shot=fixed(recipe.shot),
+            query=fixed(recipe.query),
+        )
 
 
 def _of_rows(

@@ -1,7 +1,7 @@
 """From the scores of lanes to what is reported of a trial."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -30,6 +30,18 @@ def row_of(
     if not math.isnan(over_tasks):
         metrics["score_se_tasks"] = over_tasks
     return per_task, metrics
+
+
+def not_finite(per_task: Mapping[str, Estimate], step: int, *, parameters: bool) -> str:
+    """Why a trial with these skills has no score, if it has none.
+
+    parameters: whether they are finite.
+    """
+    if not parameters:
+        return f"diverged: its parameters are not finite at step {step}"
+    tasks = [task for task, score in per_task.items() if math.isnan(score.mean)]
+    named = ", ".join(tasks[:3]) + (", .." if len(tasks) > 3 else "")
+    return f"diverged: its score is NaN at step {step} on {named}, while its parameters are finite"
 
 
 def adaptations_of(

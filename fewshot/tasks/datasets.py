@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fewshot.failures import told
 from fewshot.faults import Fault, InputError
 from fewshot.registry import options_of, resolve
 from fewshot.tasks import glyphs, images, table, text
@@ -43,5 +44,6 @@ def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
     ]
     if faults:
         raise InputError(faults)
-    dataset: Dataset = load(cache=cache, **options)
+    with told("dataset", f"{name} can't be loaded"):
+        dataset: Dataset = load(cache=cache, **options)
     return dataset

@@ -34,6 +34,22 @@ def test_classes_are_scored_by_accuracy_above_chance():
     assert_close(scores["skill"], torch.tensor([1.0, 0.0], dtype=torch.float64))
 
 
+def test_answers_that_are_no_numbers_are_no_score(rng):
+    labels = torch.tensor([[0, 1, 2, -1]] * 3)
+    logits = torch.randn(3, 4, 3, generator=rng)
+    logits[0, 1, 2] = torch.nan
+    logits[1, 3] = torch.nan  # of padding
+    logits[2, 0, 1] = -torch.inf  # what is impossible
+    assert CLASSIFICATION.scores(logits, labels, torch.ones(3))["skill"].isnan().tolist() == [
+        True,
+        False,
+        False,
+    ]
+    predicted = torch.tensor([[[1.0]], [[torch.nan]]])
+    scores = REGRESSION.scores(predicted, torch.zeros(2, 1, 1), torch.ones(2))
+    assert scores["skill"].isnan().tolist() == [False, True]
+
+
 def test_numbers_are_scored_by_the_variance_that_is_explained(rng):
     values = torch.randn(2, 3, 1000, 1, generator=rng).double()
     values *= torch.tensor([1.0, 2, 3])[:, None, None]

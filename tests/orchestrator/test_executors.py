@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from optuna.storages import InMemoryStorage
 
+from fewshot.faults import InputError
 from orchestrator.executor import InlineExecutor
 from orchestrator.search import search
 from orchestrator.simplex import Simplex
@@ -17,6 +18,8 @@ from orchestrator.space import Range, SearchSpace
 from tests.orchestrator import toys
 from tests.trials.conformance import Story, assert_same_reports, drive, protonet, retried
 from tests.trials.double import DOUBLE_MLP, REPORTS
+from trials.contract import Component
+from trials.failures import WorkerError
 
 
 def run(executor, specs):
@@ -173,6 +176,49 @@ class TestEveryExecutor:
         assert sum(turn.lane_steps for turn in turns) == sum(spec.rungs[-1] for spec in specs)
         assert all(turn.capacity_steps >= turn.lane_steps for turn in turns)
         assert not any(turn.lost for turn in turns)
+
+
+def first_turn(make, case):
+    executor = make(case)
+    executor.exchange(0, {}, [case.spec(0)])
+    wait(executor)
+
+
+@pytest.mark.parametrize("kind", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
+class TestAWorkerThatCanNotGoOn:
+    """It says why, in the same words wherever it is."""
+
+    @pytest.fixture
+    def make(self, kind, request, case, tmp_path):
+        made = []
+        if kind == "ray":
+            request.getfixturevalue("cluster")
+
+        def make(case):
+            made.append(MAKE[kind](case, tmp_path / "runs", workers=1, lanes=2))
+            return made[-1]
+
+        yield make
+        for executor in made:
+            executor.close()
+
+    def test_as_it_can_not_be_made(self, case, make):
+        nowhere = replace(case.recipe, model=Component(name="nowhere.at:all"))
+        broken = replace(case, recipe=nowhere)
+        with pytest.raises(InputError, match=r"model.name: is in a module that is not found: now"):
+            first_turn(make, broken)
+
+    def test_as_its_folder_is_gone(self, case, make, tmp_path):
+        executor = make(case)
+        executor.exchange(0, {}, [case.spec(0, rungs=(1, 2))])
+        wait(executor)
+        for path in (tmp_path / "runs").iterdir():
+            path.unlink()
+        (tmp_path / "runs").rmdir()
+        executor.exchange(0, {}, [])
+        with pytest.raises(WorkerError, match=r"^Worker 0 can't go on: \w+: .*$") as caught:
+            wait(executor)
+        assert "checkpoint.py:" in str(caught.value)
 
 
 @pytest.mark.ray

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
+from orchestrator.failures import SearchFailed
 from orchestrator.plan import Plan
 from orchestrator.search import Records, Stopped, search
 from orchestrator.selection import best_candidate, candidates
@@ -132,14 +133,6 @@ def test_a_trial_that_diverges_fails_alone() -> None:
     assert states(records.final.trials()) == {"complete": 6}
 
 
-def test_a_search_in_which_all_diverge_ends() -> None:
-    records = run(
-        toys.plan(), executor=InlineExecutor(lambda: Toy(4, score_with_nan({*range(12)})))
-    )
-    assert states(records.search.trials()) == {"failed": 12}
-    assert records.final.trials() == records.test.trials() == []
-
-
 def test_what_is_noted_of_a_trial_is_enough_to_run_it_again() -> None:
     plan = toys.plan()
     for trial in run(plan).search.trials():
@@ -186,6 +179,122 @@ def test_with_the_sampler_itself_the_good_weights_are_found(
     assert best.notes["role"] == "searched"
     assert best.notes["task_weights"]["clean"] > 0.6
     assert best.notes["task_weights"]["noise"] < 0.15
+
+
+# ---- failures ---------------------------------------------------------------------------------
+
+
+def raising(
+    why: Callable[[TrialSpec, int], str | None], then: Callable[[TrialSpec, int], float] = skill
+) -> Callable[[TrialSpec, int], float]:
+    """A score that raises with the message of `why`, if that has one for a trial at a step."""
+
+    def score(spec: TrialSpec, step: int) -> float:
+        if message := why(spec, step):
+            raise ArithmeticError(message)
+        return then(spec, step)
+
+    return score
+
+
+def given_up(
+    score: Callable[[TrialSpec, int], float], lanes: int = 4, workers: int = 1, **changes: object
+) -> tuple[str, Records, Told]:
+    """What a search says that gives up, and what it leaves."""
+    plan, told = toys.plan(**changes), Told()
+    records = toys.records(memory(), plan)
+    executor = InlineExecutor(lambda: Toy(lanes, score), workers=workers)
+    with pytest.raises(SearchFailed) as caught:
+        search(plan, records, executor, told, task_sizes=SIZES)
+    return str(caught.value), records, told
+
+
+def test_a_trial_that_raises_fails_alone_and_keeps_its_reason() -> None:
+    told = Told()
+    broken = {"search-0001", "search-0007"}
+    score = raising(lambda spec, step: "boom" if spec.key in broken else None)
+    records = run(toys.plan(), executor=InlineExecutor(lambda: Toy(4, score)), recorder=told)
+    failed = [t for t in records.search.trials() if t.state == "failed"]
+    assert [t.number for t in failed] == [1, 7]
+    for trial in failed:
+        assert trial.notes["reason"].startswith(f"ArithmeticError: boom ({__file__}:")
+        assert trial.reports == {}
+    assert told.ends()["search-0007"] == ("failed", failed[1].notes["reason"])
+    assert "Traceback" in told.tracebacks["search-0007"]
+    assert len(records.search.trials()) == 12
+    assert states(records.final.trials()) == {"complete": 6}
+
+
+@pytest.mark.parametrize(("workers", "lanes", "n"), [(1, 1, 3), (1, 4, 4), (1, 2, 4), (2, 3, 6)])
+def test_a_search_gives_up_after_three_failures_of_one_kind(
+    workers: int, lanes: int, n: int
+) -> None:
+    score = raising(lambda spec, step: f"singular at {spec.number / 7}")
+    said, records, told = given_up(score, lanes, workers)
+    assert states(records.search.trials())["failed"] == n
+    assert f"{n} trials failed for the same reason" in said
+    assert f"ArithmeticError: singular at 0.0 ({__file__}:" in said
+    assert "description of the run search-0000" in said
+    assert "\n" not in said
+    running = {t.number for t in records.search.trials() if t.state == "running"}
+    left = {int(key[1][-4:]) for key in told.events if key[0] == "interrupted"}
+    assert left == running
+
+
+def test_a_search_gives_up_where_the_first_three_diverge() -> None:
+    said, records, _ = given_up(score_with_nan({*range(12)}), lanes=1)
+    assert states(records.search.trials()) == {"failed": 3, "running": 1}
+    assert "3 trials failed for the same reason, and none has a score: diverged." in said
+    assert "not finite" in said
+
+
+def test_a_search_goes_on_after_three_failures_if_one_trial_has_a_score() -> None:
+    score = raising(lambda spec, step: "boom" if spec.number < 11 and step > 3 else None)
+    records = run(toys.plan(), executor=InlineExecutor(lambda: Toy(1, score)))
+    assert states(records.search.trials())["failed"] >= 3
+    score = raising(lambda spec, step: "boom" if spec.number < 3 else None)
+    records = run(toys.plan(), executor=InlineExecutor(lambda: Toy(4, score)))
+    assert states(records.search.trials())["failed"] == 3
+
+
+def test_a_search_waits_for_the_trials_that_still_run() -> None:
+    """Three fail on the first of two workers, before the second has said anything."""
+    score = raising(lambda spec, step: "boom" if spec.number < 3 else None)
+    records = run(toys.plan(), executor=InlineExecutor(lambda: Toy(3, score), workers=2))
+    assert states(records.search.trials())["failed"] == 3
+
+
+def test_a_search_in_which_all_trials_fail_counts_the_reasons() -> None:
+    reasons = ("boom", "bang", None)
+    score = raising(lambda spec, step: reasons[spec.number % 3], score_with_nan({*range(12)}))
+    said, records, _ = given_up(score, trials=6, lanes=6)
+    assert states(records.search.trials()) == {"failed": 6}
+    assert said.startswith("All 6 trials failed. 2 of them: ArithmeticError: boom")
+    assert "; 2 of them: ArithmeticError: bang" in said
+    assert "; 2 of them: diverged." in said
+    assert records.final.trials() == records.test.trials() == []
+
+
+@pytest.mark.parametrize(("stage", "what"), [("final", "trainings of the f"), ("test", "tests")])
+def test_a_search_whose_last_stages_fail_has_failed(stage: str, what: str) -> None:
+    said, records, _ = given_up(raising(lambda spec, step: "b" if spec.stage == stage else None))
+    assert (f"{what}" in said) or "4 trials failed" in said
+    assert f"the run {stage}-0000" in said
+    assert set(states(records.search.trials())) <= {"complete", "stopped"}
+
+
+def test_a_search_that_gave_up_can_be_taken_up_when_it_is_mended(tmp_path: Path) -> None:
+    plan, path = toys.plan(), str(tmp_path / "toy.journal")
+    score = raising(lambda spec, step: "boom")
+    for n in (4, 8):  # it gives up again, if nothing was mended
+        with opened(path) as storage, pytest.raises(SearchFailed):
+            run(plan, storage, InlineExecutor(lambda: Toy(4, score)))
+        with opened(path) as storage:
+            assert states(toys.records(storage, plan).search.trials())["failed"] == n
+    with opened(path) as storage:
+        records = run(plan, storage)
+    assert states(records.search.trials())["failed"] == 8
+    assert states(records.final.trials())["complete"] > 0
 
 
 # ---- finalists and tests ----------------------------------------------------------------------
@@ -526,7 +635,7 @@ def test_losses_do_not_change_what_the_trials_score() -> None:
 
 
 def test_a_trial_whose_workers_keep_dying_is_given_up_with_the_reason() -> None:
-    with pytest.raises(RuntimeError, match="search-0000 was on a worker that died 5 times"):
+    with pytest.raises(SearchFailed, match="search-0000 was on a worker that died 5 times"):
         run(toys.plan(), executor=Losing(lambda: Toy(1), at=range(1, 100)))
 
 

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from fewshot.failures import described
 from fewshot.metrics import Estimate
 from orchestrator.executor import InlineExecutor
 from orchestrator.plan import Plan, derived_seed
@@ -88,6 +89,7 @@ class Toy:
         self.lanes, self.lane_steps, self.capacity_steps = lanes, 0, 0
         self._score = score
         self._queue: list[TrialSpec] = []
+        self._ended: list[TrialResult] = []
         self._live: dict[str, _Lane] = {}
 
     @property
@@ -112,20 +114,39 @@ class Toy:
         self.capacity_steps += steps * self.lanes
         for lane in self._live.values():
             lane.step += steps
-        return [self._report(x) for key, x in self._live.items() if x.step == due[key]]
+        reports = []
+        for lane in [x for key, x in self._live.items() if x.step == due[key]]:
+            try:
+                reports.append(self._report(lane))
+            except ArithmeticError as error:  # which the toys' scores raise
+                self._fail(lane.spec.key, error)
+        return reports
 
-    def release(self, key: str, outcome: Outcome) -> TrialResult:
+    def _fail(self, key: str, error: Exception) -> None:
+        result = self.release(key, "failed", adapt=False)
+        failure = described(error)
+        self._ended.append(replace(result, error=failure.message, traceback=failure.traceback))
+
+    def ended(self) -> list[TrialResult]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def release(self, key: str, outcome: Outcome, *, adapt: bool = True) -> TrialResult:
         lane = self._live.pop(key)
-        adaptations = tuple(
-            AdaptationResult(
-                task=task,
-                split="test" if lane.spec.stage == "test" else "validation",
-                score=score,
-                metrics={"accuracy": 0.2 + 0.8 * score.mean},
-                time=1000.0 + lane.step,
-                seconds=1.0,
+        adaptations = (
+            ()
+            if not adapt
+            else tuple(
+                AdaptationResult(
+                    task=task,
+                    split="test" if lane.spec.stage == "test" else "validation",
+                    score=score,
+                    metrics={"accuracy": 0.2 + 0.8 * score.mean},
+                    time=1000.0 + lane.step,
+                    seconds=1.0,
+                )
+                for task, score in self._per_task(lane).items()
             )
-            for task, score in self._per_task(lane).items()
         )
         return TrialResult(
             key=key,
@@ -200,6 +221,7 @@ class Told:
     crash_at: int | None = None
     events: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     starts: list[tuple[str, int]] = field(default_factory=list)
+    tracebacks: dict[str, str] = field(default_factory=dict)
     calls: int = 0
 
     def _keep(self, key: tuple[Any, ...], what: Any = None) -> None:
@@ -225,6 +247,7 @@ class Told:
 
     def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None:
         self._keep(("ended", result.key), (state, note))
+        self.tracebacks[result.key] = result.traceback or ""
 
     def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
         self._keep(("metrics", step), dict(metrics))

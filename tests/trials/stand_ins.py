@@ -209,3 +209,57 @@ class Cramped:
         if len(next(iter(params.values()))) > self._rows:
             raise self._error
         return self._objective.score(params, hyper, stage)
+
+
+# ---- a part that raises -----------------------------------------------------------------------
+
+
+class Broken(Exception):
+    """What a user's part may raise."""
+
+
+class Raising:
+    """An objective that raises for the trial of one seed, as soon as it is at `step`.
+
+    where: the method that raises. `loss` does as matrices do that have no factors: it is mapped
+    over lanes, so it can't look at numbers.
+    """
+
+    def __init__(self, objective, where, *, seed=-1, rate=-1.0, step=0):
+        self._objective, self._where = objective, where
+        self._seed, self._rate, self._step = seed, rate, step
+
+    def __getattr__(self, name):
+        return getattr(self._objective, name)
+
+    def _look(self, where, seeds, steps):
+        own = steps[seeds == self._seed]
+        if where == self._where and len(own) and own.min() >= self._step:
+            raise Broken(f"in {where}\nof one trial")
+
+    def init(self, seed):
+        self._look("init", torch.tensor([seed]), torch.tensor([self._step]))
+        return self._objective.init(seed)
+
+    def draw(self, seeds, steps, weights):
+        self._look("draw", seeds, steps)
+        return seeds, steps, self._objective.draw(seeds, steps, weights)
+
+    def batch(self, drawn):
+        seeds, steps, own = drawn
+        self._look("batch", seeds, steps)
+        return steps, self._objective.batch(own)
+
+    def loss(self, params, batch, hyper, weights):
+        step, own = batch
+        loss = self._objective.loss(params, own, hyper, weights)
+        rate = hyper[self._objective.learning_rate]
+        fails = ((rate - self._rate).abs() < 1e-9) & (step >= self._step)
+        sound = 1.0 - 2.0 * (fails & (self._where == "loss"))
+        return loss * torch.linalg.cholesky(sound.reshape(1, 1)).squeeze()
+
+    def score(self, params, hyper, stage):
+        rates = hyper[self._objective.learning_rate]
+        own = (rates - self._rate).abs() < 1e-9
+        self._look("score", torch.where(own, self._seed, -2), torch.full_like(rates, self._step))
+        return self._objective.score(params, hyper, stage)

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.rounding import rounding
+from tests.trials import stand_ins
 from tests.trials.conformance import (
     CASES,
     assert_same_reports,
     drive,
     eventful,
+    facts,
     maml,
     mixed,
     protonet,
@@ -29,8 +31,9 @@ from tests.trials.conformance import (
     taught,
 )
 from tests.trials.double import REPORTS
-from tests.trials.stand_ins import taped
+from tests.trials.stand_ins import Raising, taped
 from trials import checkpoint
+from trials.build import programs
 from trials.capture import Captured
 
 
@@ -49,6 +52,19 @@ def exact(case):
 def by_itself(exact, tmp_path_factory):
     """The story of a trial that has a program of one lane to itself."""
     return remembered(exact, tmp_path_factory.mktemp("alone") / "runs")
+
+
+def raising(case, folder, where, lanes, spec):
+    """A program that raises for the trial of `spec`, if there is one, after its first rung."""
+    making = programs(case.recipe, case.cache)
+    own = {}
+    if spec is not None:
+        rate = spec.hyperparameters[case.rate]
+        own = {"seed": spec.seed, "rate": rate, "step": spec.rungs[0]}
+    folder.mkdir(exist_ok=True)
+    return making.func(
+        Raising(*making.args, where, **own), **making.keywords, lanes=lanes, folder=folder
+    )
 
 
 def as_it_is():
@@ -302,6 +318,47 @@ class TestEveryProgram:
         stories = drive(exact.program(tmp_path, lanes=1), specs)
         for spec in specs[1:]:
             assert_same_reports(stories[spec.key].reports, by_itself(spec).reports)
+
+    @pytest.mark.parametrize("where", ["init", "draw", "batch", "loss", "score"])
+    def test_a_trial_that_raises_fails_alone(self, case, tmp_path, where):
+        """To the bit: its neighbours say what they say beside one that is stopped there."""
+        specs = [case.spec(number) for number in range(5)]
+        broken = specs[1]
+        stories = drive(raising(case, tmp_path / "raises", where, 3, broken), specs)
+        others = [spec for spec in specs if where != "init" or spec is not broken]
+        stops = {broken.key: broken.rungs[0]}
+        beside = drive(raising(case, tmp_path / "stopped", where, 3, None), others, stops=stops)
+        failed = stories.pop(broken.key)
+        assert failed.result.outcome == "failed"
+        assert len(failed.reports) == (where not in ("init", "score"))
+        assert failed.result.step == (0 if where == "init" else broken.rungs[0])
+        assert failed.result.checkpoint is None
+        assert not (tmp_path / "raises" / f"{broken.key}.safetensors").exists()
+        for key, story in stories.items():
+            assert story.result.outcome == "complete"
+            assert [*map(facts, story.reports)] == [*map(facts, beside[key].reports)]
+
+    def test_what_a_trial_raised_is_told_in_a_line_and_kept(self, case, tmp_path):
+        spec = case.spec(1)
+        program = raising(case, tmp_path, "batch", 1, spec)
+        result = drive(program, [spec])[spec.key].result
+        place = f"{stand_ins.__file__}:"
+        assert result.error.startswith(f"Broken: in batch ({place}")
+        assert result.error.endswith(", in _look)")
+        assert "\n" not in result.error
+        lines = result.traceback.splitlines()
+        assert lines[0] == "Traceback (most recent call last):"
+        assert lines[-2:] == ["tests.trials.stand_ins.Broken: in batch", "of one trial"]
+        assert len(result.traceback) < 7000
+
+    def test_what_all_trials_raise_ends_them_all(self, case, tmp_path):
+        specs = [case.spec(number, seed=7) for number in range(4)]
+        program = raising(case, tmp_path, "batch", 2, specs[0])
+        stories = drive(program, specs)
+        assert {story.result.outcome for story in stories.values()} == {"failed"}
+        assert program.free == 2
+        assert program.rows_per_pass == case.program(tmp_path / "other", lanes=2).rows_per_pass
+        assert program.ended() == []
 
     # ---- resume -----------------------------------------------------------------------------
 
