@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from math import isfinite
 
 from fewshot.faults import FewtuneError
-from orchestrator.study import Record
+from orchestrator.selection import UNTRAINED
+from orchestrator.study import Record, Studied
 from trials.contract import Stage
 
 # So many failures of one kind before any trial has a score are no accident of one trial.
@@ -32,7 +33,7 @@ class Failures:
         self._scored = any(
             isfinite(score)
             for record in records.values()
-            for trial in record.trials()
+            for trial in _trained(record)
             for score in trial.reports.values()
         )
         self._awaited: set[str] | None = None  # trials that may yet show that all is well
@@ -51,7 +52,7 @@ class Failures:
         failed = [
             (stage, trial.number, str(trial.notes.get("reason", "")))
             for stage, record in self._records.items()
-            for trial in record.trials()
+            for trial in _trained(record)
             if trial.state == "failed"
         ]
         kinds = Counter(_kind(reason) for _, _, reason in failed)
@@ -67,16 +68,21 @@ class Failures:
     def check_end(self) -> None:
         """Raise SearchFailed if every trial of a stage has failed."""
         for stage, record in self._records.items():
-            trials = record.trials()
+            trials = _trained(record)
             if not trials or any(trial.state != "failed" for trial in trials):
                 continue
             reasons = [str(trial.notes.get("reason", "")) for trial in trials]
             first = {_kind(reason): reason for reason in reversed(reasons)}
             counted = Counter(map(_kind, reasons)).most_common()
             said = "; ".join(f"{n} of them: {first[kind]}" for kind, n in counted)
-            number = next(t.number for t in trials if _kind(reasons[t.number]) == counted[0][0])
-            where = _where_to_look(stage, number, reasons[number])
+            place = [_kind(reason) for reason in reasons].index(counted[0][0])
+            where = _where_to_look(stage, trials[place].number, reasons[place])
             raise SearchFailed(f"All {len(trials)} {_NAMES[stage]} failed. {said}. {where}")
+
+
+def _trained(record: Record) -> list[Studied]:
+    """All trials but the untrained model's, whose score says nothing of the others."""
+    return [trial for trial in record.trials() if trial.notes.get("role") != UNTRAINED.role]
 
 
 def _kind(reason: str) -> str:

@@ -241,6 +241,16 @@ def test_a_search_gives_up_after_three_failures_of_one_kind(
     assert left == running
 
 
+def test_the_untrained_models_score_is_no_success_of_a_trial() -> None:
+    records = toys.records(memory(), toys.plan())
+    records.final.ask({}, {"candidate": None, "role": "untrained", "seed_index": 0})
+    records.final.report(0, 0, 0.5)
+    records.final.finish(0, "complete", 0.5, {})
+    executor = InlineExecutor(lambda: Toy(4, raising(lambda spec, step: "boom")))
+    with pytest.raises(SearchFailed, match="4 trials failed"):
+        search(toys.plan(), records, executor, Told(), task_sizes=SIZES)
+
+
 def test_a_search_gives_up_where_the_first_three_diverge() -> None:
     said, records, _ = given_up(score_with_nan({*range(12)}), lanes=1)
     assert states(records.search.trials()) == {"failed": 3, "running": 1}
