@@ -18,7 +18,10 @@ _ROOT = Path(__file__).parent.parent
 _OURS = tuple(str(_ROOT / name) for name in ("fewshot", "trials", "orchestrator"))
 _INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
 _PYTHONS = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-_LIBRARIES = ("numpy", "pandas", "ray", "scipy", "torch", "transformers")
+_LIBRARIES = (
+    *("PIL", "matplotlib", "numpy", "pandas", "pyarrow", "ray", "safetensors", "scipy"),
+    *("tokenizers", "torch", "transformers"),
+)
 
 
 @dataclass(frozen=True, slots=True)
