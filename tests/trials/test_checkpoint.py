@@ -168,7 +168,7 @@ DAMAGES = {
         path, lambda tensors: tensors.update({last(tensors): torch.zeros(7, 7)})
     ),
     "of another type": lambda path: rewritten(
-        path, lambda tensors: tensors.update({last(tensors): tensors[last(tensors)].double()})
+        path, lambda tensors: tensors.update({last(tensors): tensors[last(tensors)].half()})
     ),
     "without a tensor": lambda path: rewritten(path, lambda tensors: tensors.pop(last(tensors))),
     "of another step": lambda path: rewritten(
