@@ -14,7 +14,6 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from fewshot.disk import refusal
-from fewshot.faults import FewtuneError
 from orchestrator.executor import Roster, Worker, carried
 from trials.build import build
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
@@ -28,7 +27,7 @@ class _Actor:
     def __init__(
         self, number: int, recipe: Recipe, lanes: int, folder: str, cache: str, threads: int
     ) -> None:
-        self._worker: Worker | FewtuneError
+        self._worker: Worker | Exception
         try:
             program = build(
                 recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
@@ -39,7 +38,7 @@ class _Actor:
         gc.freeze()  # looking for garbage in all that was imported takes .2 s each time
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
-        if isinstance(self._worker, FewtuneError):
+        if isinstance(self._worker, Exception):
             raise self._worker
         return self._worker.turn(release, admit)
 
