@@ -145,6 +145,15 @@ class Adviser:
             told |= {advice.path: str(advice) for advice in new}
             self._records.search.note("advice", told)
 
+    def watching(self, observe: Callable[[str, Records], None]) -> Callable[[str], None]:
+        """An observer of stages that looks at the trials before it calls `observe`."""
+
+        def watch(stage: str) -> None:
+            self.look(stage)
+            observe(stage, self._records)
+
+        return watch
+
     def look(self, stage: str) -> None:
         """Look at the trials, if there are 10 % more than when they were last looked at."""
         n = len(self._records.search)

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from orchestrator.recording import OutboxRecorder, Recorder
 from orchestrator.schema.config import Config
 from orchestrator.search import Records, Stopped, score_untrained, search
 from orchestrator.study import Record, opened, read
-from trials.build import build, examine
+from trials.build import Examination, build, examine
 from trials.contract import Executor, Recipe
 
 Placement = Literal["inline", "ray"]
@@ -81,10 +81,7 @@ def run(
     with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.claim(config, home, records)
-        records.search.note("folder", str(folder))
-        records.search.note("figures", dict(found.figures))
-        records.search.note("classes", list(found.classes))
-        records.search.note("null_losses", dict(found.null_losses))
+        _keep(found, folder, records.search)
         adviser = Adviser(plan, records, advise)
         adviser.tell(advice_on_config(config, found.features))
         recorder = _recorder(home, plan, own)
@@ -93,29 +90,29 @@ def run(
             untrained = _untrained_scorer(plan, found.untrained, records, home, recorder)
             untrained("final")  # first, so that the trials can be compared with it
             lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
-            executor = _executor(plan, config, home, placement, lanes)
-            records.search.note("lanes", executor.lanes)
-
-            def observed(stage: str) -> None:
-                adviser.look(stage)
-                observe(stage, records)
-
-            try:
+            with closing(_executor(plan, config, home, placement, lanes)) as executor:
+                records.search.note("lanes", executor.lanes)
                 search(
                     plan,
                     records,
                     executor,
                     recorder,
                     task_sizes=found.task_sizes,
-                    observe=observed,
+                    observe=adviser.watching(observe),
                     stopping=stopping,
                 )
-            finally:
-                executor.close()
             untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
         return Ended(summarise(plan.name, records), _drained(recorder, stopping))
+
+
+def _keep(found: Examination, folder: Path, record: Record) -> None:
+    """Note what a summary and an export need of the data."""
+    record.note("folder", str(folder))
+    record.note("figures", dict(found.figures))
+    record.note("classes", list(found.classes))
+    record.note("null_losses", dict(found.null_losses))
 
 
 def _check_room(config: Config) -> None:
