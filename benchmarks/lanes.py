@@ -42,7 +42,7 @@ PROBLEMS: dict[str, tuple[str, list[str]]] = {
     "protonet_glyphs_conv": ("quickstart", [CONV]),
     "protonet_omniglot_mlp": ("omniglot", []),
     "protonet_omniglot_conv": ("omniglot", [CONV]),
-    "head_minilm": ("intents", []),
+    "head_minilm": ("intents", ["model={name: mlp, hidden: [], n_out: 32}"]),
 }
 QUICK = ["maml_functions", "protonet_glyphs_mlp", "protonet_glyphs_conv"]
 # Steps that are timed, at least, and those before, by which all is captured that ever will be. On a
