@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -151,8 +151,16 @@ def test_a_search_whose_terminal_is_closed_stops_cleanly(tmp_path):
         stderr=theirs,
     )
     os.close(theirs)
+    os.set_blocking(ours, False)
+
+    def trains_while_it_is_read():
+        with suppress(BlockingIOError):  # else it would wait for a reader
+            while os.read(ours, 1 << 16):
+                pass
+        return trains(tmp_path)
+
     try:
-        wait_until(lambda: trains(tmp_path), process)
+        wait_until(trains_while_it_is_read, process)
         os.close(ours)  # upon which the kernel sends SIGHUP
         assert process.wait(60) == 130
     finally:
