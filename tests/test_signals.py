@@ -171,7 +171,7 @@ def test_a_search_whose_terminal_is_closed_stops_cleanly(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_what_has_not_begun_ends_when_it_is_first_asked_to(tmp_path, called, monkeypatch, number):
-    def reading(*arguments):
+    def reading(*arguments, **options):
         os.kill(os.getpid(), number)
         pytest.fail("it went on to read the data")
 
