@@ -11,7 +11,7 @@ from orchestrator.plan import Plan
 from orchestrator.schema.config import Config
 from orchestrator.schema.tasks import FunctionSection
 from orchestrator.search import Records
-from orchestrator.selection import MIN_TASKS, UNTRAINED, role_of
+from orchestrator.selection import MIN_TASKS, NEGLIGIBLE, UNTRAINED, role_of
 from orchestrator.study import Studied
 
 # The best of so many trials are looked at, once so many have reached the last rung.
@@ -97,14 +97,16 @@ def advice_on_trials(
     ranked = sorted(scored, key=lambda t: (-t.score, t.number))
     ended = sum(t.state != "running" for t in trials)
     found = []
-    if ranked and 3 * ended >= plan.trials and ranked[0].score < untrained:
+    # Their episodes differ, so a difference that is not worth having may be chance.
+    if ranked and 3 * ended >= plan.trials and ranked[0].score < untrained - NEGLIGIBLE:
+        model = "" if plan.recipe.model.name == "residual" else "`model: {name: residual}`, "
         found.append(
             Advice(
                 "model",
                 f"after {ended} of {plan.trials} trials the best score is {ranked[0].score:.3f}, "
                 f"below the untrained model's {untrained:.3f}.",
-                "Try `model: {name: residual}`, lower rates, or training tasks that are more alike "
-                "to the validation tasks.",
+                f"Try {model}lower rates, or training tasks that are more alike to the validation "
+                "tasks.",
             )
         )
     return found + _on_edges(plan, ranked)

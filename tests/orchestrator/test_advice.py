@@ -93,7 +93,9 @@ def test_a_third_of_the_trials_below_the_untrained_model_is_told_of() -> None:
     assert "after 4 of 12 trials the best score is 0.500, below the untrained model's 0.600" in (
         advice.warning
     )
+    assert "residual" in advice.remedy
     assert advice_on_trials(plan, trials([0.7, 0.4, 0.3, 0.2]), 0.6) == []
+    assert advice_on_trials(plan, trials([0.595] * 4), 0.6) == [], "which may be chance"
     assert advice_on_trials(plan, trials([0.1] * 4)) == []
 
 
