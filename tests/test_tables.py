@@ -178,7 +178,8 @@ def test_the_test_tasks_may_be_of_a_kind_that_no_validation_task_is(tmp_path: Pa
     assert shown["test"].keys() >= {"baseline", "untrained"}
     out = tmp_path / "best"
     assert cli.main(["export", "tables", "--out", str(out), *home]) == 0
-    assert cli.main(["train", str(out / "config.yaml"), *home]) == 0
+    data = ["--set", f"datasets.fields.path={tmp_path / 'fields.csv'}"]
+    assert cli.main(["train", str(out / "config.yaml"), *data, *home]) == 0
     assert "skill on the test tasks" in capsys.readouterr().out
 
 

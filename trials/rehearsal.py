@@ -73,11 +73,12 @@ def needs_of(objective: Objective, optimizer: Optimizer, device: torch.device) -
 
 
 def scoring_needs(objective: Objective) -> float:
-    """Bytes beside the inputs of scoring one model that has no parameters."""
+    """Bytes beside the inputs of scoring one model that no step is taken of."""
+    params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
     hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
     held, pieces = _scoring(objective)
     with torch.no_grad():
-        return held + max(_most(partial(piece, {}, hyper)) for piece in pieces)
+        return held + max(_most(partial(piece, params, hyper)) for piece in pieces)
 
 
 def _template(objective: Objective) -> Params:

@@ -253,12 +253,12 @@ class TestAgain:
     def test_a_trial_that_is_left_does_not_run_until_it_is_taken_up(
         self, home: Path, folder: Path
     ) -> None:
-        made = recorder(folder, tracking_uri(home))
+        made = recorder(folder, tracking_uri(home), SEARCH)
         records.started(made)
         seen = []
         for attempt in (0, 1):
             spec, at = records.spec(0, attempt), records.START + 100 * attempt
-            made.trial_started(spec, params={}, time=at)
+            made.trial_started(spec, name=spec.key, params={}, time=at)
             assert made.drain(timeout=60)
             seen.append(runs(home)["demo/search-0000"].info.status)
             for _ in range(2):  # the same call twice is one
