@@ -23,15 +23,15 @@ import torch
 from torch.nn.functional import one_hot
 
 from fewshot.metrics import Estimate, estimate
-from orchestrator.config import load_config
-from orchestrator.home import Home
-from orchestrator.plan import derived_seed, plan_of
-from trials.adaptation import Adaptation
+from orchestrator.config.loading import load_config
+from orchestrator.config.plan import derived_seed, plan_of
+from orchestrator.record.home import Home
 from trials.contract import Recipe, TrialSpec
-from trials.lanes import Lanes
-from trials.new_task import Distilled, distilled_task
-from trials.parts import student
-from trials.sources import Sources
+from trials.data.sources import Sources
+from trials.lanes.lanes import Lanes
+from trials.programs.adaptation import Adaptation
+from trials.programs.factories import build_student
+from trials.programs.new_task import DistilledTask, distilled_task
 
 CONFIG = Path(__file__).parents[1] / "configs" / "distill.yaml"
 SHOTS = (10, 5)
@@ -90,13 +90,13 @@ def _with_labels(recipe: Recipe, shot: int) -> Recipe:
 def _trained(
     recipe: Recipe,
     sources: Sources,
-    found: Distilled,
+    found: DistilledTask,
     variants: Mapping[str, tuple[float, float]],
     seeds: int,
     steps: int,
 ) -> dict[str, Estimate]:
     """Accuracy of each variant over the seeds; all of them are trained side by side."""
-    model = student(recipe, tuple(sources.inputs.shape[1:]), found.task.n_classes)
+    model = build_student(recipe, tuple(sources.inputs.shape[1:]), found.task.n_classes)
     objective = Adaptation(model, sources.inputs, found.task, recipe.batch)
     specs = [
         TrialSpec(

@@ -24,16 +24,16 @@ import torch
 from tidy import Row, row, show, write
 
 from fewshot.metrics import Estimate, estimate
-from orchestrator.executor import InlineExecutor
-from orchestrator.launch import open_records
-from orchestrator.outbox import Outbox
-from orchestrator.plan import Plan
-from orchestrator.recording import OutboxRecorder
-from orchestrator.sampler import Sampler
-from orchestrator.search import search
-from orchestrator.simplex import Simplex
-from orchestrator.space import Range, SearchSpace, Values
-from orchestrator.study import Record, opened
+from orchestrator.config.plan import Plan
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.record.search_records import open_records
+from orchestrator.record.study import StudyRecord, open_storage
+from orchestrator.sampling.sampler import Sampler
+from orchestrator.search.loop import run_search
+from orchestrator.space.search_space import Range, SearchSpace, Values
+from orchestrator.space.simplex import Simplex
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.recorder import OutboxRecorder
 from trials.contract import (
     AdaptationResult,
     Component,
@@ -142,12 +142,12 @@ class Timed(InlineExecutor):
         self._since = time.perf_counter()
         return turn
 
-    def exchange(
+    def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
         if self.reports:  # before the first turn nothing trains that could wait
             self.waits.append(time.perf_counter() - self._since)
-        super().exchange(worker, release, admit)
+        super().send_orders(worker, release, admit)
 
 
 def plan(trials: int, seed: int) -> Plan:
@@ -176,14 +176,14 @@ def drawing(seed: int) -> Callable[..., list[Values]]:
     return lambda sampler, trials, ahead, n: drawn(n, [seed, len(trials.trials) + len(ahead)])
 
 
-def make_up(record: Record, n: int, rungs: Sequence[int]) -> None:
+def make_up(record: StudyRecord, n: int, rungs: Sequence[int]) -> None:
     """Trials that have ended, half of them at the first rung."""
     for number, params in enumerate(drawn(n, [0])):
         record.ask(params)
         reached = rungs if number % 2 else rungs[:1]
         for step in reached:
             record.report(number, step, _score(params, step))
-        outcome: Outcome = "complete" if number % 2 else "stopped"
+        outcome: Outcome = "complete" if number % 2 else "pruned"
         record.finish(number, outcome, record[number].score, {})
 
 
@@ -191,7 +191,7 @@ def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
     """Figures of the last trials of a search of `n`."""
     made = plan(n, seed)
     suggest = drawing(seed) if variant == "random" else Sampler.suggest
-    with opened(str(folder / "driver.journal")) as storage:
+    with open_storage(str(folder / "driver.journal")) as storage:
         records = open_records(made, storage)
         make_up(records.search, max(0, n - SEARCHED[variant]), made.rungs)
         outbox = Outbox(folder / "outbox")
@@ -200,7 +200,7 @@ def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
         executor = Timed()
         wall, cpu = time.perf_counter(), time.process_time()
         with patch.object(Sampler, "suggest", suggest):
-            search(made, records, executor, recorder, task_sizes=SIZES)
+            run_search(made, records, executor, recorder, task_sizes=SIZES)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         recorder.close()
     return {

@@ -24,14 +24,15 @@ from lanes_products import Products, cost
 from tidy import Row, row, show, write
 
 from fewshot.metrics import estimate
-from orchestrator.config import load_config
-from orchestrator.dry_run import first_spec
-from orchestrator.home import Home
-from orchestrator.plan import plan_of
-from trials import capture, memory
-from trials.build import examine, programs
+from orchestrator.config.loading import load_config
+from orchestrator.config.plan import plan_of
+from orchestrator.record.home import Home
+from orchestrator.search.forecast import first_spec
 from trials.contract import TrialSpec
-from trials.lanes import Lanes
+from trials.lanes import memory
+from trials.lanes.lanes import Lanes
+from trials.lanes.step import capture
+from trials.programs.build import programs, summarise_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONV = "model={name: conv, width: 32, blocks: 3}"
@@ -73,7 +74,7 @@ def throughput(problem: str, seeds: int, most: int, threads: int) -> Iterator[Ro
     plan = plan_of(config)
     recipe = replace(plan.recipe, validation_episodes=1)
     program = programs(recipe, home.cache, threads)
-    spec = replace(first_spec(plan, examine(plan.recipe, home.cache)), recipe=recipe)
+    spec = replace(first_spec(plan, summarise_data(plan.recipe, home.cache)), recipe=recipe)
     measure(program, spec, 1)  # loads what is loaded once
     lanes, before = 1, 0.0
     while lanes <= most:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from tidy import Row, figure, row, show, write
 
-from orchestrator.config import parse
-from orchestrator.home import Home
-from orchestrator.launch import read_records, run
-from orchestrator.selection import interval
+from orchestrator.config.loading import parse
+from orchestrator.launch import run
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
+from orchestrator.search.intervals import interval
 
 HWU = {
     "general": ["general"],
@@ -107,7 +108,7 @@ def measured(problem: str, seed: int, home: Home, *, quick: bool) -> list[Row]:
         tables[number] = np.array([*tables.get(number, np.empty((0, len(accuracies)))), accuracies])
     best, untrained = tables[summary.best.number], tables[None]
     shown = {"exported": best, "untrained": untrained}
-    for variant, finalist in (("searched", summary.challenger), ("uniform", summary.baseline)):
+    for variant, finalist in (("searched", summary.candidate), ("uniform", summary.baseline)):
         if finalist is not None:
             shown[variant] = tables[finalist.number]
 

@@ -32,16 +32,16 @@ from fewshot.learners.maml import MAML
 from fewshot.learners.protonet import ProtoNet
 from fewshot.metrics import estimate
 from fewshot.models.base import Model
-from fewshot.models.conv import Conv
+from fewshot.models.convolution.conv import Conv
 from fewshot.models.mlp import MLP
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.functions import FAMILIES, function_pool
-from trials import adam
-from trials.capture import Captured
-from trials.draws import draws
-from trials.gradient import gradient_of
-from trials.meta_training import MetaTraining, Part
+from trials.lanes.optimizers import adam
+from trials.lanes.step.capture import Captured
+from trials.lanes.step.draws import draws
+from trials.lanes.step.gradient import gradient_of
+from trials.programs.meta_training import MetaTraining, TaskGroup
 
 Step = Callable[[], object]  # one update
 TASKS, LANES = 25, 8  # sinusoids an update; trials of `fewtune_lanes`
@@ -50,8 +50,8 @@ SECONDS = 4.0  # of the CPU, of a turn
 
 
 def ours(learner: Learner, train: Pool, episodes: int, lanes: int = 1) -> Step:
-    """A step of `trials.lanes`, without its checkpoints and reports."""
-    objective = MetaTraining([Part(learner, train, {})], episodes)
+    """A step of `trials.lanes.lanes`, without its checkpoints and reports."""
+    objective = MetaTraining([TaskGroup(learner, train, {})], episodes)
     fresh = [objective.init(seed) for seed in range(lanes)]
     params = {name: torch.stack([one[name] for one in fresh]) for name in fresh[0]}
     moments = adam.zeros_like(params)

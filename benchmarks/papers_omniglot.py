@@ -19,12 +19,12 @@ from torch import Tensor
 from fewshot.functional import Params
 from fewshot.learners.protonet import ProtoNet
 from fewshot.metrics import Estimate
-from fewshot.models.conv import Conv
+from fewshot.models.convolution.conv import Conv
 from fewshot.tasks import images
-from trials import adam
-from trials.draws import draws
-from trials.gradient import gradient_of
-from trials.meta_training import MetaTraining, Part
+from trials.lanes.optimizers import adam
+from trials.lanes.step.draws import draws
+from trials.lanes.step.gradient import gradient_of
+from trials.programs.meta_training import MetaTraining, TaskGroup
 
 SIZE = 14
 WAY, QUERY = 60, 3  # of the episodes to train on; the paper's are of 60 and 5
@@ -57,7 +57,7 @@ def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
     train = one_pool(*splits()[0], way=WAY, shot=1, query=QUERY)
     model = Conv(features=(SIZE, SIZE))
     # A lane of its own in the objective that searches train with.
-    objective = MetaTraining([Part(ProtoNet(model=model, way=WAY), train, {})], 1)
+    objective = MetaTraining([TaskGroup(ProtoNet(model=model, way=WAY), train, {})], 1)
     params = {name: value[None] for name, value in objective.init(seed).items()}
     moments = adam.zeros_like(params)
     gradient = gradient_of(objective)

@@ -38,11 +38,11 @@ from throughput_measure import Usage, measured
 from throughput_problems import PROBLEMS, config_of
 from throughput_tools import optuna_serial, ray_tune
 
-from fewshot.faults import InputError
-from orchestrator.home import Home
-from orchestrator.plan import plan_of
-from orchestrator.schema.config import Config
-from trials.build import examine
+from fewshot.errors.inputs import InputError
+from orchestrator.config.plan import plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.record.home import Home
+from trials.programs.build import summarise_data
 
 _GPUS = torch.cuda.device_count()
 _WORKERS = {"workers": _GPUS or len(os.sched_getaffinity(0))}
@@ -76,7 +76,7 @@ def main() -> int:
         for problem in options.problems or _default(options.quick):
             for seed in range(options.seeds):
                 config = config_of(problem, seed=seed, quick=options.quick, changes=options.set)
-                examine(plan_of(config).recipe, home.cache)  # what is computed once, is here
+                summarise_data(plan_of(config).recipe, home.cache)  # what is computed once, is here
                 found, courses[problem] = compare(problem, config, home, options.variants, limits)
                 throughput_report.show(problem, found)
                 rows += [row | {"seed": seed} for row in found]

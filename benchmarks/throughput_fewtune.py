@@ -6,14 +6,17 @@ from pathlib import Path
 
 from throughput_course import Course, Limits, Report
 
-from orchestrator import mlflow_client, tracking
-from orchestrator.home import Home
-from orchestrator.identity import identity_of
-from orchestrator.launch import run, summary_of
-from orchestrator.plan import plan_of
-from orchestrator.schema.config import Config
-from orchestrator.search import Records, Stopped
-from trials import checkpoint
+from orchestrator.config.plan import plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.launch import run
+from orchestrator.record.home import Home
+from orchestrator.record.identity import identity_of
+from orchestrator.record.search_records import SearchRecords
+from orchestrator.results.leaderboard import summary_of
+from orchestrator.search.loop import Stopped
+from orchestrator.tracking import mlflow_client
+from orchestrator.tracking import mlflow_writer as tracking
+from trials.lanes import checkpoint
 
 
 def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course:
@@ -29,7 +32,7 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
     seen: set[tuple[int, int]] = set()
     n_told = 0
 
-    def observe(stage: str, records: Records) -> None:
+    def observe(stage: str, records: SearchRecords) -> None:
         nonlocal n_told
         if stage == "data":  # before there are records
             return
@@ -44,11 +47,11 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
                 course.ended.setdefault(trial.number, now)
         n_told = sum(trial.state != "running" for trial in trials)
 
-    def stopping() -> bool:
+    def should_stop() -> bool:
         return n_told == course.planned or course.is_late(limits.seconds)
 
     with suppress(Stopped):
-        run(config, home, observe=observe, stopping=stopping)
+        run(config, home, observe=observe, should_stop=should_stop)
     own = identity_of(home, config.name)
     assert own is not None, "the search has begun"
     recorder = tracking.recorder(home.search(config.name), home.tracking_uri, own.id)

@@ -19,11 +19,11 @@ from torch.utils._pytree import tree_map
 from fewshot.episodes import Episode
 from fewshot.functional import Params
 from fewshot.metrics import skill
-from trials.build import PROGRAMS, best_device
 from trials.contract import Recipe
-from trials.draws import draws
-from trials.meta_training import Batch, MetaTraining, Part
-from trials.precision import multiply_in
+from trials.lanes.step.draws import draws
+from trials.lanes.step.precision import multiply_in
+from trials.programs.build import PROGRAMS, best_device
+from trials.programs.meta_training import Batch, MetaTraining, TaskGroup
 
 _EPISODES_AT_ONCE = 256
 
@@ -99,7 +99,7 @@ class PlainTrial:
         return skill(torch.cat(right).double().mean(), logits.shape[-1]).item()
 
 
-def _maml_loss(part: Part, recipe: Recipe) -> Loss:
+def _maml_loss(part: TaskGroup, recipe: Recipe) -> Loss:
     """Second-order MAML of functions: each episode's fast weights are a row of batched matrices."""
     assert part.train is not None, "it is the training tasks' loss"
     null_losses = part.train.null_losses

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import load_config
-from orchestrator.schema.config import Config
+from orchestrator.config.loading import load_config
+from orchestrator.config.sections.config import Config
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 # Rungs at which Ray's and Optuna's halving can stop too, and as few of fewtune's own first trials,

@@ -10,11 +10,11 @@ from pathlib import Path
 from throughput_course import Course, Limits, Report
 from throughput_plain import PlainTrial
 
-from orchestrator.mlflow_client import connect
-from orchestrator.plan import Plan, derived_seed, plan_of
-from orchestrator.schema.config import Config
-from orchestrator.simplex import Simplex
-from orchestrator.space import Values
+from orchestrator.config.plan import Plan, derived_seed, plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.space.search_space import Values
+from orchestrator.space.simplex import Simplex
+from orchestrator.tracking.mlflow_client import connect
 
 _EXPERIMENT = "throughput"
 _SMALLEST = 1e-6  # of the uniform numbers whose logarithms are weights
@@ -188,7 +188,7 @@ def _watching(course: Course, limits: Limits):
     """What tells Ray Tune's news to `course`, and what ends it in time."""
     from ray import tune
 
-    class Watch(tune.Callback):
+    class ProgressDisplay(tune.Callback):
         def on_trial_result(self, iteration, trials, trial, result, **info):
             report = Report(time.time(), trial.trial_id, result["at"], result["score"])
             course.reports.append(report)
@@ -204,7 +204,7 @@ def _watching(course: Course, limits: Limits):
         def stop_all(self) -> bool:
             return course.is_late(limits.seconds)
 
-    return Watch(), Late()
+    return ProgressDisplay(), Late()
 
 
 def _course(plan: Plan) -> Course:

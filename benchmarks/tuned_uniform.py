@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.config import load_config
-from orchestrator.home import Home
-from orchestrator.launch import read_records, run
-from orchestrator.leaderboard import Summary
-from orchestrator.selection import Interval, best_candidate, interval
+from orchestrator.config.loading import load_config
+from orchestrator.launch import run
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
+from orchestrator.results.leaderboard import Summary
+from orchestrator.search.finalists import best_candidate, interval
+from orchestrator.search.intervals import Interval
 
 UNIFORM = ["space.task_weights={search: false}"]
 

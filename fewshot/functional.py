@@ -20,7 +20,7 @@ def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Te
     return weight, bias
 
 
-def closeness(a: Tensor, b: Tensor) -> Tensor:
+def negative_distances(a: Tensor, b: Tensor) -> Tensor:
     """-||a - b||^2 + ||a||^2 (..., n, m) of a (..., n, d) to b (..., m, d), for a softmax over m.
 
     ||a||^2 is the same for all of them, so that the softmax is that of the negative distances.
@@ -28,7 +28,7 @@ def closeness(a: Tensor, b: Tensor) -> Tensor:
     return a @ (2 * b).transpose(-1, -2) - b.square().sum(-1).unsqueeze(-2)
 
 
-def indicators(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
+def one_hot(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
     """One where a row is of a class, else zero: labels (..., n) -> (..., n, n_classes).
 
     A row with the label -1 is of none.
@@ -39,18 +39,18 @@ def indicators(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
 
 def class_means(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """Mean of the rows of each class: x (..., n, d), labels (..., n) -> (..., n_classes, d)."""
-    members = indicators(labels, n_classes, x)
+    members = one_hot(labels, n_classes, x)
     return (members.transpose(-1, -2) @ x) / members.sum(-2).clamp(min=1).unsqueeze(-1)
 
 
-def possible(logits: Tensor, labels: Tensor) -> Tensor:
+def mask_absent_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """Logits (..., q, c) where a class that none of the labels (..., n) is has no chance at all."""
     classes = torch.arange(logits.shape[-1], device=logits.device)
     present = (labels.unsqueeze(-1) == classes).any(-2).unsqueeze(-2)
-    return torch.where(present, logits, impossible(logits))
+    return torch.where(present, logits, mask_value(logits))
 
 
-def impossible(like: Tensor) -> float:
+def mask_value(like: Tensor) -> float:
     """The logit of what has no chance: finite, also after division by a temperature of 0.001."""
     return torch.finfo(like.dtype).min / 1024
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot.functional import cross_entropies, possible
+from fewshot.functional import cross_entropies, mask_absent_classes
 from fewshot.metrics import accuracy, macro_f1, skill
 
 Scores = dict[str, Tensor]
@@ -29,7 +29,7 @@ class Kind:
     name: str
     reported: tuple[str, ...]
     losses: Callable[[Tensor, Tensor], Tensor]
-    possible: Callable[[Tensor, Tensor], Tensor]
+    mask_absent_classes: Callable[[Tensor, Tensor], Tensor]
     null_losses: Callable[[Tensor, Tensor], Tensor]
     scores: Callable[[Tensor, Tensor, Tensor], Scores]
 
@@ -73,7 +73,7 @@ CLASSIFICATION = Kind(
     "classification",
     ("accuracy", "f1"),
     _cross_entropies,
-    possible,
+    mask_absent_classes,
     _log_n_classes,
     _of_classes,
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 
 _CGROUPS = Path("/sys/fs/cgroup")
 # Of each version of control groups: its limit, what is used, and the part of it that are files'
@@ -28,7 +28,7 @@ def check_room(needed: float, path: str, what: str, remedy: str) -> None:
     left = available_memory()
     if needed > left:
         rule = f"needs about {gigabytes(needed)} of memory {what}, and this machine has "
-        raise fault(path, f"{rule}{gigabytes(left)} left.", None, remedy)
+        raise input_error(path, f"{rule}{gigabytes(left)} left.", None, remedy)
 
 
 def gigabytes(n: float) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.functional import indicators
+from fewshot.functional import one_hot
 
 
 class Estimate(NamedTuple):
@@ -71,8 +71,8 @@ def macro_f1(logits: Tensor, labels: Tensor, n_classes: int | Tensor | None = No
     """
     c = logits.shape[-1]
     like = logits.double()
-    actual = indicators(labels, c, like)
-    predicted = indicators(logits.argmax(-1), c, like) * (labels >= 0).unsqueeze(-1)
+    actual = one_hot(labels, c, like)
+    predicted = one_hot(logits.argmax(-1), c, like) * (labels >= 0).unsqueeze(-1)
     hits = (predicted * actual).sum(-2)
     total = predicted.sum(-2) + actual.sum(-2)
     return (2 * hits / total.clamp(min=1)).sum(-1) / (c if n_classes is None else n_classes)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from fewshot.faults import InputError, fault
+from fewshot.errors.inputs import InputError, input_error
 
 Factory = Callable[..., Any]
 
@@ -33,10 +33,10 @@ def resolve(registry: Mapping[str, Factory], name: str, path: str) -> Factory:
         return registry[name]
     if ":" not in name:
         rule = f"must be one of {', '.join(sorted(registry))}."
-        raise fault(path, rule, name, f"One of your own is named {_FORM}.")
+        raise input_error(path, rule, name, f"One of your own is named {_FORM}.")
     form = _ELSEWHERE.fullmatch(name)
     if form is None:
-        raise fault(path, f"must be a registered name, or of the form {_FORM}.", name)
+        raise input_error(path, f"must be a registered name, or of the form {_FORM}.", name)
     return _imported(form["module"], form["attribute"], name, path)
 
 
@@ -46,14 +46,14 @@ def names_code(name: object) -> bool:
 
 
 @contextmanager
-def made_elsewhere() -> Iterator[None]:
+def in_untrusted_config() -> Iterator[None]:
     """What somebody else has made and is trusted: a folder beside it is not to be imported from."""
     try:
         yield
     except InputError as error:
         raise InputError(
             replace(one, remedy=_WHERE_FOREIGN) if one.remedy == _WHERE else one
-            for one in error.faults
+            for one in error.details
         ) from error
 
 
@@ -63,15 +63,15 @@ def _imported(module: str, attribute: str, name: str, path: str) -> Factory:
     except ModuleNotFoundError as error:
         own = f"{module}.".startswith(f"{error.name}.")
         rule = "is in a module that is not found" if own else "is in a module that needs another"
-        raise fault(path, f"{rule}: {error.name}.", name, _WHERE) from error
+        raise input_error(path, f"{rule}: {error.name}.", name, _WHERE) from error
     except Exception as error:  # whatever a user's module does when it is imported
         rule = f"is in a module that can't be imported: {type(error).__name__}: {error}."
-        raise fault(path, rule, name) from error
+        raise input_error(path, rule, name) from error
     if not callable(found := getattr(home, attribute, None)):
         said = f"which {module} does not have." if found is None else "which can't be called."
         callables = (key for key, value in vars(home).items() if callable(value) and key[0] != "_")
         remedy = f"It has {', '.join(sorted(callables)) or 'none'}."
-        raise fault(path, f"must name a class or a function, {said}", name, remedy)
+        raise input_error(path, f"must name a class or a function, {said}", name, remedy)
     factory: Factory = found
     return factory
 

@@ -11,24 +11,26 @@ from typing import Literal
 
 import torch
 
-from fewshot.faults import Fault, InputError, fault
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.files import write_text
-from orchestrator import identity, tracking
-from orchestrator.advice import Advice, Adviser, advice_on_config
-from orchestrator.dry_run import lanes_of, side_by_side, workers_per_gpu
-from orchestrator.executor import InlineExecutor, carried
-from orchestrator.failures import SearchFailed
-from orchestrator.home import Home
-from orchestrator.leaderboard import Summary, summarise
-from orchestrator.local_ray import keep_to_this_machine
-from orchestrator.locations import located
-from orchestrator.plan import Plan, plan_of
-from orchestrator.recording import OutboxRecorder, Recorder
-from orchestrator.schema.config import Config
-from orchestrator.search import Records, Stopped, score_untrained, search
-from orchestrator.study import Record, opened, read
-from trials.build import Examination, build, examine
+from orchestrator.config.paths import with_absolute_paths
+from orchestrator.config.plan import Plan, plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.executors.inline import InlineExecutor, as_worker_error
+from orchestrator.executors.local_ray import keep_to_this_machine
+from orchestrator.record import identity
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import SearchRecords, open_records, read_records
+from orchestrator.record.study import StudyRecord, open_storage, read_study
+from orchestrator.results.leaderboard import Summary, summarise
+from orchestrator.search.advice import Advice, Adviser, advice_on_config
+from orchestrator.search.failures import SearchFailed
+from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
+from orchestrator.search.loop import Stopped, run_search, score_untrained
+from orchestrator.tracking import mlflow_writer as tracking
+from orchestrator.tracking.recorder import OutboxRecorder, Recorder
 from trials.contract import Executor, Recipe
+from trials.programs.build import DataSummary, build, summarise_data
 
 Placement = Literal["inline", "ray"]
 
@@ -41,7 +43,7 @@ _LEAVE_SECONDS, _LEAVE_AT_ONCE_SECONDS = 10.0, 2.0
 
 
 @dataclass(frozen=True)
-class Ended:
+class SearchResult:
     """What is left when a search has ended."""
 
     summary: Summary
@@ -55,10 +57,10 @@ def run(
     folder: Path | None = None,
     resume: bool = False,
     placement: Placement = "ray",
-    observe: Callable[[str, Records], None] = lambda stage, records: None,
+    observe: Callable[[str, SearchRecords], None] = lambda stage, records: None,
     advise: Callable[[Advice], None] = lambda advice: None,
-    stopping: Callable[[], bool] = lambda: False,
-) -> Ended:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SearchResult:
     """Run the search of `config`, or what is left of it.
 
     folder: where its relative paths begin; the working directory, if there is no word of it.
@@ -68,17 +70,17 @@ def run(
     Raises InputError before anything of the search is written, and Stopped if asked to stop.
     """
     folder = (folder or Path.cwd()).absolute()
-    plan = plan_of(located(config, folder))
+    plan = plan_of(with_absolute_paths(config, folder))
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
-        with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
+        with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
             own = identity.claim(config, home, open_records(plan, storage))
-            return Ended(before, _drained(_recorder(home, plan, own), stopping))
+            return SearchResult(before, _drained(_recorder(home, plan, own), should_stop))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
-    found = examine(plan.recipe, home.cache, **side_by_side(config))
-    with home.owned(plan.name), opened(home.storage(plan.name)) as storage:
+    found = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.claim(config, home, records)
         _keep(found, folder, records.search)
@@ -92,22 +94,22 @@ def run(
             lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
             with closing(_executor(plan, config, home, placement, lanes)) as executor:
                 records.search.note("lanes", executor.lanes)
-                search(
+                run_search(
                     plan,
                     records,
                     executor,
                     recorder,
                     task_sizes=found.task_sizes,
                     observe=adviser.watching(observe),
-                    stopping=stopping,
+                    should_stop=should_stop,
                 )
             untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
-        return Ended(summarise(plan.name, records), _drained(recorder, stopping))
+        return SearchResult(summarise(plan.name, records), _drained(recorder, should_stop))
 
 
-def _keep(found: Examination, folder: Path, record: Record) -> None:
+def _keep(found: DataSummary, folder: Path, record: StudyRecord) -> None:
     """Note what a summary and an export need of the data."""
     record.note("folder", str(folder))
     record.note("figures", dict(found.figures))
@@ -118,24 +120,24 @@ def _keep(found: Examination, folder: Path, record: Record) -> None:
 def _check_room(config: Config) -> None:
     """Workers for which this machine has no room would be waited for without end."""
     workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
-    faults, remedy = [], "Ask for less, or join a cluster by RAY_ADDRESS."
+    details, remedy = [], "Ask for less, or join a cluster by RAY_ADDRESS."
     asked = workers * min(cores, config.search.cpus_per_worker)
     if asked > cores:
         rule = f"would take {asked} cores, and there are {cores}."
-        faults.append(Fault("search.workers", rule, workers, remedy))
+        details.append(ErrorDetail("search.workers", rule, workers, remedy))
     share = config.search.gpus_per_worker
     if share and workers > gpus * workers_per_gpu(config):
         rule = f"is too much for {workers} workers, as there are {gpus} GPUs."
-        faults.append(Fault("search.gpus_per_worker", rule, share, remedy))
-    if faults:
-        raise InputError(faults)
+        details.append(ErrorDetail("search.gpus_per_worker", rule, share, remedy))
+    if details:
+        raise InputError(details)
 
 
 def _recorder(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorder:
     return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
 
 
-def _drained(recorder: Recorder, stopping: Callable[[], bool]) -> bool:
+def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
     """Wait for the record to be in MLflow; False if it is not, and MLflow takes nothing in.
 
     Raises Stopped if asked to stop meanwhile.
@@ -143,7 +145,7 @@ def _drained(recorder: Recorder, stopping: Callable[[], bool]) -> bool:
     try:
         left, waited = recorder.backlog(), 0.0
         while not recorder.drain(_ASK_SECONDS):
-            if stopping():
+            if should_stop():
                 raise Stopped
             waited = 0.0 if recorder.backlog() < left else waited + _ASK_SECONDS
             left = recorder.backlog()
@@ -154,43 +156,16 @@ def _drained(recorder: Recorder, stopping: Callable[[], bool]) -> bool:
         recorder.close()
 
 
-def open_records(plan: Plan, storage: object) -> Records:
-    """The three studies of the search."""
-    return Records(
-        Record.open(storage, plan.name, plan.space.box()),  # type: ignore[arg-type]
-        Record.open(storage, f"{plan.name}/final", {}),  # type: ignore[arg-type]
-        Record.open(storage, f"{plan.name}/test", {}),  # type: ignore[arg-type]
-    )
-
-
-def read_records(name: str, home: Home) -> Records | None:
-    """The records of a search for reading, whether or not it is running."""
-    found = [read(home.storage(name), f"{name}{stage}") for stage in ("", "/final", "/test")]
-    if any(record is None for record in found):
-        return None
-    return Records(*found)  # type: ignore[arg-type]
-
-
-def summary_of(name: str, home: Home) -> Summary:
-    """The summary of the search `name`; raises InputError if this home has none."""
-    records = read_records(name, home)
-    if records is None or not identity.owns(home, name, records.search):
-        known = ", ".join(home.searches()) or "none yet"
-        rule = f"is no search of {home.path} that can be shown; there are: {known}."
-        raise fault("NAME", rule, name, identity.elsewhere(home, name))
-    return summarise(name, records)
-
-
 def _before(config: Config, home: Home, resume: bool) -> Summary | None:
     """What an earlier run of the same search left; a different one of that name is refused."""
-    identity.check(config, home, read(home.storage(config.name), config.name), resume=resume)
+    identity.check(config, home, read_study(home.storage(config.name), config.name), resume=resume)
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
         return None
     summary = summarise(config.name, records)
     if summary.state != "complete" and not resume:
         done = sum(summary.trials.values())
-        raise fault(
+        raise input_error(
             "name",
             f"this search was begun before and has {done} of {config.search.trials} trials.",
             config.name,
@@ -200,7 +175,7 @@ def _before(config: Config, home: Home, resume: bool) -> Summary | None:
 
 
 def _untrained_scorer(
-    plan: Plan, recipe: Recipe | None, records: Records, home: Home, recorder: Recorder
+    plan: Plan, recipe: Recipe | None, records: SearchRecords, home: Home, recorder: Recorder
 ) -> Callable[[Literal["final", "test"]], None]:
     """What scores the untrained model in this process, if there is one; that takes seconds."""
 
@@ -230,7 +205,7 @@ def _executor(
         try:
             found = lanes if isinstance(lanes, int) else lanes()
         except Exception as error:
-            raise carried(error, 0) from error
+            raise as_worker_error(error, 0) from error
         return InlineExecutor(
             lambda: build(
                 plan.recipe, lanes=found, folder=folder, cache=home.cache, threads=threads
@@ -238,7 +213,7 @@ def _executor(
         )
     if not os.environ.get("RAY_ADDRESS"):
         keep_to_this_machine()
-    from orchestrator.ray_executor import RayExecutor  # Ray takes seconds to import
+    from orchestrator.executors.ray_actors import RayExecutor  # Ray takes seconds to import
 
     return RayExecutor(
         plan.recipe,
@@ -252,7 +227,7 @@ def _executor(
 
 
 @contextmanager
-def _recorded(recorder: Recorder, plan: Plan, records: Records, home: Home) -> Iterator[None]:
+def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
     """The search's own run in MLflow, ended as the search ends."""
     weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
     recorder.search_started(
@@ -291,7 +266,7 @@ def _patience(error: BaseException) -> float:
 def _end(
     recorder: Recorder,
     plan: Plan,
-    records: Records,
+    records: SearchRecords,
     home: Home,
     state: Literal["complete", "stopped", "failed"],
 ) -> None:

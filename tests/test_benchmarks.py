@@ -4,19 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from orchestrator.config import load_config
-from orchestrator.plan import plan_of
+from orchestrator.config.loading import load_config
+from orchestrator.config.plan import plan_of
+from tests.paths import ROOT
 from tests.rounding import default_dtype
 from tests.trials.conformance import protonet
 from tests.trials.double import REPORTS, InDouble, build_in_double
 from tests.trials.stand_ins import ELSEWHERE, TwoPlaces
 
-ROOT = Path(__file__).parent.parent
 ROW = {"benchmark", "problem", "variant", "metric", "value", "low", "high", "n", "seed"}
 
 

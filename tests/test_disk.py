@@ -20,20 +20,22 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from sqlalchemy.exc import OperationalError
 
-from fewshot.disk import refusal
-from fewshot.faults import InputError
-from orchestrator import cli, outbox, recording
-from orchestrator.config import dump
-from orchestrator.disk_errors import disk_error
-from orchestrator.home import Home
-from orchestrator.journal import _File
+from fewshot.errors.disk import disk_problem
+from fewshot.errors.inputs import InputError
+from orchestrator.cli import app as cli
+from orchestrator.config.loading import dump
+from orchestrator.record.disk_errors import disk_error
+from orchestrator.record.home import Home
+from orchestrator.record.journal import _File
+from orchestrator.tracking import outbox
+from orchestrator.tracking import recorder as recording
 from tests.orchestrator.tiny import config, quiet
 
 
 @pytest.fixture(autouse=True)
 def _no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWTUNE_STORAGE", raising=False)
-    monkeypatch.setattr("orchestrator.tracking.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.mlflow_writer.recorder", quiet)
 
 
 @pytest.fixture
@@ -267,7 +269,7 @@ def test_an_error_is_recognised_in_every_wrapping(tmp_path: Path) -> None:
         (OSError(errno.EDQUOT, "quota"), errno.EDQUOT, None),
     ]
     for error, number, path in cases:
-        found = refusal(error)
+        found = disk_problem(error)
         assert found is not None, repr(error)
         assert (found.errno, found.path) == (number, path)
 

@@ -2,14 +2,13 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import parser
-from orchestrator.config import load_config, parse
+from orchestrator.cli.app import parser
+from orchestrator.config.loading import load_config, parse
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ids = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli
-from orchestrator.home import Home
-from orchestrator.launch import read_records
-from orchestrator.mlflow_client import connect
+from orchestrator.cli import app as cli
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
+from orchestrator.tracking.mlflow_client import connect
 from tests.test_extending import ROOT, package
 
 __all__ = ["package"]  # a fixture

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import launch, tracking
-from orchestrator.commands import Screen, _interruptible
-from orchestrator.home import Home
-from orchestrator.launch import read_records
-from tests.test_cli import QUICKSTART, ROOT, called, sets
+from orchestrator import launch
+from orchestrator.cli.commands import Output, _interruptible
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
+from orchestrator.tracking import mlflow_writer as tracking
+from tests.orchestrator.cli.test_cli import QUICKSTART, called, sets
+from tests.paths import ROOT
 
 __all__ = ["called"]  # a fixture
 
@@ -175,7 +177,7 @@ def test_what_has_not_begun_ends_when_it_is_first_asked_to(tmp_path, called, mon
         os.kill(os.getpid(), number)
         pytest.fail("it went on to read the data")
 
-    monkeypatch.setattr(launch, "examine", reading)
+    monkeypatch.setattr(launch, "summarise_data", reading)
     with hangup_as_default():
         done = called("search", QUICKSTART, "--home", tmp_path / "home", *sets())
     assert done.returncode == 130
@@ -193,13 +195,13 @@ def hangup_as_default():
 
 
 def test_the_second_signal_ends_at_once_and_says_how_to_go_on(tmp_path, called, monkeypatch):
-    def training(plan, records, executor, recorder, *, stopping, **options):
+    def training(plan, records, executor, recorder, *, should_stop, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopping()
+        assert should_stop()
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(launch, "search", training)
+    monkeypatch.setattr(launch, "run_search", training)
     asked = ["search", QUICKSTART, "--executor", "inline", "--home", tmp_path, *sets()]
     done = called(*asked, "--set", "name=brackets", "--set", "search.trials=4")
     assert done.returncode == 130
@@ -212,7 +214,7 @@ def test_the_second_signal_ends_at_once_and_says_how_to_go_on(tmp_path, called, 
 def test_under_nohup_a_hangup_is_ignored(capsys):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _interruptible(Screen(), lambda: True) as asked:
+        with _interruptible(Output(), lambda: True) as asked:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not asked
     finally:

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from orchestrator import cli
-from orchestrator.config import load_config
-from orchestrator.home import Home
-from orchestrator.launch import read_records
+from orchestrator.cli import app as cli
+from orchestrator.config.loading import load_config
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
 
 REGIONS = ["north", "south", "east", "west", "coast", "hills"]
 
@@ -105,7 +105,7 @@ def test_classes_and_numbers_are_scored_together(searched: Path, capsys) -> None
     assert shown["state"] == "complete"
     assert shown["measure"] == "skill"
     assert shown["trials"]["failed"] == 0
-    assert shown["test"]["challenger"]["mean"] > 0.3
+    assert shown["test"]["candidate"]["mean"] > 0.3
     assert shown["figures"] == {}
     cli.main(["show", "tables", "--home", str(searched / "home")])
     assert "of the way from guessing to perfect on the test tasks" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_the_test_tasks_may_be_of_a_kind_that_no_validation_task_is(tmp_path: Pa
     assert cli.main(["show", "tables", "--json", *home]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["measure"] == "skill"
-    assert shown["test"].keys() >= {"baseline", "untrained"}
+    assert shown["test"].keys() >= {"uniform", "untrained"}
     out = tmp_path / "best"
     assert cli.main(["export", "tables", "--out", str(out), *home]) == 0
     data = ["--set", f"datasets.fields.path={tmp_path / 'fields.csv'}"]

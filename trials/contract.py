@@ -11,11 +11,13 @@ from fewshot.episodes import Count, bounds
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import Estimate
 from fewshot.tasks.pool import Imbalance
-from trials.precision import Precision
 
-Outcome = Literal["complete", "stopped", "failed"]
+Outcome = Literal["complete", "pruned", "failed"]
 Stage = Literal["search", "final", "test"]
 WeightsAs = Literal["loss", "sampling"]
+# tf32 rounds factors to 11 significant binary digits, an error of up to 2^-11 = .0005 of each, and
+# sums in float32. A CPU multiplies exactly in any case.
+Precision = Literal["float32", "tf32"]
 # Of examples by splits: refused, meant, or left out of the earlier split.
 Overlap = bool | Literal["drop"]
 
@@ -61,7 +63,7 @@ class TaskSpec:
 class Recipe:
     """All that fixes shapes and control flow. Trials of equal recipes can share a worker."""
 
-    program: str  # a name in trials.build.PROGRAMS
+    program: str  # a name in trials.programs.build.PROGRAMS
     datasets: Mapping[str, Component]
     tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
     model: Component
@@ -73,9 +75,9 @@ class Recipe:
     validation_episodes: int  # per validation task
     test_episodes: int  # per test task
     batch: int = 0  # examples per step, of adaptation programs
-    optimizer: str = "adam"  # a name in trials.build.OPTIMIZERS
+    optimizer: str = "adam"  # a name in trials.programs.build.OPTIMIZERS
     precision: Precision = "float32"  # of products on a GPU
-    teacher: Component | None = None  # see trials.teachers
+    teacher: Component | None = None  # see trials.programs.teachers
     distillation: Distillation = HINTON
     weights_as: WeightsAs = "loss"  # what the task weights weigh, losses or draws of episodes
     seed: int = 0  # of the episodes that score: the same for every trial
@@ -264,7 +266,7 @@ class Executor(Protocol):
     def idle(self) -> Mapping[int, int]:
         """The workers that wait for orders, each with the number of its lanes that are free."""
 
-    def exchange(
+    def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
         """Give a waiting worker its orders: trials to end, then trials to take in."""

@@ -25,9 +25,9 @@ from fewshot.functional import (
     Params,
     class_means,
     cross_entropies,
-    impossible,
     linear_params,
-    possible,
+    mask_absent_classes,
+    mask_value,
     unit,
 )
 from fewshot.learners.embedding import embed_episodes, log_of
@@ -85,13 +85,13 @@ class Baseline:
         head = {_WEIGHT: means} if self._cosine else zeros
 
         def loss(head: Params) -> Tensor:  # the sum, in which no problem's head meets another's
-            logits = possible(self._scores(params, head, support), episodes.support_y)
+            logits = mask_absent_classes(self._scores(params, head, support), episodes.support_y)
             return _mean_loss(logits, episodes.support_y).sum()
 
         for _ in range(self._adapt_steps):
             slope = grad(loss)(head)
             head = {name: head[name] - hyper["lr/adapt"] * slope[name] for name in head}
-        return possible(self._scores(params, head, query), episodes.support_y)
+        return mask_absent_classes(self._scores(params, head, query), episodes.support_y)
 
     meta_logits = logits
 
@@ -113,7 +113,7 @@ class Baseline:
         self._counts = self._counts.to(tasks.device)  # copied in the first step alone
         n_classes = self._counts[tasks]  # (b,)
         absent = torch.arange(logits.shape[-1], device=tasks.device) >= n_classes.unsqueeze(-1)
-        lowest = impossible(logits)
+        lowest = mask_value(logits)
         return _mean_loss(torch.where(absent.unsqueeze(1), lowest, logits), labels)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 from fewshot.functional import Params
 from fewshot.learners.base import Learner
 from fewshot.models.base import Model
@@ -41,5 +41,5 @@ def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Ten
 def log_of(option: str, value: float) -> Tensor:
     """Where a positive number begins that is learned as its logarithm; raises InputError."""
     if not 0 < value < math.inf:
-        raise fault(f"learner.{option}", "must be a number above 0.", value)
+        raise input_error(f"learner.{option}", "must be a number above 0.", value)
     return torch.tensor(math.log(value))

@@ -28,7 +28,7 @@ class InnerLoop:
 
     def loss(self, moving: Params, resting: Params, x: Tensor, y: Tensor) -> Tensor:
         """Of the parameters in `moving`, and of those in `resting` that are not."""
-        predicted = self.kind.possible(self.model.apply(resting | moving, x), y)
+        predicted = self.kind.mask_absent_classes(self.model.apply(resting | moving, x), y)
         return self.kind.losses(predicted, y).mean()
 
     def fit(self, params: Params, batches: Iterable[tuple[Tensor, Tensor]], rates: Rates) -> Params:
@@ -45,7 +45,7 @@ class InnerLoop:
         def one(episode: Episode) -> Tensor:
             batches = [(episode.support_x, episode.support_y)] * steps
             predicted = self.model.apply(self.fit(params, batches, rates), episode.query_x)
-            return self.kind.possible(predicted, episode.support_y)
+            return self.kind.mask_absent_classes(predicted, episode.support_y)
 
         found: Tensor = vmap(one)(episodes)
         return found

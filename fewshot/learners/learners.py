@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, cast
 
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.maml import MAML
@@ -65,7 +65,7 @@ def learner_named(name: str, path: str = "learner.name") -> LearnerFactory:
     silent = [said for said in LearnerFactory.__annotations__ if not hasattr(found, said)]
     if silent:
         rule = f"must be a class that says {' and '.join(silent)}."
-        raise fault(path, rule, name, "They are known before a learner is built.")
+        raise input_error(path, rule, name, "They are known before a learner is built.")
     return cast(LearnerFactory, found)
 
 

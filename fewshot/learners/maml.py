@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.learners.inner import InnerLoop
@@ -46,7 +46,7 @@ class MAML:
     ) -> None:
         del way  # the width of the model's outputs
         if inner not in ("all", "head"):
-            raise fault("learner.inner", "must be all or head.", inner)
+            raise input_error("learner.inner", "must be all or head.", inner)
         self._model, self._inner = model, InnerLoop(model, kind, first_order)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self._head_only = inner == "head"

@@ -17,9 +17,9 @@ from fewshot.episodes import Episode
 from fewshot.functional import (
     Hyperparameters,
     Params,
-    impossible,
-    indicators,
     log_softmax,
+    mask_value,
+    one_hot,
     unit,
 )
 from fewshot.learners.embedding import embed_episodes, log_of
@@ -48,11 +48,11 @@ class MatchingNet:
         del hyper
         support, query = embed_episodes(self.embedding, params, episodes)
         cosines = unit(query) @ unit(support).transpose(-1, -2)  # (b, q, s)
-        outside = impossible(support)  # not -inf, of which a class without examples would make NaN
+        outside = mask_value(support)  # not -inf, of which a class without examples would make NaN
         real = (episodes.support_y >= 0).unsqueeze(1)
         scores = torch.where(real, params[_SCALE].exp() * cosines, outside)
         attention = log_softmax(scores).unsqueeze(-1)
-        members = indicators(episodes.support_y, self._way, support).unsqueeze(1)
+        members = one_hot(episodes.support_y, self._way, support).unsqueeze(1)
         return torch.where(members > 0, attention, outside).logsumexp(-2)
 
     meta_logits = logits

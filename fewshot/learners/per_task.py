@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fewshot.episodes import Episode
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner, OwnLoss
 
@@ -27,7 +27,7 @@ _Asked = Callable[[Params, Episode, Hyperparameters], Tensor]
 def is_per_task(option: str, value: str) -> bool:
     """Whether an option is `per_task` and not `shared`; raises InputError if it is neither."""
     if value not in ("shared", "per_task"):
-        raise fault(f"learner.{option}", "must be shared or per_task.", value)
+        raise input_error(f"learner.{option}", "must be shared or per_task.", value)
     return value == "per_task"
 
 

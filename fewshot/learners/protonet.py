@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, class_means, closeness, possible
+from fewshot.functional import (
+    Hyperparameters,
+    Params,
+    class_means,
+    mask_absent_classes,
+    negative_distances,
+)
 from fewshot.learners.embedding import embed_episodes
 from fewshot.models.base import Model
 
@@ -31,6 +37,6 @@ class ProtoNet:
         del hyper
         support, query = embed_episodes(self.embedding, params, episodes)
         means = class_means(support, episodes.support_y, self._way)
-        return possible(closeness(query, means), episodes.support_y)
+        return mask_absent_classes(negative_distances(query, means), episodes.support_y)
 
     meta_logits = logits

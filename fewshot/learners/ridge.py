@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.linalg import solve_ex
 
 from fewshot.episodes import Episode
-from fewshot.functional import Hyperparameters, Params, indicators, possible
+from fewshot.functional import Hyperparameters, Params, mask_absent_classes, one_hot
 from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
 from fewshot.learners.embedding import embed_episodes, log_of
 from fewshot.models.base import Model
@@ -80,10 +80,10 @@ class Ridge:
         real = (labels >= 0).unsqueeze(-1)
         # Rows of zeros change nothing but the mean over all rows in which the penalty is measured.
         share = real.to(support.dtype).mean(1, keepdim=True)
-        classes = indicators(labels, self._way, support)
+        classes = one_hot(labels, self._way, support)
         support = torch.where(real, support, 0.0)
         weight = ridge(support, classes, params[_PENALTY].exp() / share)
-        return possible(params[_SCALE].exp() * (query @ weight), labels)
+        return mask_absent_classes(params[_SCALE].exp() * (query @ weight), labels)
 
     meta_logits = logits
 

@@ -18,8 +18,8 @@ from fewshot.functional import (
     Hyperparameters,
     Params,
     class_means,
-    closeness,
-    possible,
+    mask_absent_classes,
+    negative_distances,
     unit,
 )
 from fewshot.learners.embedding import embed_episodes, log_of
@@ -50,7 +50,7 @@ class SimpleShot:
         labels = episodes.support_y
         middle = class_means(support, labels.clamp(max=0), 1)  # as if all were of one class
         means = class_means(unit(support - middle), labels, self._way)
-        close = closeness(unit(query - middle), means)
-        return possible(params[_SCALE].exp() * close, labels)
+        close = negative_distances(unit(query - middle), means)
+        return mask_absent_classes(params[_SCALE].exp() * close, labels)
 
     meta_logits = logits

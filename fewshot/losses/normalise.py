@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from fewshot.faults import Fault, InputError
+from fewshot.errors.inputs import ErrorDetail, InputError
 
 
 def null_loss_of_episodes(low: int, high: int) -> float:
@@ -18,8 +18,8 @@ def null_loss_of_episodes(low: int, high: int) -> float:
 
 def check_null_losses(names: Sequence[str], null_losses: Sequence[float]) -> None:
     """Raises InputError with each task whose loss can't be divided by its null loss."""
-    faults = [
-        Fault(
+    details = [
+        ErrorDetail(
             f"tasks.{name}",
             "has nothing to learn: the best constant answer makes no error that could be measured.",
             null_loss,
@@ -28,5 +28,5 @@ def check_null_losses(names: Sequence[str], null_losses: Sequence[float]) -> Non
         for name, null_loss in zip(names, null_losses, strict=True)
         if not 0 < null_loss < math.inf
     ]
-    if faults:
-        raise InputError(faults)
+    if details:
+        raise InputError(details)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from fewshot.models.bag import Bag
 from fewshot.models.base import Model
-from fewshot.models.conv import Conv
+from fewshot.models.convolution.conv import Conv
 from fewshot.models.mlp import MLP
+from fewshot.models.pretrained.transformer import Transformer
 from fewshot.models.residual import Residual
-from fewshot.models.transformer import Transformer
 from fewshot.models.untrained import Untrained
 from fewshot.registry import resolve
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 from fewshot.functional import Params, linear_params
 
 
@@ -41,9 +41,9 @@ class Residual:
         spread: float = 1.0,
     ) -> None:
         if hidden < 1:
-            raise fault("model.hidden", "must be a whole number of at least 1.", hidden)
+            raise input_error("model.hidden", "must be a whole number of at least 1.", hidden)
         if not 0 < scale < math.inf:
-            raise fault("model.scale", "must be a number above 0.", scale)
+            raise input_error("model.scale", "must be a number above 0.", scale)
         self.n_out = math.prod(features)
         self._hidden, self._gain = hidden, scale / spread
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fewshot.failures import told
-from fewshot.faults import Fault, InputError
+from fewshot.errors.inputs import ErrorDetail, InputError
+from fewshot.errors.parts import as_input_error
 from fewshot.registry import options_of, resolve
 from fewshot.tasks import glyphs, images, table, text
 from fewshot.tasks.base import Dataset
@@ -32,18 +32,18 @@ def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
     load = resolve(DATASETS, name, "dataset")
     known = options_of(load, {"cache"})
     remedy = f"It has {', '.join(known)}."
-    faults = [
-        Fault(f"{name}.{option}", "is no option of this dataset.", None, remedy)
+    details = [
+        ErrorDetail(f"{name}.{option}", "is no option of this dataset.", None, remedy)
         for option in options
         if option not in known
     ]
-    faults += [
-        Fault(f"{name}.{option}", "must be given.")
+    details += [
+        ErrorDetail(f"{name}.{option}", "must be given.")
         for option, parameter in known.items()
         if parameter.default is parameter.empty and option not in options
     ]
-    if faults:
-        raise InputError(faults)
-    with told("dataset", f"{name} can't be loaded"):
+    if details:
+        raise InputError(details)
+    with as_input_error("dataset", f"{name} can't be loaded"):
         dataset: Dataset = load(cache=cache, **options)
     return dataset

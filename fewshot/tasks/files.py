@@ -11,8 +11,8 @@ from uuid import uuid4
 import pandas as pd
 import pyarrow.parquet
 
-from fewshot.disk import named
-from fewshot.faults import fault
+from fewshot.errors.disk import naming_path
+from fewshot.errors.inputs import input_error
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _SHOWN = 8
@@ -27,12 +27,12 @@ def existing(path: str, where: str) -> Path:
     then names what lies in the nearest folder that exists.
     """
     if not isinstance(path, str) or not path.strip():
-        raise fault(where, "must be the path of a file or folder.", path)
+        raise input_error(where, "must be the path of a file or folder.", path)
     unset = [
         name for found in _VARIABLE.findall(path) if (name := "".join(found)) not in os.environ
     ]
     if unset:
-        raise fault(
+        raise input_error(
             where,
             f"needs the environment variable {unset[0]}, which is not set.",
             path,
@@ -41,7 +41,7 @@ def existing(path: str, where: str) -> Path:
     place = Path(os.path.expandvars(path)).expanduser().absolute()
     if not place.exists():
         nearest = next(folder for folder in place.parents if folder.is_dir())
-        raise fault(
+        raise input_error(
             where,
             "must lead to a file or folder that exists.",
             str(place),
@@ -56,7 +56,7 @@ def distinct_columns(names: Iterable[str], path: Path) -> None:
     twice = [name for name, n in counts.items() if n > 1 and name]
     if twice:
         rule = "must have no two columns of one name."
-        raise fault(str(path), rule, ", ".join(twice), "Rename one of them, or take it out.")
+        raise input_error(str(path), rule, ", ".join(twice), "Rename one of them, or take it out.")
 
 
 def csv_columns(path: Path) -> list[str]:
@@ -94,7 +94,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        with named(path), part.open("xb") as file:
+        with naming_path(path), part.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

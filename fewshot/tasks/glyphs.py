@@ -22,7 +22,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fewshot.faults import Fault, InputError
+from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import write_atomically
 from fewshot.tasks.images import area_average
@@ -138,8 +138,8 @@ def load(*, cache: Path, size: int = 14, per_character: int = 12, seed: int = 0)
 
     Raises InputError where an argument is out of its range.
     """
-    faults = [
-        Fault(f"glyphs.{name}", f"must be a whole number from {low} to {high}.", value)
+    details = [
+        ErrorDetail(f"glyphs.{name}", f"must be a whole number from {low} to {high}.", value)
         for name, value, low, high in (
             ("size", size, 4, 64),
             ("per_character", per_character, 1, 1000),
@@ -147,8 +147,8 @@ def load(*, cache: Path, size: int = 14, per_character: int = 12, seed: int = 0)
         )
         if type(value) is not int or not low <= value <= high
     ]
-    if faults:
-        raise InputError(faults)
+    if details:
+        raise InputError(details)
     path = cache / f"glyphs-{_key(size, per_character, seed)}.npz"
     drawn = _read(path)
     if drawn is None:

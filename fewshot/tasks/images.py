@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from fewshot.faults import fault
+from fewshot.errors.inputs import input_error
 from fewshot.machine import check_room
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import existing, write_atomically
@@ -52,13 +52,13 @@ def load(*, path: str, cache: Path, size: int | None = None) -> Dataset:
     the images need more memory than the machine has; that is known before they are read.
     """
     if size is not None and (type(size) is not int or size < 1):
-        raise fault("images.size", "must be a whole number of at least 1.", size)
+        raise input_error("images.size", "must be a whole number of at least 1.", size)
     place = existing(path, "images.path")
     if place.is_dir():
         return _from_folder(place, cache, size)
     if place.suffix == ".npz":
         return _from_archive(place, size)
-    raise fault("images.path", "must be a file that ends in .npz, or a folder.", str(place))
+    raise input_error("images.path", "must be a file that ends in .npz, or a folder.", str(place))
 
 
 def area_average(images: Tensor, size: int) -> Tensor:
@@ -92,15 +92,19 @@ def _from_archive(path: Path, size: int | None) -> Dataset:
     _check_archive(path, size)
     arrays = _read_archive(path)
     if "images" not in arrays:
-        raise fault(str(path), "must have an array `images`.", None, f"It has {', '.join(arrays)}.")
+        raise input_error(
+            str(path), "must have an array `images`.", None, f"It has {', '.join(arrays)}."
+        )
     images = arrays.pop("images")
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     found = f"{images.dtype} {images.shape}"
     if images.ndim == 4:
-        raise fault(f"{path}:images", "must be grey.", found, _GREY_ONLY)
+        raise input_error(f"{path}:images", "must be grey.", found, _GREY_ONLY)
     if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape:
-        raise fault(f"{path}:images", "must be uint8 of shape (n, h, w), none of them 0.", found)
+        raise input_error(
+            f"{path}:images", "must be uint8 of shape (n, h, w), none of them 0.", found
+        )
     return _dataset(images, _columns(path, arrays, len(images)), size)
 
 
@@ -128,7 +132,7 @@ def _read_archive(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise fault(
+        raise input_error(
             str(path),
             "must be an archive of np.savez that needs no pickle.",
             str(error),
@@ -148,7 +152,7 @@ def _columns(path: Path, arrays: Mapping[str, Array], n: int) -> dict[str, Array
             continue
         owner = max((c for c in indices if name.startswith(f"{c}_")), key=len, default=None)
         if owner is None or array.shape != (len(np.unique(indices[owner])),):
-            raise fault(
+            raise input_error(
                 f"{path}:{name}",
                 f"must have {n} values, one per image, or one per distinct value of a column "
                 "whose name it starts with.",
@@ -165,20 +169,20 @@ def _described(name: str) -> str:
 
 def _look_up(path: Path, name: str, values: Array, index: Array) -> Array:
     if values.ndim != 1 or index.dtype.kind not in "iu":
-        raise fault(
+        raise input_error(
             f"{path}:{name}",
             "must have one dimension, and the column that it describes must be an integer index.",
             f"{values.dtype} {values.shape}, {index.dtype}",
         )
     if index.min() < 0 or index.max() >= len(values):
-        raise fault(
+        raise input_error(
             f"{path}:{name}",
             f"has {len(values)} values, so the column that it describes must be from 0 to "
             f"{len(values) - 1}.",
             f"{index.min()} to {index.max()}",
         )
-    looked_up: Array = values[index]
-    return looked_up
+    with_inputs: Array = values[index]
+    return with_inputs
 
 
 def _from_folder(folder: Path, cache: Path, size: int | None) -> Dataset:
@@ -189,7 +193,7 @@ def _from_folder(folder: Path, cache: Path, size: int | None) -> Dataset:
     ]
     depths = {len(file.relative_to(folder).parts) for file in files}
     if depths not in ({2}, {3}):
-        raise fault(
+        raise input_error(
             str(folder),
             "must have its images in class/*.png, or all of them in group/class/*.png.",
             f"{len(files)} images, {' or '.join(map(str, sorted(depths))) or 'none'} levels deep",
@@ -251,12 +255,12 @@ def _read_images(folder: Path, files: list[Path], size: int | None) -> Array:
         images.append(pixels)
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise fault(
+        raise input_error(
             str(folder), "must have grey images only.", ", ".join(bad[:_SHOWN]) + more, _GREY_ONLY
         )
     shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
-        raise fault(
+        raise input_error(
             str(folder),
             "must have images of one shape where no `size` is given.",
             shapes[:_SHOWN],

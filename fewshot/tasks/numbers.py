@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.episodes import Episode, taken
-from fewshot.faults import Fault, InputError
+from fewshot.episodes import Episode, gather_rows
+from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.kinds import REGRESSION, Kind
 from fewshot.randomness import distinct, fold
 from fewshot.tasks.base import episode_keys
@@ -84,7 +84,7 @@ class NumberPool:
         """An episode of the task (...) for each key (...)."""
         # Not the counters of the other pools, which may be asked with the same keys.
         chosen = distinct(fold(keys, 3), self.n_members[task], self.shot + self.query)
-        x = taken(self.inputs, self.members[task[..., None], chosen])
+        x = gather_rows(self.inputs, self.members[task[..., None], chosen])
         y = self.values[task[..., None], chosen].unsqueeze(-1)
         n, at = self.shot, y.dim() - 2  # x has as many dimensions before its features
         return Episode(
@@ -112,8 +112,8 @@ def number_pool(
     needed = shot + query
     null_losses = torch.tensor([task.values.var() for task in tasks]).float()
     variances = null_losses.tolist()
-    faults = [
-        Fault(
+    details = [
+        ErrorDetail(
             f"tasks.{task.name}",
             f"needs at least shot + query = {needed} examples.",
             len(task.rows),
@@ -122,12 +122,14 @@ def number_pool(
         for task in tasks
         if len(task.rows) < needed
     ] + [
-        Fault(f"tasks.{task.name}", "must have numbers whose variance is finite and above 0.", v)
+        ErrorDetail(
+            f"tasks.{task.name}", "must have numbers whose variance is finite and above 0.", v
+        )
         for task, v in zip(tasks, variances, strict=True)
         if not 0 < v < math.inf
     ]
-    if faults:
-        raise InputError(faults)
+    if details:
+        raise InputError(details)
     shape = (len(tasks), max(len(task.rows) for task in tasks))
     members, values = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
     for t, task in enumerate(tasks):

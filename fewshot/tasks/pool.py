@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.episodes import Count, Episode, bounds, taken
-from fewshot.faults import Fault, InputError
+from fewshot.episodes import Count, Episode, bounds, gather_rows
+from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.losses.normalise import null_loss_of_episodes
 from fewshot.randomness import distinct, fold
@@ -151,9 +151,9 @@ class TaskPool:
         n_shots = fold(per_class, 2) if self.imbalance else fold(keys, 4)[..., None]
         labels = _first(way, _number(fold(keys, 3), self.way, n_classes))
         return Episode(
-            taken(self.inputs, rows[..., :shot].flatten(-2)),
+            gather_rows(self.inputs, rows[..., :shot].flatten(-2)),
             _rows_of(labels, shot, _number(n_shots, self.shot)),
-            taken(self.inputs, rows[..., shot:].flatten(-2)),
+            gather_rows(self.inputs, rows[..., shot:].flatten(-2)),
             _rows_of(labels, query, _number(fold(keys, 5)[..., None], self.query)),
         )
 
@@ -211,8 +211,8 @@ def pool(
     fewest, needed = bounds(way)[0], bounds(shot)[1] + bounds(query)[1]
     tables = [_table(task) for task in tasks]
     usable = [_usable(table, fewest, needed) for table in tables]
-    faults = [
-        Fault(
+    details = [
+        ErrorDetail(
             f"tasks.{task.name}",
             f"needs {fewest} classes with at least shot + query = {needed} examples"
             + (" in one group." if len(table) > 1 else "."),
@@ -222,8 +222,8 @@ def pool(
         for task, table, kept in zip(tasks, tables, usable, strict=True)
         if not kept
     ]
-    if faults:
-        raise InputError(faults)
+    if details:
+        raise InputError(details)
     n_groups = np.array([len(table) for table in usable])
     widest = max(len(group) for table in usable for group in table)
     longest = max(len(rows) for table in usable for group in table for rows in group)

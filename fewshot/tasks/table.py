@@ -15,7 +15,7 @@ import pyarrow
 import torch
 from pandas.api.types import is_numeric_dtype
 
-from fewshot.faults import Fault, InputError, fault
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import csv_columns, distinct_columns, existing, parquet_columns
 
@@ -63,11 +63,11 @@ def load(
     )
     if not chosen:
         known = ", ".join(map(str, table.columns))
-        raise fault(str(place), "must have a column of numbers to learn from.", known)
+        raise input_error(str(place), "must have a column of numbers to learn from.", known)
     with np.errstate(over="ignore"):  # too large is infinite, and refused
         inputs = table[list(chosen)].to_numpy(np.float32, na_value=np.nan, copy=True)
-    faults = [
-        Fault(
+    details = [
+        ErrorDetail(
             f"{place}:{name}",
             "must have a finite number in every row; rows are counted from 0, without the header.",
             f"none in {rows_of(~np.isfinite(inputs[:, i]))}",
@@ -76,8 +76,8 @@ def load(
         for i, name in enumerate(chosen)
         if not np.isfinite(inputs[:, i]).all()
     ]
-    if faults:
-        raise InputError(faults)
+    if details:
+        raise InputError(details)
     return Dataset(torch.from_numpy(inputs), table, chosen)
 
 
@@ -91,13 +91,15 @@ def rows_of(bad: "np.ndarray[Any, np.dtype[np.bool_]]") -> str:
 def _read(place: Path) -> pd.DataFrame:
     reader = next((_READERS[end] for end in _READERS if place.name.endswith(end)), None)
     if reader is None or place.is_dir():
-        raise fault("table.path", f"must be a file that ends in {', '.join(_READERS)}.", str(place))
+        raise input_error(
+            "table.path", f"must be a file that ends in {', '.join(_READERS)}.", str(place)
+        )
     try:
         table = reader(place)
     except (OSError, ValueError, EOFError, pyarrow.ArrowException) as error:
-        raise fault(str(place), f"can't be read: {error}") from error
+        raise input_error(str(place), f"can't be read: {error}") from error
     if table.empty:
-        raise fault(str(place), "must have at least one row.")
+        raise input_error(str(place), "must have at least one row.")
     return table.reset_index(drop=True).rename(columns=str)
 
 
@@ -109,26 +111,28 @@ def _check(
     labels: Sequence[str],
 ) -> None:
     """Every column that is named but not there, or is there twice, or is no column of numbers."""
-    known, faults = list(table.columns), []
+    known, details = list(table.columns), []
     for option, names in (("features", features or ()), ("labels", labels)):
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             rule = "must be a list of names of columns."
-            raise fault(f"table.{option}", rule, names, "Put it in brackets: [..].")
-        faults += [
-            Fault(f"table.{option}", "must name columns.", name, f"{place} has {', '.join(known)}.")
+            raise input_error(f"table.{option}", rule, names, "Put it in brackets: [..].")
+        details += [
+            ErrorDetail(
+                f"table.{option}", "must name columns.", name, f"{place} has {', '.join(known)}."
+            )
             for name in names
             if name not in known
         ]
-    faults += [
-        Fault("table.features", "must be columns of numbers.", name)
+    details += [
+        ErrorDetail("table.features", "must be columns of numbers.", name)
         for name in features or ()
         if name in known and name not in numeric
     ]
     twice = sorted({name for name in features or () if list(features or ()).count(name) > 1})
     if twice:
-        faults.append(Fault("table.features", "names columns twice.", twice))
+        details.append(ErrorDetail("table.features", "names columns twice.", twice))
     both = sorted(set(features or ()) & set(labels))
     if both:
-        faults.append(Fault("table.features", "can't be labels too.", both))
-    if faults:
-        raise InputError(faults)
+        details.append(ErrorDetail("table.features", "can't be labels too.", both))
+    if details:
+        raise InputError(details)

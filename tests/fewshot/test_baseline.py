@@ -17,7 +17,7 @@ from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.base import episode_keys
 from fewshot.tasks.pool import Task, pool
-from trials.meta_training import MetaTraining, Part
+from trials.programs.meta_training import MetaTraining, TaskGroup
 
 RATE = {"lr/adapt": torch.tensor(1.0, dtype=torch.float64)}
 COUNTS = (4, 6)  # classes of two tasks
@@ -155,7 +155,7 @@ def test_a_task_of_weight_zero_changes_nothing_and_losses_are_in_units_of_the_nu
     _, drawn_from = grouped_pool()
     model = MLP(features=(1,), hidden=(4,), n_out=3)
     taught = Baseline(model=model, way=2, classes=COUNTS, cosine=cosine)
-    objective = MetaTraining([Part(taught, drawn_from, {})], 2)
+    objective = MetaTraining([TaskGroup(taught, drawn_from, {})], 2)
     params = objective.init(0)
     weights = torch.tensor([1.0, 0.0])
     (batch,) = objective.batch(objective.draw(torch.tensor([3]), torch.tensor([0]), weights[None]))

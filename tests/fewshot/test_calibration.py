@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fewshot.calibration import fitted_scale
-from fewshot.functional import possible
+from fewshot.functional import mask_absent_classes
 from fewshot.metrics import expected_calibration_error
 
 
@@ -40,7 +40,7 @@ def test_each_of_a_stack_has_its_own():
 def test_padding_and_absent_classes_change_nothing():
     logits, labels = drawn(2.0, 500)
     padded = torch.cat([logits, torch.full((500, 2), 3.0)], 1)
-    padded = possible(padded[None], torch.arange(6)[None])[0]
+    padded = mask_absent_classes(padded[None], torch.arange(6)[None])[0]
     padded, padding = torch.cat([padded, 9 * padded[:40]]), torch.full((40,), -1)
     found = fitted_scale(padded, torch.cat([labels, padding]))
     assert found.item() == pytest.approx(fitted_scale(logits, labels).item(), rel=1e-6)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fewshot.faults import InputError
-from fewshot.models.encoder import embed, folder
+from fewshot.errors.inputs import InputError
+from fewshot.models.pretrained.encoder import embed, folder
 from fewshot.tasks.datasets import load_dataset
 from tests.conftest import missing
 from tests.fewshot import tiny_transformer
@@ -133,12 +133,12 @@ class TestHub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(InputError) as caught:
             folder(self.ID)
-        (fault,) = caught.value.faults
-        assert fault.path == "encoder"
-        assert "is no folder and not in this machine's cache of models" in fault.rule
-        assert f"hf download {self.ID}" in fault.remedy
-        assert "local folder" in fault.remedy
-        assert "make minilm" in fault.remedy
+        (input_error,) = caught.value.details
+        assert input_error.path == "encoder"
+        assert "is no folder and not in this machine's cache of models" in input_error.rule
+        assert f"hf download {self.ID}" in input_error.remedy
+        assert "local folder" in input_error.remedy
+        assert "make minilm" in input_error.remedy
 
     def test_a_folder_of_that_form_is_the_folder(self, tiny, tmp_path, monkeypatch):
         shutil.copytree(tiny, tmp_path / "models" / "tiny")

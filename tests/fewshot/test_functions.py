@@ -8,7 +8,7 @@ from scipy.stats import kstest
 from torch.testing import assert_close
 
 from fewshot.conformance.tasks import FamilyLaws, PoolLaws, keys
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.tasks.base import episode_keys
 from fewshot.tasks.functions import FAMILIES, function_pool, sample, variance
 
@@ -117,7 +117,10 @@ class TestPool:
             function_pool(
                 [*constant, "line"], [*constant.values(), FAMILIES["line"]], shot=1, query=1
             )
-        assert [fault.path for fault in caught.value.faults] == ["tasks.zero", "tasks.wild"]
+        assert [input_error.path for input_error in caught.value.details] == [
+            "tasks.zero",
+            "tasks.wild",
+        ]
 
 
 def test_an_episode_of_a_chosen_family_is_the_one_that_is_drawn_of_it() -> None:

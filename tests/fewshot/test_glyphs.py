@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.ft2font import FT2Font
 
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.tasks import glyphs
 from fewshot.tasks.base import Dataset
 
@@ -122,7 +122,7 @@ def test_a_damaged_cache_is_drawn_again(drawn, drawn_glyphs, tmp_path, monkeypat
 def test_every_argument_out_of_range_is_told(tmp_path):
     with pytest.raises(InputError) as caught:
         glyphs.load(cache=tmp_path, size=2, per_character=0, seed=-1)
-    assert [fault.path for fault in caught.value.faults] == [
+    assert [input_error.path for input_error in caught.value.details] == [
         "glyphs.size",
         "glyphs.per_character",
         "glyphs.seed",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.tasks import images
 from fewshot.tasks.files import write_atomically
 from fewshot.tasks.images import area_average, load
@@ -216,10 +216,10 @@ class TestRoom:
             np.lib.format.write_array_header_1_0(file, header)  # and not the terabytes
         with pytest.raises(InputError) as caught:
             load(path=str(path), cache=tmp_path)
-        (fault,) = caught.value.faults
-        assert fault.path == "images.size"
-        assert "to read large.npz" in fault.rule
-        assert "`size: 84`" in fault.remedy
+        (input_error,) = caught.value.details
+        assert input_error.path == "images.size"
+        assert "to read large.npz" in input_error.rule
+        assert "`size: 84`" in input_error.remedy
 
     def test_of_a_folder(self, tmp_path, monkeypatch):
         for label in "ab":

@@ -74,7 +74,7 @@ class TestPadding:
         labels[0, 6:] = -1
         labels[0, 2] = -1
         support = torch.tensor([[0, 1, -1, -1], [0, 1, 2, 3]])
-        return CLASSIFICATION.possible(logits, support), labels
+        return CLASSIFICATION.mask_absent_classes(logits, support), labels
 
     @pytest.fixture
     def small(self, problems):

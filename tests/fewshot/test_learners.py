@@ -16,7 +16,7 @@ from fewshot.conformance.learners import (
 from fewshot.conformance.problems import QUERY, SHOT, WAY, WIDTH
 from fewshot.conformance.problems import classes as episodes
 from fewshot.episodes import Episode
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.learners.learners import LEARNERS
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from torch.func import vmap
 from torch.testing import assert_close
 
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.losses.distillation import (
     HINTON,
     Distillation,
@@ -239,6 +239,6 @@ def test_the_null_loss_is_that_of_even_odds():
 def test_a_task_with_one_answer_is_refused_by_name(null_loss):
     with pytest.raises(InputError) as caught:
         check_null_losses(["fine", "constant"], [1.0, null_loss])
-    (fault,) = caught.value.faults
-    assert fault.path == "tasks.constant"
-    assert "nothing to learn" in fault.rule
+    (input_error,) = caught.value.details
+    assert input_error.path == "tasks.constant"
+    assert "nothing to learn" in input_error.rule

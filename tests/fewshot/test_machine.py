@@ -3,7 +3,7 @@
 import pytest
 
 from fewshot import machine
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
 from fewshot.conformance.models import ModelLaws, exact, fresh
-from fewshot.faults import InputError
-from fewshot.models import conv_blocks
+from fewshot.errors.inputs import InputError
 from fewshot.models.bag import Bag
-from fewshot.models.conv import Conv
+from fewshot.models.convolution import blocks as conv_blocks
+from fewshot.models.convolution.conv import Conv
+from fewshot.models.convolution.winograd import Winograd
 from fewshot.models.mlp import MLP
 from fewshot.models.models import MODELS
 from fewshot.models.residual import Residual
 from fewshot.models.untrained import Untrained
-from fewshot.models.winograd import Winograd
 
 _rng = torch.Generator().manual_seed(0)
 # Each model with options, and a batch of 6 examples for it.
@@ -69,7 +69,7 @@ class TestResidual:
     def test_refuses_what_is_out_of_range(self, option, value):
         with pytest.raises(InputError) as caught:
             Residual(features=(5,), **{option: value})
-        assert caught.value.faults[0].path == f"model.{option}"
+        assert caught.value.details[0].path == f"model.{option}"
 
 
 class TestUntrained:

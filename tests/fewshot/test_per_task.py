@@ -8,7 +8,7 @@ from torch.func import grad, vmap
 from torch.testing import assert_close
 
 from fewshot.episodes import Episode
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import OwnLoss
 from fewshot.learners.per_task import PerTask

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fewshot.conformance.tasks import PoolLaws, keys
-from fewshot.episodes import looked_up
-from fewshot.faults import InputError
+from fewshot.episodes import with_inputs
+from fewshot.errors.inputs import InputError
 from fewshot.tasks.base import episode_keys
 from fewshot.tasks.pool import Task, pool
 
@@ -268,18 +268,21 @@ class TestFaults:
     def test_name_the_task_the_rule_and_what_was_found(self):
         with pytest.raises(InputError) as caught:
             pool([task("tiny", [5, 3, 2])], inputs(10), way=2, shot=1, query=3)
-        (fault,) = caught.value.faults
-        assert fault.path == "tasks.tiny"
-        assert "2 classes" in fault.rule
-        assert "shot + query = 4 examples" in fault.rule
-        assert fault.found == "1 such classes; classes have 2 to 5 examples"
-        assert fault.remedy
+        (input_error,) = caught.value.details
+        assert input_error.path == "tasks.tiny"
+        assert "2 classes" in input_error.rule
+        assert "shot + query = 4 examples" in input_error.rule
+        assert input_error.found == "1 such classes; classes have 2 to 5 examples"
+        assert input_error.remedy
 
     def test_are_collected_over_all_tasks(self):
         tasks = [task("few", [5]), task("fine", [5, 5]), task("small", [3, 3])]
         with pytest.raises(InputError) as caught:
             pool(tasks, inputs(10), way=2, shot=2, query=2)
-        assert [fault.path for fault in caught.value.faults] == ["tasks.few", "tasks.small"]
+        assert [input_error.path for input_error in caught.value.details] == [
+            "tasks.few",
+            "tasks.small",
+        ]
 
     def test_classes_of_different_groups_do_not_add_up(self):
         with pytest.raises(InputError, match="in one group"):
@@ -312,5 +315,5 @@ class TestChosenTasks:
 
     def test_by_row_the_same_examples_are_named_by_their_places(self, made):
         shown, rows = made.draw(keys(4), 2), made.by_row().draw(keys(4), 2)
-        found = looked_up(rows, made.inputs)
+        found = with_inputs(rows, made.inputs)
         assert all(torch.equal(*pair) for pair in zip(shown, found, strict=True))

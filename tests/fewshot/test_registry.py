@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.learners.learners import LEARNERS, learner_named
 from fewshot.registry import options_of, resolve
 

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from fewshot.conformance.tasks import PoolLaws, keys
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.tasks.numbers import NumberTask, number_pool
 from fewshot.tasks.table import load
 from fewshot.tasks.text import load as load_text
@@ -49,10 +49,10 @@ def loaded(path, **options):
     return load(path=path, cache=None, **options)
 
 
-def faults(path, **options):
+def details(path, **options):
     with pytest.raises(InputError) as caught:
         loaded(path, **options)
-    return [(fault.path, fault.rule) for fault in caught.value.faults]
+    return [(input_error.path, input_error.rule) for input_error in caught.value.details]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet"])
@@ -66,9 +66,9 @@ def test_two_columns_of_one_name_are_refused(tmp_path, name):
     for load_any in (load, partial(load_text, text="name", features="ngrams")):
         with pytest.raises(InputError) as caught:
             load_any(path=str(tmp_path / name), cache=tmp_path)
-        (fault,) = caught.value.faults
-        assert fault.rule == "must have no two columns of one name."
-        assert fault.found == "width"
+        (input_error,) = caught.value.details
+        assert input_error.rule == "must have no two columns of one name."
+        assert input_error.found == "width"
 
 
 def test_two_columns_without_a_name_may_be_there(tmp_path):
@@ -114,7 +114,7 @@ class TestReading:
         ],
     )
     def test_wrong_columns_are_named(self, written, options, path, rule):
-        assert faults(written(table()), **options) == [(path, rule)]
+        assert details(written(table()), **options) == [(path, rule)]
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
     def test_a_feature_that_is_no_finite_number_is_named_with_its_rows(self, written, bad):
@@ -126,11 +126,11 @@ class TestReading:
 
     def test_what_can_not_be_read_is_named(self, written, tmp_path):
         (tmp_path / "broken.parquet").write_text("no table")
-        assert faults(str(tmp_path / "broken.parquet"))[0][1].startswith("can't be read")
+        assert details(str(tmp_path / "broken.parquet"))[0][1].startswith("can't be read")
         (tmp_path / "t.txt").write_text("a\n1\n")
-        assert "ends in .csv" in faults(str(tmp_path / "t.txt"))[0][1]
-        assert faults(written(table()[:0]))[0][1] == "must have at least one row."
-        assert "numbers to learn" in faults(written(table()[["name"]]))[0][1]
+        assert "ends in .csv" in details(str(tmp_path / "t.txt"))[0][1]
+        assert details(written(table()[:0]))[0][1] == "must have at least one row."
+        assert "numbers to learn" in details(written(table()[["name"]]))[0][1]
 
 
 def task(name, n, first=0, scale=1.0):
@@ -193,7 +193,7 @@ class TestPool:
     def test_too_few_examples_and_numbers_all_alike_are_named_at_once(self):
         with pytest.raises(InputError) as caught:
             pool_of(task("few", 4), task("flat", 9, scale=0.0), task("vast", 9, scale=1e30))
-        found = [(fault.path, fault.rule[:20]) for fault in caught.value.faults]
+        found = [(input_error.path, input_error.rule[:20]) for input_error in caught.value.details]
         assert found == [
             ("tasks.few", "needs at least shot "),
             ("tasks.flat", "must have numbers wh"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fewshot.faults import InputError
+from fewshot.errors.inputs import InputError
 from fewshot.tasks.datasets import DATASETS, load_dataset
 from fewshot.tasks.text import lengths, load, ngrams
 
@@ -101,7 +101,7 @@ class TestFaults:
     def test_all_options_out_of_range_are_told_at_once(self, tmp_path):
         with pytest.raises(InputError) as caught:
             load(path="", cache=tmp_path, features="bag", buckets=1, max_length=0, length_bins=0)
-        assert {fault.path for fault in caught.value.faults} == {
+        assert {input_error.path for input_error in caught.value.details} == {
             "text.features",
             "text.buckets",
             "text.max_length",
@@ -175,7 +175,7 @@ class TestRegistry:
     def test_unknown_options_are_told_with_the_known_ones(self, tmp_path, name):
         with pytest.raises(InputError) as caught:
             load_dataset(name, {"colour": 1, "cache": "x"}, tmp_path)
-        told = {fault.path for fault in caught.value.faults}
+        told = {input_error.path for input_error in caught.value.details}
         assert {f"{name}.colour", f"{name}.cache"} <= told
         assert "It has " in str(caught.value)
 

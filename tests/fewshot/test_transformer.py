@@ -8,9 +8,9 @@ from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
 
 from fewshot.conformance.models import ModelLaws
-from fewshot.faults import InputError
-from fewshot.models.encoder import tokenize
-from fewshot.models.transformer import Transformer, save_pretrained
+from fewshot.errors.inputs import InputError
+from fewshot.models.pretrained.encoder import tokenize
+from fewshot.models.pretrained.transformer import Transformer, save_pretrained
 from tests.fewshot import tiny_transformer
 from tests.rounding import assert_same
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
-from fewshot.models.winograd import Winograd, falls
+from fewshot.models.convolution.winograd import Winograd, falls
 
 
 def convolved(sides, n_in=5, n_out=3):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot.metrics import Estimate
-from orchestrator.recording import Recorder
+from orchestrator.tracking.recorder import Recorder
 from trials.contract import (
     AdaptationResult,
     Component,
@@ -89,21 +89,17 @@ def started(recorder: Recorder, name: str = "demo", time: float = START) -> None
 
 def trial(recorder: Recorder, number: int, outcome: Outcome) -> None:
     """Every third trial is complete, stopped, failed, if `outcome` says nothing else."""
-    one = spec(number)
-    weights = {f"lambda/{task}": weight for task, weight in one.task_weights.items()}
-    recorder.trial_started(
-        one, name=one.key, params=one.hyperparameters | weights, time=START + 60 * number
-    )
+    recorder.trial_started(spec(number), time=START + 60 * number)
     for step in (10, 20) if outcome == "complete" else (10,):
         recorder.reported(report(number, step))
-    note = "Below the best third at step 10." if outcome == "stopped" else ""
+    note = "Below the best third at step 10." if outcome == "pruned" else ""
     recorder.trial_ended(result(number, outcome), state=outcome, note=note)
     recorder.search_metrics({"score": 0.3}, step=number, time=START + 60 * number + 30)
 
 
 def whole(
     recorder: Recorder,
-    outcomes: Sequence[Outcome] = ("complete", "stopped", "failed"),
+    outcomes: Sequence[Outcome] = ("complete", "pruned", "failed"),
     artifacts: Sequence[Path] = (),
 ) -> None:
     started(recorder)

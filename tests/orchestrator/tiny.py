@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import parse
-from orchestrator.outbox import Outbox
-from orchestrator.recording import OutboxRecorder
-from orchestrator.schema.config import Config
+from orchestrator.config.loading import parse
+from orchestrator.config.sections.config import Config
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.recorder import OutboxRecorder
 
 
 class Quiet(OutboxRecorder):

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fewshot.failures import described
+from fewshot.errors.parts import failure_of
 from fewshot.metrics import Estimate
-from orchestrator.executor import InlineExecutor
-from orchestrator.plan import Plan, derived_seed
-from orchestrator.sampler import Sampler
-from orchestrator.search import Records
-from orchestrator.simplex import Simplex
-from orchestrator.space import Range, SearchSpace, Values
-from orchestrator.standings import Standings
-from orchestrator.study import Record
+from orchestrator.config.plan import Plan, derived_seed
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.record.search_records import SearchRecords
+from orchestrator.record.study import StudyRecord
+from orchestrator.sampling.ranked_trials import RankedTrials
+from orchestrator.sampling.sampler import Sampler
+from orchestrator.space.search_space import Range, SearchSpace, Values
+from orchestrator.space.simplex import Simplex
 from trials.contract import (
     AdaptationResult,
     Component,
@@ -48,7 +48,7 @@ RECIPE = Recipe(
 
 def plan(**changes: Any) -> Plan:
     """A search of three weights and a rate: 12 trials, of which 3 are references."""
-    simplex = Simplex(TASKS, (1 / 3,) * 3, half_width=3.5, off_below=0.05)
+    simplex = Simplex(TASKS, (1 / 3,) * 3, half_width=3.5, zero_below=0.05)
     return Plan(
         **{
             "name": "toy",
@@ -124,7 +124,7 @@ class Toy:
 
     def _fail(self, key: str, error: Exception) -> None:
         result = self.release(key, "failed", adapt=False)
-        failure = described(error)
+        failure = failure_of(error)
         self._ended.append(replace(result, error=failure.message, traceback=failure.traceback))
 
     def ended(self) -> list[TrialResult]:
@@ -233,11 +233,9 @@ class Told:
     def search_started(self, **what: Any) -> None:
         self._keep(("search started",), what)
 
-    def trial_started(
-        self, spec: TrialSpec, *, name: str, params: Mapping[str, Any], time: float
-    ) -> None:
+    def trial_started(self, spec: TrialSpec, *, time: float) -> None:
         self.starts.append((spec.key, spec.attempt))
-        self._keep(("started", spec.key), dict(params))
+        self._keep(("started", spec.key), dict(spec.hyperparameters))
 
     def reported(self, report: RungReport) -> None:
         self._keep(("reported", report.key, report.step), report.score.mean)
@@ -267,17 +265,17 @@ class Told:
         return {key[1]: what for key, what in self.events.items() if key[0] == "ended"}
 
 
-def records(storage: Any, of: Plan) -> Records:
+def records(storage: Any, of: Plan) -> SearchRecords:
     """The three studies of a search, new or as they were left."""
-    return Records(
-        Record.open(storage, of.name, of.space.box()),
-        Record.open(storage, f"{of.name}/final", {}),
-        Record.open(storage, f"{of.name}/test", {}),
+    return SearchRecords(
+        StudyRecord.open(storage, of.name, of.space.box()),
+        StudyRecord.open(storage, f"{of.name}/final", {}),
+        StudyRecord.open(storage, f"{of.name}/test", {}),
     )
 
 
 def quick_suggest(
-    sampler: Sampler, trials: Standings, ahead: Sequence[Values], n: int = 1
+    sampler: Sampler, trials: RankedTrials, ahead: Sequence[Values], n: int = 1
 ) -> list[Values]:
     """In place of the sampler's own, where it does not matter what is suggested: at random."""
     rng = np.random.default_rng(derived_seed(sampler._seed, len(trials.trials) + len(ahead)))

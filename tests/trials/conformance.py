@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from fewshot.tasks.functions import FAMILIES, variance
 from tests.fewshot import tiny_transformer
 from tests.trials.double import REPORTS, build_in_double
-from trials.build import build
 from trials.contract import (
     Component,
     Outcome,
@@ -28,7 +27,8 @@ from trials.contract import (
     TrialResult,
     TrialSpec,
 )
-from trials.lanes import Lanes
+from trials.lanes.lanes import Lanes
+from trials.programs.build import build
 
 _TRAIN = ("alpha", "beta", "gamma")
 
@@ -134,7 +134,7 @@ def drive(
 
 def _outcome(report: RungReport, spec: TrialSpec, stop: int | None) -> Outcome | None:
     if report.step == stop:
-        return "stopped"
+        return "pruned"
     if math.isnan(report.score.mean):
         return "failed"
     return "complete" if report.step == spec.rungs[-1] else None
@@ -166,7 +166,7 @@ def eventful(
             story.reports += [report for report in reports if report not in story.reports]
             complete = reports[-1].step == live[key].rungs[-1]
             if complete or draw(one_in_four):
-                story.results.append(program.release(key, "complete" if complete else "stopped"))
+                story.results.append(program.release(key, "complete" if complete else "pruned"))
                 del live[key]
     return stories
 

@@ -21,9 +21,9 @@ from fewshot.functional import Params
 from fewshot.models.mlp import MLP
 from fewshot.tasks.functions import FunctionPool
 from tests.rounding import default_dtype, rounding
-from trials.build import programs
 from trials.contract import Recipe
-from trials.lanes import Lanes
+from trials.lanes.lanes import Lanes
+from trials.programs.build import programs
 
 _OURS = ("fewshot.", "trials.", "tests.")
 _OPERATIONS, _STEPS, _RATE, _ADAM_EPS = 1e3, 20, 0.02, 1e-8
@@ -73,7 +73,7 @@ def lanes_in_double(objective: Any, **options: Any) -> Lanes:
 
 
 def build_in_double(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
-    """As `trials.build.build`."""
+    """As `trials.programs.build.build`."""
     folder.mkdir(parents=True, exist_ok=True)
     made = programs(recipe, cache)
     return lanes_in_double(*made.args, **made.keywords, lanes=lanes, folder=folder)

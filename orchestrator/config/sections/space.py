@@ -1,0 +1,113 @@
+"""The space of a config: what is searched."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+
+from fewshot.errors.inputs import ErrorDetail
+from fewshot.learners.per_task import OWN
+from orchestrator.config.sections.section import Section, refused
+from trials.contract import WeightsAs
+from trials.lanes.optimizers.adam import WEIGHT_DECAY
+
+
+class RangeSection(Section):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.low < self.high:
+            raise refused(ErrorDetail("low", f"must be below high = {self.high:g}.", self.low))
+        return self
+
+
+def _scalar(value: Any, usual: object) -> RangeSection | float:
+    if isinstance(value, Mapping | RangeSection):
+        return RangeSection.model_validate(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise refused(ErrorDetail("", "must be a number, or {low: .., high: ..}.", value))
+    return float(value)
+
+
+Scalar = Annotated[RangeSection | float, WrapValidator(_scalar)]
+
+
+def _sums_to_one(value: dict[str, float]) -> dict[str, float]:
+    details = [ErrorDetail(k, "must not be negative.", v) for k, v in value.items() if v < 0]
+    total = sum(value.values())
+    if not details and abs(total - 1.0) > 1e-6:
+        rule = f"must sum to 1, the sum is {total:.6g}."
+        details = [ErrorDetail("", rule, None, "Divide each weight by their sum.")]
+    if details:
+        raise refused(*details)
+    return value
+
+
+Weights = Annotated[dict[str, float], AfterValidator(_sums_to_one)]
+
+
+class WeightsSection(Section):
+    """Searched around a prior, or fixed. `zero_below` is a share of the uniform weight.
+
+    The tasks of a group share its weight equally, and in the prior the mean of what they have.
+    weights_as: a task's weight is that of its loss, or its share of the episodes that are drawn.
+    """
+
+    search: bool = True
+    half_width: float = Field(3.5, gt=0, le=10)
+    zero_below: float = Field(0.2, ge=0, lt=1)
+    prior: Weights | None = None
+    fixed: Weights | None = None
+    weights_as: WeightsAs = "loss"
+
+
+class SpaceSection(Section):
+    """What is searched: a range, or a number to fix it."""
+
+    task_weights: WeightsSection = WeightsSection()
+    lr_outer: Scalar | None = Field(None, alias="lr/outer")
+    lr_inner: Scalar | None = Field(None, alias="lr/inner")
+    lr_adapt: Scalar | None = Field(None, alias="lr/adapt")
+    temperature: Scalar | None = Field(None, alias="distill/temperature")
+    soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
+    own: Scalar | None = Field(None, alias=OWN)
+    weight_decay: Scalar | None = Field(None, alias=WEIGHT_DECAY)
+
+    @field_validator("lr_outer", "lr_inner", "lr_adapt", "temperature")
+    @classmethod
+    def _positive(cls, value: RangeSection | float | None) -> RangeSection | float | None:
+        low = value.low if isinstance(value, RangeSection) else value
+        if low is not None and low <= 0:
+            raise refused(ErrorDetail("", "must be above 0.", low))
+        return value
+
+    @field_validator("weight_decay")
+    @classmethod
+    def _not_negative(cls, value: RangeSection | float | None) -> RangeSection | float | None:
+        low = value.low if isinstance(value, RangeSection) else value
+        if low is not None and low < 0:
+            raise refused(ErrorDetail("", "must not be negative.", low))
+        return value
+
+    @field_validator("soft_weight", "own")
+    @classmethod
+    def _share(cls, value: RangeSection | float | None) -> RangeSection | float | None:
+        ends = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
+        outside = [end for end in ends if end is not None and not 0 <= end <= 1]
+        if outside:
+            raise refused(ErrorDetail("", "must lie between 0 and 1.", outside[0]))
+        return value
+
+    def scalars(self) -> dict[str, RangeSection | float]:
+        """What was given, under the names that users know."""
+        fields = {f.alias: getattr(self, key) for key, f in type(self).model_fields.items()}
+        return {name: value for name, value in fields.items() if name and value is not None}

@@ -1,0 +1,1 @@
+"""Where trials run: in this process, on a Ray cluster, as a submitted job."""

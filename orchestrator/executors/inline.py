@@ -1,0 +1,121 @@
+"""Workers in this very process, and what they have in common with those that are far away."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from fewshot.errors.disk import disk_problem
+from fewshot.errors.inputs import FewtuneError
+from fewshot.errors.parts import failure_of
+from trials.contract import Outcome, TrialProgram, TrialSpec, Turn
+from trials.errors import WorkerError
+
+
+class Worker:
+    """One program, and the order in which it is told things."""
+
+    def __init__(self, number: int, program: TrialProgram) -> None:
+        self._number, self._program = number, program
+        self._counted = (0, 0)
+
+    def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
+        """End some trials, take in others, and train until there is something to say.
+
+        That is at once if trials have ended and left lanes free. Raises WorkerError if the program
+        can't go on, whatever trials it has.
+        """
+        try:
+            return self._turn(release, admit)
+        except Exception as error:
+            raise as_worker_error(error, self._number) from error
+
+    def _turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
+        program = self._program
+        results = tuple(program.release(key, outcome) for key, outcome in release.items())
+        for spec in admit:
+            program.admit(spec)
+        # Ends may be what is waited for before a free lane can be filled.
+        reports = () if results and program.free else tuple(program.advance())
+        results += tuple(program.ended())
+        before, self._counted = self._counted, (program.lane_steps, program.capacity_steps)
+        return Turn(
+            worker=self._number,
+            reports=reports,
+            results=results,
+            free=program.free,
+            lane_steps=self._counted[0] - before[0],
+            capacity_steps=self._counted[1] - before[1],
+        )
+
+
+def as_worker_error(error: Exception, worker: int) -> Exception:
+    """What is told of an exception of a worker; it is the same wherever the worker is."""
+    if isinstance(error, FewtuneError) or disk_problem(error):  # of the disk, see `disk_errors`
+        return error
+    return WorkerError(f"Worker {worker} can't go on: {failure_of(error).message}.")
+
+
+class WorkerStates:
+    """Which workers wait for orders, and which trials each holds."""
+
+    def __init__(self, workers: int, lanes: int) -> None:
+        self._lanes = lanes
+        self.idle = dict.fromkeys(range(workers), lanes)
+        self._held: dict[int, set[str]] = {worker: set() for worker in range(workers)}
+
+    def ordered(
+        self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
+    ) -> bool:
+        """Note the orders; whether they give the worker anything to do."""
+        if worker not in self.idle:
+            raise ValueError(f"Worker {worker} is not waiting for orders.")
+        self._held[worker] -= release.keys()
+        self._held[worker] |= {spec.key for spec in admit}
+        busy = bool(release or self._held[worker])
+        if busy:
+            del self.idle[worker]
+        return busy
+
+    def finish_turn(self, turn: Turn) -> None:
+        self.idle[turn.worker] = turn.free
+        self._held[turn.worker] -= {result.key for result in turn.results}
+
+    def lost(self, worker: int, releasing: Mapping[str, Outcome]) -> Turn:
+        """The worker is gone, and with it its trials and those it was about to end."""
+        keys = tuple(sorted(self._held[worker] | releasing.keys()))
+        self._held[worker] = set()
+        self.idle[worker] = self._lanes
+        return Turn(worker=worker, lost=keys, free=self._lanes)
+
+
+class InlineExecutor:
+    """The `Executor` that trains in this process, one worker after the other."""
+
+    def __init__(self, make: Callable[[], TrialProgram], *, workers: int = 1) -> None:
+        try:
+            programs = [make() for _ in range(workers)]
+        except Exception as error:
+            raise as_worker_error(error, 0) from error
+        self._workers = [Worker(i, program) for i, program in enumerate(programs)]
+        self.lanes = programs[0].lanes
+        self._roster = WorkerStates(workers, self.lanes)
+        self._orders: deque[tuple[int, Mapping[str, Outcome], Sequence[TrialSpec]]] = deque()
+
+    def idle(self) -> Mapping[int, int]:
+        return dict(self._roster.idle)
+
+    def send_orders(
+        self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
+    ) -> None:
+        if self._roster.ordered(worker, release, admit):
+            self._orders.append((worker, release, admit))
+
+    def turn(self) -> Turn | None:
+        if not self._orders:
+            return None
+        worker, release, admit = self._orders.popleft()
+        turn = self._workers[worker].turn(release, admit)
+        self._roster.finish_turn(turn)
+        return turn
+
+    def close(self) -> None:
+        self._workers.clear()

@@ -1,0 +1,1 @@
+"""What is kept on disk of a search: its studies, its folder, its identity."""

@@ -1,0 +1,212 @@
+"""Which search a folder and its studies belong to: what belongs to another search is refused.
+
+A search draws an id when it is first started. The id is kept in the folder of the search, in each
+of its studies and, as a tag, in its MLflow runs; the first study has the config too. So a study
+that outlived its folder, or that another home began in the same database, is not taken for one's
+own.
+
+A kill between any two of the writes of `claim` leaves what the next start goes on from.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fewshot.errors.inputs import ErrorDetail, InputError
+from fewshot.tasks.files import write_text
+from orchestrator.config import loading as configs
+from orchestrator.config.passwords import redacted
+from orchestrator.config.sections.config import Config
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import SearchRecords
+from orchestrator.record.study import StudyRecord
+from orchestrator.tracking import outbox
+
+log = logging.getLogger(__name__)
+
+# Attributes of a study.
+ID, CONFIG = "search_id", "config"
+_LONGEST = 80  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Identity:
+    """id: of the search; storage: the URL of its studies without a password, "" for the journal."""
+
+    id: str
+    storage: str
+
+
+def identity_of(home: Home, name: str) -> Identity | None:
+    """What the folder of the search says; None if it says nothing that can be read."""
+    path = home.identity(name)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Identity(str(data["id"]), str(data["storage"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("identity_unreadable path=%s error=%s", path, error)
+        return None
+
+
+def owns(home: Home, name: str, record: StudyRecord) -> bool:
+    """Whether the study is of the search that this home has under the name."""
+    own, id = identity_of(home, name), record.notes.get(ID)
+    if own is not None and id is not None:
+        return bool(own.id == id)
+    here = not elsewhere(home, name) if id is None else not _storage(home, name)
+    return here and home.config(name).exists()
+
+
+def elsewhere(home: Home, name: str) -> str:
+    """Where the studies of this search are, if not in the storage of today; else nothing."""
+    own = identity_of(home, name)
+    if own is None or own.storage == _storage(home, name):
+        return ""
+    if own.storage:
+        return f"Its study is in {own.storage}: set FEWTUNE_STORAGE to it."
+    return "Its study is in the journal of this home: unset FEWTUNE_STORAGE."
+
+
+def check(config: Config, home: Home, record: StudyRecord | None, *, resume: bool = False) -> None:
+    """Raise InputError unless the search can begin, or go on, with this study (None: without one).
+
+    Nothing is written.
+    """
+    name = config.name
+    own, known = identity_of(home, name), home.config(name).exists()
+    id = None if record is None else record.notes.get(ID)
+    if record is None or not (record.notes or len(record)):
+        if not known and resume:
+            raise InputError([ErrorDetail("--resume", "there is no such search to resume.", name)])
+        _check_not_begun(home, name, resume=resume and record is None)
+    elif id is None:  # begun by a version that gave none
+        if not known or elsewhere(home, name):
+            raise _of_another(config, home, record)
+    elif own is None and known and not _storage(home, name):
+        pass  # the journal lies in this home, so it is this home's search
+    elif own is None or own.id != id:
+        raise _of_another(config, home, record)
+    _check_config(config, home, record)
+
+
+def claim(config: Config, home: Home, records: SearchRecords) -> Identity:
+    """Make the folder and the studies, new or of before, those of this search.
+
+    To be called by the owner of the home's search, before anything else is written. Raises
+    InputError, before it writes, if they are of another one.
+    """
+    name = config.name
+    check(config, home, records.search)
+    own, noted = identity_of(home, name), records.search.notes.get(ID)
+    id = own.id if own else noted or secrets.token_hex(8)
+    for record in (records.final, records.test):
+        strange = record.notes.get(ID, id if records.search.notes or not len(record) else None)
+        if strange != id:
+            raise _of_another(config, home, record)
+    found = Identity(id, _storage(home, name))
+    if found != own:
+        write_text(home.identity(name), json.dumps(asdict(found)))
+    write_text(home.config(name), configs.dump(config))
+    for record in (records.search, records.final, records.test):
+        if ID not in record.notes:
+            record.note(ID, id)
+    if CONFIG not in records.search.notes:
+        records.search.note(CONFIG, configs.data_of(config))
+    records.search.sync()
+    return found
+
+
+def _storage(home: Home, name: str) -> str:
+    place = home.storage(name)
+    return redacted(place) if "://" in place else ""
+
+
+def _shown(home: Home, name: str) -> str:
+    return redacted(home.storage(name))
+
+
+def _check_not_begun(home: Home, name: str, *, resume: bool) -> None:
+    """Without a study, what was begun can't go on; and to begin it anew would mix two searches."""
+    begun = (home.search(name) / outbox.FILE).exists()
+    if not (begun or resume):
+        return
+    rule = f"there is no study of this search in {_shown(home, name)}."
+    remedy = "Leave out `--resume` to begin it."
+    if begun:
+        remedy = f"Restore the study; or remove {home.search(name)} to begin anew."
+    raise InputError(
+        [ErrorDetail("--resume" if resume else "name", rule, name, elsewhere(home, name) or remedy)]
+    )
+
+
+def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
+    name, place = config.name, _shown(home, config.name)
+    id = record.notes.get(ID)
+    rule = f"{place} has a study of this name that is another search's"
+    rule += f", {id}." if id else "."
+    named = "Give this one another name, as by `--set name=NAME`"
+    remove = f"remove that search's studies {name}, {name}/final and {name}/test"
+    if not _storage(home, name):
+        remove = f"remove {place}"
+    remedy = elsewhere(home, name) or f"{named}, or {remove}."
+    return InputError([ErrorDetail("name", rule, name, remedy), *_changes(config, record)])
+
+
+def _check_config(config: Config, home: Home, record: StudyRecord | None) -> None:
+    path, changes = home.config(config.name), _changes(config, record)
+    if not changes and path.exists() and path.read_text(encoding="utf-8") != configs.dump(config):
+        try:
+            changes = list(differences(configs.data_of(configs.load_config(path)), config))
+        except InputError as error:
+            changes = list(error.details)
+    if changes:
+        rule = f"{path.parent} holds a search of this name with another config."
+        remedy = "Give this one another name, as by `--set name=NAME`, or take back what differs."
+        raise InputError([ErrorDetail("name", rule, config.name, remedy), *changes])
+
+
+def _changes(config: Config, record: StudyRecord | None) -> list[ErrorDetail]:
+    """What of the config is not as the study has it, if it has one."""
+    before = None if record is None else record.notes.get(CONFIG)
+    return [] if before is None else list(differences(before, config))
+
+
+def differences(before: Mapping[str, Any], config: Config) -> Iterator[ErrorDetail]:
+    """One fault for each key whose value is not what it was when the search was begun."""
+    with suppress(InputError):  # of what was right by the rules of an earlier version
+        # So that a new key, which has its default, is no difference.
+        before = configs.data_of(configs.parse(before))
+    old, new = dict(_leaves(before)), dict(_leaves(configs.data_of(config)))
+    for key in [*old, *(key for key in new if key not in old)]:
+        if key not in new:
+            yield ErrorDetail(
+                key, f"was {_short(old[key])} when the search was begun; now it is not set."
+            )
+        elif key not in old:
+            rule = f"was not set when the search was begun; now it is {_short(new[key])}."
+            yield ErrorDetail(key, rule)
+        elif old[key] != new[key]:
+            rule = f"was {_short(old[key])} when the search was begun; now it is"
+            yield ErrorDetail(key, f"{rule} {_short(new[key])}.")
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no mapping and no list of mappings, with its path."""
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -1,0 +1,196 @@
+"""The record of a search: an Optuna study that only the driver writes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from fewshot.errors.inputs import input_error
+from orchestrator.record.journal import Journal, open_for_reading
+from orchestrator.space.search_space import Range, Values
+from trials.contract import Outcome
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+_STATES: Mapping[TrialState, str] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+
+
+@dataclass(frozen=True)
+class StudiedTrial:
+    """A trial as the study has it: `reports` are scores by step, `notes` what else was kept."""
+
+    number: int
+    state: str  # complete, stopped, failed or running
+    params: Values
+    reports: Mapping[int, float]
+    notes: Mapping[str, Any]
+
+    @property
+    def score(self) -> float:
+        """The last reported score; NaN before the first."""
+        return self.reports[max(self.reports)] if self.reports else float("nan")
+
+
+def distributions(box: Mapping[str, Range]) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Optuna's words for the ranges."""
+    return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in box.items()}
+
+
+class StudyRecord:
+    """One study. Trials are asked for with parameters that were decided elsewhere.
+
+    Only one process writes to a study, so it reads it once; what it holds of it costs the same
+    however many trials there are.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> None:
+        self._storage, self._distributions = storage, distributions(box)
+        self._study = storage.get_study_id_from_name(name)
+        found = storage.get_all_trials(self._study, deepcopy=False)
+        self._ids = [trial._trial_id for trial in found]
+        self._trials = [_studied(trial) for trial in found]
+        self._notes = dict(storage.get_study_user_attrs(self._study))
+
+    @classmethod
+    def open(cls, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> "StudyRecord":
+        """The study `name`, made if it is not there."""
+        try:
+            return cls(storage, name, box)
+        except KeyError:
+            storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            return cls(storage, name, box)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __getitem__(self, number: int) -> StudiedTrial:
+        return self._trials[number]
+
+    def trials(self) -> list[StudiedTrial]:
+        """All trials as they are now, by number."""
+        return list(self._trials)
+
+    def ask(
+        self, params: Mapping[str, float], notes: Mapping[str, Any] | None = None
+    ) -> StudiedTrial:
+        """A new running trial with these parameters."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs=dict(notes or {}),
+        )
+        # In one operation, so that a crash leaves all of a trial or none of it.
+        self._ids.append(self._storage.create_new_trial(self._study, trial))
+        trial.number = len(self._trials)
+        self._trials.append(_studied(trial))
+        return self._trials[-1]
+
+    def adopt(self, number: int) -> int:
+        """Take over a running trial whose driver or worker is gone; returns which attempt it is."""
+        attempt = int(self._trials[number].notes.get("attempt", 0)) + 1
+        self._note_of(number, {"attempt": attempt})
+        return attempt
+
+    def report(self, number: int, step: int, score: float) -> None:
+        """Keep the score at a step; the first one given for a step stays."""
+        trial = self._trials[number]
+        if step not in trial.reports:
+            self._storage.set_trial_intermediate_value(self._ids[number], step, score)
+            self._trials[number] = replace(trial, reports={**trial.reports, step: score})
+
+    def finish(self, number: int, outcome: Outcome, score: float, notes: Mapping[str, Any]) -> None:
+        """End a running trial; one that has ended stays as it is."""
+        if self._trials[number].state != "running":
+            return
+        self._note_of(number, notes)
+        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(outcome)
+        self._storage.set_trial_state_values(
+            self._ids[number],
+            state or TrialState.FAIL,
+            None if outcome == "failed" or math.isnan(score) else [score],
+        )
+        self._trials[number] = replace(self._trials[number], state=outcome)
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What was kept of the study as a whole."""
+        return self._notes
+
+    def note(self, key: str, value: Any) -> None:
+        self._storage.set_study_user_attr(self._study, key, value)
+        self._notes[key] = value
+
+    def sync(self) -> None:
+        """From here on even a loss of power does not lose what was kept so far."""
+        if isinstance(self._storage, Journal):  # databases see to it themselves
+            self._storage.sync()
+
+    def _note_of(self, number: int, notes: Mapping[str, Any]) -> None:
+        for key, value in notes.items():
+            self._storage.set_trial_user_attr(self._ids[number], key, value)
+        trial = self._trials[number]
+        self._trials[number] = replace(trial, notes={**trial.notes, **notes})
+
+
+def _studied(trial: FrozenTrial) -> StudiedTrial:
+    return StudiedTrial(
+        trial.number,
+        _STATES[trial.state],
+        dict(trial.params),
+        dict(trial.intermediate_values),
+        dict(trial.user_attrs),
+    )
+
+
+@contextmanager
+def open_storage(storage: str) -> Iterator[BaseStorage]:
+    """The storage at a path of a journal file, which no other process may write to, or at a URL."""
+    if "://" in storage:
+        yield _database(storage)
+        return
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    journal = Journal(path)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _database(url: str) -> RDBStorage:
+    try:
+        return RDBStorage(url)
+    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).partition("\n")[0]  # and not the URL, which may have a password
+        raise input_error(
+            "FEWTUNE_STORAGE", f"can't be used: {reason}", None, "Check the URL."
+        ) from None
+
+
+def read_study(storage: str, name: str) -> StudyRecord | None:
+    """The study `name` for reading only; None if there is none.
+
+    Raises FewtuneError where a line of a journal can't be read.
+    """
+    if "://" not in storage and not Path(storage).exists():
+        return None
+    backend = _database(storage) if "://" in storage else open_for_reading(Path(storage))
+    try:
+        return StudyRecord(backend, name, {})
+    except KeyError:
+        return None

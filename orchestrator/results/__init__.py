@@ -1,0 +1,1 @@
+"""What came of a search: summary, export, and what an export is used for."""

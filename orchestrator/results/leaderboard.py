@@ -1,0 +1,335 @@
+"""What a search has found: a pure function of its records."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from fewshot.errors.inputs import input_error
+from fewshot.metrics import Estimate, mean_of
+from orchestrator.record import identity
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import SearchRecords, read_records
+from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.search.finalists import Role, best_candidate, role_of
+from orchestrator.search.intervals import (
+    MIN_TASKS,
+    Interval,
+    Verdict,
+    interval,
+    standard_error,
+    verdict,
+)
+
+# What a test is called in `Summary.test`, by the role of the model.
+_TESTED: Mapping[Role, str] = {
+    "searched": "candidate",
+    "uniform": "uniform",
+    "untrained": "untrained",
+}
+_JSON_STATES = {"pruned": "stopped"}
+_SKILLS = (-math.inf, 1.0)
+_ACCURACIES = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A model that was scored on fresh validation episodes.
+
+    number: of the search's trial; None for the untrained model. score: skill, over new seeds; of
+    the untrained model, which has no seeds, over episodes.
+    """
+
+    number: int | None
+    role: Role
+    search_score: float
+    score: Interval
+    hyperparameters: Mapping[str, float]
+    task_weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that a search has found so far.
+
+    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or skills where any
+    held-out task has numbers, which are shares of the variance that the model explains.
+    """
+
+    name: str
+    state: str  # "running" or "complete"
+    trials: Mapping[str, int]
+    lanes: int | None  # of each worker; None before the first has begun
+    occupancy: float
+    top: Sequence[StudiedTrial]  # by score in the search
+    finalists: Sequence[Finalist]
+    best: Finalist | None  # what is exported
+    candidate: Finalist | None  # the best of what was searched
+    baseline: Finalist | None  # uniform weights, the rates tuned
+    untrained: Finalist | None
+    reference: Finalist | None  # the better of these two, which the verdict is about
+    verdict: Verdict | None
+    measure: str  # "accuracy" or "skill"
+    difference: Interval | None  # on the test tasks, of the best candidate to the better reference
+    test: Mapping[str, Interval]  # measure on the test tasks of candidate, uniform, untrained
+    figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
+    null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
+    advice: Sequence[str] = ()  # signs that the answer may be poor, with remedies
+    share: str = ""  # what a measure is a share of, where that has to be said
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a NaN becomes null."""
+        found: dict[str, Any] = _plain(
+            {
+                "name": self.name,
+                "state": self.state,
+                # Readers of the JSON know a pruned trial as stopped.
+                "trials": {_JSON_STATES.get(s, s): n for s, n in self.trials.items()},
+                "lanes": self.lanes,
+                "occupancy": self.occupancy,
+                "best": _finalist(self.best),
+                "finalists": [_finalist(f) for f in self.finalists],
+                "baseline": _finalist(self.baseline),
+                "references": {
+                    "untrained": _finalist(self.untrained),
+                    "uniform": _finalist(self.baseline),
+                },
+                "verdict": self.verdict,
+                "measure": self.measure,
+                "difference": None if self.difference is None else vars(self.difference),
+                "test": {name: vars(value) for name, value in self.test.items()},
+                "figures": dict(self.figures),
+                "null_losses": dict(self.null_losses),
+                "advice": list(self.advice),
+            }
+        )
+        return found
+
+
+def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
+    """The summary of what the records hold."""
+    trials, finals, tests = (r.trials() for r in (records.search, records.final, records.test))
+    ranked = sorted(
+        (t for t in trials if t.state == "complete"), key=lambda t: (-t.score, t.number)
+    )
+    done = records.search.notes.get("state") == "complete"
+    found = _finalists(trials, finals)
+    untrained = next((f for f in found if f.role == "untrained"), None)
+    candidate = _best(found, finals, "searched") if done else None
+    baseline = _best(found, finals, "uniform") if done else None
+    held_out = [task for t in (*finals, *tests) for task in t.notes.get("tasks", {}).values()]
+    classifies = ["accuracy" in task for task in held_out]
+    measure = "accuracy" if all(classifies) else "skill"
+    known = [f for f in (candidate, baseline, untrained) if f is not None]
+    tables = _test_tables(tests, known, measure) if done else {}
+    best = _exported(candidate, baseline, untrained, finals) if done else None
+    reference = max((f for f in (baseline, untrained) if f is not None), key=_rank, default=None)
+    if best is not None and best.role == "untrained":
+        reference = best  # a mean that is higher within its error is none that is better
+    difference = _difference(tables, reference, measure)
+    return Summary(
+        name=name,
+        state="complete" if done else "running",
+        trials={
+            state: sum(t.state == state for t in trials)
+            for state in ("complete", "pruned", "failed", "running")
+        },
+        lanes=records.search.notes.get("lanes"),
+        occupancy=occupancy((records.search, records.final)),
+        top=ranked[:top],
+        finalists=sorted(found, key=lambda f: -_rank(f)),
+        best=best,
+        candidate=candidate,
+        baseline=baseline,
+        untrained=untrained,
+        reference=reference,
+        verdict=_verdict(difference, best),
+        measure=measure,
+        difference=difference,
+        test={name: _test_interval(table, measure) for name, table in tables.items()},
+        figures=dict(records.search.notes.get("figures", {})),
+        null_losses=dict(records.search.notes.get("null_losses", {})),
+        advice=list(records.search.notes.get("advice", {}).values()),
+        share=_share(classifies),
+    )
+
+
+def summary_of(name: str, home: Home) -> Summary:
+    """The summary of the search `name`; raises InputError if this home has none."""
+    records = read_records(name, home)
+    if records is None or not identity.owns(home, name, records.search):
+        known = ", ".join(home.searches()) or "none yet"
+        rule = f"is no search of {home.path} that can be shown; there are: {known}."
+        raise input_error("NAME", rule, name, identity.elsewhere(home, name))
+    return summarise(name, records)
+
+
+def _finalists(trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial]) -> list[Finalist]:
+    by_number = {t.number: t for t in trials}
+    groups: dict[int | None, list[StudiedTrial]] = {}
+    for final in finals:
+        groups.setdefault(final.notes["candidate"], []).append(final)
+    return [
+        _untrained_of(own) if number is None else _finalist_of(by_number[number], own)
+        for number, own in groups.items()
+    ]
+
+
+def _best(
+    found: Sequence[Finalist], finals: Sequence[StudiedTrial], role: Literal["searched", "uniform"]
+) -> Finalist | None:
+    """The one of the role that has the best mean, if all its trainings have ended well."""
+    number = best_candidate(finals, role)
+    own = (f for f in found if number is not None and f.number == number)
+    return next((f for f in own if not math.isnan(f.score.mean)), None)
+
+
+def _exported(
+    candidate: Finalist | None,
+    baseline: Finalist | None,
+    untrained: Finalist | None,
+    finals: Sequence[StudiedTrial],
+) -> Finalist | None:
+    """What is exported: the best trained model, if it is better than the untrained one.
+
+    It has to be better by more than the standard error of the difference: without that, training
+    has not been shown to help, and the untrained model is the safer answer on new tasks.
+    """
+    trained = max((f for f in (candidate, baseline) if f is not None), key=_rank, default=None)
+    if trained is None or untrained is None:
+        return trained or untrained
+    ours = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
+    theirs = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
+    gain = ours - theirs
+    sampled = gain.shape[1] >= MIN_TASKS
+    error, _ = standard_error(gain, of_tasks=sampled)
+    if not sampled:  # then the episodes are what the gain was sampled on
+        error = math.hypot(error, mean_of(_estimates(finals, None)).standard_error)
+    return trained if gain.mean() > error else untrained
+
+
+def _test_tables(
+    tests: Sequence[StudiedTrial], known: Sequence[Finalist], measure: str
+) -> dict[str, np.ndarray]:
+    """Measures (seeds, tasks) on the test tasks, of the same seeds for all that were trained."""
+    rows = {f.role: _tested(tests, f.number, measure) for f in known}
+    trained = [own for role, own in rows.items() if role != "untrained" and own]
+    seeds = sorted(set.intersection(*(set(own) for own in trained))) if trained else [0]
+    return {
+        # The untrained model is the same whatever the seed.
+        _TESTED[role]: np.array([own[0 if role == "untrained" else j] for j in seeds])
+        for role, own in rows.items()
+        if own and seeds
+    }
+
+
+def _difference(
+    tables: Mapping[str, np.ndarray], reference: Finalist | None, measure: str
+) -> Interval | None:
+    """Of the best candidate to the better reference, on the test tasks."""
+    if reference is None or not {"candidate", _TESTED[reference.role]} <= tables.keys():
+        return None
+    gain = tables["candidate"] - tables[_TESTED[reference.role]]
+    within = (-1.0, 1.0) if measure == "accuracy" else (-math.inf, math.inf)
+    return interval(gain, of_tasks=True, within=within)
+
+
+def _verdict(difference: Interval | None, best: Finalist | None) -> Verdict | None:
+    if difference is None:
+        return None
+    found = verdict(difference)
+    # On the validation tasks nothing that was trained was better: the test alone can't overrule it.
+    overruled = found == "better" and best is not None and best.role == "untrained"
+    return "undecided" if overruled else found
+
+
+def _test_interval(table: np.ndarray, measure: str) -> Interval:
+    within = _ACCURACIES if measure == "accuracy" else _SKILLS
+    return interval(table, of_tasks=True, within=within)
+
+
+def occupancy(records: Sequence[StudyRecord]) -> float:
+    """Share of the lanes' steps that trained a trial; NaN before the first step."""
+    steps = [record.notes.get("steps", (0, 0)) for record in records]
+    capacity = sum(step[1] for step in steps)
+    return sum(step[0] for step in steps) / capacity if capacity else math.nan
+
+
+def _rank(finalist: Finalist) -> float:
+    return -math.inf if math.isnan(finalist.score.mean) else finalist.score.mean
+
+
+def _finalist_of(trial: StudiedTrial, finals: Sequence[StudiedTrial]) -> Finalist:
+    return Finalist(
+        trial.number,
+        role_of(finals[0]),
+        trial.score,
+        interval(np.array(_skills(finals)), of_tasks=False, within=_SKILLS),
+        trial.notes["hyperparameters"],
+        trial.notes["task_weights"],
+    )
+
+
+def _untrained_of(finals: Sequence[StudiedTrial]) -> Finalist:
+    tasks = _estimates(finals, None)
+    score = Interval(math.nan, math.nan, math.nan)
+    if tasks:
+        found = mean_of(tasks)
+        low, high = found.interval()
+        score = Interval(found.mean, low, min(high, _SKILLS[1]), "over episodes: it has no seeds")
+    return Finalist(None, "untrained", math.nan, score, {}, {})
+
+
+def _estimates(finals: Sequence[StudiedTrial], candidate: int | None) -> list[Estimate]:
+    """Skill on each validation task, of the first training of a candidate that has ended well."""
+    own = [t for t in finals if t.notes["candidate"] == candidate and t.state == "complete"]
+    return [Estimate(*task["skill"]) for t in own[:1] for task in t.notes["tasks"].values()]
+
+
+def _skills(finals: Sequence[StudiedTrial]) -> list[list[float]]:
+    """Skill (seeds, tasks) of a finalist's trainings; NaN until all of them have ended well."""
+    if any(t.state != "complete" for t in finals):
+        return [[math.nan]]
+    return [[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals]
+
+
+def _share(classifies: Sequence[bool]) -> str:
+    """What a skill is a share of: of numbers the variance, of classes what guessing leaves."""
+    if all(classifies):
+        return ""
+    return "the way from guessing to perfect" if any(classifies) else "the variance explained"
+
+
+def _tested(
+    tests: Sequence[StudiedTrial], candidate: int | None, measure: str
+) -> dict[int, list[float]]:
+    """A candidate's measures on the test tasks, by the seed that it was trained with."""
+    return {
+        t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
+        for t in tests
+        if t.notes["candidate"] == candidate and t.state == "complete"
+    }
+
+
+def _mean(value: float | Sequence[float]) -> float:
+    """Of an estimate, or a number that is a mean itself."""
+    return value if isinstance(value, float) else value[0]
+
+
+def _finalist(finalist: Finalist | None) -> dict[str, Any] | None:
+    if finalist is None:
+        return None
+    reference = None if finalist.role == "searched" else finalist.role
+    data = vars(finalist) | {"score": vars(finalist.score), "reference": reference}
+    del data["role"]
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,91 @@
+"""What a search has found, in plain sentences."""
+
+from orchestrator.results.leaderboard import Finalist, Summary
+from orchestrator.search.intervals import Interval
+from orchestrator.space.search_space import SOFT_WEIGHT
+
+_VERDICTS = {
+    "better": "What the search found is better than",
+    "no better": "What the search found is no better than",
+    "undecided": "It can't be told yet whether what the search found is better than",
+}
+
+
+def sentence(summary: Summary) -> str:
+    """The answer of the search. It begins with the verdict on all that was trained."""
+    if summary.best is None:
+        ended = summary.state == "complete"
+        return "No trial reached its end." if ended else "The search has not ended yet."
+    if summary.best.role == "untrained":
+        return _nothing_helped(summary)
+    if summary.difference is None:
+        shown = summary.test.get("candidate") or summary.test.get("uniform")
+        where = "" if shown is None else f": {_percent(shown)}{_share(summary)} on the test tasks"
+        return f"Trial {summary.best.number} is best{where}; there was nothing to compare it with."
+    assert summary.reference is not None, "a difference is one to a reference"
+    ours, theirs = summary.test["candidate"], summary.test[_key(summary.reference)]
+    return (
+        f"{_VERDICTS[summary.verdict or 'undecided']} {_name(summary, summary.reference)}: "
+        f"{_percent(ours)} against {_percent(theirs)}{_share(summary)} on the test tasks, "
+        f"{_difference(summary.difference)}." + _other(summary)
+    )
+
+
+def _nothing_helped(summary: Summary) -> str:
+    untrained = summary.test.get("untrained")
+    said = "Nothing that was trained is better than the untrained model"
+    if untrained is not None:
+        said += f", which has {_percent(untrained)}{_share(summary)} on the test tasks"
+    said += ". The untrained model is what is exported."
+    trained = summary.test.get("candidate")
+    if trained is None or summary.difference is None:
+        return said
+    return (
+        f"{said} The best that was trained has {_percent(trained)}, "
+        f"{_difference(summary.difference)}."
+    )
+
+
+def _other(summary: Summary) -> str:
+    """The reference that is not the better one."""
+    both = (summary.baseline, summary.untrained)
+    others = [f for f in both if f is not None and f is not summary.reference]
+    shown = [(f, summary.test[_key(f)]) for f in others if _key(f) in summary.test]
+    return "".join(
+        f" {name[0].upper()}{name[1:]}: {_percent(value)}."
+        for f, value in shown
+        for name in [_name(summary, f)]
+    )
+
+
+def _key(finalist: Finalist) -> str:
+    return "untrained" if finalist.role == "untrained" else "uniform"
+
+
+def _name(summary: Summary, reference: Finalist) -> str:
+    if reference.role == "untrained":
+        return "the untrained model"
+    assert summary.best is not None, "only an ended search has references"
+    weights = bool(reference.task_weights)
+    what = "uniform task weights" if weights else "labels alone"
+    if weights and reference.hyperparameters.get(SOFT_WEIGHT) == 0:
+        what += " without a teacher,"
+    return f"{what} with tuned rates"
+
+
+def _difference(value: Interval) -> str:
+    if value.low != value.low:
+        return f"a difference of {100 * value.mean:+.1f} points ({value.note})"
+    note = f", {value.note}" if value.note else ""
+    return (
+        f"a difference of {100 * value.mean:+.1f} points (95 % interval {100 * value.low:+.1f} to "
+        f"{100 * value.high:+.1f}{note})"
+    )
+
+
+def _share(summary: Summary) -> str:
+    return f" of {summary.share}" if summary.share else ""
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} %"

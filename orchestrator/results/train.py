@@ -1,0 +1,63 @@
+"""One trial by itself: trained as a config with nothing left to search says, and scored."""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fewshot.errors.inputs import ErrorDetail, InputError
+from orchestrator.config.plan import derived_seed, plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.record.home import Home
+from orchestrator.space.simplex import Simplex
+from trials.contract import RungReport
+from trials.errors import advanced
+from trials.programs.build import build
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Scores on the finalists' fresh validation episodes and on the test tasks."""
+
+    validation: RungReport
+    test: RungReport
+
+    @property
+    def tested(self) -> tuple[str, float]:
+        """The measure that all test tasks have, `accuracy` or else `skill`, and its mean."""
+        skills, metrics = self.test.per_task, self.test.metrics
+        accuracies = [metrics.get(f"test/{task}/accuracy") for task in skills]
+        known = [value for value in accuracies if value is not None]
+        if len(known) == len(skills):
+            return "accuracy", sum(known) / len(known)
+        return "skill", sum(value.mean for value in skills.values()) / len(skills)
+
+
+def train(config: Config, home: Home) -> Trained:
+    """Train the one trial that `config` describes; raises InputError if it leaves a choice."""
+    plan = plan_of(config)
+    details = [
+        ErrorDetail(f"space.{name}", "must be a number to train with, not a range.", None)
+        for name in plan.space.ranges
+    ]
+    if isinstance(plan.space.weights, Simplex):
+        rule = "must be given as `fixed` weights, or with `search: false`."
+        details.append(ErrorDetail("space.task_weights", rule))
+    if details:
+        raise InputError(details)
+    hyperparameters, weights = plan.space.decode({})
+    seed = derived_seed(plan.seed, "final", 0) if plan.trial_seed is None else plan.trial_seed
+    spec = plan.spec(0, hyperparameters, weights, stage="final", seed=seed)
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        program = build(
+            plan.recipe,
+            lanes=1,
+            folder=Path(folder),
+            cache=home.cache,
+            threads=config.search.cpus_per_worker,
+        )
+        program.admit(spec)
+        (validation,) = advanced(program)
+        program.release(spec.key, "complete")
+        program.admit(replace(spec, stage="test", initial=spec.key))
+        (test,) = advanced(program)
+    return Trained(validation, test)

@@ -1,0 +1,1 @@
+"""Which hyperparameters and task weights a new trial gets."""

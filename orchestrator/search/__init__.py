@@ -1,0 +1,1 @@
+"""Which trials run, how long, and which become finalists."""

@@ -1,0 +1,134 @@
+"""How long a search will take and what a lane costs, from a few steps of one trial."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from fewshot.errors.inputs import input_error
+from orchestrator.config.plan import Plan, plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.record.home import Home
+from orchestrator.search.advice import Advice, advice_on_config
+from orchestrator.search.trial_sources import first_trials
+from trials.contract import TrialSpec
+from trials.errors import TrialError, advanced
+from trials.lanes import memory
+from trials.lanes.capacity import UNREACHED, step_seconds, useful_lanes
+from trials.lanes.lanes import Lanes
+from trials.programs.build import DataSummary, programs, summarise_data
+
+# The sampler learns from trials that have ended, so it is to have some rounds. And lanes empty one
+# by one as a search ends, and again as its finals do: it takes so many rounds for trials to have
+# 95 % of the lanes' steps.
+_TRIALS_PER_LANE = 32
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """seconds: of the whole search on one worker like this machine's; bytes_per_lane: of memory."""
+
+    seconds: float
+    lanes: int
+    seconds_per_step: float  # of one lane, with all lanes live
+    bytes_per_lane: float
+    task_sizes: Mapping[str, int]
+    figures: Mapping[str, float]
+    advice: Sequence[Advice]
+    dropped: Mapping[str, int]  # examples of each split that a later split has too
+
+
+def forecast(config: Config, home: Home) -> Forecast:
+    """Run a few steps of the first trial, in one lane and in all of them."""
+    plan = plan_of(config)
+    found = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    lanes = lanes_of(config, plan, found, home)
+    if not isinstance(lanes, int):
+        lanes = lanes()
+    spec = first_spec(plan, found)
+    program = programs(plan.recipe, home.cache, threads=config.search.cpus_per_worker)
+    device: torch.device = program.keywords["device"]
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        _measure(spec, program(lanes=1, folder=Path(folder)))
+        before = memory.peak(device, reset=True)
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        step, score = _measure(spec, program(lanes=lanes, folder=Path(folder)))
+        grown = max(0.0, memory.peak(device) - before)
+    n_finals = (config.search.finalists + 1) * config.search.seeds
+    share = _expected_share(plan)
+    trainings = config.search.trials * share + n_finals
+    scorings = config.search.trials * len(plan.rungs) * share + 2 * n_finals
+    at_once = config.search.workers / (workers_per_gpu(config) if device.type == "cuda" else 1)
+    return Forecast(
+        seconds=(trainings * config.steps * step + scorings * score) / at_once,
+        lanes=lanes,
+        seconds_per_step=step,
+        bytes_per_lane=grown / lanes,
+        task_sizes=found.task_sizes,
+        figures=found.figures,
+        advice=advice_on_config(config, found.features),
+        dropped=found.dropped,
+    )
+
+
+def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int | Callable[[], int]:
+    """How many lanes each worker is to have; where it is `auto`, what finds out by trying."""
+    if config.search.lanes != "auto":
+        return config.search.lanes
+    workers = config.search.workers
+    return partial(
+        useful_lanes,
+        partial(programs, plan.recipe, home.cache, threads=config.search.cpus_per_worker),
+        first_spec(plan, found),
+        at_most=max(1, config.search.trials // (_TRIALS_PER_LANE * workers)),
+        workers=workers,
+        per_gpu=workers_per_gpu(config),
+    )
+
+
+def concurrency(config: Config) -> dict[str, int]:
+    """How many lanes and workers this machine has to have memory for, as far as is known."""
+    lanes = 1 if config.search.lanes == "auto" else config.search.lanes
+    elsewhere = os.environ.get("RAY_ADDRESS")
+    return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
+
+
+def workers_per_gpu(config: Config) -> int:
+    """How many workers share a GPU, if they train on one."""
+    share = config.search.gpus_per_worker
+    return int(1 / share) if share else 1
+
+
+def first_spec(plan: Plan, found: DataSummary) -> TrialSpec:
+    """The first trial of the search, by which all are judged."""
+    return plan.spec(0, *plan.space.decode(first_trials(plan, found.task_sizes)[0]))
+
+
+def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
+    """Seconds of a step and of a scoring, of one lane while all are live."""
+    for number in range(program.lanes):
+        program.admit(replace(spec, number=number, rungs=(1, 2, UNREACHED)))
+    try:
+        before = advanced(program)[-1].seconds  # allocates, and draws what scores
+        begun = time.perf_counter()
+        trained = advanced(program)[-1].seconds - before
+        scored = time.perf_counter() - begun - trained
+    except TrialError as error:
+        part = "learner" if spec.recipe.program == "meta_training" else "model"
+        raise input_error(part, f"can't be trained. {error}") from error
+    return step_seconds(program) / program.lanes, scored / program.lanes
+
+
+def _expected_share(plan: Plan) -> float:
+    """Share of all steps that a trial runs on average, if halving stops what it is meant to."""
+    share, alive, before = 0.0, 1.0, 0
+    for rung in plan.rungs:
+        share += alive * (rung - before) / plan.rungs[-1]
+        alive, before = alive / plan.eta, rung
+    protected = min(1.0, plan.reference_trials / plan.trials)
+    return protected + (1 - protected) * share

@@ -1,0 +1,73 @@
+"""How sure a mean over seeds and tasks is, and what follows for the comparison of two models."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import t as student
+
+Verdict = Literal["better", "no better", "undecided"]
+# A gain of less than this, in accuracy or skill, is not worth having.
+NEGLIGIBLE = 0.01
+# Fewer tasks than these can't stand for all the tasks that there might have been.
+MIN_TASKS = 3
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval; `note` says what the interval does not cover, or why it is
+    missing (then both ends are NaN)."""
+
+    mean: float
+    low: float
+    high: float
+    note: str = ""
+
+
+def standard_error(table: np.ndarray, *, of_tasks: bool) -> tuple[float, float]:
+    """Of the mean of a table (seeds, tasks), with its degrees of freedom; NaN if there are none.
+
+    of_tasks: whether the tasks too are a sample, and not the only ones of interest. Then the
+    variance of the mean is the sum of what each way of averaging shows, with Satterthwaite's
+    degrees of freedom. That is a little too wide, as the residual variance is counted twice.
+    """
+    means = [table.mean(axis=1)] + ([table.mean(axis=0)] if of_tasks else [])
+    parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
+    variance = sum(v for v, _ in parts)
+    if variance <= 0:
+        return (0.0, math.inf) if parts else (math.nan, math.nan)
+    return math.sqrt(variance), variance**2 / sum(v**2 / df for v, df in parts)
+
+
+def interval(
+    table: np.ndarray, *, of_tasks: bool, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Interval:
+    """Mean of a table (seeds, tasks) of scores or differences, with its 95 % interval.
+
+    of_tasks: as in `standard_error`; fewer than `MIN_TASKS` are not taken for a sample, and the
+    note says so. within: the range of possible values, which the interval does not leave.
+    """
+    sampled = of_tasks and table.shape[1] >= MIN_TASKS
+    error, freedom = standard_error(table, of_tasks=sampled)
+    mean = float(table.mean())
+    if not freedom >= 2:
+        seeds = "1 seed is" if len(table) == 1 else f"{len(table)} seeds are"
+        return Interval(mean, math.nan, math.nan, f"{seeds} too few for an interval")
+    half = float(student.ppf(0.975, freedom)) * error
+    low, high = max(within[0], mean - half), min(within[1], mean + half)
+    return Interval(mean, low, high, _few_tasks(table.shape[1]) if of_tasks and not sampled else "")
+
+
+def _few_tasks(n: int) -> str:
+    alone = "1 task" if n == 1 else f"{n} tasks"
+    return f"over seeds alone: {alone} can't stand for others"
+
+
+def verdict(difference: Interval, negligible: float = NEGLIGIBLE) -> Verdict:
+    """Better if the interval excludes no gain; no better if it excludes a gain worth having."""
+    if difference.low > 0:
+        return "better"
+    if difference.high < negligible:
+        return "no better"
+    return "undecided"

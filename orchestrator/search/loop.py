@@ -1,0 +1,104 @@
+"""The main loop of a search: start trials, train them, decide at rungs, record the results.
+
+The order is: the searched trials, the retrained finalists, and last the test tasks.
+"""
+
+from collections.abc import Callable, Mapping
+
+from fewshot.errors.inputs import FewtuneError
+from orchestrator.config.plan import Plan
+from orchestrator.record.search_records import SearchRecords
+from orchestrator.record.study import StudyRecord
+from orchestrator.search.finalists import UNTRAINED
+from orchestrator.search.scheduler import Scheduler
+from orchestrator.search.trial_sources import (
+    Retraining,
+    RetrainTrials,
+    SearchTrials,
+    finalist_retrainings,
+    test_runs,
+)
+from orchestrator.tracking.recorder import Recorder
+from trials.contract import Executor, Recipe, Stage
+
+
+class Stopped(Exception):
+    """The user asked the search to stop. All reports are kept; the search can be resumed."""
+
+
+def run_search(
+    plan: Plan,
+    records: SearchRecords,
+    executor: Executor,
+    recorder: Recorder,
+    *,
+    task_sizes: Mapping[str, int],
+    observe: Callable[[str], None] = lambda stage: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run the search to its end; a search that was interrupted continues.
+
+    task_sizes: number of examples of each training task, for the trial with size-proportional
+    weights. observe: called with the stage whenever the records have changed. should_stop: called
+    between turns; if it returns true, Stopped is raised.
+
+    Raises SearchFailed if no trial of a stage succeeds.
+    """
+    searched = SearchTrials(plan, records.search, task_sizes)
+    # Retraining starts on lanes that the search no longer needs.
+    final = RetrainTrials(
+        plan, "final", records.final, lambda: finalist_retrainings(plan, searched.ranked_trials)
+    )
+    scheduler = Scheduler({"search": searched, "final": final}, recorder)
+    _run_all(scheduler, executor, observe, should_stop)
+    tested = test_runs(plan, searched.ranked_trials, records.final.trials())
+    test = RetrainTrials(plan, "test", records.test, lambda: tested)
+    _run_all(Scheduler({"test": test}, recorder), executor, observe, should_stop)
+
+
+def score_untrained(
+    plan: Plan,
+    recipe: Recipe,
+    stage: Stage,
+    record: StudyRecord,
+    executor: Executor,
+    recorder: Recorder,
+) -> None:
+    """Score the untrained model once on the episodes of a stage, `final` or `test`.
+
+    recipe: of the untrained model, see `trials.programs.untrained`; executor: of that recipe.
+    """
+    only = [Retraining(UNTRAINED, 0, untrained=recipe)]
+    scheduler = Scheduler({stage: RetrainTrials(plan, stage, record, lambda: only)}, recorder)
+    _run_all(scheduler, executor, lambda _: None, lambda: False)
+
+
+def _run_all(
+    scheduler: Scheduler,
+    executor: Executor,
+    observe: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Pass trials to the workers and their turns to the scheduler until all trials have ended."""
+    lanes = sum(executor.idle().values())
+    try:
+        while True:
+            for worker, free in executor.idle().items():
+                if specs := scheduler.admit(free):
+                    executor.send_orders(worker, {}, specs)
+            if not scheduler.live:
+                scheduler.failures.check_end()
+                return
+            if should_stop():
+                raise Stopped
+            # All workers are training now, so suggestions can be computed without delaying any.
+            scheduler.look_ahead(lanes)
+            turn = executor.turn()
+            if turn is not None:
+                release = scheduler.handle_turn(turn)
+                specs = scheduler.admit(turn.free + len(release))
+                executor.send_orders(turn.worker, release, specs)
+                observe(scheduler.stage)
+    except (Stopped, KeyboardInterrupt, FewtuneError):
+        scheduler.interrupt_trials()
+        raise

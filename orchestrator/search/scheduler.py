@@ -1,0 +1,133 @@
+"""The trials that are running: which start next, and what a worker's turn means for each."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.record.study import StudyRecord
+from orchestrator.search.failures import FailureMonitor, SearchFailed
+from orchestrator.search.halving import Decision
+from orchestrator.search.trial_sources import TrialSource
+from orchestrator.tracking.recorder import Recorder
+from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
+
+# How often a trial is restarted because its worker was lost, before the search gives up.
+_MAX_WORKER_LOSSES = 5
+
+
+class Scheduler:
+    """Takes trials from several sources, those of the first source before those of the next.
+
+    sources: the source of the trials of each stage. live: the running trials by key.
+    """
+
+    def __init__(self, sources: Mapping[Stage, TrialSource], recorder: Recorder) -> None:
+        self.live: dict[str, TrialSpec] = {}
+        self.failures = FailureMonitor({stage: own.record for stage, own in sources.items()})
+        self._sources, self._recorder = sources, recorder
+        self._to_restart: deque[TrialSpec] = deque()
+        self._worker_losses: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def stage(self) -> Stage:
+        """The first stage that still has running trials."""
+        live = {spec.stage for spec in self.live.values()}
+        stages = list(self._sources)
+        return next((stage for stage in stages if stage in live), stages[-1])
+
+    def admit(self, free: int) -> list[TrialSpec]:
+        """Start up to `free` trials. Trials whose worker was lost are restarted first."""
+        for source in self._sources.values():
+            source.prepare(free)
+        specs: list[TrialSpec] = []
+        while len(specs) < free:
+            spec = self._to_restart.popleft() if self._to_restart else self._next()
+            if spec is None:
+                break
+            self.live[spec.key] = spec
+            specs.append(spec)
+        for source in self._sources.values():  # before any worker or MLflow knows of the trials
+            source.record.sync()
+        for spec in specs:
+            self._recorder.trial_started(spec, time=time.time())
+        return specs
+
+    def _next(self) -> TrialSpec | None:
+        return next((spec for own in self._sources.values() if (spec := own.next())), None)
+
+    def look_ahead(self, lanes: int) -> None:
+        """Prepare trials for lanes that will become free."""
+        for source in self._sources.values():
+            source.look_ahead(lanes)
+
+    def interrupt_trials(self) -> None:
+        """Record that the running trials are paused until the search is resumed."""
+        for spec in self.live.values():
+            self._recorder.trial_interrupted(spec, time=time.time())
+
+    def handle_turn(self, turn: Turn) -> dict[str, Outcome]:
+        """Record what a worker reports; returns the trials that have to end, with their outcome."""
+        _count_steps(next(iter(self._sources.values())).record, turn)
+        for result in turn.results:
+            spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
+            record = self._sources[spec.stage].record
+            _end(record, self._recorder, spec, result, result.error or reason)
+        self._to_restart.extend(self._restarted(self.live.pop(key)) for key in turn.lost)
+        for report in turn.reports:
+            spec = self.live[report.key]
+            record = self._sources[spec.stage].record
+            record.report(spec.number, report.step, report.score.mean)
+            self._recorder.reported(report)
+            self.failures.reported(report.score.mean)
+        release: dict[str, Outcome] = {}
+        for key, decision in self._decisions(turn.reports).items():
+            self._reasons[key] = decision.reason
+            if decision.outcome is not None:
+                release[key] = decision.outcome
+        self.failures.check(self.live.keys() - release.keys())
+        return release
+
+    def _decisions(self, reports: Sequence[RungReport]) -> dict[str, Decision]:
+        # A restarted trial repeats its earlier reports; only its last one is decided on.
+        latest = {report.key: report for report in reports}
+        found: dict[str, Decision] = {}
+        for stage, source in self._sources.items():
+            found |= source.decide([r for r in latest.values() if self.live[r.key].stage == stage])
+        return found
+
+    def _restarted(self, spec: TrialSpec) -> TrialSpec:
+        self._worker_losses[spec.key] += 1
+        if self._worker_losses[spec.key] >= _MAX_WORKER_LOSSES:
+            raise SearchFailed(
+                f"Trial {spec.key} was on a worker that died {_MAX_WORKER_LOSSES} times."
+            )
+        return replace(spec, attempt=self._sources[spec.stage].record.adopt(spec.number))
+
+
+def _end(
+    record: StudyRecord, recorder: Recorder, spec: TrialSpec, result: TrialResult, reason: str
+) -> None:
+    """Write the end of a trial to the recorder first and to the study second.
+
+    So every trial that has ended in the study has ended in the recorder too, whenever a kill comes.
+    """
+    recorder.trial_ended(result, state=result.outcome, note=reason)
+    notes: dict[str, Any] = {
+        "reason": reason,
+        "checkpoint": result.checkpoint,
+        "seed": spec.seed,
+        "hyperparameters": dict(spec.hyperparameters),
+        "task_weights": dict(spec.task_weights),
+        "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
+    }
+    record.finish(spec.number, result.outcome, record[spec.number].score, notes)
+
+
+def _count_steps(record: StudyRecord, turn: Turn) -> None:
+    """Add up lane steps and capacity steps over all workers and restarts; see `occupancy`."""
+    if turn.capacity_steps:
+        used, capacity = record.notes.get("steps", (0, 0))
+        record.note("steps", [used + turn.lane_steps, capacity + turn.capacity_steps])

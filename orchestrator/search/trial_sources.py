@@ -1,0 +1,278 @@
+"""The trials of a search: which one comes next, and what is decided at its rungs."""
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Protocol
+
+from orchestrator.config.plan import Plan, derived_seed
+from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.sampling.ranked_trials import RankedTrials
+from orchestrator.sampling.sampler import CROWD, Sampler
+from orchestrator.search.finalists import Candidate, best_candidate, candidates
+from orchestrator.search.halving import Decision, RungScores
+from orchestrator.space.search_space import SearchSpace, Values
+from orchestrator.space.simplex import Simplex, shared
+from trials.contract import Recipe, RungReport, Stage, TrialSpec
+
+# The last two trials of a search are the means of the 8 and of the 4 best.
+_MEANS = (8, 4)
+
+
+class TrialSource(Protocol):
+    """Where the scheduler gets trials from, and what decides on them at rungs."""
+
+    record: StudyRecord
+
+    def next(self) -> TrialSpec | None:
+        """The next trial to run; None if there is none now (there may be one later)."""
+
+    def prepare(self, n: int) -> None:
+        """Do in one batch the expensive part of the next `n` calls of `next`."""
+
+    def look_ahead(self, lanes: int) -> None:
+        """Prepare trials while all `lanes` lanes train, for those that will become free.
+
+        Prepared trials are discarded after as many new reports as there are lanes.
+        """
+
+    def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
+        """Decisions by key on trials that reached rungs together; independent of their order."""
+
+
+class SearchTrials:
+    """The trials of the search itself: first the reference trials, then the sampler's suggestions.
+
+    A suggestion that has not been started is not recorded: after a restart the sampler makes a new
+    one, from more reports.
+    """
+
+    def __init__(self, plan: Plan, record: StudyRecord, task_sizes: Mapping[str, int]) -> None:
+        self._plan, self.record = plan, record
+        self._first_trials = first_trials(plan, task_sizes)
+        self._suggested: deque[Values] = deque()
+        self._new_reports = 0  # since the suggestions were made
+        self._standings = RankedTrials(plan.space, plan.rungs)
+        self._sampler = Sampler(plan.space, derived_seed(plan.seed, "sampler"))
+        self._interrupted = deque(t for t in record.trials() if t.state == "running")
+        self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
+        for trial in record.trials():
+            for step, score in trial.reports.items():
+                self._at_rung[step].add(trial.number, score)
+
+    def next(self) -> TrialSpec | None:
+        if self._interrupted:
+            trial = self._interrupted.popleft()
+            return self._spec(trial, self.record.adopt(trial.number))
+        n = len(self.record)
+        if n >= self._plan.trials:
+            return None
+        mean = self._mean(self._plan.trials - n)
+        if n < len(self._first_trials):
+            params = self._first_trials[n]
+        elif mean is not None:
+            params = mean
+        else:
+            if not self._suggested:
+                self._suggest(1)
+            params = self._suggested.popleft()
+        return self._spec(self.record.ask(params), 0)
+
+    @property
+    def ranked_trials(self) -> RankedTrials:
+        """As they are now."""
+        self._standings.update(self.record.trials())
+        return self._standings
+
+    def _mean(self, left: int) -> Values | None:
+        """The parameters of the trial after which `left` - 1 are to come, if it is to be a mean."""
+        if left > len(_MEANS):
+            return None
+        return mean_of_best(self.ranked_trials, self._plan.space, _MEANS[-left])
+
+    def prepare(self, n: int) -> None:
+        # Random ones cost nothing, and the later they are drawn the more they know of references.
+        left = self._plan.trials - len(self.record)
+        if left < n + len(_MEANS):  # the means need not be suggested, if there will be any
+            left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
+        n = min(n, left) - len(self._suggested)
+        if n > 0 and self._has_model():
+            self._suggest(n)
+
+    def look_ahead(self, lanes: int) -> None:
+        # So many are free at once if all reach a rung together, but the last.
+        wanted = math.ceil(lanes * (1 - 1 / self._plan.eta))
+        if self._new_reports >= lanes:
+            self._suggested.clear()
+            self._new_reports = 0
+        if len(self._suggested) < wanted:
+            self.prepare(2 * wanted if lanes > CROWD else wanted)
+
+    def _has_model(self) -> bool:
+        return len(self.record) >= len(self._first_trials) and self._sampler.has_model(
+            self.ranked_trials
+        )
+
+    def _suggest(self, n: int) -> None:
+        self._suggested += self._sampler.suggest(self.ranked_trials, list(self._suggested), n)
+
+    def _spec(self, trial: StudiedTrial, attempt: int) -> TrialSpec:
+        hyperparameters, weights = self._plan.space.decode(trial.params)
+        return self._plan.spec(trial.number, hyperparameters, weights, attempt=attempt)
+
+    def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
+        self._new_reports += len(reports)
+        for report in reports:
+            self._at_rung[report.step].add(_number(report), report.score.mean)
+        return {report.key: self._decide(report) for report in reports}
+
+    def _decide(self, report: RungReport) -> Decision:
+        score = report.score.mean
+        if math.isnan(score):
+            return Decision("failed", "diverged")
+        if report.step == self._plan.rungs[-1]:
+            return Decision("complete", "reached the last rung")
+        if _number(report) < len(self._first_trials):
+            return Decision(None, "the first trials are never pruned")
+        return self._at_rung[report.step].decide(score, self._plan.eta)
+
+
+def _number(report: RungReport) -> int:
+    return int(report.key.rpartition("-")[2])
+
+
+def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Values | None:
+    """The mean of the best `n` complete trials that are not references; None if there are fewer.
+
+    Chance helped each of the best trials; their mean is less affected by it.
+    """
+    best = list(islice(ranked_trials.complete(reference=False), n))
+    return space.mean([t.params for t in best]) if len(best) == n else None
+
+
+def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
+    """Parameters of the trials before the sampler's first suggestion.
+
+    First the reference at rates spread over their ranges, so that it is tuned too. If weights are
+    searched, then weights proportional to the task sizes, and the user's prior if it is different.
+    """
+    first = plan.space.rate_design(plan.reference_trials, plan.seed)
+    weights = plan.space.weights
+    if isinstance(weights, Simplex):
+        prior = dict(zip(weights.tasks, weights.prior, strict=True))
+        uniform = dict.fromkeys(weights.tasks, 1 / len(weights.tasks))
+        sizes = uniform  # functions have no size
+        if task_sizes:
+            total = sum(task_sizes.values())
+            sizes = {task: task_sizes[task] / total for task in weights.tasks}
+            sizes = shared(sizes, weights.groups or weights.tasks)
+        for others in (sizes, prior):
+            if any(abs(others[task] - uniform[task]) > 1e-9 for task in others):
+                first.append(plan.space.with_weights(others))
+    return first[: plan.trials]
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A candidate to be trained with a new seed, or such a training to be tested.
+
+    initial: key of the trial whose last checkpoint it starts from. untrained: the recipe of the
+    untrained model if the candidate is that; it takes no step.
+    """
+
+    candidate: Candidate
+    seed_index: int
+    initial: str | None = None
+    untrained: Recipe | None = None
+
+
+class RetrainTrials:
+    """Retraining of the candidates, each run to its last rung.
+
+    wanted: returns the retrainings known to be needed so far; later calls only add to them.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stage: Stage,
+        record: StudyRecord,
+        wanted: Callable[[], Sequence[Retraining]],
+    ) -> None:
+        self._plan, self._stage, self.record, self._wanted = plan, stage, record, wanted
+        trials = {_key_of(t): t for t in record.trials()}
+        self._started = set(trials)
+        self._interrupted = {key: t.number for key, t in trials.items() if t.state == "running"}
+
+    def next(self) -> TrialSpec | None:
+        for retraining in self._wanted():
+            key = retraining.candidate.number, retraining.seed_index
+            if key in self._interrupted:
+                number = self._interrupted.pop(key)
+                return self._spec(retraining, number, self.record.adopt(number))
+            if key not in self._started:
+                self._started.add(key)
+                notes = {
+                    "candidate": retraining.candidate.number,
+                    "role": retraining.candidate.role,
+                    "seed_index": retraining.seed_index,
+                }
+                return self._spec(retraining, self.record.ask({}, notes).number, 0)
+        return None
+
+    def prepare(self, n: int) -> None: ...
+
+    def look_ahead(self, lanes: int) -> None: ...
+
+    def _spec(self, retraining: Retraining, number: int, attempt: int) -> TrialSpec:
+        plan = self._plan
+        # All candidates have the same seeds, so that they can be compared in pairs.
+        own: dict[str, Any] = {
+            "attempt": attempt,
+            "stage": self._stage,
+            "seed": derived_seed(plan.seed, "final", retraining.seed_index),
+        }
+        if retraining.untrained is not None:
+            return replace(
+                plan.spec(number, {}, {}, **own), recipe=retraining.untrained, rungs=(0,)
+            )
+        spec = plan.spec(number, *plan.space.decode(retraining.candidate.params), **own)
+        return replace(spec, initial=retraining.initial)
+
+    def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
+        return {
+            report.key: Decision("failed", "diverged")
+            if math.isnan(report.score.mean)
+            else Decision("complete", "")
+            for report in reports
+        }
+
+
+def _key_of(trial: StudiedTrial) -> tuple[int | None, int]:
+    return trial.notes["candidate"], trial.notes["seed_index"]
+
+
+def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retraining]:
+    """Each candidate that is certain by now, with each seed."""
+    chosen = candidates(ranked_trials, plan.finalists)
+    return [Retraining(candidate, j) for candidate in chosen for j in range(plan.seeds)]
+
+
+def test_runs(
+    plan: Plan, ranked_trials: RankedTrials, finalist_retrainings: Sequence[StudiedTrial]
+) -> list[Retraining]:
+    """The best searched and the best uniform candidate, from their last checkpoints."""
+    chosen = {
+        best_candidate(finalist_retrainings, "searched"),
+        best_candidate(finalist_retrainings, "uniform"),
+    }
+    ended = {_key_of(t): t.number for t in finalist_retrainings if t.state == "complete"}
+    return [
+        Retraining(c, j, f"final-{ended[c.number, j]:04d}")
+        for c in sorted(candidates(ranked_trials, plan.finalists), key=lambda c: c.role)
+        if c.number in chosen
+        for j in range(plan.seeds)
+        if (c.number, j) in ended
+    ]

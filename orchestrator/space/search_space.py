@@ -1,0 +1,152 @@
+"""The searched space: a study's parameters, and the hyperparameters and weights they stand for.
+
+The `reference` of a space is the choice that a user would make without a search: uniform weights,
+no distillation, nothing of a task's own. What the search finds is judged against it, with its rates
+tuned too.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from scipy.stats import qmc
+
+from fewshot.learners.per_task import OWN
+from orchestrator.space.simplex import Simplex
+
+Values = dict[str, float]
+
+SOFT_WEIGHT, TEMPERATURE = "distill/soft_weight", "distill/temperature"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A searched scalar: low < high, on a log scale if `log` (then low > 0)."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def mean(self, values: Sequence[float]) -> float:
+        """The mean of some values, on the range's own scale."""
+        scaled = [math.log(value) for value in values] if self.log else values
+        mean = sum(scaled) / len(scaled)
+        return self._within(math.exp(mean) if self.log else mean)
+
+    def at(self, share: float) -> float:
+        """The value a `share` in [0, 1] of the way from low to high."""
+        if self.log:
+            value = float(self.low * (self.high / self.low) ** share)
+        else:
+            value = self.low + (self.high - self.low) * share
+        return self._within(value)
+
+    def share(self, value: float) -> float:
+        """The share at which `value` is: the inverse of `at`."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def _within(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """ranges: the searched scalars; fixed: the others; weights: a simplex, or fixed weights."""
+
+    ranges: Mapping[str, Range]
+    fixed: Mapping[str, float]
+    weights: Simplex | Mapping[str, float]
+
+    def box(self) -> dict[str, Range]:
+        """The range of every searched parameter."""
+        if not isinstance(self.weights, Simplex):
+            return dict(self.ranges)
+        half = self.weights.half_width
+        return dict(self.ranges) | {name: Range(-half, half) for name in self.weights.names}
+
+    def decode(self, params: Mapping[str, float]) -> tuple[Values, Values]:
+        """Hyperparameters and task weights of the parameters of a trial."""
+        hyperparameters = dict(self.fixed) | {name: params[name] for name in self.ranges}
+        if isinstance(self.weights, Simplex):
+            return hyperparameters, self.weights.decode(params)
+        return hyperparameters, dict(self.weights)
+
+    def reference(self) -> Values:
+        """The parameters that make the reference; empty if nothing but rates is searched."""
+        return dict(self._reference)
+
+    @cached_property
+    def _reference(self) -> Values:
+        found: Values = {}
+        if isinstance(self.weights, Simplex):
+            tasks = self.weights.tasks
+            found |= self.weights.encode(dict.fromkeys(tasks, 1 / len(tasks)))
+        if SOFT_WEIGHT in self.ranges:
+            found[SOFT_WEIGHT] = self.ranges[SOFT_WEIGHT].low
+            if TEMPERATURE in self.ranges:
+                found[TEMPERATURE] = self.ranges[TEMPERATURE].low
+        if OWN in self.ranges:
+            found[OWN] = self.ranges[OWN].low
+        return found
+
+    def is_reference(self, params: Mapping[str, float]) -> bool:
+        """Whether the parameters are those of the reference, whatever the rates."""
+        reference = self._reference
+        return bool(reference) and all(params[k] == v for k, v in reference.items())
+
+    def with_weights(self, weights: Mapping[str, float]) -> Values:
+        """The reference at middling rates, but with these task weights.
+
+        Weights too extreme for the space are drawn towards the uniform ones until they fit.
+        """
+        assert isinstance(self.weights, Simplex), "only searched weights can be chosen"
+        middle = self.rate_design(1, 0)[0]
+        for temper in (1.0, 0.75, 0.5, 0.25, 0.0):
+            tempered = {task: weight**temper for task, weight in weights.items()}
+            total = sum(tempered.values())
+            shares = {task: weight / total for task, weight in tempered.items()}
+            try:
+                return middle | self.weights.encode(shares)
+            except ValueError:
+                continue
+        raise AssertionError("uniform weights fit every space")
+
+    def mean(self, points: Sequence[Mapping[str, float]]) -> Values:
+        """The mean of some points: of their task weights, and of their scalars."""
+        scalars = {name: r.mean([p[name] for p in points]) for name, r in self.ranges.items()}
+        if not isinstance(self.weights, Simplex):
+            return scalars
+        decoded = [self.weights.decode(p) for p in points]
+        means = {task: sum(w[task] for w in decoded) / len(decoded) for task in self.weights.tasks}
+        # Weights that are too small to be told from zero are dropped, the smallest first.
+        for least in sorted(set(means.values())):
+            kept = {task: w for task, w in means.items() if w >= least}
+            try:
+                shares = {task: w / sum(kept.values()) for task, w in kept.items()}
+                return self.weights.encode(shares) | scalars
+            except ValueError:
+                continue
+        return self.with_weights(means) | scalars
+
+    def rates(self) -> tuple[str, ...]:
+        """The searched parameters that the reference leaves open."""
+        return tuple(name for name in self.ranges if name not in self.reference())
+
+    def rate_design(self, n: int, seed: int) -> list[Values]:
+        """n reference points whose rates are spread evenly over their ranges."""
+        names = self.rates()
+        if len(names) == 1:  # evenly on a line, the middle first
+            order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
+            points = [[(i + 0.5) / n] for i in order]
+        else:
+            # Sobol's points are balanced in powers of two only; the first n are the same.
+            drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
+            points = drawn[:n].tolist()
+        return [
+            self.reference()
+            | {name: self.ranges[name].at(x) for name, x in zip(names, point, strict=False)}
+            for point in points
+        ]

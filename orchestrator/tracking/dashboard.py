@@ -1,0 +1,102 @@
+"""The web page of a home folder's searches: MLflow's server, as a process of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot.errors.inputs import FewtuneError
+from orchestrator.tracking.mlflow_client import connect
+from orchestrator.tracking.saved_views import view_id
+
+ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes more, for judges we don't use
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def tracking_uri(home: Path) -> str:
+    """Where the searches of a home folder on one machine are recorded."""
+    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running dashboard. Whoever started it closes it."""
+
+    process: "subprocess.Popen[bytes]"
+    base: str  # http://host:port
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """The list of experiments, in MLflow's layout for training rather than for chatbots."""
+        return (
+            f"{self.base}/?workflowType=machine_learning#/experiments?workflowType=machine_learning"
+        )
+
+    def wait(self, timeout: float) -> None:
+        """Return once pages are served."""
+        end = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < end:
+            try:
+                with urllib.request.urlopen(f"{self.base}/health", timeout=5):  # noqa: S310
+                    return
+            except OSError:
+                time.sleep(0.2)
+        raise FewtuneError(
+            f"The dashboard did not answer at {self.base} within {timeout:.0f} s"
+            f" (exit code {self.process.poll()}); see {self.log}."
+        )
+
+    def close(self) -> None:
+        """End the server and its workers."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def server(home: Path, port: int, host: str = "127.0.0.1") -> Server:
+    """Start the dashboard of `home`, at another port if `port` is taken."""
+    connect(tracking_uri(home))  # a new database is set up by one process alone
+    port = _free_port(host, port)
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--host", host, "--port", str(port)]
+    command += ["--backend-store-uri", tracking_uri(home)]
+    command += ["--artifacts-destination", (home.resolve() / "mlartifacts").as_uri()]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | ENVIRONMENT | {"PATH": path}  # MLflow calls `uvicorn` by name
+    path_of_log = home / "dashboard.log"
+    with path_of_log.open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    return Server(process, f"http://{host}:{port}", path_of_log)
+
+
+def search_url(base: str, tracking_uri: str, experiment: str, search: str) -> str:
+    """The page of a search's trials, best first; `base` is the server's own address."""
+    found = connect(tracking_uri).get_experiment_by_name(experiment)
+    if found is None:
+        raise FewtuneError(f"No experiment {experiment!r} is recorded at {tracking_uri}.")
+    query = f"workflowType=machine_learning&viewStateShareKey={view_id(search, 'trials')}"
+    return f"{base}/#/experiments/{found.experiment_id}/runs?{query}"
+
+
+def _free_port(host: str, wanted: int) -> int:
+    """`wanted`, or any port if somebody listens there."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise FewtuneError(f"No port is free on {host}.")

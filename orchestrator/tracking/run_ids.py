@@ -1,0 +1,40 @@
+"""Which run of MLflow is which."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.tracking.outbox import read_lines
+
+
+class RunIds:
+    """Run ids by key, kept beside the outbox; only a shortcut, since runs are found by tag too."""
+
+    def __init__(self, path: Path, tracking_uri: str) -> None:
+        self._path = path
+        self._uri = tracking_uri
+        lines = [line for line, _ in read_lines(path)]
+        there = bool(lines) and lines[0] == ["uri", tracking_uri]
+        self.runs: dict[str, str] = dict(filter(_is_pair, lines[1:])) if there else {}
+        if not there:
+            self.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self.runs)
+
+    def add(self, key: str, run_id: str) -> None:
+        self.runs[key] = run_id
+        self._write([key, run_id], "a")
+
+    def clear(self) -> None:
+        self.runs.clear()
+        self._write(["uri", self._uri], "w")
+
+    def _write(self, line: list[str], mode: str) -> None:
+        with self._path.open(mode) as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _is_pair(line: Any) -> bool:
+    """Not of a line that was damaged."""
+    return isinstance(line, list) and len(line) == 2 and all(isinstance(x, str) for x in line)

@@ -1,0 +1,271 @@
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from orchestrator.record.study import StudiedTrial
+from orchestrator.sampling import sampler
+from orchestrator.sampling.gaussian_process import fit
+from orchestrator.sampling.ranked_trials import RankedTrials
+from orchestrator.sampling.sampler import Sampler, view
+from orchestrator.space.search_space import Range, SearchSpace, Values
+from orchestrator.space.simplex import Simplex
+
+RUNGS = (3, 6, 10)
+SPACE = SearchSpace(
+    {"lr/outer": Range(1e-4, 1e-1, log=True)}, {}, Simplex(("a", "b", "c"), (1 / 3,) * 3)
+)
+RATES = {"lr/inner": Range(0.0, 1.0), "lr/adapt": Range(0.0, 1.0)}
+FIVE = SearchSpace(RATES, {}, Simplex(tuple("abcd"), (0.25,) * 4, half_width=2))
+
+
+def studied(number: int, params: Values, state: str, *scores: float) -> StudiedTrial:
+    return StudiedTrial(number, state, params, dict(zip(RUNGS, scores, strict=False)), {})
+
+
+def drawn(rng: np.random.Generator, space: SearchSpace = SPACE) -> Values:
+    return {name: r.at(rng.random()) for name, r in space.box().items()}
+
+
+def some(n: int = 14, *, diverged: int = 3) -> list[StudiedTrial]:
+    """Two references, then joint trials: complete ones, stopped ones and a diverged one."""
+    rng = np.random.default_rng(0)
+    trials = [
+        studied(i, p, "complete", 0.1, 0.2, 0.3 + i / 10)
+        for i, p in enumerate(SPACE.rate_design(2, 0))
+    ]
+    for number in range(2, n):
+        score = float(rng.random())
+        if number == diverged:
+            trials.append(studied(number, drawn(rng), "failed", math.nan))
+        elif number % 3:
+            trials.append(studied(number, drawn(rng), "complete", score, score + 0.1, score + 0.25))
+        else:
+            trials.append(studied(number, drawn(rng), "pruned", score))
+    return trials
+
+
+def suggest(
+    trials: Sequence[StudiedTrial], space: SearchSpace, rungs: Sequence[int], seed: int, n: int = 1
+) -> list[Values]:
+    """What a sampler suggests that hears of these trials for the first time."""
+    return Sampler(space, seed).suggest(RankedTrials(space, rungs, trials), [], n)
+
+
+def shown(trials: Sequence[StudiedTrial]) -> list[tuple[StudiedTrial, float]]:
+    """What the Gaussian process is shown."""
+    return view(RankedTrials(SPACE, RUNGS, trials))
+
+
+def test_the_same_trials_and_seed_give_the_same_suggestion() -> None:
+    for n in (0, 5, 14):
+        trials = some(14)[:n]
+        assert suggest(trials, SPACE, RUNGS, 1) == suggest(list(trials), SPACE, RUNGS, 1)
+        assert suggest(trials, SPACE, RUNGS, 1) != suggest(trials, SPACE, RUNGS, 2)
+
+
+@pytest.mark.parametrize("n", [0, 2, 8, 14])
+def test_a_suggestion_is_inside_the_box(n: int) -> None:
+    box = SPACE.box()
+    for seed in range(20 if n < 10 else 3):
+        found = suggest(some()[:n], SPACE, RUNGS, seed)[0]
+        assert found.keys() == box.keys()
+        assert all(box[k].low <= v <= box[k].high for k, v in found.items())
+
+
+def test_the_first_rates_are_near_the_best_references() -> None:
+    references = [
+        studied(i, p, "complete", s)
+        for i, (p, s) in enumerate(zip(SPACE.rate_design(3, 0), (0.2, 0.9, math.nan), strict=True))
+    ]
+    best = references[1].params["lr/outer"]
+    for seed in range(30):
+        rate = suggest(references, SPACE, RUNGS, seed)[0]["lr/outer"]
+        assert best / 3.01 <= rate <= best * 3.01
+
+
+def test_a_stopped_trial_is_shown_with_what_the_survivors_gained() -> None:
+    trials = some()
+    seen = shown(trials)
+    gained = RankedTrials(SPACE, RUNGS, trials).gain(3)
+    assert gained == pytest.approx(0.25, abs=0.05)
+    assert [t for t, _ in seen] == trials
+    for trial, value in seen:
+        if trial.state == "complete":
+            assert value == trial.score
+        elif trial.state == "pruned":
+            assert value == pytest.approx(trial.score + gained)
+
+
+def test_a_diverged_trial_is_shown_as_no_better_than_the_worst() -> None:
+    trials = [*some(), studied(14, drawn(np.random.default_rng(1)), "complete", -0.5)]
+    seen = shown(trials)
+    assert not any(math.isnan(value) for _, value in seen)
+    assert seen[3][1] == -0.5
+
+
+def test_an_outlier_is_shown_as_no_worse_than_as_bad_as_can_be() -> None:
+    trials = [*some(), studied(14, drawn(np.random.default_rng(1)), "complete", -1e6)]
+    seen = shown(trials)
+    assert min(value for _, value in seen) == seen[14][1] == -1.0
+
+
+def test_of_many_trials_the_best_and_the_latest_are_shown() -> None:
+    trials = [*some(600), studied(600, drawn(np.random.default_rng(1)), "running")]
+    seen = [t for t, _ in shown(trials)]
+    assert 100 < len(seen) <= 200
+    assert max(trials[:600], key=lambda t: t.score) in seen
+    assert all(t in seen for t in trials[500:600])
+    assert trials[600] not in seen
+
+
+def test_what_was_suggested_before_changes_nothing() -> None:
+    """As when a search is taken up again; with kernels of some trials, which are kept, too."""
+    rng = np.random.default_rng(2)
+    then = [studied(i, drawn(rng), "running") for i in range(70)]
+    now = [*some(70), *(studied(70 + i, drawn(rng), "running") for i in range(8))]
+    old, ranked_trials = Sampler(SPACE, 0), RankedTrials(SPACE, RUNGS)
+    for known in range(0, 71, 5):
+        ranked_trials.update([*now[:known], *then[known:]])
+        old.suggest(ranked_trials, [], 8)
+    ranked_trials.update(now)
+    ahead = [drawn(rng)]
+    for n in (1, 8):
+        new = Sampler(SPACE, 0).suggest(RankedTrials(SPACE, RUNGS, now), ahead, n)
+        assert old.suggest(ranked_trials, ahead, n) == new
+
+
+def test_the_kernel_of_many_trials_is_fitted_now_and_then(monkeypatch) -> None:
+    fits = []
+    monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
+    trials, found = some(100), Sampler(SPACE, 0)
+    ranked_trials = RankedTrials(SPACE, RUNGS)
+    for known in range(44, 101):
+        ranked_trials.update(trials[:known])
+        found.suggest(ranked_trials, [], 8)
+    assert fits == [44, 45, 46, 47, 48, 56, 64, 80, 96]
+
+
+def test_a_trial_that_runs_on_holds_the_kernel_up_but_not_what_it_is_told(monkeypatch) -> None:
+    """Its fit must not hang on when those before it end; the model knows all the same."""
+    fits, models = [], []
+    monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
+
+    class Spy(sampler.Process):
+        def __init__(self, kernel, points, values):
+            models.append(len(values))
+            super().__init__(kernel, points, values)
+
+    monkeypatch.setattr(sampler, "Process", Spy)
+    trials = some(100)
+    trials[60] = studied(60, trials[60].params, "running", 0.2)
+    suggest(trials, SPACE, RUNGS, 0, 8)
+    assert (fits, models) == ([56], [99])
+
+
+def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
+    box = SPACE.box()
+    found = suggest(some(), SPACE, RUNGS, 0, 100)
+    assert found == suggest(some(), SPACE, RUNGS, 0, 100)
+    assert len({tuple(p.values()) for p in found}) == len(found) == 100
+    assert all(box[k].low <= v <= box[k].high for p in found for k, v in p.items())
+
+
+def test_a_crowd_keeps_away_from_what_is_running() -> None:
+    apart = []
+    for running in ([], suggest(some(), SPACE, RUNGS, 0, 8)):
+        trials = [*some(), *(studied(14 + i, p, "running") for i, p in enumerate(running))]
+        found_by = Sampler(SPACE, 0)
+        found = found_by.suggest(RankedTrials(SPACE, RUNGS, trials), [], 8)
+        points = [found_by._points(p) for p in (found, suggest(some(), SPACE, RUNGS, 0, 8))]
+        distances = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+        apart.append(distances.min(1).mean())
+    assert apart[1] > apart[0]
+
+
+def test_a_crowd_gathers_where_the_model_expects_most() -> None:
+    rng = np.random.default_rng(0)
+    box = FIVE.box()
+    trials = []
+    for number in range(60):
+        params = drawn(rng, FIVE)
+        share = {k: (params[k] - r.low) / (r.high - r.low) for k, r in box.items()}
+        value = -sum((x - 0.3) ** 2 for x in share.values())
+        trials.append(studied(number, params, "complete", value, value, value))
+    found = suggest(trials, FIVE, RUNGS, 0, 100)
+    shares = [[(p[k] - r.low) / (r.high - r.low) for k, r in box.items()] for p in found]
+    off = np.square(np.array(shares) - 0.3).sum(1)
+    chance = 5 * (1 / 12 + 0.2**2)
+    assert np.median(off) < chance / 3
+
+
+@pytest.mark.parametrize("n", [1, 100])
+def test_luck_does_not_send_the_search_to_the_corners(n: int) -> None:
+    """Nothing can be expected to improve on the luckiest of many; it looks where most is likely."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for number in range(120):
+        params = drawn(rng, FIVE)
+        shares = np.array([r.share(params[k]) for k, r in FIVE.box().items()])
+        near = 0.35 + 0.3 * shares if number % 2 else shares
+        params = {k: r.at(x) for (k, r), x in zip(FIVE.box().items(), near, strict=True)}
+        value = -float(np.square(near - 0.5).sum()) + rng.normal(0, 0.1)
+        trials.append(studied(number, params, "complete", value, value, value))
+    off = []
+    for seed in range(3):
+        for p in suggest(trials, FIVE, RUNGS, seed, n):
+            off += [abs(r.share(p[k]) - 0.5) for k, r in FIVE.box().items()]
+    assert np.median(off) < 0.15
+
+
+def test_all_diverged_is_no_reason_not_to_suggest() -> None:
+    rng = np.random.default_rng(0)
+    trials = [studied(i, drawn(rng), "failed", math.nan) for i in range(12)]
+    found = suggest(trials, SPACE, RUNGS, 0)[0]
+    assert all(math.isfinite(v) for v in found.values())
+
+
+def test_what_is_suggested_in_a_batch_keeps_apart() -> None:
+    trials = some()
+    batch: list[Values] = []
+    for _ in range(4):
+        batch.append(suggest(trials, SPACE, RUNGS, 0)[0])
+        trials.append(studied(len(trials), batch[-1], "running"))
+    box = SPACE.box()
+    points = np.array(
+        [
+            [
+                math.log(p[k] / r.low) / math.log(r.high / r.low)
+                if r.log
+                else (p[k] - r.low) / (r.high - r.low)
+                for k, r in box.items()
+            ]
+            for p in batch
+        ]
+    )
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    assert apart[~np.eye(4, dtype=bool)].min() > 0.02
+
+
+def _best_of(next_one: Callable[[list[StudiedTrial]], Values], n: int = 30) -> float:
+    """Best value of a quadratic in five dimensions, none of whose optimum is in the middle."""
+    trials: list[StudiedTrial] = []
+    best = -math.inf
+    goal = dict(zip(FIVE.box(), (0.2, 0.8, 0.7, 0.3, 0.25), strict=True))
+    for number in range(n):
+        params = next_one(trials)
+        x = {k: (params[k] - r.low) / (r.high - r.low) for k, r in FIVE.box().items()}
+        value = -sum((x[k] - goal[k]) ** 2 for k in goal)
+        best = max(best, value)
+        trials.append(studied(number, params, "complete", value, value, value))
+    return best
+
+
+def test_it_finds_a_better_region_than_chance_does() -> None:
+    ours, chance = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        chance.append(_best_of(lambda trials, rng=rng: drawn(rng, FIVE)))
+        ours.append(_best_of(lambda trials, seed=seed: suggest(trials, FIVE, RUNGS, seed)[0]))
+    assert np.median(ours) > np.median(chance) / 3

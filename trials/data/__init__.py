@@ -1,0 +1,1 @@
+"""From the recipe's datasets and tasks to pools of episodes."""

@@ -1,0 +1,132 @@
+"""Whether splits share examples: what scores a model must not be what it learned from.
+
+Two rows are one example if they have the same content, whatever file and dataset they are in:
+
+- of texts, the text itself, up to case and white space. Embeddings of one text differ in their last
+  bits from batch to batch, and many encoders read no case;
+- of tables, all columns that the tables of the search have in common. The features alone do not
+  tell people apart: in a table of four features most rows have a twin;
+- of all else, what the model reads.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+from torch import Tensor
+
+from fewshot.errors.inputs import ErrorDetail
+from fewshot.tasks.base import Dataset
+
+Sides: TypeAlias = Mapping[str, Mapping[str, npt.NDArray[np.int64]]]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+
+_CHUNK = 1 << 26  # bytes that are hashed at once
+_NAMED = 3
+_REMEDY = (
+    "Leave them out of the earlier split by `tasks.overlap: drop`, keep them apart by `where`, or "
+    "say that it is meant: `tasks.overlap: true`."
+)
+
+
+def identities(datasets: Sequence[Dataset]) -> Hashes:
+    """(n,) of the rows of all datasets, one after the other: equal for rows that are one example.
+
+    They are hashes of 64 bits: among a million rows two unequal ones are taken for one example
+    with a probability of 3e-8.
+    """
+    tables = [dataset for dataset in datasets if dataset.features]
+    common = set.intersection(*(set(map(str, each.columns)) for each in tables)) if tables else ()
+    return np.concatenate([_identities(dataset, sorted(common)) for dataset in datasets])
+
+
+def _identities(dataset: Dataset, common: Sequence[str]) -> Hashes:
+    if dataset.text is not None:
+        texts = (" ".join(str(x).casefold().split()) for x in dataset.columns[dataset.text])
+        return _hashed([text.encode("utf-8", "surrogatepass") for text in texts])
+    if dataset.features:
+        columns = list(common) or list(dataset.features)
+        table = pd.DataFrame({name: _plain(dataset.columns[name]) for name in columns})
+        return np.asarray(pd.util.hash_pandas_object(table, index=False), dtype=np.uint64)
+    return _of_rows(dataset.inputs)
+
+
+def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """The column with numbers of one type, as a missing value makes floats of whole numbers."""
+    if is_numeric_dtype(column):
+        return column.astype(float) + 0.0  # -0 is 0
+    return column.astype(str)
+
+
+def _of_rows(inputs: Tensor) -> Hashes:
+    rows = inputs.flatten(1)
+    at_once = max(1, _CHUNK // max(1, rows.shape[1] * rows.element_size()))
+    found = []
+    for part in rows.split(at_once):
+        numbers = np.ascontiguousarray((part + 0).numpy())  # -0.0 is 0.0
+        width = numbers.shape[1] * numbers.itemsize
+        found.append(_hashed(numbers.view(f"V{width}").ravel().tolist()))
+    return np.concatenate(found)
+
+
+def _hashed(contents: list[bytes]) -> Hashes:
+    array = np.empty(len(contents), dtype=object)
+    array[:] = contents
+    return pd.util.hash_array(array, categorize=False)
+
+
+def shared_rows(
+    sides: Sides, identity: Hashes, described: Callable[[int, int], str]
+) -> list[ErrorDetail]:
+    """A fault for every set of rows (n,) that has examples in common with those of another side.
+
+    sides: the sets of each side by their places in the config. Those of one side may share.
+    identity: see `identities`. described: two rows that are one example in words.
+    """
+    details = []
+    for ours, theirs in combinations(sides.values(), 2):
+        for place, rows in theirs.items():
+            others = {
+                name: other
+                for name, other in ours.items()
+                if np.isin(identity[other], identity[rows]).any()
+            }
+            if others:
+                details.append(_fault(place, np.unique(rows), others, identity, described))
+    if details:
+        details[-1] = replace(details[-1], remedy=_REMEDY)  # once is enough
+    return details
+
+
+def _fault(
+    place: str,
+    rows: npt.NDArray[np.int64],
+    others: Mapping[str, npt.NDArray[np.int64]],
+    identity: Hashes,
+    described: Callable[[int, int], str],
+) -> ErrorDetail:
+    theirs = np.concatenate(list(others.values()))
+    shared = rows[np.isin(identity[rows], identity[theirs])]
+    twin = theirs[identity[theirs] == identity[shared[0]]][0]
+    names = list(others)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ErrorDetail(
+        place,
+        f"must share no example with {', '.join(names[:_NAMED])}{more}.",
+        f"{len(shared)} of {len(rows)}, such as {described(int(shared[0]), int(twin))}",
+    )
+
+
+def kept_rows(sides: Sides, identity: Hashes) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each side (n,): which rows of all are no example of a later side."""
+    kept, later = {}, np.empty(0, dtype=identity.dtype)
+    for side, by_place in reversed(list(sides.items())):
+        kept[side] = ~np.isin(identity, later)
+        own = [identity[rows] for rows in by_place.values()]
+        later = np.concatenate([later, *own])
+    return kept

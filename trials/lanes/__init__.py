@@ -1,0 +1,1 @@
+"""Trials side by side in one vectorised training step."""

@@ -1,0 +1,101 @@
+"""The host's side of a live trial: its spec, its clock, its reports and how it ends."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from fewshot.errors.parts import Failure
+from fewshot.metrics import mean_of
+from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
+from trials.lanes import checkpoint
+from trials.lanes.objective import TaskScores
+from trials.lanes.reporting import adaptation_results, divergence_reason, scores_of_lane
+
+
+@dataclass(eq=False)
+class Lane:
+    """A live trial, whose tensors are the row of the stack at its place."""
+
+    spec: TrialSpec
+    step: int = 0
+    reports: list[RungReport] = field(default_factory=list)
+    unsent: list[RungReport] = field(default_factory=list)  # made before a crash, to be repeated
+    adaptations: tuple[AdaptationResult, ...] = ()
+    seconds: float = 0.0
+    lane_seconds: float = 0.0
+    loss_from: int = 0  # step since which the loss is summed up
+    diverged: str = "diverged"  # what is wrong with its last report, if anything is
+
+    @property
+    def due(self) -> int:
+        """The next rung."""
+        # One that starts from another's last rung has none to report below it.
+        least = self.reports[-1].step + 1 if self.reports else self.step
+        rung = next((rung for rung in self.spec.rungs if rung >= least), None)
+        if rung is None:
+            said = f"Trial {self.spec.key!r} has passed its last rung: release it first."
+            raise RuntimeError(said)
+        return rung
+
+    def count(self, steps: int, seconds: float, lanes: int) -> None:
+        """Note steps that `lanes` lanes took together in `seconds`."""
+        self.step += steps
+        self.seconds += seconds
+        self.lane_seconds += seconds / lanes
+
+    def report(
+        self,
+        tensors: dict[str, Tensor],
+        loss: float,
+        scores: list[TaskScores],
+        i: int,
+        seconds: float,
+    ) -> RungReport:
+        """How it stands at a rung.
+
+        tensors: what its checkpoint keeps; loss: the sum since the last report.
+        scores: of which its own are row i, found in `seconds`.
+        """
+        params = (value for name, value in tensors.items() if name.startswith("params."))
+        finite = all(bool(value.isfinite().all()) for value in params)
+        per_task, metrics = scores_of_lane(scores, i, self.spec.stage, finite=finite)
+        self.diverged = divergence_reason(per_task, self.step, parameters=finite)
+        if self.step > self.loss_from:
+            metrics["train/loss"] = loss / (self.step - self.loss_from)
+        self.loss_from = self.step
+        report = RungReport(
+            key=self.spec.key,
+            step=self.step,
+            score=mean_of(list(per_task.values())),
+            per_task=per_task,
+            metrics=metrics,
+            time=time.time(),
+            seconds=self.seconds,
+            lane_seconds=self.lane_seconds,
+        )
+        self.reports.append(report)
+        self.adaptations = adaptation_results(self.spec, report, seconds / max(1, len(scores)))
+        return report
+
+    def result(self, outcome: Outcome, folder: Path, failure: Failure | None = None) -> TrialResult:
+        """How it ended; of one that is not complete no checkpoint is left in `folder`.
+
+        failure: the exception by which it failed, if it did.
+        """
+        path: Path | None = checkpoint.path_of(folder, self.spec.key)
+        if outcome != "complete" and path is not None:
+            path.unlink(missing_ok=True)
+            path = None
+        why = self.diverged if failure is None else failure.message
+        return TrialResult(
+            key=self.spec.key,
+            outcome=outcome,
+            step=self.step,
+            adaptations=self.adaptations if outcome == "complete" else (),
+            checkpoint=None if path is None else str(path),
+            error=why if outcome == "failed" else None,
+            traceback=None if failure is None else failure.traceback,
+            time=time.time(),
+        )

@@ -1,0 +1,1 @@
+"""How the step of all lanes is computed: draws, gradients, captured operations, CUDA graphs."""

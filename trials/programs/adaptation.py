@@ -1,0 +1,167 @@
+"""The adaptation stage alone: a model trained on one new task, taught by a teacher or by nobody.
+
+Without a teacher, L is the cross-entropy on the support. With one,
+
+L = (1 - w) * CE on the support + w * S on support and unlabelled, S the soft loss of
+fewshot.losses.distillation: tau^2 * KL(teacher || student), or a variant of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewshot.episodes import gather_rows
+from fewshot.functional import Hyperparameters, Params, cross_entropies
+from fewshot.losses.distillation import HINTON, Distillation
+from fewshot.metrics import accuracy, macro_f1, skill
+from fewshot.models.base import Model, Trims
+from fewshot.randomness import fold, integers
+from trials.contract import Stage
+from trials.lanes.objective import TaskScores, soft_hyperparameters
+from trials.lanes.step.mapping import over_lanes
+
+_QUERIES_AT_ONCE = 256
+
+
+class Drawn(NamedTuple):
+    """Which examples a step sees: places among the labelled, and among those to be taught."""
+
+    support: Tensor  # (l, b)
+    transfer: Tensor  # (l, b), or (l, 0) if there is no teacher
+
+
+class Batch(NamedTuple):
+    """One step's examples: labelled ones, and those whose soft labels the teacher gave, if any."""
+
+    x: Tensor  # (b, *features) or (2b, *features), the labelled before those to be taught
+    support_y: Tensor  # (b,)
+    transfer_logits: Tensor  # (b, classes)
+
+
+@dataclass(frozen=True, eq=False)
+class NewTask:
+    """A task to adapt to. No label of `transfer` or `query` reaches the student or its teacher.
+
+    support: (s,) rows of the inputs, with labels (s,) in 0..n_classes-1.
+    transfer: (u,) rows that the teacher labels, the support among them; teacher: (u, n_classes).
+    Where nobody teaches, u is 0.
+    query: for each stage rows (q,) with labels (q,), which only score.
+    """
+
+    name: str
+    n_classes: int
+    support: Tensor
+    labels: Tensor
+    transfer: Tensor
+    teacher: Tensor
+    query: Mapping[Stage, tuple[Tensor, Tensor]]
+
+    def to(self, device: torch.device) -> "NewTask":
+        return replace(
+            self,
+            support=self.support.to(device),
+            labels=self.labels.to(device),
+            transfer=self.transfer.to(device),
+            teacher=self.teacher.to(device),
+            query={s: (rows.to(device), y.to(device)) for s, (rows, y) in self.query.items()},
+        )
+
+
+def task_without_teacher(
+    name: str,
+    n_classes: int,
+    support: Tensor,
+    labels: Tensor,
+    query: Mapping[Stage, tuple[Tensor, Tensor]],
+) -> NewTask:
+    """The task without a teacher."""
+    nobody = torch.zeros(0, dtype=torch.int64), torch.zeros(0, n_classes)
+    return NewTask(name, n_classes, support, labels, *nobody, query)
+
+
+class Adaptation:
+    """The `Objective` of one student on one new task; nothing is meta-trained, nothing weighted."""
+
+    learning_rate = "lr/adapt"
+    hyperparameters: tuple[str, ...] = ("lr/adapt", *soft_hyperparameters(regresses=False))
+    alone: tuple[str, ...] = ("lr/adapt",)  # those that are read where nobody teaches
+    tasks: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        task: NewTask,
+        batch: int,
+        distillation: Distillation = HINTON,
+    ) -> None:
+        self.model, self._inputs, self._task, self._batch = model, inputs, task, batch
+        self._distillation = distillation
+        self._taught = len(task.transfer) > 0
+        if not self._taught:
+            self.hyperparameters = self.alone
+
+    def init(self, seed: int) -> Params:
+        return self.model.init(torch.Generator().manual_seed(seed))
+
+    def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Drawn:
+        del weights
+        key = fold(seeds, steps)
+        n_transfer = self._batch if self._taught else 0
+        return Drawn(
+            integers(fold(key, 0), self._batch, len(self._task.support)),
+            integers(fold(key, 1), n_transfer, len(self._task.transfer)),
+        )
+
+    def batch(self, drawn: Drawn) -> Batch:
+        task, (support, transfer) = self._task, drawn
+        x = self._read(torch.cat([task.support[support], task.transfer[transfer]], 1))
+        return Batch(x, task.labels[support], gather_rows(task.teacher, transfer))
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """The inputs of some rows, padded no further than to the longest of them."""
+        x = gather_rows(self._inputs, rows)
+        return self.model.trim(x) if isinstance(self.model, Trims) else x
+
+    def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
+        del weights
+        n = len(batch.support_y)
+        logits = self.model.apply(params, batch.x)
+        hard = cross_entropies(logits[:n], batch.support_y).mean()
+        if not self._taught:
+            return hard
+        taught = batch.transfer_logits
+        # Nobody knows the classes of the unlabelled: what decoupling sets apart is the teacher's.
+        target = taught.argmax(-1)
+        temperature = hyper["distill/temperature"]
+        soft = self._distillation.losses(logits[n:], taught, temperature, target)
+        weight = hyper["distill/soft_weight"]
+        return (1 - weight) * hard + weight * soft.mean()
+
+    def logits(self, params: Params, rows: Tensor) -> Tensor:
+        """What l models, stacked, make of n rows: (l, n, classes)."""
+        mapped = over_lanes(self.model.apply, shared=1)
+        parts = rows.split(_QUERIES_AT_ONCE)
+        return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
+
+    def some_queries(self) -> Tensor:
+        """The inputs of as many queries as are answered at once."""
+        rows, _ = max(self._task.query.values(), key=lambda queries: len(queries[0]))
+        return self._read(rows[:_QUERIES_AT_ONCE])
+
+    def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
+        del hyper
+        rows, labels = self._task.query[stage]
+        logits = self.logits(params, rows)
+        right = (logits.argmax(-1) == labels).double()
+        right = right.where(~logits.isnan().any(-1), torch.nan)
+        return [
+            TaskScores(
+                self._task.name,
+                skill(right, self._task.n_classes),
+                {"accuracy": accuracy(logits, labels), "f1": macro_f1(logits, labels)},
+            )
+        ]

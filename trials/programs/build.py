@@ -1,0 +1,312 @@
+"""From a recipe to the program that runs its trials."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot.episodes import Episode
+from fewshot.errors.inputs import InputError, input_error
+from fewshot.errors.parts import as_input_error
+from fewshot.machine import gigabytes
+from fewshot.metrics import accuracy
+from fewshot.models.models import fills_processor
+from fewshot.randomness import fold
+from fewshot.tasks.base import Pool
+from fewshot.tasks.pool import TaskPool
+from trials.contract import Recipe, Stage
+from trials.data.pools import TaskKind, dropped, pools_of, sources_of
+from trials.data.sources import Sources
+from trials.lanes import memory
+from trials.lanes.lanes import Lanes
+from trials.lanes.objective import Objective
+from trials.lanes.optimizers import adam, sgd
+from trials.lanes.optimizers.base import Optimizer
+from trials.lanes.step.precision import multiply_in
+from trials.programs.adaptation import Adaptation, NewTask
+from trials.programs.factories import build_learner, build_student, spread_of
+from trials.programs.memory_forecast import memory_needs, scoring_needs
+from trials.programs.meta_training import MetaTraining, TaskGroup, TeacherSignal
+from trials.programs.new_task import distilled_task
+from trials.programs.teachers import teacher_of
+from trials.programs.untrained import untrained
+
+log = logging.getLogger(__name__)
+
+# Which stream of episodes scores which stage. The finalists' are fresh, the test's are elsewhere.
+_STREAMS: Mapping[Stage, int] = {"search": 1, "final": 2, "test": 3}
+
+
+def build(
+    recipe: Recipe,
+    *,
+    lanes: int,
+    folder: Path,
+    cache: Path,
+    threads: int = 1,
+    device: str | None = None,
+) -> Lanes:
+    """The program of `recipe`: checkpoints go to `folder`, drawn or embedded inputs to `cache`.
+
+    threads: of this process from now on. device: None for the best one that there is. Raises
+    InputError with every fault found in the tasks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return programs(recipe, cache, threads, device)(lanes=lanes, folder=folder)
+
+
+def programs(
+    recipe: Recipe, cache: Path, threads: int = 1, device: str | None = None
+) -> partial[Lanes]:
+    """What makes programs of `recipe` from `lanes` and `folder`, its inputs being loaded."""
+    memory.keep_freed()
+    torch.set_num_threads(threads)
+    multiply_in(recipe.precision)
+    where = best_device() if device is None else torch.device(device)
+    objective = PROGRAMS[recipe.program](recipe, cache, where)
+    alone = _one_by_one(recipe, where)
+    return partial(
+        Lanes,
+        objective,
+        device=where,
+        optimizer=OPTIMIZERS[recipe.optimizer],
+        rows_per_pass=1 if alone else None,
+    )
+
+
+def _one_by_one(recipe: Recipe, device: torch.device) -> bool:
+    """Whether lanes are trained one after the other."""
+    return device.type == "cpu" and fills_processor(recipe.model.name)
+
+
+def _check_memory(
+    objective: Objective, recipe: Recipe, inputs: Tensor | None, lanes: int, workers: int
+) -> None:
+    """Raises InputError where `workers` on this machine need more memory than it has.
+
+    inputs: those of this process, which are given back before the workers load theirs. A GPU's
+    memory has to hold what the lanes keep; steps are run in smaller passes where there is less.
+    """
+    cpu, device = torch.device("cpu"), best_device()
+    try:
+        needs = memory_needs(objective, OPTIMIZERS[recipe.optimizer], cpu)
+    except InputError:
+        raise
+    except Exception as error:  # a part raises: a trial will say so, with its traceback
+        log.info("no_memory_forecast error=%s", error)
+        return
+    loaded = 0.0 if inputs is None else float(inputs.numel() * inputs.element_size())
+    at_once = 1 if device.type == "cuda" or _one_by_one(recipe, device) else lanes
+    needed = needs.of(lanes, at_once) + loaded
+    left = memory.left(device) if device.type == "cuda" else (memory.left(cpu) + loaded) / workers
+    if needed <= left:
+        return
+    state = gigabytes(workers * lanes * needs.state)
+    what = f", {state} of it for the parameters of {lanes * workers} lanes"
+    raise _too_large(recipe, inputs, lanes, needed * workers, left * workers, what)
+
+
+def _check_room(needed: float, recipe: Recipe, inputs: Tensor | None) -> None:
+    """The same of scoring the untrained model."""
+    if needed > (left := memory.left(torch.device("cpu"))):
+        raise _too_large(recipe, inputs, 1, needed, left, " to score the untrained model")
+
+
+def _too_large(
+    recipe: Recipe, inputs: Tensor | None, lanes: int, needed: float, left: float, what: str
+) -> InputError:
+    rule = f"takes about {gigabytes(needed)} of memory{what}, and there are {gigabytes(left)}."
+    images = [name for name, part in recipe.datasets.items() if part.name == "images"]
+    if images and inputs is not None:
+        shape = " x ".join(map(str, inputs.shape[1:]))
+        remedy = (
+            "Give `size`, such as `size: 84`: images are averaged to 84 x 84 pixels. Or take "
+            "fewer search.lanes, smaller episodes or a smaller model."
+        )
+        return input_error(f"datasets.{images[0]}.size", rule, shape, remedy)
+    remedy = "Take fewer lanes or workers, smaller episodes or a smaller model."
+    return input_error("search.lanes", rule, lanes, remedy)
+
+
+def _without_training(
+    plain: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]], parts: Sequence[TaskGroup]
+) -> MetaTraining:
+    """What scores the untrained model, whose recipe is `plain`, on what scores the others."""
+    same = [
+        TaskGroup(
+            build_learner(plain, next(iter(by_split.values())).features, plain.max_way, task_kind),
+            None,
+            p.held_out,
+        )
+        for (task_kind, by_split), p in zip(pools.items(), parts, strict=True)
+    ]
+    return MetaTraining(same, plain.episodes)
+
+
+def best_device() -> torch.device:
+    """The GPU that this process may use, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the data of a recipe turned out to be.
+
+    task_sizes: number of examples of each training task; empty where there is no end to them.
+    figures: accuracies to be shown beside the search's, such as the teacher's.
+    null_losses: by which the loss of each training task is divided.
+    untrained: the recipe of the model that no training makes, where the inputs mean something.
+    dropped: how many examples of each split are left out because a later split has them.
+    """
+
+    features: tuple[int, ...]
+    task_sizes: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    null_losses: Mapping[str, float] = field(default_factory=dict)
+    untrained: Recipe | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) -> DataSummary:
+    """Load all that the trials will load, without running any; raises InputError as `build`.
+
+    lanes: of each worker; workers: how many are to share this machine. Raises InputError too where
+    they need more memory than there is.
+    """
+    sources = sources_of(recipe, cache)
+    if recipe.program == "adaptation":
+        assert sources is not None, "a config refuses to adapt to functions"
+        found = distilled_task(recipe, sources, cache)
+        inputs = sources.inputs
+        _check_memory(_adapting(recipe, inputs, found.task), recipe, inputs, lanes, workers)
+        shape = tuple(inputs.shape[1:])
+        _begin(build_student(recipe, shape, len(found.classes)).init, "model")
+        taught = found.teacher_accuracy
+        figures = {} if taught is None else {"teacher": taught}
+        return DataSummary(shape, figures=figures, classes=found.classes, dropped=found.dropped)
+    pools = pools_of(recipe, sources, torch.device("cpu"))
+    parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
+    seen = None if sources is None else sources.inputs
+    plain = untrained(recipe, pools)
+    _check_memory(MetaTraining(parts, recipe.episodes), recipe, seen, lanes, workers)
+    for part in parts:
+        _begin(part.learner.init, "learner")
+    if plain is not None:
+        _check_room(scoring_needs(_without_training(plain, pools, parts)), recipe, seen)
+    features = next(pool.features for by_split in pools.values() for pool in by_split.values())
+    sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
+    known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
+    return DataSummary(
+        features,
+        known,
+        figures=_taught(recipe, sources, cache, pools),
+        null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
+        untrained=plain,
+        dropped=dropped(recipe, sources),
+    )
+
+
+def _begin(init: Callable[[torch.Generator], object], path: str) -> None:
+    """See whether a part has parameters to begin with; raises InputError if it can't say so."""
+    with as_input_error(path, "has no parameters to begin with"):
+        init(torch.Generator().manual_seed(0))
+
+
+def _taught(
+    recipe: Recipe,
+    sources: Sources | None,
+    cache: Path,
+    pools: Mapping[TaskKind, Mapping[str, Pool]],
+) -> dict[str, float]:
+    """Accuracy of the teacher itself on the test tasks that have classes."""
+    key, right = fold(torch.tensor(recipe.seed), _STREAMS["test"]), []
+    for task_kind, by_split in pools.items():
+        test = by_split.get("test")
+        if recipe.teacher is None or not isinstance(test, TaskPool):
+            continue
+        drawn = test.by_row().draw(key, recipe.test_episodes)
+        rows = Episode(*(part.flatten(0, 1) for part in drawn))
+        said = teacher_of(recipe, sources, cache, task_kind=task_kind).logits(rows)
+        right.append(accuracy(said, rows.query_y))
+    return {"teacher": torch.cat(right).mean().item()} if right else {}
+
+
+def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
+    sources = sources_of(recipe, cache)
+    pools = pools_of(recipe, sources, device)
+    return MetaTraining(_parts(recipe, sources, pools, device, cache), recipe.episodes)
+
+
+def _parts(
+    recipe: Recipe,
+    sources: Sources | None,
+    pools: Mapping[TaskKind, Mapping[str, Pool]],
+    device: torch.device,
+    cache: Path,
+) -> list[TaskGroup]:
+    """What learns each sort of tasks, with those that it learns."""
+    key = torch.tensor(recipe.seed, device=device)
+    train = {
+        task_kind: by_split["train"] for task_kind, by_split in pools.items() if "train" in by_split
+    }
+    spread = spread_of(recipe, train)
+    stages: tuple[tuple[Stage, str, int], ...] = (
+        ("search", "validation", recipe.validation_episodes),
+        ("final", "validation", recipe.test_episodes),
+        ("test", "test", recipe.test_episodes),
+    )
+    return [
+        TaskGroup(
+            build_learner(
+                recipe,
+                next(iter(by_split.values())).features,
+                recipe.max_way,
+                task_kind,
+                by_split.get("train"),
+                spread,
+            ),
+            by_split.get("train"),
+            {
+                stage: (by_split[split], episodes, fold(key, _STREAMS[stage]))
+                for stage, split, episodes in stages
+                if split in by_split
+            },
+            sampled=recipe.weights_as == "sampling",
+            teacher_signal=_teacher_signal(recipe, sources, cache, task_kind, device)
+            if "train" in by_split
+            else None,
+        )
+        for task_kind, by_split in pools.items()
+    ]
+
+
+def _teacher_signal(
+    recipe: Recipe, sources: Sources | None, cache: Path, task_kind: TaskKind, device: torch.device
+) -> TeacherSignal | None:
+    if recipe.teacher is None:
+        return None
+    teacher = teacher_of(recipe, sources, cache, task_kind=task_kind).to(device)
+    return TeacherSignal(teacher, recipe.distillation)
+
+
+def _adaptation(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
+    sources = Sources(recipe.datasets, cache)
+    task = distilled_task(recipe, sources, cache).task.to(device)
+    return _adapting(recipe, sources.inputs.to(device), task)
+
+
+def _adapting(recipe: Recipe, inputs: Tensor, task: NewTask) -> Adaptation:
+    model = build_student(recipe, tuple(inputs.shape[1:]), task.n_classes)
+    return Adaptation(model, inputs, task, recipe.batch, recipe.distillation)
+
+
+PROGRAMS: Mapping[str, Callable[[Recipe, Path, torch.device], Objective]] = {
+    "adaptation": _adaptation,
+    "meta_training": _meta_training,
+}
+OPTIMIZERS: Mapping[str, Optimizer] = {"adam": adam, "sgd": sgd}

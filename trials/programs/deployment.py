@@ -1,0 +1,150 @@
+"""Adapting a trained model to a task that nobody has seen before, once, outside of any search."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot.calibration import fitted_scale
+from fewshot.episodes import Episode
+from fewshot.errors.inputs import input_error
+from fewshot.functional import Params
+from trials.contract import Component, Recipe, Stage, TrialSpec
+from trials.data.pools import task_kind_of
+from trials.data.sources import Sources
+from trials.errors import advanced
+from trials.lanes.lanes import Lanes
+from trials.programs.adaptation import Adaptation, task_without_teacher
+from trials.programs.factories import build_learner, build_student
+from trials.programs.teachers import teacher_of
+
+Examples = tuple[Tensor, Tensor]  # (n, *features), and their labels (n,)
+_FOLDS = 10  # of the support at the most, each with one example of each class
+
+
+def classify(
+    recipe: Recipe,
+    params: Params,
+    hyperparameters: Mapping[str, float],
+    support: tuple[Tensor, Tensor],
+    x: Tensor,
+    *,
+    scale: float = 1.0,
+) -> Tensor:
+    """Logits (n, c) of x (n, *features), having learned from the support of a meta-trained recipe.
+
+    The new task is like the first validation task that has classes. The logits are scaled so that
+    their softmax is calibrated: by leaving out one example of each class at a time, where each
+    class has more than one.
+
+    support: (s, *features) and labels (s,) in 0..c-1, each of which occurs. scale: > 0, what
+    calibrated the logits of the validation tasks.
+    """
+    way = int(support[1].max()) + 1
+    nobody = torch.zeros(len(x), dtype=torch.int64)  # the queries' labels are not known
+    answer = partial(_answers, recipe, params, hyperparameters, way, regresses=False)
+    left_out = [
+        (answer(seen, (held_out[0], torch.zeros_like(held_out[1]))), held_out[1])
+        for seen, held_out in _one_left_out(support)
+    ]
+    if left_out:
+        logits, labels = (torch.cat(parts) for parts in zip(*left_out, strict=True))
+        scale = fitted_scale(logits, labels, prior=scale).item()
+    return scale * answer(support, (x, nobody))
+
+
+def _one_left_out(support: Examples) -> Iterator[tuple[Examples, Examples]]:
+    """The support without one example of each class, and these; nothing where a class has one."""
+    x, y = support
+    # Of each example how many of its class come before it.
+    place = torch.tensor([int((y[:i] == label).sum()) for i, label in enumerate(y)])
+    folds = min(_FOLDS, *torch.bincount(y).tolist())
+    for fold in range(folds if folds > 1 else 0):
+        out = place == fold
+        yield (x[~out], y[~out]), (x[out], y[out])
+
+
+def regress(
+    recipe: Recipe,
+    params: Params,
+    hyperparameters: Mapping[str, float],
+    support: tuple[Tensor, Tensor],
+    x: Tensor,
+) -> Tensor:
+    """Numbers (n,) of x (n, *features), having learned from the support of a meta-trained recipe.
+
+    The new task is like the first validation task that has numbers.
+
+    support: (s, *features) and numbers (s,). Raises InputError if x is not of the model's shape.
+    """
+    shown = support[0], support[1][:, None]
+    asked = x, torch.zeros(len(x), 1)  # the queries' numbers are not known
+    way = recipe.max_way
+    answers = _answers(recipe, params, hyperparameters, way, shown, asked, regresses=True)
+    return answers[:, 0]
+
+
+def _answers(
+    recipe: Recipe,
+    params: Params,
+    hyperparameters: Mapping[str, float],
+    way: int,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    *,
+    regresses: bool,
+) -> Tensor:
+    """Outputs (n, c) for the queries of one problem that is like the first such validation task."""
+    like = next(task for task in recipe.tasks["validation"] if task.regresses == regresses)
+    model = build_learner(recipe, tuple(query[0].shape[1:]), way, task_kind_of(recipe, like))
+    fresh = model.init(torch.Generator())
+    if missing := fresh.keys() - params.keys():
+        rule = f"must hold the model that its config.yaml describes; it has no {min(missing)}."
+        raise input_error("DIR", rule, None, "Export it again.")
+    # Not of classes: a head may tell apart more of them than there are here.
+    if regresses and any(params[name].shape != value.shape for name, value in fresh.items()):
+        rule = "must have as many columns to learn from as the model has read."
+        found = tuple(query[0].shape[1:])
+        raise input_error("--data", rule, found, "Leave other columns of numbers out.")
+    hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
+    episode = Episode(*(part[None] for part in (*support, *query)))
+    return model.logits(params, episode, hyper)[0]
+
+
+def distil(
+    spec: TrialSpec,
+    data: Component,
+    support: tuple[Tensor, Tensor],
+    classes: tuple[str, ...],
+    *,
+    cache: Path,
+    folder: Path,
+) -> tuple[Tensor, Params]:
+    """Scores (n, c) of every row of `data` by a student trained as `spec` says; its parameters.
+
+    support: rows (s,) of `data` with labels (s,), places in `classes`. The student is trained on
+    what its teacher, having seen the same, says of all rows; without a teacher on the support
+    alone. `folder` holds a checkpoint meanwhile.
+    """
+    rows, codes = support
+    sources = Sources({"data": data}, cache)
+    recipe = replace(spec.recipe, datasets={"data": data})
+    scored: dict[Stage, tuple[Tensor, Tensor]]
+    scored = {"search": support, "final": support, "test": support}
+    task = task_without_teacher("new", len(classes), rows, codes, scored)
+    everything = torch.arange(len(sources.inputs))
+    if recipe.teacher is not None:
+        said = teacher_of(recipe, sources, cache, classes=classes).labelled(rows, codes)
+        task = replace(task, transfer=everything, teacher=said)
+    model = build_student(recipe, tuple(sources.inputs.shape[1:]), len(classes))
+    objective = Adaptation(model, sources.inputs, task, recipe.batch, recipe.distillation)
+    lanes = Lanes(objective, lanes=1, folder=folder, device=torch.device("cpu"))
+    lanes.admit(spec)
+    advanced(lanes)
+    params = lanes.parameters(spec.key)
+    with torch.no_grad():
+        stacked = {name: value.unsqueeze(0) for name, value in params.items()}
+        return objective.logits(stacked, everything)[0], params

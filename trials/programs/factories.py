@@ -1,0 +1,161 @@
+"""The registered parts that a recipe names, built."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from fewshot.errors.parts import as_input_error
+from fewshot.kinds import REGRESSION
+from fewshot.learners.base import Learner, OwnParameters
+from fewshot.learners.learners import (
+    LEARNERS,
+    REGRESSORS,
+    learner_named,
+    learns_all_classes,
+    learns_numbers,
+)
+from fewshot.learners.per_task import PerTask
+from fewshot.learners.ridge import Ridge
+from fewshot.learners.scaled import Scaled, scale_of
+from fewshot.models.base import Model
+from fewshot.models.columns import Columns
+from fewshot.models.models import MODELS, SPREAD
+from fewshot.randomness import fold
+from fewshot.registry import options_of, resolve
+from fewshot.tasks.base import Pool
+from fewshot.tasks.pool import TaskPool
+from trials.contract import Component, Recipe
+from trials.data.pools import TaskKind, task_kinds
+
+# The stream of the episodes that the spread of examples is measured on, and their number a task.
+_SPREAD, _SPREAD_EPISODES = 4, 16
+
+
+def build_part(
+    registry: Mapping[str, Callable[..., Any]], component: Component, path: str, **more: Any
+) -> Any:
+    """The part that `component` names, built with its options."""
+    factory = resolve(registry, component.name, f"{path}.name")
+    arguments = {**more, **component.options}
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise input_error(path, f"has an option that does not fit: {error}.") from error
+    with as_input_error(path, f"{component.name} can't be made"):
+        return factory(**arguments)
+
+
+def build_student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
+    """The model of an adaptation recipe."""
+    model: Model = build_part(MODELS, recipe.model, "model", features=features, n_out=n_classes)
+    return model
+
+
+def build_learner(
+    recipe: Recipe,
+    features: tuple[int, ...],
+    way: int,
+    task_kind: TaskKind | None = None,
+    train: Pool | None = None,
+    spread: float = 1.0,
+) -> Learner:
+    """The learner of a meta-training recipe, for problems of `way` classes or of numbers.
+
+    task_kind: of the tasks that it is to learn; the recipe's first if there is no word of it.
+    train: the training tasks among them, if any are to be trained on. spread: see `spread_of`;
+    nothing but fresh parameters depend on it.
+    """
+    task_kind = task_kind or next(iter(task_kinds(recipe)))
+    model = _model(recipe, features, way, task_kind, spread)
+    made = learner_named(recipe.learner.name)
+    found: Learner
+    if task_kind.regresses and not learns_numbers(made):
+        found = _regressor(recipe, model)
+    else:
+        own: dict[str, Any] = {"kind": REGRESSION} if task_kind.regresses else {}
+        if learns_all_classes(made) and isinstance(train, TaskPool):
+            own["classes"] = _class_counts(recipe, train)
+        found = build_part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
+    if isinstance(found, OwnParameters) and found.per_task:
+        found = _per_task(found, found.per_task, recipe, task_kind)
+    return with_scaling(found, task_kind)
+
+
+def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool]) -> float:
+    """Root mean square distance of a training example from the mean of its episode, as a model
+    sees it; 1 where they do not differ, or where no model of the recipe asks for it."""
+    if SPREAD not in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
+        return 1.0
+    squares = []
+    for task_kind, pool in train.items():
+        key = fold(torch.tensor(recipe.seed, device=pool.null_losses.device), _SPREAD)
+        x = pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1).flatten(2)  # (e, n, d)
+        if task_kind.source == "table":  # in units of the support, see `scaled`
+            x = scale_of(x, torch.ones_like(x[..., 0])).to(x)
+        squares.append((x - x.mean(1, keepdim=True)).square().sum(-1).mean())
+    found = float(torch.stack(squares).mean().sqrt()) if squares else 0.0
+    return found if 0 < found < math.inf else 1.0
+
+
+def _model(
+    recipe: Recipe, features: tuple[int, ...], way: int, task_kind: TaskKind, spread: float
+) -> Model:
+    """The model, or its outputs for one kind of task: first the classes, then the number."""
+    more: dict[str, Any] = {"features": features}
+    if SPREAD in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
+        more[SPREAD] = spread
+    if not _scores_classes(recipe):
+        return build_part(MODELS, recipe.model, "model", **more)  # type: ignore[no-any-return]
+    kinds = {each.regresses for each in task_kinds(recipe)}
+    n_outputs = way * (False in kinds) + (True in kinds)
+    model: Model = build_part(MODELS, recipe.model, "model", **more, n_out=n_outputs)
+    if len(kinds) == 1:
+        return model
+    return Columns(model, way, 1) if task_kind.regresses else Columns(model, 0, way)
+
+
+def _scores_classes(recipe: Recipe) -> bool:
+    return learner_named(recipe.learner.name).model_scores_classes
+
+
+def _class_counts(recipe: Recipe, train: TaskPool) -> tuple[int, ...]:
+    if sum(not task_kind.regresses for task_kind in task_kinds(recipe)) > 1:
+        rule = "can't be trained on the classes of tables and of other rows in one search."
+        raise InputError([ErrorDetail("learner.name", rule, recipe.learner.name)])
+    return train.class_counts
+
+
+def _regressor(recipe: Recipe, model: Model) -> Learner:
+    """What learns numbers beside a learner that knows classes only: a ridge head, embedded alike.
+
+    Raises InputError if there is no embedding, or nothing but numbers to learn.
+    """
+    if recipe.regresses or _scores_classes(recipe):
+        rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
+        raise InputError([ErrorDetail("learner.name", rule, recipe.learner.name)])
+    return Ridge(model=model, way=1, kind=REGRESSION)
+
+
+def _per_task(found: Learner, own: tuple[str, ...], recipe: Recipe, task_kind: TaskKind) -> Learner:
+    trained = [each for each, tasks in task_kinds(recipe).items() for _ in tasks["train"]]
+    places = [i for i, each in enumerate(trained) if each == task_kind]
+    peers = [i for i, each in enumerate(trained) if each.regresses == task_kind.regresses]
+    return PerTask(
+        found, own, n_tasks=len(trained), own_tasks=_slice(places), peers=_slice(peers or places)
+    )
+
+
+def _slice(places: list[int]) -> slice:
+    """Of places that follow one another; of none, the whole."""
+    return slice(places[0], places[-1] + 1) if places else slice(None)
+
+
+def with_scaling(found: Learner, task_kind: TaskKind) -> Learner:
+    """Numbers of rows are in units of their own; so are the features of tables."""
+    targets = task_kind.regresses and task_kind.source != "functions"
+    features = task_kind.source == "table"
+    return Scaled(found, features=features, targets=targets) if features or targets else found

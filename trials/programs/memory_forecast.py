@@ -1,0 +1,247 @@
+"""How much memory lanes will take, from a step and a scoring on tensors that have none.
+
+The learner's own code runs on shapes alone (PyTorch's device `meta`), in one lane. The most that it
+holds at a time is counted, and multiplied by the number of lanes.
+"""
+
+import logging
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.func import vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fewshot.episodes import Episode, hide_query_labels
+from fewshot.functional import Hyperparameters, Params
+from fewshot.learners.embedding import Embeds, of_embedded
+from fewshot.tasks.numbers import NumberPool
+from fewshot.tasks.pool import TaskPool
+from trials.lanes.objective import Objective
+from trials.lanes.optimizers.base import Optimizer
+from trials.lanes.step.mapping import over_lanes
+from trials.programs.adaptation import Adaptation
+from trials.programs.meta_training import EXAMPLES_AT_ONCE, MetaTraining, TaskGroup, at_once
+
+log = logging.getLogger(__name__)
+
+# Whose shapes PyTorch finds by a library that takes seconds to import.
+_RANDOM = {torch.ops.aten.rand, torch.ops.aten.randn}
+
+# Something that a lane does in one go, of which nothing is held after it but what it returns.
+Piece = Callable[[Params, Hyperparameters], Any]
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Bytes beside the inputs: `held` for all lanes together, the others for each lane.
+
+    held: examples that are kept to score with. state: parameters and what the optimiser remembers
+    of them. step, scoring: the most that a training step and a scoring hold beside that.
+    """
+
+    held: float
+    state: float
+    step: float
+    scoring: float
+
+    def of(self, lanes: int, at_once: int) -> float:
+        """The most that so many lanes hold at a time, of which some are trained at once."""
+        return self.held + lanes * self.state + at_once * max(self.step, self.scoring)
+
+
+def memory_needs(objective: Objective, optimizer: Optimizer, device: torch.device) -> MemoryNeeds:
+    """What lanes of `objective`, whose inputs lie on `device`, will take."""
+    params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
+    hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
+    sizes = [_bytes(value) for value in params.values()]
+    slots = tree_leaves(optimizer.zeros_like(params))
+    state = sum(sizes) + sum(map(_bytes, slots))
+    held, pieces = _scoring(objective)
+    # The optimiser makes two more tensors like the one that it changes; a report copies the state.
+    step = _step(objective, params, hyper, device) + 2 * max(sizes, default=0.0)
+    with torch.no_grad():
+        scoring = sum(sizes) + max(_most(partial(piece, params, hyper)) for piece in pieces)
+    return MemoryNeeds(held, state, max(step, state), scoring)
+
+
+def scoring_needs(objective: Objective) -> float:
+    """Bytes beside the inputs of scoring one model that no step is taken of."""
+    params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
+    hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
+    held, pieces = _scoring(objective)
+    with torch.no_grad():
+        return held + max(_most(partial(piece, params, hyper)) for piece in pieces)
+
+
+def _template(objective: Objective) -> Params:
+    try:
+        with _Counter():
+            return objective.init(0)
+    except (RuntimeError, NotImplementedError, TypeError):  # a user's model may make them otherwise
+        return objective.init(0)
+
+
+def _step(
+    objective: Objective, params: Params, hyper: Hyperparameters, device: torch.device
+) -> float:
+    """Of a gradient in one lane, with the examples that it is found from."""
+    one = torch.zeros(1, dtype=torch.int64, device=device)
+    weights = torch.ones(1, len(objective.tasks), device=device)
+    drawn = objective.draw(one, one, weights)
+    if isinstance(objective, MetaTraining):
+        for part in objective.parts:
+            _ = part.null_losses  # found once, from values
+    batch = _made(lambda: objective.batch(drawn))
+    held = sum(_bytes(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+
+    def gradient() -> Any:
+        own = {name: value.requires_grad_() for name, value in params.items()}
+        losses = over_lanes(objective.loss)(own, batch, hyper, weights)
+        return torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
+
+    with torch.enable_grad():
+        return held + _most(gradient)
+
+
+def _scoring(objective: Objective) -> tuple[float, list[Piece]]:
+    """Bytes of what is kept to score with, and what scoring does in pieces."""
+    if isinstance(objective, Adaptation):
+        answer, x = over_lanes(objective.model.apply, shared=1), _made(objective.some_queries)
+        return _bytes(x), [lambda params, hyper: answer(params, x)]
+    assert isinstance(objective, MetaTraining), "there is no other objective"
+    found = [_scoring_of(part) for part in objective.parts]
+    return sum(held for held, _ in found), [piece for _, pieces in found for piece in pieces]
+
+
+def _scoring_of(part: TaskGroup) -> tuple[float, list[Piece]]:
+    """The same of one part, for all stages."""
+    held, pieces = 0.0, list[Piece]()
+    for pool, n_episodes, key in part.held_out.values():
+        by_row = isinstance(pool, TaskPool | NumberPool)
+        rows = pool.by_row() if isinstance(pool, TaskPool | NumberPool) else pool
+        one = Episode(*(drawn[:1, 0] for drawn in rows.draw(key, 1)))
+        n, width = len(pool.names) * n_episodes, one.support_x.shape[1] + one.query_x.shape[1]
+        like = pool.inputs if isinstance(pool, TaskPool | NumberPool) else one.support_x
+        if by_row and isinstance(part.learner, Embeds):
+            used = min(sum(pool.sizes.values()), n * width)
+            pieces.append(
+                partial(_compare, part.learner, one, n, _shape(like, used, *pool.features))
+            )
+            held += _bytes(_shape(like, used, *pool.features))
+            continue
+        held += n * _bytes(_shape(like, width, *pool.features))
+        shown = at_once(n, math.prod(pool.features) * width)
+        pieces.append(partial(_answer, part.learner, _filled(one, like, shown, pool.features)))
+    return held, pieces
+
+
+def _compare(
+    learner: Embeds, one: Episode, n: int, inputs: Tensor, params: Params, hyper: Hyperparameters
+) -> None:
+    """As `Part` does it: all examples are embedded, then some episodes are compared."""
+    embed = over_lanes(learner.embedding.apply, shared=1)
+    parts = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
+    found = torch.cat(parts, 1)
+    del parts
+    d = found.shape[-1]
+    shown = at_once(n, d * (one.support_x.shape[1] + one.query_x.shape[1]))
+    part = _filled(one, found, shown, (d,))
+    mapped = Episode._make((0, None, 0, None))
+    own = part._replace(support_x=part.support_x[None], query_x=part.query_x[None])
+    vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))(params, hide_query_labels(own), hyper)
+
+
+def _answer(learner: Any, part: Episode, params: Params, hyper: Hyperparameters) -> None:
+    over_lanes(learner.logits, shared=1)(params, hide_query_labels(part), hyper)
+
+
+def _filled(one: Episode, like: Tensor, n: int, features: tuple[int, ...]) -> Episode:
+    """n episodes of the shape of `one` (1, ..), whose examples have the type of `like`."""
+    return Episode(
+        _shape(like, n, one.support_x.shape[1], *features),
+        _shape(one.support_y, n, *one.support_y.shape[1:]),
+        _shape(like, n, one.query_x.shape[1], *features),
+        _shape(one.query_y, n, *one.query_y.shape[1:]),
+    )
+
+
+def _shape(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
+def _bytes(tensor: Tensor) -> float:
+    return float(tensor.numel() * tensor.element_size())
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """What `make` makes, as shapes alone unless it looks at values, as it does at ids of tokens."""
+    try:
+        with _Counter():
+            return make()
+    except (RuntimeError, NotImplementedError):
+        return make()
+
+
+def _most(run: Callable[[], Any]) -> float:
+    """The most bytes that `run` holds at a time; 0 where shapes alone do not tell."""
+    counter = _Counter()
+    try:
+        with counter:
+            run()
+    except (RuntimeError, NotImplementedError) as error:  # it looks at values
+        log.info("not rehearsed reason=%s", str(error).partition("\n")[0])
+    return counter.most
+
+
+class _Counter(TorchDispatchMode):
+    """Runs operations on shapes alone, and counts what they would hold."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is no compiler to keep out, and importing it takes a second
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = self._held = 0.0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        del types
+        args, kwargs = tree_map(_without_memory, (args, dict(kwargs or {})))
+        if func.overloadpacket in _RANDOM:
+            found = torch.empty(args[0], dtype=kwargs.get("dtype"), device="meta")
+        else:
+            found = func(*args, **kwargs)
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return found
+
+    def _count(self, storage: Any) -> None:
+        place = id(storage)
+        if place not in self._known:
+            size = float(storage.nbytes())
+            self._held += size
+            self.most = max(self.most, self._held)
+            self._known[place] = weakref.finalize(storage, self._freed, place, size)
+
+    def _freed(self, place: int, size: float) -> None:
+        self._held -= size
+        del self._known[place]
+
+
+def _without_memory(value: Any) -> Any:
+    """A tensor's shape, or what says where to make one."""
+    if isinstance(value, Tensor) and value.device.type != "meta":
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    return torch.device("meta") if isinstance(value, torch.device) else value
