@@ -22,7 +22,7 @@ SMALL = {
     "space": {"lr/outer": {"low": 1e-3, "high": 1e-1}},
 }
 LEARNER, TASKS = "mine/learner.py", "mine/tasks.py"
-SUM = "near = closeness(query, support) / self._width"
+SUM = "near = negative_distances(query, support) / self._width"
 EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
 
 
