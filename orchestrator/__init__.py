@@ -1,1 +1,39 @@
-"""Which trials to run, where, and what came of them."""
+"""Which trials run, where, and what came of them; `Search` is the Python interface to all of it.
+
+```python
+from orchestrator import Search
+
+search = Search.from_yaml("configs/quickstart.yaml", home="runs")
+search.check()                          # raises InputError with every error; forecasts the cost
+summary = search.run(progress=True)     # resume=True continues an interrupted search
+search.trials()                         # a pandas DataFrame, one row for each trial
+search.study()                          # an Optuna study, for optuna.visualization
+search.export("best")                   # the best configuration and model, as a folder
+```
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fewshot.errors.inputs import ErrorDetail, FewtuneError, InputError
+
+if TYPE_CHECKING:
+    from orchestrator.api import Search, Stopped, delete_search, list_searches
+
+__all__ = [
+    "ErrorDetail",
+    "FewtuneError",
+    "InputError",
+    "Search",
+    "Stopped",
+    "delete_search",
+    "list_searches",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch, Optuna and the rest only when the interface is used, not for `--help`."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from orchestrator import api
+
+    return getattr(api, name)

@@ -1,1 +1,200 @@
-"""The Python interface: a search as an object."""
+"""The Python interface: a search as an object, and the searches of a home.
+
+Nothing here prints. Bad input raises InputError, which has every error in `details`; a search that
+fails raises FewtuneError; both have the text that the command line shows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+
+from fewshot.errors.inputs import input_error
+from orchestrator import launch
+from orchestrator.config import loading, paths
+from orchestrator.config.plan import Plan, plan_of
+from orchestrator.config.sections.config import Config
+from orchestrator.launch import Placement
+from orchestrator.progress import ProgressBar
+from orchestrator.record.home import Home
+from orchestrator.record.readable_study import readable_study
+from orchestrator.record.search_records import SearchRecords, read_records
+from orchestrator.record.study import StudyRecord
+from orchestrator.results import listing
+from orchestrator.results.export import export
+from orchestrator.results.leaderboard import Summary, summary_of
+from orchestrator.results.listing import ListedSearch
+from orchestrator.results.trial_table import trial_table
+from orchestrator.search.advice import Advice
+from orchestrator.search.forecast import Forecast, forecast
+from orchestrator.search.loop import Stopped
+
+__all__ = ["Search", "Stopped", "delete_search", "list_searches"]
+
+Observer = Callable[[str, SearchRecords], None]
+
+
+class Search:
+    """A search: a config, and the home folder in which its state is stored.
+
+    config: what a YAML file would contain, as a dictionary. home: the folder of all searches; None
+    for FEWTUNE_HOME or else `./fewtune-runs`. folder: where relative paths in the config start,
+    by default the working directory.
+
+    Raises InputError with every error in the config.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | Config,
+        *,
+        home: str | Path | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        self._config = config if isinstance(config, Config) else loading.parse(config)
+        self._home = Home.at(None if home is None else str(home))
+        self._folder = Path(folder) if folder is not None else Path.cwd()
+        self.sent = True  # False after a run of which MLflow has not received all events
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | Path,
+        *,
+        home: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        trust_code: bool = False,
+    ) -> "Search":
+        """The search that a YAML file describes.
+
+        overrides: `key=value` texts, such as `search.trials=16`. trust_code: whether to run code
+        that a config in an export names.
+        """
+        path = Path(path)
+        foreign = paths.is_export(path)
+        config = loading.load_config(path, overrides, foreign=foreign, trust_code=trust_code)
+        return cls(config, home=home, folder=path.parent)
+
+    @classmethod
+    def open(cls, name: str, *, home: str | Path | None = None) -> "Search":
+        """A search that was started before, by its name. Raises InputError if there is none."""
+        found = Home.at(None if home is None else str(home))
+        if name not in found.searches():
+            known = ", ".join(found.searches()) or "none yet"
+            raise input_error("NAME", f"is no search of {found.path}; there are: {known}.", name)
+        config = loading.load_config(found.config(name))
+        records = read_records(name, found)
+        folder = None if records is None else records.search.notes.get("folder")
+        return cls(config, home=found.path, folder=folder)
+
+    @property
+    def name(self) -> str:
+        return self._config.name
+
+    @property
+    def home(self) -> Path:
+        """The folder of all searches, an absolute path."""
+        return self._home.path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config as plain values, with all defaults."""
+        return loading.data_of(self._config)
+
+    @property
+    def _plan(self) -> Plan:
+        return plan_of(paths.with_absolute_paths(self._config, self._folder))
+
+    def check(self) -> Forecast:
+        """Load the data and run a few steps; returns the expected time, memory and advice.
+
+        Raises InputError with every error in the data.
+        """
+        return forecast(paths.with_absolute_paths(self._config, self._folder), self._home)
+
+    def run(
+        self,
+        *,
+        resume: bool = False,
+        executor: Placement = "ray",
+        progress: bool = False,
+        observe: Observer | None = None,
+        advise: Callable[[Advice], None] = lambda advice: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Summary:
+        """Run the search to its end; returns its summary. A finished search is not run again.
+
+        The best configuration and model are exported to `<home>/searches/<name>/best`. If MLflow
+        cannot be reached, `sent` is false afterwards; the next run of the search sends the rest.
+
+        resume: continue an earlier run of this search. executor: `ray`, or `inline` to train in
+        this process. progress: show a progress bar, also in a notebook. observe: called with the
+        stage and the records after every change. advise: called once for each warning about the
+        search; `summary.advice` has all of them. should_stop: called between turns.
+
+        Raises InputError before anything is written, FewtuneError if the search fails, and Stopped
+        if `should_stop` returned true. KeyboardInterrupt ends it too; in both cases nothing that
+        was reported is lost, and `resume=True` continues.
+        """
+        with ProgressBar(self._plan, shown=progress) as bar:
+
+            def observe_both(stage: str, records: SearchRecords) -> None:
+                bar.update(stage, records)
+                if observe is not None:
+                    observe(stage, records)
+
+            result = launch.run(
+                self._config,
+                self._home,
+                folder=self._folder,
+                resume=resume,
+                placement=executor,
+                observe=observe_both,
+                advise=advise,
+                should_stop=should_stop,
+            )
+        if result.summary.best is not None:
+            self.export(self._home.best(self.name))
+        self.sent = result.drained
+        return result.summary
+
+    def summary(self) -> Summary:
+        """What the search has found so far; also while it runs in another process."""
+        return summary_of(self.name, self._home)
+
+    def trials(self) -> pd.DataFrame:
+        """One row for each trial; the columns are described in `trial_table`."""
+        return trial_table(self._record(), self._plan.space)
+
+    def study(self) -> optuna.Study:
+        """A copy of the Optuna study, for `optuna.visualization`: task weights have their names."""
+        return readable_study(self.name, self._record(), self._plan.space)
+
+    def export(self, out: str | Path) -> Path:
+        """Write the best configuration and model to the folder `out`; returns its path.
+
+        Raises InputError if the search has not ended, or if `out` contains anything but an export.
+        """
+        export(self.name, self._home, Path(out))
+        return Path(out)
+
+    def _record(self) -> StudyRecord:
+        self.summary()  # raises InputError if there is no such search
+        records = read_records(self.name, self._home)
+        assert records is not None, "a search with a summary has records"
+        return records.search
+
+    def __repr__(self) -> str:
+        return f"Search({self.name!r}, home={str(self.home)!r})"
+
+
+def list_searches(home: str | Path | None = None) -> list[ListedSearch]:
+    """The searches of a home, the most recent first."""
+    return listing.list_searches(Home.at(None if home is None else str(home)))
+
+
+def delete_search(name: str, *, home: str | Path | None = None) -> None:
+    """Delete a search with its studies, files and MLflow runs; see `listing.delete_search`."""
+    listing.delete_search(Home.at(None if home is None else str(home)), name)

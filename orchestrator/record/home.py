@@ -63,9 +63,25 @@ class Home:
     def checkpoints(self, name: str) -> Path:
         return self.search(name) / "checkpoints"
 
+    def best(self, name: str) -> Path:
+        """The folder to which a finished search is exported."""
+        return self.search(name) / "best"
+
     def searches(self) -> list[str]:
         """Names of the searches that this home has."""
         return sorted(path.parent.name for path in self.path.glob("searches/*/config.yaml"))
+
+    def is_owned(self, name: str) -> bool:
+        """Whether a process runs the search now."""
+        path = self.search(name) / "driver.lock"
+        if not path.exists():
+            return False
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     @contextmanager
     def owned(self, name: str) -> Iterator[None]:

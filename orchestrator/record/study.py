@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,3 +194,14 @@ def read_study(storage: str, name: str) -> StudyRecord | None:
         return StudyRecord(backend, name, {})
     except KeyError:
         return None
+
+
+def delete_studies(storage: str, name: str) -> None:
+    """Delete the studies of the search `name`; a journal is deleted as a file."""
+    if "://" not in storage:
+        Path(storage).unlink(missing_ok=True)
+        return
+    backend = _database(storage)
+    for study in (name, f"{name}/final", f"{name}/test"):
+        with suppress(KeyError):
+            backend.delete_study(backend.get_study_id_from_name(study))

@@ -30,6 +30,7 @@ class Scheduler:
         self._to_restart: deque[TrialSpec] = deque()
         self._worker_losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}  # of training, by key
 
     @property
     def stage(self) -> Stage:
@@ -74,13 +75,15 @@ class Scheduler:
         for result in turn.results:
             spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
             record = self._sources[spec.stage].record
-            _end(record, self._recorder, spec, result, result.error or reason)
+            seconds = self._seconds.pop(result.key, 0.0)
+            _end(record, self._recorder, spec, result, result.error or reason, seconds)
         self._to_restart.extend(self._restarted(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
             spec = self.live[report.key]
             record = self._sources[spec.stage].record
             record.report(spec.number, report.step, report.score.mean)
             self._recorder.reported(report)
+            self._seconds[report.key] = report.seconds
             self.failures.reported(report.score.mean)
         release: dict[str, Outcome] = {}
         for key, decision in self._decisions(turn.reports).items():
@@ -108,7 +111,12 @@ class Scheduler:
 
 
 def _end(
-    record: StudyRecord, recorder: Recorder, spec: TrialSpec, result: TrialResult, reason: str
+    record: StudyRecord,
+    recorder: Recorder,
+    spec: TrialSpec,
+    result: TrialResult,
+    reason: str,
+    seconds: float,
 ) -> None:
     """Write the end of a trial to the recorder first and to the study second.
 
@@ -119,6 +127,7 @@ def _end(
         "reason": reason,
         "checkpoint": result.checkpoint,
         "seed": spec.seed,
+        "seconds": round(seconds, 3),
         "hyperparameters": dict(spec.hyperparameters),
         "task_weights": dict(spec.task_weights),
         "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},

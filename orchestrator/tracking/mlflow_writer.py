@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot.errors.inputs import FewtuneError
 from orchestrator.tracking.events import RunEvent, by_run, common_tags, event_of
 from orchestrator.tracking.mlflow_client import artifacts, connect
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.recorder import OutboxRecorder
 from orchestrator.tracking.run_ids import RunIds
-from orchestrator.tracking.saved_views import saved_views
+from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ LONGEST_WAIT = 15.0
 # batch it rests for so many times the CPU time that this took, until somebody waits for the record.
 _RESTS = 19
 _AT_ONCE = 512  # events at the most, of which those of one run make one batch
+# The view of all searches stays when one of them is deleted.
+_SHARED_VIEWS = {PREFIX + view_id("", "searches")}
 SEARCH_ID = "fewtune.search_id"  # a tag of every run
 # What MLflow says of an event that it will not accept at the next try either.
 HOPELESS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
@@ -59,6 +62,29 @@ def ensure_saved_views(tracking_uri: str, experiment: str, search: str) -> bool:
         log.warning("no_saved_views search=%s error=%s", search, error)
         return False
     return True
+
+
+def delete_runs(tracking_uri: str, search_id: str, search: str) -> None:
+    """Delete all runs of the search with this id, as well as its saved views.
+
+    MLflow keeps deleted runs, marked as deleted, until `mlflow gc`. Raises FewtuneError if MLflow
+    cannot be reached.
+    """
+    try:
+        client = connect(tracking_uri)
+        found = list(_runs(client, f"tags.`{SEARCH_ID}` = {_quoted(search_id)}"))
+        for run in found:
+            client.delete_run(run.info.run_id)
+        for experiment in client.search_experiments():
+            for tag in saved_views(search, [], at=0):
+                if tag in experiment.tags and tag not in _SHARED_VIEWS:
+                    client.delete_experiment_tag(experiment.experiment_id, tag)
+    except Exception as error:
+        where = _public(tracking_uri)
+        raise FewtuneError(
+            f"The runs of {search} in MLflow at {where} cannot be deleted: {_public(str(error))}. "
+            "Nothing else was deleted. Start MLflow, then delete the search again."
+        ) from error
 
 
 class Sender(threading.Thread):

@@ -1,0 +1,62 @@
+"""A progress bar for a search that is run from Python, in a terminal or a notebook."""
+
+import math
+import time
+
+from tqdm.auto import tqdm
+
+from orchestrator.config.plan import Plan
+from orchestrator.record.search_records import SearchRecords
+
+STAGES = {
+    "data": "reading the data",
+    "start": "starting the workers",
+    "search": "searching",
+    "final": "retraining the finalists",
+    "test": "scoring the test tasks",
+    "record": "sending the record to MLflow",
+}
+_SECONDS = 0.2  # between updates: counting thousands of trials takes time
+
+
+class ProgressBar:
+    """A context manager; `update` is called after every change of the records."""
+
+    def __init__(self, plan: Plan, *, shown: bool) -> None:
+        self._plan, self._shown = plan, shown
+        self._stage, self._updated = "", 0.0
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar = tqdm(total=1, disable=not self._shown)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def update(self, stage: str, records: SearchRecords | None) -> None:
+        now = time.monotonic()
+        if not self._shown or (stage == self._stage and now - self._updated < _SECONDS):
+            return
+        self._stage, self._updated = stage, now
+        done, total, note = progress_of(stage, records, self._plan)
+        self._bar.total, self._bar.n = total or 1, done
+        self._bar.set_description(STAGES[stage], refresh=False)
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.refresh()
+
+
+def progress_of(
+    stage: str, records: SearchRecords | None, plan: Plan
+) -> tuple[int, int | None, str]:
+    """Number of trials that have ended, number of all trials of the stage, and a note."""
+    if records is None or stage not in ("search", "final", "test"):
+        return 0, None, ""
+    trials = getattr(records, stage).trials()
+    ended = [trial for trial in trials if trial.state != "running"]
+    if stage == "final":
+        return len(ended), (plan.finalists + 1) * plan.seeds, ""
+    if stage == "test":
+        return len(ended), 2 * plan.seeds, ""
+    best = max((t.score for t in ended if not math.isnan(t.score)), default=math.nan)
+    note = "" if math.isnan(best) else f"best score {best:.3f}"
+    return len(ended), plan.trials, note
