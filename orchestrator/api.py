@@ -104,7 +104,7 @@ class Search:
         return loading.data_of(self._config)
 
     @property
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
         return plan_of(paths.with_absolute_paths(self._config, self._folder))
 
     def check(self) -> Forecast:
@@ -138,7 +138,7 @@ class Search:
         if `should_stop` returned true. KeyboardInterrupt ends it too; in both cases nothing that
         was reported is lost, and `resume=True` continues.
         """
-        with ProgressBar(self._plan, shown=progress) as bar:
+        with ProgressBar(self.plan, shown=progress) as bar:
 
             def observe_both(stage: str, records: SearchRecords) -> None:
                 bar.update(stage, records)
@@ -166,11 +166,11 @@ class Search:
 
     def trials(self) -> pd.DataFrame:
         """One row for each trial; the columns are described in `trial_table`."""
-        return trial_table(self._record(), self._plan.space)
+        return trial_table(self._record(), self.plan.space)
 
     def study(self) -> optuna.Study:
         """A copy of the Optuna study, for `optuna.visualization`: task weights have their names."""
-        return readable_study(self.name, self._record(), self._plan.space)
+        return readable_study(self.name, self._record(), self.plan.space)
 
     def export(self, out: str | Path) -> Path:
         """Write the best configuration and model to the folder `out`; returns its path.

@@ -1,137 +1,93 @@
-"""The command line: its commands, their options, and what becomes of an error."""
+"""The `fewtune` command: its subcommands, and what an error prints and returns."""
 
-import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import click
+import typer
 
 from fewshot.errors.inputs import FewtuneError, InputError
-from orchestrator.cli import commands
-from orchestrator.cli.commands import Output
+from orchestrator.cli import cluster, models, searches, start
+from orchestrator.cli.output import Output
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
 
-DESCRIPTION = """Search the task weights, learning rates and distillation temperatures with which a
-model learns new tasks from a few examples best."""
+app = typer.Typer(
+    name="fewtune",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Search the task weights, learning rates and distillation temperatures with which a model "
+    "learns new tasks from a few examples.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped (can be resumed).",
+)
+for _commands in (searches.app, models.app, cluster.app, start.app):
+    app.add_typer(_commands)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fewtune {version('fewtune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    del version  # handled by the callback
+    # The driver's matrices are small: more threads for them would only take the workers' cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. 0: done; 1: it failed; 2: bad input; 130: stopped, and can be resumed."""
-    # The driver's matrices are small: more threads for them would only take the workers' cores.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    """Run a command; returns 0 (done), 1 (failed), 2 (bad input) or 130 (stopped)."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(typed)
-    options.typed = typed
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    screen = Output()
-    command: _Command = options.run
+    output = Output()
     try:
-        return command(options, screen)
+        result = typer.main.get_command(app).main(
+            typed, prog_name="fewtune", standalone_mode=False, obj=typed
+        )
+        return result if isinstance(result, int) else 0
     except InputError as error:
-        for input_error in error.details:
-            screen.said.print(f"[red]error[/red] {_escaped(str(input_error))}")
+        for detail in error.details:
+            output.error("error", str(detail))
         return 2
     except FewtuneError as error:
-        screen.said.print(f"[red]failed[/red] {_escaped(str(error))}")
+        output.error("failed", str(error))
         return 1
-    except KeyboardInterrupt:
-        screen.said.print("stopped")
+    except click.ClickException as error:  # such as an unknown option
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        output.messages.print("stopped")
         return 130
     except Exception as error:
-        found = disk_error(error, Home.at(getattr(options, "home", None)).path)
+        found = disk_error(error, Home.at(_home_in(typed)).path)
         if found is None:
             raise
-        screen.said.print(f"[red]failed[/red] {_escaped(str(found))}")
+        output.error("failed", str(found))
         return 1
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    top = argparse.ArgumentParser(prog="fewtune", description=DESCRIPTION)
-    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
-    for run, arguments, about in _COMMANDS:
-        added = subparsers.add_parser(run.__name__, help=about, description=about)
-        added.set_defaults(run=run, json=False)
-        for argument in arguments.split(", "):
-            names, options = _ARGUMENTS[argument]
-            added.add_argument(*names, **options)
-    return top
-
-
-_Command = Callable[[argparse.Namespace, Output], int]
-
-# What runs a command, its arguments, and what it is for.
-_COMMANDS: tuple[tuple[_Command, str, str], ...] = (
-    (
-        commands.check,
-        "config, set, home, trust",
-        "find every fault of a config, and what it costs",
-    ),
-    (
-        commands.search,
-        "config, set, home, resume, executor, trust, json",
-        "run a search",
-    ),
-    (
-        commands.submit,
-        "config, set, address, cluster home, resume, trust",
-        "run a search as a job on a Ray cluster",
-    ),
-    (commands.status, "name, address", "how a submitted search stands"),
-    (commands.logs, "name, address, follow", "what a submitted search printed"),
-    (commands.stop, "name, address", "stop a submitted search; it can be resumed"),
-    (
-        commands.show,
-        "name, home, json",
-        "leaderboard, intervals and verdict of a search",
-    ),
-    (commands.dashboard, "home, port", "serve the MLflow dashboard on 127.0.0.1"),
-    (commands.export, "name, out, home", "write the best configuration and model"),
-    (
-        commands.train,
-        "config, set, home, trust, json",
-        "train an exported configuration again",
-    ),
-    (
-        commands.adapt,
-        "folder, data, shots, label, predictions, home, trust",
-        "let an exported model learn a new task",
-    ),
-)
-
-_ARGUMENTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "config": (("config",), {"type": Path, "metavar": "CONFIG"}),
-    "name": (("name",), {"metavar": "NAME", "help": "the search's name"}),
-    "folder": (("folder",), {"type": Path, "metavar": "DIR", "help": "an exported model"}),
-    "set": (
-        ("--set",),
-        {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "override a key"},
-    ),
-    "home": (("--home",), {"metavar": "DIR", "help": "state of all searches [fewtune-runs]"}),
-    "cluster home": (("--home",), {"metavar": "DIR", "help": "a folder all nodes share"}),
-    "resume": (("--resume",), {"action": "store_true", "help": "go on with an earlier run"}),
-    "trust": (
-        ("--trust-code",),
-        {"action": "store_true", "help": "run code that an export, or a teacher's file, names"},
-    ),
-    "executor": (("--executor",), {"choices": ["inline", "ray"], "default": "ray"}),
-    "json": (("--json",), {"action": "store_true", "help": "one line of JSON as the last line"}),
-    "address": (("--address",), {"metavar": "URL", "help": "of the cluster's dashboard"}),
-    "follow": (("--follow",), {"action": "store_true"}),
-    "port": (("--port",), {"type": int, "default": 5000}),
-    "out": (("--out",), {"type": Path, "required": True, "metavar": "DIR"}),
-    "predictions": (("--out",), {"type": Path, "default": Path("adapted"), "metavar": "DIR"}),
-    "data": (("--data",), {"required": True, "metavar": "FILE"}),
-    "shots": (("--shots",), {"type": int, "default": 5}),
-    "label": (("--label",), {"default": "label", "metavar": "COLUMN"}),
-}
+def _home_in(typed: Sequence[str]) -> str | None:
+    """The value of `--home`, for the message about a full disk."""
+    for i, word in enumerate(typed):
+        if word == "--home" and i + 1 < len(typed):
+            return typed[i + 1]
+        if word.startswith("--home="):
+            return word.removeprefix("--home=")
+    return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""The commands that export a model, train it again, or adapt it to a new task."""
+
+import json as jsons
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.output import RESULTS, Config, HomeOption, Json, Name, Output, Set, Trust
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=RESULTS)
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    home: HomeOption = None,
+) -> None:
+    """Write the best configuration and model of a search to a folder."""
+    from orchestrator.record.home import Home
+    from orchestrator.results.export import export as write
+    from orchestrator.results.sentences import sentence
+
+    output = Output()
+    summary = write(name, Home.at(home), out)
+    output.results.print(sentence(summary))
+    output.results.print(f"written to {out}: config.yaml, model.safetensors, README.md")
+
+
+@app.command(rich_help_panel=RESULTS)
+def train(
+    config: Config,
+    set_: Set = None,
+    home: HomeOption = None,
+    trust_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Train an exported configuration again."""
+    from orchestrator.config.loading import load_config
+    from orchestrator.config.paths import export_with_absolute_paths
+    from orchestrator.record.home import Home
+    from orchestrator.results.train import train as run
+
+    output = Output()
+    loaded = load_config(config, set_ or (), foreign=True, trust_code=trust_code)
+    loaded = export_with_absolute_paths(loaded, config.parent)
+    with output.messages.status("training"):
+        found = run(loaded, Home.at(home))
+    score = found.validation.score.mean
+    if json:
+        test = {k: v for k, v in found.test.metrics.items() if k.startswith("test/")}
+        output.json({"score": score, "test": test})
+        return
+    output.results.print(f"score on fresh validation episodes: {score:.4f}")
+    measure, mean = found.tested
+    output.results.print(f"{measure} on the test tasks: {100 * mean:.1f} %")
+    exported = config.parent / "result.json"
+    if exported.exists():
+        before = jsons.loads(exported.read_text(encoding="utf-8"))["score"]
+        output.results.print(f"the export had a score of {before:.4f}")
+
+
+@app.command(rich_help_panel=RESULTS)
+def adapt(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported model.")],
+    data: Annotated[str, typer.Option(metavar="FILE", help="Examples of the new task.")],
+    shots: Annotated[int, typer.Option(help="Labelled examples (of each class).")] = 5,
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The column to predict.")] = "label",
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the predictions are written.")
+    ] = Path("adapted"),
+    home: HomeOption = None,
+    trust_code: Trust = False,
+) -> None:
+    """Adapt an exported model to a new task, and predict its unlabelled examples."""
+    from orchestrator.record.home import Home
+    from orchestrator.results.adapt import adapt as run
+
+    output = Output()
+    found = run(
+        folder, data, shots=shots, label=label, out=out, home=Home.at(home), trust_code=trust_code
+    )
+    what = f"{found.classes} classes" if found.classes else "numbers"
+    output.results.print(
+        f"learned {what} from {found.support} examples, predicted {found.predicted} others: "
+        f"{found.predictions}"
+    )
+    for name, value in found.metrics.items():
+        text = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
+        output.results.print(f"{name} where the label is known: {text}")

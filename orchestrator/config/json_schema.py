@@ -1,0 +1,27 @@
+"""The JSON schema of a config, with which editors complete and check it."""
+
+from typing import Any
+
+from fewshot.learners.learners import LEARNERS
+from fewshot.models.models import MODELS
+from fewshot.tasks.datasets import DATASETS
+from orchestrator.config.sections.config import Config
+from trials.programs.teachers import TRAINED
+
+_OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factory
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema; the names of models, learners, datasets and teachers are listed in it."""
+    schema = Config.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "fewtune search"
+    for section, key, names in (
+        ("ModelPart", "name", MODELS),
+        ("LearnerPart", "name", LEARNERS),
+        ("DatasetPart", "source", DATASETS),
+        ("TeacherPart", "source", {**TRAINED, **DATASETS}),
+    ):
+        field = schema["$defs"][section]["properties"][key]
+        field["anyOf"] = [{"enum": sorted(names)}, {"pattern": f"^{_OWN}$"}]
+    return schema
