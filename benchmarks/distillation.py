@@ -2,13 +2,13 @@
 
     python benchmarks/distillation.py [--quick] [--seeds N] [--json FILE]
 
-CLINC150: the teacher is a logistic head, fitted to the labels, on frozen MiniLM; the student a bag
-of hashed n-grams, trained on what the teacher says of 7,500 texts without labels, at temperatures 1
-to 16 (soft weight 1), on the teacher's hard answers to them (`pseudo_labels`), or on the labels
-alone. Needs FEWTUNE_DATA and `make minilm`.
+Data: CLINC150. The teacher is a logistic head on frozen MiniLM, fitted to the labels. The student
+is a bag of hashed n-grams. It is trained on one of three targets: the teacher's probabilities for
+7,500 texts without labels, at temperatures 1 to 16 (soft weight 1); the teacher's hard predictions
+for them (`pseudo_labels`); or the labels alone. Needs FEWTUNE_DATA and `make minilm`.
 
-Accuracy in per cent on the test split. Intervals are over the seeds of the student, which share one
-set of labels; the teacher's is over the test queries.
+The figures are accuracies in per cent on the test split. Intervals are over the seeds of the
+student, which share one set of labels; the interval of the teacher is over the test queries.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from trials.programs.new_task import DistilledTask, distilled_task
 
 CONFIG = Path(__file__).parents[1] / "configs" / "distill.yaml"
 SHOTS = (10, 5)
-# Searches of the config chose .010 to .017 with the teacher, .013 with labels alone.
+# Searches with the config chose .010 to .017 with the teacher and .013 with labels alone.
 RATE = 0.015
-# Temperature and soft weight. Labels alone have no use for a temperature.
+# Temperature and soft weight. With labels alone the temperature has no effect.
 VARIANTS: Mapping[str, tuple[float, float]] = {
     "label_only": (1.0, 0.0),
     **{f"tau_{tau}": (float(tau), 1.0) for tau in (1, 2, 4, 8, 16)},
 }
 HARD = {"pseudo_labels": (1.0, 1.0)}
-# Logits so far apart that their softmax is all on one class: the divergence is the cross-entropy.
+# The scale of logits whose softmax is one-hot: the divergence is then the cross-entropy.
 _SURE = 1e4
 
 
@@ -79,7 +79,7 @@ def _problem(shot: int, seeds: int, *, quick: bool) -> list[tidy.Row]:
 
 
 def _with_labels(recipe: Recipe, shot: int) -> Recipe:
-    """The recipe with the data's own choice of `shot` labelled texts a class."""
+    """The recipe with the published subset of `shot` labelled texts per class."""
     tasks = {
         split: tuple(replace(task, where={"split": (f"train_{shot}",)}) for task in specs)
         for split, specs in recipe.tasks.items()
@@ -95,7 +95,7 @@ def _trained(
     seeds: int,
     steps: int,
 ) -> dict[str, Estimate]:
-    """Accuracy of each variant over the seeds; all of them are trained side by side."""
+    """Accuracy of each variant over the seeds; all of them are trained in parallel lanes."""
     model = build_student(recipe, tuple(sources.inputs.shape[1:]), found.task.n_classes)
     objective = Adaptation(model, sources.inputs, found.task, recipe.batch)
     specs = [

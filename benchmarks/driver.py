@@ -1,14 +1,16 @@
-"""How fast is the driver, and how long does a worker wait for its orders?
+"""Measures the speed of the driver, and how long a worker waits for its next trials.
 
     python benchmarks/driver.py [--quick] [--seeds N] [--json FILE]
 
-The search's own loop with its journal on disk and its recorder's outbox, but trials that train
-nothing: all the time is the driver's. A study of 100, 1,000 or 10,000 trials is made up to its last
-ones, which are then searched. The outbox is not drained: MLflow has no part in the figures.
+This runs the search loop with its journal on disk and the outbox of its recorder, but the trials
+train nothing, so all time is the driver's. A study of 100, 1,000 or 10,000 trials is generated
+except for its last trials, which are then searched. The outbox is not sent: the figures do not
+include MLflow.
 
-`random` draws the suggestions, `fewtune` makes them as a search does. A wait is the time from a
-worker's turn to its next orders; what is suggested ahead is no part of it, but of the reports per
-second. Eight lanes, 12 parameters, 3 rungs, 10 validation tasks. Each seed is another search.
+`random` draws the suggestions; `fewtune` uses the sampler of a search. A wait is the time from the
+turn of a worker to its next orders. Suggestions that are made ahead do not count as waiting, but
+they count in the reports per second. Settings: eight lanes, 12 parameters, 3 rungs, 10 validation
+tasks. Each seed is a different search.
 """
 
 import argparse
@@ -66,7 +68,7 @@ RECIPE = Recipe(
     validation_episodes=1,
     test_episodes=1,
 )
-# Trials that are searched after the study was made up, by who suggests them.
+# Number of trials that are searched after the study was generated, by variant.
 SEARCHED = {"random": 400, "fewtune": 48}
 
 
@@ -130,7 +132,7 @@ def _score(params: Mapping[str, float], step: int) -> float:
 
 
 class Timed(InlineExecutor):
-    """Counts reports, and times how long the worker waits for its orders after each turn."""
+    """Counts reports and measures how long the worker waits for orders after each turn."""
 
     def __init__(self) -> None:
         super().__init__(Idle)
@@ -145,7 +147,7 @@ class Timed(InlineExecutor):
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
-        if self.reports:  # before the first turn nothing trains that could wait
+        if self.reports:  # before the first turn no worker waits
             self.waits.append(time.perf_counter() - self._since)
         super().send_orders(worker, release, admit)
 
@@ -172,12 +174,12 @@ def drawn(n: int, seed: Sequence[int]) -> list[Values]:
 
 
 def drawing(seed: int) -> Callable[..., list[Values]]:
-    """What suggests in place of the sampler."""
+    """A replacement for `Sampler.suggest` that draws at random."""
     return lambda sampler, trials, ahead, n: drawn(n, [seed, len(trials.trials) + len(ahead)])
 
 
 def make_up(record: StudyRecord, n: int, rungs: Sequence[int]) -> None:
-    """Trials that have ended, half of them at the first rung."""
+    """Add n ended trials to the record; half of them ended at the first rung."""
     for number, params in enumerate(drawn(n, [0])):
         record.ask(params)
         reached = rungs if number % 2 else rungs[:1]
@@ -188,7 +190,7 @@ def make_up(record: StudyRecord, n: int, rungs: Sequence[int]) -> None:
 
 
 def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
-    """Figures of the last trials of a search of `n`."""
+    """The figures for the last trials of a search of `n` trials."""
     made = plan(n, seed)
     suggest = drawing(seed) if variant == "random" else Sampler.suggest
     with open_storage(str(folder / "driver.journal")) as storage:

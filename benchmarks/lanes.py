@@ -1,13 +1,13 @@
-"""What do more lanes bring? Training steps a second against the number of lanes.
+"""Measures training steps per second against the number of lanes.
 
     python benchmarks/lanes.py [PROBLEM ..] [--quick] [--eager] [--threads N] [--json FILE]
 
-Each problem is a search's config, of which a trial is trained in 1, 4, 16, .. lanes until four
-times as many save less than a tenth of the CPU time (--most: up to how many). Scoring is left out.
-The steps a second are a clock's; the CPU time is this process's, which other work disturbs less.
-`product_share` is the time that a step's matrix products take by themselves as a share of the
-step's: what is left is lost to all else (on a GPU, where they find their operands in the cache,
-it is a lower bound). --eager: the gradient is not captured (docs/adr/0007).
+Each problem is the config of a search. One trial of it is trained in 1, 4, 16, .. lanes, until four
+times as many lanes save less than a tenth of the CPU time (--most: the maximum). Scoring is not
+included. Steps per second are wall-clock figures; the CPU time is that of this process, which other
+load disturbs less. `product_share` is the time of a step's matrix products, run alone, as a share
+of the time of the step; the rest is overhead. On a GPU the operands are in the cache, so the share
+is a lower bound. --eager: the gradient is not captured (docs/adr/0007).
 """
 
 import argparse
@@ -36,7 +36,7 @@ from trials.programs.build import programs, summarise_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONV = "model={name: conv, width: 32, blocks: 3}"
-# Configs, with what makes them a problem; those in QUICK need no data.
+# Each problem is a config with overrides; those in QUICK need no data.
 PROBLEMS: dict[str, tuple[str, list[str]]] = {
     "maml_functions": ("functions", []),
     "protonet_glyphs_mlp": ("quickstart", []),
@@ -46,8 +46,8 @@ PROBLEMS: dict[str, tuple[str, list[str]]] = {
     "head_minilm": ("intents", ["model={name: mlp, hidden: [], n_out: 32}"]),
 }
 QUICK = ["maml_functions", "protonet_glyphs_mlp", "protonet_glyphs_conv"]
-# Steps that are timed, at least, and those before, by which all is captured that ever will be. On a
-# GPU a step is short, and draws, of sixteen steps each, are captured too.
+# The minimum number of timed steps, and the number of warm-up steps, after which all captures are
+# done. On a GPU a step is short, and draws (of sixteen steps each) are captured too.
 STEPS = {"cpu": 3, "cuda": 256}
 WARM = {"cpu": 2 * capture.WORTH, "cuda": 40 * capture.WORTH}
 
@@ -68,14 +68,14 @@ def main() -> None:
 
 
 def throughput(problem: str, seeds: int, most: int, threads: int) -> Iterator[Row]:
-    """Steps of a lane by the second and what each costs, for more and more lanes."""
+    """Lane-steps per second and the cost of each, for increasing numbers of lanes."""
     name, changes = PROBLEMS[problem]
     config, home = load_config(CONFIGS / f"{name}.yaml", changes), Home.at(None)
     plan = plan_of(config)
     recipe = replace(plan.recipe, validation_episodes=1)
     program = programs(recipe, home.cache, threads)
     spec = replace(first_spec(plan, summarise_data(plan.recipe, home.cache)), recipe=recipe)
-    measure(program, spec, 1)  # loads what is loaded once
+    measure(program, spec, 1)  # warm-up: loads data and libraries
     lanes, before = 1, 0.0
     while lanes <= most:
         measured = [measure(program, spec, lanes) for _ in range(seeds)]
@@ -97,8 +97,8 @@ def throughput(problem: str, seeds: int, most: int, threads: int) -> Iterator[Ro
 
 
 def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float, ...]:
-    """Lane-steps a second, CPU seconds of one, bytes that they needed besides the inputs, the share
-    of the time that products need, and floating-point operations of products a second."""
+    """Lane-steps per second, CPU seconds per lane-step, peak bytes without the inputs, the share of
+    time in matrix products, and floating-point operations of products per second."""
     device: torch.device = program.keywords["device"]
     steps, warm = max(STEPS[device.type], 32 // lanes), WARM[device.type]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
@@ -111,12 +111,12 @@ def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float
             training.advance()
         with Products() as stepped:
             training.advance()
-        training.advance()  # the first steps allocate, and are captured
+        training.advance()  # the first steps allocate memory and are captured
         begun = time.process_time()
         short = training.advance()[0].seconds
         between = time.process_time()
         long = training.advance()[0].seconds
-        # Both have been scored once, and kept: what is left is the longer one's steps.
+        # Both were scored and saved once, so the difference is the steps of the longer one.
         cpu = (time.process_time() - between) - (between - begun)
         peak = memory.peak(device) - before
     per_second = (1 + steps) / (long - short)
@@ -126,17 +126,17 @@ def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("problem", nargs="*", help=f"of {', '.join(PROBLEMS)}")
+    parser.add_argument("problem", nargs="*", help=f"one of {', '.join(PROBLEMS)}")
     parser.add_argument("--quick", action="store_true", help="without data, up to 16 lanes")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions")
-    parser.add_argument("--most", type=int, help="lanes")
-    parser.add_argument("--threads", type=int, default=1, help="of the process")
+    parser.add_argument("--most", type=int, help="maximum number of lanes")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the process")
     parser.add_argument("--eager", action="store_true", help="do not capture the gradient")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     unknown = [problem for problem in options.problem if problem not in PROBLEMS]
     if unknown:
-        parser.error(f"no problem {unknown[0]!r}; there are {', '.join(PROBLEMS)}.")
+        parser.error(f"unknown problem {unknown[0]!r}; known problems: {', '.join(PROBLEMS)}.")
     return options
 
 

@@ -1,4 +1,4 @@
-"""The matrix products of a step, and how long they take by themselves: the ceiling of its speed."""
+"""Times the matrix products of a step alone: the upper bound of its speed."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import flop_registry
 
-_SECONDS = 0.02  # for which each of them is timed
+_SECONDS = 0.02  # the time for which each product is measured
 _PRODUCTS = (
     torch.ops.aten.mm,
     torch.ops.aten.addmm,
@@ -24,7 +24,7 @@ _PRODUCTS = (
 
 
 class Products(TorchDispatchMode):
-    """Counts the products that run while it is entered, by what they are and of which shapes."""
+    """Context manager that counts the products that run inside it, by operation and shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Products(TorchDispatchMode):
 
 
 def cost(products: Counter[Any], threads: int) -> tuple[float, float]:
-    """Seconds of all of them, each timed alone and repeatedly, and floating-point operations."""
+    """Seconds of all products, each timed alone and repeatedly, and floating-point operations."""
     seconds = flops = 0.0
     for (function, structure, shapes), n in products.items():
         leaves = list(map(_like, shapes))
@@ -58,8 +58,8 @@ def _called(call: Callable[[], Any], threads: int) -> float:
 
 
 def _replayed(call: Callable[[], Any]) -> float:
-    """As in a graph: launched by itself, a small product waits for that longer than it takes."""
-    from triton.testing import do_bench_cudagraph  # comes with PyTorch where that has CUDA
+    """Seconds in a CUDA graph; a separate launch takes longer than a small product itself."""
+    from triton.testing import do_bench_cudagraph  # comes with a PyTorch that has CUDA
 
     return do_bench_cudagraph(call, rep=round(1000 * _SECONDS)) / 1000
 

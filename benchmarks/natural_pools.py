@@ -1,13 +1,14 @@
-"""Is the exported model at least as good as no training, on natural text with nothing spoiled?
+"""Compares the exported model with the untrained one, on natural text without corrupted labels.
 
     python benchmarks/natural_pools.py [hwu64|clinc150 ...] [--quick] [--seeds N] [--json FILE]
 
-Each problem is a set of intents whose groups are held out, four or five to choose by and as many to
-report on, 5-way 1-shot. The training tasks are the domains and groups of the other two sets. The
-model is `residual` on a frozen MiniLM. Needs FEWTUNE_DATA and `make minilm`.
+Each problem is a set of intents whose groups are held out: four or five groups for validation and
+as many for the test, 5-way 1-shot. The training tasks are the domains and groups of the other two
+datasets. The model is `residual` on a frozen MiniLM. Needs FEWTUNE_DATA and `make minilm`.
 
-Variants: `exported`, what the search chose; `searched`, its best trial; `uniform`, tuned uniform
-weights; `untrained`. The gain is that of the exported model over the untrained one, paired.
+Variants: `exported`, the model that the search chose; `searched`, its best trial; `uniform`, tuned
+uniform weights; `untrained`. The gain is the paired difference of the exported model and the
+untrained one.
 """
 
 import argparse
@@ -95,7 +96,7 @@ PROBLEMS = {
 
 
 def measured(problem: str, seed: int, home: Home, *, quick: bool) -> list[Row]:
-    """Tidy rows of one search; accuracy in per cent."""
+    """The tidy rows of one search; accuracies in per cent."""
     asked = parse(config(problem, seed, quick=quick))
     summary = run(asked, home, placement="inline").summary
     assert summary.best is not None, "the search has just ended"

@@ -1,14 +1,15 @@
-"""Training steps per second beside libraries that do the same: the same model, batch and gradient.
+"""Compares training steps per second with libraries that run the same model, batch and gradient.
 
     pip install --no-deps --target others torchopt optree graphviz easyfsl torchvision
     PYTHONPATH=others python benchmarks/other_libraries.py [--quick] [--seeds N] [--json FILE]
 
-`maml_sinusoid_k10`: second-order MAML on 25 sinusoids an update, ours in one pass over all of them,
-TorchOpt's as in its own few-shot example, task by task. `protonet_omniglot_*`: a ProtoNet on
-four episodes an update, ours in one pass, easyfsl's one by one; it needs FEWTUNE_DATA. All of them
-learn from our draws (easyfsl's sampler calls what torch 2.13 no longer has). Libraries take turns,
-each on one thread, and a ratio is that of the same turn. `fewtune_lanes` is eight trials side by
-side, of which the others have no equivalent.
+`maml_sinusoid_k10`: second-order MAML on 25 sinusoids per update. fewtune processes all of them in
+one pass; TorchOpt processes them task by task, as in its own few-shot example.
+`protonet_omniglot_*`: a ProtoNet on four episodes per update. fewtune processes them in one pass,
+easyfsl one by one; needs FEWTUNE_DATA. All libraries learn from fewtune's draws (easyfsl's sampler
+uses a function that torch 2.13 has removed). The libraries run in turns, each on one thread; a
+ratio compares speeds of the same turn. `fewtune_lanes` is eight trials in lanes; the other
+libraries have no equivalent.
 """
 
 import argparse
@@ -44,9 +45,9 @@ from trials.lanes.step.gradient import gradient_of
 from trials.programs.meta_training import MetaTraining, TaskGroup
 
 Step = Callable[[], object]  # one update
-TASKS, LANES = 25, 8  # sinusoids an update; trials of `fewtune_lanes`
+TASKS, LANES = 25, 8  # sinusoids per update; trials of `fewtune_lanes`
 WAY, SHOT, QUERY, EPISODES, WIDTH, N_OUT = 5, 1, 5, 4, 32, 64
-SECONDS = 4.0  # of the CPU, of a turn
+SECONDS = 4.0  # CPU-seconds per turn
 
 
 def ours(learner: Learner, train: Pool, episodes: int, lanes: int = 1) -> Step:
@@ -81,7 +82,7 @@ def sinusoids() -> dict[str, Step]:
 
 
 def _torchopt(train: Pool) -> Step:
-    """As its examples/few-shot/maml_omniglot.py does it, on our sinusoids."""
+    """A step as in TorchOpt's examples/few-shot/maml_omniglot.py, on our sinusoids."""
     import torchopt
 
     net = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
@@ -107,7 +108,7 @@ def _torchopt(train: Pool) -> Step:
 
 
 def characters(model: Model, backbone: nn.Module) -> dict[str, Step]:
-    """Of two that are the same."""
+    """Steps of the same model in both libraries."""
     train = one_pool(*splits()[0], way=WAY, shot=SHOT, query=QUERY)
     learner = ProtoNet(model=model, way=WAY)
     found = {
@@ -132,7 +133,7 @@ def _conv() -> dict[str, Step]:
 
 
 def _easyfsl(train: Pool, backbone: nn.Module) -> Step:
-    """As its notebook on episodic training does it, one episode at a time."""
+    """A step as in easyfsl's notebook on episodic training, one episode at a time."""
     from easyfsl.methods import PrototypicalNetworks
 
     net = PrototypicalNetworks(backbone)
@@ -167,7 +168,7 @@ def speed(step: Step, seconds: float) -> float:
 
 
 def compared(problem: str, turns: int, seconds: float) -> Iterator[tidy.Row]:
-    """Steps per CPU-second, of all lanes together, and our ratio to each of the others."""
+    """Steps per CPU-second of all lanes together, and the ratio of fewtune to each library."""
     steps = PROBLEMS[problem]()
     for step in steps.values():
         speed(step, 0.5)  # the first steps are slow
@@ -187,14 +188,14 @@ def compared(problem: str, turns: int, seconds: float) -> Iterator[tidy.Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="turns of a second")
+    parser.add_argument("--quick", action="store_true", help="turns of one CPU-second")
     parser.add_argument("--seeds", type=int, default=5, help="turns of each library")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("torchopt", "easyfsl"):
         if not find_spec(name):
-            print(f"{name} is not here and is left out: see the head of {Path(__file__).name}.")
+            print(f"{name} is not installed and is skipped: see the top of {Path(__file__).name}.")
     seconds = 1.0 if options.quick else SECONDS
     rows = [row for problem in PROBLEMS for row in compared(problem, options.seeds, seconds)]
     tidy.show(rows)

@@ -1,10 +1,10 @@
-"""Published few-shot problems under their published protocols, each in minutes on a CPU.
+"""Runs published few-shot problems under their published protocols, each in minutes on a CPU.
 
     python benchmarks/papers.py PROBLEM... [--quick] [--seeds N] [--json FILE]
 
-Omniglot and the intents need FEWTUNE_DATA, the intents `make minilm` too; their embeddings are kept
-in FEWTUNE_HOME. Intervals are over the episodes of one seed, for the folds of classes over these:
-they say nothing of other training runs, for which there is --seeds.
+Omniglot and the intents need FEWTUNE_DATA; the intents also need `make minilm`. Their embeddings
+are cached in FEWTUNE_HOME. Intervals are over the episodes of one seed, or over the folds of
+classes. They do not include the variation between training runs; use --seeds for that.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import papers_omniglot
 import tidy
 import torch
 
-# Each takes a number of seeds, and whether to be quick. Another module's problems join by a line.
+# Each problem takes the number of seeds and the flag `quick`. Add the problems of a module here.
 PROBLEMS: Mapping[str, Callable[[int, bool], Iterable[tidy.Row]]] = {
     **papers_functions.PROBLEMS,
     **papers_omniglot.PROBLEMS,
@@ -43,9 +43,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("problems", nargs="+", choices=PROBLEMS, metavar="PROBLEM")
     parser.add_argument("--quick", action="store_true", help="a fifth of the training")
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="of the training, or of what is drawn if there is none"
-    )
+    parser.add_argument("--seeds", type=int, default=1, help="of the training, or of the episodes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 

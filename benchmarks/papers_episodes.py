@@ -1,4 +1,4 @@
-"""Scoring learners on the same test episodes of features that are computed already."""
+"""Scores learners on the same test episodes of features that are already computed."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -17,7 +17,7 @@ from fewshot.tasks.pool import Task, TaskPool, pool
 
 EPISODES = 600
 _AT_ONCE = 100
-# What needs no training. Class means of the features themselves are the baseline of all.
+# Learners that need no training. The baseline is `prototypes`, class means of the features.
 UNTRAINED = {
     "prototypes": "protonet",
     "matching": "matching",
@@ -29,25 +29,25 @@ UNTRAINED = {
 def seed_by_seed(
     of_seed: Callable[[int, bool], list[Row]], seeds: int, quick: bool
 ) -> Iterator[Row]:
-    """The rows of a problem that is solved for one seed after another."""
+    """The rows of a problem, one seed after the other."""
     for seed in range(seeds):
         yield from (row | {"seed": seed} for row in of_seed(seed, quick))
 
 
 def one_pool(inputs: Tensor, labels: np.ndarray, *, way: int, shot: int, query: int) -> TaskPool:
-    """A single task of all the inputs (n, ...), with any of its classes (n,) in an episode."""
+    """A single task with all inputs (n, ...); an episode may contain any of its classes (n,)."""
     task = Task("all", np.arange(len(labels)), labels, np.zeros(len(labels), dtype=np.int64))
     return pool([task], inputs, way=way, shot=shot, query=query)
 
 
 def untrained(name: str, way: int) -> Learner:
-    """The learner `name` on features as they are, with the options that it begins with."""
+    """The learner `name` on unchanged features, with its default options."""
     return LEARNERS[name](model=Untrained(), way=way)
 
 
 @torch.no_grad()
 def accuracies(learners: Mapping[str, Learner], test: TaskPool, seed: int) -> dict[str, Tensor]:
-    """Per cent (EPISODES,) of each learner, all on the same episodes; queries are seen singly."""
+    """Accuracies in per cent (EPISODES,) of each learner on the same episodes; inductive."""
     found: dict[str, list[Tensor]] = {name: [] for name in learners}
     for part in range(EPISODES // _AT_ONCE):
         drawn = test.draw(fold(torch.tensor(seed), part), _AT_ONCE)
@@ -60,7 +60,7 @@ def accuracies(learners: Mapping[str, Learner], test: TaskPool, seed: int) -> di
 
 
 def rows_of(problem: str, found: Mapping[str, Tensor], baseline: str) -> list[Row]:
-    """Accuracies, and by how much each beats the baseline on the same episodes."""
+    """The accuracies, and the paired gain of each learner over the baseline."""
     rows = [row("papers", problem, name, "accuracy", estimate(a)) for name, a in found.items()]
     return rows + [
         row("papers", problem, name, "gain", estimate(a - found[baseline]))

@@ -1,12 +1,12 @@
-"""The sinusoids of the MAML paper: learned from ten points, after one to ten gradient steps.
+"""The sinusoids of the MAML paper: regression from ten points after one to ten gradient steps.
 
 Finn, Abbeel and Levine (ICML 2017): A sin(x - b), ten points of support, two hidden layers of 40,
-25 tasks an update, one inner step at a rate of 0.01, Adam at 0.001, 70,000 updates (2,000 if
-quick), 600 tasks to test on. The seeds are trained side by side, each in a lane; intervals are over
+25 tasks per update, one inner step at a rate of 0.01, Adam at 0.001, 70,000 updates (2,000 with
+--quick), 600 test tasks. The seeds are trained in parallel, each in one lane; intervals are over
 seeds and tasks.
 
-As in the paper's text; its code has an inner rate of 0.001 unless it is told otherwise. Queries are
-ten points in training, as there, and a hundred in the test, where its code takes ten.
+The inner rate is that of the paper's text; its code uses 0.001 by default. Training uses ten query
+points, as the paper does. The test uses a hundred, where the paper's code uses ten.
 """
 
 import tempfile
@@ -45,7 +45,7 @@ RECIPE = Recipe(
     test_episodes=10,
 )
 TEST_EPISODES, TEST_QUERY, STEPS = 600, 100, range(1, 11)
-TRAINED_FOR = {"meta_sgd": (1,)}  # rates learned for one step diverge in more
+TRAINED_FOR = {"meta_sgd": (1,)}  # rates learned for one step diverge after more steps
 
 
 def _sinusoid(seeds: int, quick: bool) -> Iterator[Row]:

@@ -1,11 +1,13 @@
-"""Intents from one or five examples each, on a frozen sentence encoder: nothing is trained.
+"""Intents from one or five examples each, on a frozen sentence encoder; nothing is trained.
 
-Way classes of the test rows, 15 queries each, 600 episodes. The baseline, class means of MiniLM's
-embeddings, is above what the meta-learning papers of 2020 and 2021 reach with trained encoders.
+Each episode has `way` classes of the test rows and 15 queries per class; there are 600 episodes.
+The baseline, class means of MiniLM's embeddings, is better than the results of the meta-learning
+papers of 2020 and 2021 with trained encoders.
 
-Their protocol is in the problems called folds: the classes are split five times into those to train
-on, to choose on and to test on (Dopierre, Gravier and Logerais, "ProtAugment", ACL 2021); episodes
-are drawn of all rows of the last. The mean of the five is the result, its interval over them.
+The problems called folds use the protocol of those papers: the classes are split five times into
+training, validation and test classes (Dopierre, Gravier and Logerais, "ProtAugment", ACL 2021).
+Episodes are drawn from all rows of the test classes. The result is the mean of the five folds, and
+the interval is over the folds.
 """
 
 import gzip
@@ -30,11 +32,11 @@ Rows = tuple[Tensor, np.ndarray]  # embeddings (n, 384), and the intents (n,)
 
 @cache
 def _rows(data: str, *, tested: bool) -> Rows:
-    """The test rows, or all."""
+    """The embeddings and intents of the test rows, or of all rows."""
     path = existing(f"${{FEWTUNE_DATA}}/{data}/data.jsonl.gz", "FEWTUNE_DATA")
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    if tested:  # HWU64 is not split; "oos" is CLINC150's class of all that is no intent
+    if tested:  # HWU64 has no splits; "oos" is CLINC150's class of texts without an intent
         rows = [r for r in rows if r["split"] in ("test", "all") and r["label"] != "oos"]
     inputs = embed([r["text"] for r in rows], encoder=ENCODER, cache=Home.at(None).cache)
     return inputs, np.array([r["label"] for r in rows])
@@ -49,7 +51,7 @@ def _accuracies(rows: Rows, way: int, shot: int, seed: int) -> dict[str, Tensor]
 
 
 def _test_rows(name: str, data: str, way: int, shot: int, seed: int, quick: bool) -> list[Row]:
-    del quick  # it is
+    del quick  # always quick
     rows = _rows(data, tested=True)
     return rows_of(name, _accuracies(rows, way, shot, seed), "prototypes")
 

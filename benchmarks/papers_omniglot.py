@@ -1,8 +1,9 @@
-"""Omniglot under Vinyals' split with rotations, from so many seconds of training on a CPU.
+"""Omniglot under Vinyals' split with rotations, with a fixed number of training seconds on a CPU.
 
-1200 characters to train on, 423 to test on, four rotations of each as classes of their own; 14x14
-pixels. A convolutional ProtoNet learns from 60-way episodes, as in its paper, and is tested on 600
-with 15 queries a class. The papers train for hours: 98.8, 99.7, 96.0 and 98.9 per cent.
+1200 characters for training and 423 for the test; four rotations of each character are separate
+classes; 14x14 pixels. A convolutional ProtoNet learns from 60-way episodes, as in its paper, and is
+tested on 600 episodes with 15 queries per class. The papers train for hours and reach 98.8, 99.7,
+96.0 and 98.9 per cent.
 """
 
 import sys
@@ -27,8 +28,8 @@ from trials.lanes.step.gradient import gradient_of
 from trials.programs.meta_training import MetaTraining, TaskGroup
 
 SIZE = 14
-WAY, QUERY = 60, 3  # of the episodes to train on; the paper's are of 60 and 5
-# Falls to zero in a straight line. Chosen on the 172 validation characters, not trained on then.
+WAY, QUERY = 60, 3  # of the training episodes; the paper uses 60 and 5
+# Decays linearly to zero. Chosen on the 172 validation characters, which were held out then.
 RATE = 6e-3
 TEST_QUERY = 15
 
@@ -40,7 +41,7 @@ Split = tuple[
 
 @cache
 def splits() -> tuple[Split, Split]:
-    """What to train on, and what to test on."""
+    """The training split and the test split."""
     path = "${FEWTUNE_DATA}/omniglot/omniglot28.npz"
     data = images.load(path=path, cache=Path(), size=SIZE)
     inputs = torch.cat([torch.rot90(data.inputs, turns, (1, 2)) for turns in range(4)])
@@ -53,10 +54,10 @@ def splits() -> tuple[Split, Split]:
 
 @cache
 def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
-    """A model, its parameters after `seconds` of the CPU, and the steps that they allowed."""
+    """A model, its parameters after `seconds` of CPU time, and the number of steps taken."""
     train = one_pool(*splits()[0], way=WAY, shot=1, query=QUERY)
     model = Conv(features=(SIZE, SIZE))
-    # A lane of its own in the objective that searches train with.
+    # One lane of the objective that searches use.
     objective = MetaTraining([TaskGroup(ProtoNet(model=model, way=WAY), train, {})], 1)
     params = {name: value[None] for name, value in objective.init(seed).items()}
     moments = adam.zeros_like(params)
@@ -76,7 +77,7 @@ def _problem(name: str, way: int, shot: int, seed: int, quick: bool) -> list[Row
     seconds = 20.0 if quick else 100.0
     model, params, steps = _trained(seed, seconds)
     inputs, labels = splits()[1]
-    # What a query is embedded as does not depend on the episode, so that once is enough.
+    # The embedding of a query does not depend on the episode, so it is computed once.
     with torch.no_grad():
         embedded = torch.cat([model.apply(params, part) for part in inputs.split(4096)])
     found = {}

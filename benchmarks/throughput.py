@@ -1,22 +1,25 @@
-"""How fast is a search, in lanes and without, and by the tools that one would use instead?
+"""Compares the speed of a search, with and without lanes, with Ray Tune and Optuna.
 
     python benchmarks/throughput.py [PROBLEM...] [--quick] [--seeds N] [--json FILE] [--out DIR]
 
-ray_tune: Ray Tune with OptunaSearch, ASHA and its MLflow callback, a trial to each core at a time;
-ray_tune_by_hand: its trial's loss written anew where fewtune's is slow for one model alone;
-ray_tune_by_4: a trial to four cores, so that fewer share a GPU; optuna_serial: `study.optimize`
-with a pruner and MLflow, on one core; one_lane, lanes: fewtune with a worker to each core; or to
-each GPU, and in lanes two, of which one trains while the other waits for its orders.
-All train as many trials of as many steps, halved at the same rungs, on the same episodes, and a
-trial of the others reports what a lane does (tests/test_benchmarks.py). Each samples by its own
-default.
+Variants:
+ray_tune: Ray Tune with OptunaSearch, ASHA and its MLflow callback, one trial per core at a time;
+ray_tune_by_hand: the same, with the loss rewritten where fewtune's is slow for a single model;
+ray_tune_by_4: one trial per four cores, so that fewer trials share a GPU;
+optuna_serial: `study.optimize` with a pruner and MLflow, on one core;
+one_lane: fewtune with one worker per core, or per GPU, and one lane per worker;
+lanes: fewtune in lanes, with one worker per core, or two per GPU: one trains while the other waits
+for its next trials.
+All variants train the same number of trials and steps, with halving at the same rungs, on the same
+episodes. A trial of the other tools reports the same scores as a lane (tests/test_benchmarks.py).
+Each tool uses its default sampler.
 
-The clock runs from the first trial's first step to the last trial's last score; what comes before
-is `startup_seconds`, and fewtune's `record_seconds` are what MLflow lags behind. CPU seconds are
-those of all processes until MLflow has everything. `seconds_to_reach` is the time after which a
-whole trial scored as well as ray_tune's best. --seconds cuts every search off, so long after its
-first report; what then runs is no trial, and its steps count up to its last rung. Needs Linux, and
-for all but maml_functions FEWTUNE_DATA.
+The clock runs from the first step of the first trial to the last score of the last trial. The time
+before is `startup_seconds`; `record_seconds` is the delay of MLflow after the end. CPU seconds are
+those of all processes until MLflow has everything. `seconds_to_reach` is the time until a complete
+trial scored as well as ray_tune's best. --seconds stops every search at that time after its first
+report; a trial that still runs then does not count, but its steps up to its last rung do. Needs
+Linux, and FEWTUNE_DATA for every problem except maml_functions.
 """
 
 import argparse
@@ -46,8 +49,9 @@ from trials.programs.build import summarise_data
 
 _GPUS = torch.cuda.device_count()
 _WORKERS = {"workers": _GPUS or len(os.sched_getaffinity(0))}
-# What runs a variant, and what is changed in the problem's config for it.
+# The variants that run by default.
 _USUAL = ("ray_tune", "optuna_serial", "one_lane", "lanes")
+# The function that runs a variant, and its changes to the `search` section of the config.
 VARIANTS = {
     "ray_tune": (ray_tune, {}),
     "ray_tune_by_hand": (partial(ray_tune, by_hand=True), {}),
@@ -56,10 +60,10 @@ VARIANTS = {
     "one_lane": (fewtune, _WORKERS | {"lanes": 1}),
     "lanes": (fewtune, {"workers": 2 * _GPUS, "gpus_per_worker": 0.5} if _GPUS else _WORKERS),
 }
-# The same for all: what the command line asks for, and no database but the variant's own.
+# The same for all: the settings of the command line, and only the database of the variant.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # with which Tune would print though it is told not to
+    "RAY_AIR_NEW_OUTPUT": "0",  # otherwise Tune prints even with verbose=0
 }
 _NOT_OURS = ("MLFLOW_TRACKING_URI", "FEWTUNE_STORAGE", "RAY_ADDRESS")
 
@@ -76,7 +80,7 @@ def main() -> int:
         for problem in options.problems or _default(options.quick):
             for seed in range(options.seeds):
                 config = config_of(problem, seed=seed, quick=options.quick, changes=options.set)
-                summarise_data(plan_of(config).recipe, home.cache)  # what is computed once, is here
+                summarise_data(plan_of(config).recipe, home.cache)  # fills the cache
                 found, courses[problem] = compare(problem, config, home, options.variants, limits)
                 throughput_report.show(problem, found)
                 rows += [row | {"seed": seed} for row in found]
@@ -93,7 +97,7 @@ def main() -> int:
 def compare(
     problem: str, config: Config, home: Home, variants: list[str], limits: Limits
 ) -> tuple[list[tidy.Row], dict[str, Course]]:
-    """Rows and courses of the variants on one problem, one after the other."""
+    """The rows and courses of the variants on one problem, run one after the other."""
     rows: list[tidy.Row] = []
     courses: dict[str, Course] = {}
     for name in variants:
@@ -114,7 +118,7 @@ def compare(
 
 
 def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
-    """All that there are: of a search that was cut off, not all are."""
+    """The available figures; a search that was cut off does not have all of them."""
     begin, seconds, n = course.begin, course.end - course.begin, len(course.ended)
     figures = {
         "steps_per_second": course.steps() / seconds,
@@ -147,20 +151,20 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], epilog=f"Problems: {', '.join(known)}."
     )
-    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="all, if none is named")
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="default: all")
     parser.add_argument(
-        "--quick", action="store_true", help="few short trials; of itself without data"
+        "--quick", action="store_true", help="few short trials; defaults need no data"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="searches of each problem")
+    parser.add_argument("--seeds", type=int, default=1, help="number of searches per problem")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument(
-        "--out", type=Path, default=Path(), metavar="DIR", help="where throughput.png goes"
+        "--out", type=Path, default=Path(), metavar="DIR", help="folder of throughput.png"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in `fewtune search`"
     )
     parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="after which a search is cut off"
+        "--seconds", type=float, default=math.inf, help="stop every search after this time"
     )
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds to wait for MLflow after a search"
@@ -169,7 +173,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     unknown = sorted(set(options.problems) - known.keys())
     if unknown:
-        parser.error(f"no problem {', '.join(unknown)}; there are {', '.join(known)}.")
+        parser.error(f"unknown problem {', '.join(unknown)}; known problems: {', '.join(known)}.")
     return options
 
 

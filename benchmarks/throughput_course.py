@@ -1,4 +1,4 @@
-"""What came of a variant's trials, and when."""
+"""The reports of a variant's trials with their times."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Report(NamedTuple):
-    """A score that a trial reached at a step; `time` is seconds since 1970."""
+    """The score of a trial at a step; `time` is seconds since 1970."""
 
     time: float
     trial: int | str
@@ -17,7 +17,7 @@ class Report(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """seconds: from the first report on, after which a search is cut off; patience: for MLflow."""
+    """Seconds from the first report to the stop of a search, and seconds to wait for MLflow."""
 
     seconds: float = math.inf
     patience: float = 600.0
@@ -25,10 +25,12 @@ class Limits(NamedTuple):
 
 @dataclass
 class Course:
-    """planned: trials of the whole search. ended: those that came to their end, and when.
-    begin: when the first trial took its first step, all workers being ready for it.
-    end: of the last trial's last score, or of the time; recorded: when MLflow had all of it, if it
-    was waited for.
+    """The times and scores of one search.
+
+    planned: number of trials of the whole search. ended: the trials that have ended, with the time.
+    begin: time of the first step of the first trial, with all workers ready.
+    end: time of the last score of the last trial, or of the cut-off. recorded: the time at which
+    MLflow had all events; None if it was not awaited.
     """
 
     last_step: int
@@ -41,11 +43,11 @@ class Course:
     occupancy: float | None = None
 
     def is_late(self, seconds: float) -> bool:
-        """Whether so much time has passed since the first report."""
+        """Whether more than `seconds` have passed since the first report."""
         return bool(self.reports) and time.time() > self.reports[0].time + seconds
 
     def close(self, seconds: float) -> None:
-        """Forget what came later."""
+        """Set `end`, and drop all events later than `seconds` after the first report."""
         limit = self.reports[0].time + seconds
         self.reports = [report for report in self.reports if report.time <= limit]
         self.ended = {trial: at for trial, at in self.ended.items() if at <= limit}
@@ -53,14 +55,14 @@ class Course:
         self.end = max(report.time for report in self.reports) if is_whole else limit
 
     def steps(self) -> int:
-        """Steps of all trials together."""
+        """The number of steps of all trials together."""
         reached: defaultdict[int | str, int] = defaultdict(int)
         for report in self.reports:
             reached[report.trial] = max(reached[report.trial], report.step)
         return sum(reached.values())
 
     def best(self) -> list[tuple[float, float]]:
-        """Seconds since the beginning, and the best score of a whole trial by then."""
+        """Pairs of seconds since the start and the best score of a complete trial by then."""
         best: list[tuple[float, float]] = []
         for report in sorted(self.reports, key=lambda report: report.time):
             whole = report.step == self.last_step

@@ -1,4 +1,4 @@
-"""fewtune itself, as its command line runs it, up to where the search proper ends."""
+"""Runs fewtune as its command line does, up to the end of the searched trials."""
 
 import time
 from contextlib import suppress
@@ -20,9 +20,9 @@ from trials.lanes import checkpoint
 
 
 def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course:
-    """A search without its finalists, which no other variant has.
+    """A search without its finalists, which the other variants do not have.
 
-    Those that begin on lanes the last trials have left free take time, and count for nothing.
+    Finalists that start on lanes that the last trials have left take time, but are not counted.
     """
     home = Home(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
 
     def observe(stage: str, records: SearchRecords) -> None:
         nonlocal n_told
-        if stage == "data":  # before there are records
+        if stage == "data":  # the records do not exist yet
             return
         now, trials = time.time(), records.search.trials()
         for trial in trials:
@@ -42,7 +42,7 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
                 if (trial.number, step) not in seen:
                     seen.add((trial.number, step))
                     course.reports.append(Report(now, trial.number, step, score))
-            # That a trial has ended, a worker tells with what comes next; the last rung does, too.
+            # A worker reports the end of a trial with its next turn; the last rung is earlier.
             if trial.state != "running" or course.last_step in trial.reports:
                 course.ended.setdefault(trial.number, now)
         n_told = sum(trial.state != "running" for trial in trials)
@@ -53,7 +53,7 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
     with suppress(Stopped):
         run(config, home, observe=observe, should_stop=should_stop)
     own = identity_of(home, config.name)
-    assert own is not None, "the search has begun"
+    assert own is not None, "the search has started"
     recorder = tracking.recorder(home.search(config.name), home.tracking_uri, own.id)
     if recorder.drain(limits.patience):
         course.recorded = time.time()
@@ -65,15 +65,15 @@ def fewtune(config: Config, folder: Path, cache: Path, limits: Limits) -> Course
 
 
 def _begin(checkpoints: Path) -> float:
-    """When training began: the first report less the seconds of training that it took.
+    """The start of training: the time of the first report minus its seconds of training.
 
-    And less what passed between it and the next report other than in training, which is as much as
-    the scores took, if not more: the clock errs on the side that makes fewtune slower.
+    The time between the first two reports that was not training is subtracted too. It is at least
+    the time of the scoring, so the error of this estimate makes fewtune slower, not faster.
     """
     begun = []
     for path in checkpoints.glob("search-*.safetensors"):
         first, *others = checkpoint.load(path)[2]
         begun.append(first.time - first.seconds)
-        for second in others[:1]:  # if it was not cut off before
+        for second in others[:1]:  # if there is a second report
             begun[-1] -= second.time - first.time - (second.seconds - first.seconds)
     return min(begun)

@@ -1,7 +1,7 @@
-"""What a variant costs: the CPU seconds and the memory of all its processes, and GPU time.
+"""Measures CPU seconds, memory and GPU time of all processes of a variant.
 
-Read from /proc, so this needs Linux. A process that has died still counts, with what it had used
-when it was last seen, about a quarter of a second before. Of GPUs it is what nvidia-smi says.
+The figures come from /proc, so this needs Linux. A process that has died still counts, with its
+last reading, at most about a quarter of a second earlier. GPU figures come from nvidia-smi.
 """
 
 import multiprocessing
@@ -24,9 +24,9 @@ _LOOK, _WEIGH = 0.25, 2.0  # seconds between readings of the CPU time, and of th
 
 @dataclass
 class Usage:
-    """times: seconds since 1970; driver, tree: CPU seconds used by then, of the process itself and
-    of it with all that it started; peak_bytes: proportional set sizes, summed up; gpus: at some
-    times, the share of the time in which a kernel ran, and the bytes in use, of a mean GPU."""
+    """times: seconds since 1970; driver, tree: CPU seconds until then of the process itself, and of
+    it with all its descendants; peak_bytes: sum of proportional set sizes; gpus: at some times, the
+    share of time with a running kernel and the bytes in use, averaged over the GPUs."""
 
     times: list[float] = field(default_factory=list)
     driver: list[float] = field(default_factory=list)
@@ -39,11 +39,11 @@ class Usage:
         return float(np.diff(np.interp([begin, end], self.times, self.tree))[0])
 
     def driver_seconds(self, begin: float, end: float) -> float:
-        """CPU seconds of the variant's own first process between two times."""
+        """CPU seconds of the first process of the variant between two times."""
         return float(np.diff(np.interp([begin, end], self.times, self.driver))[0])
 
     def gpu_figures(self, begin: float, end: float) -> dict[str, float]:
-        """Between two times; nothing where there is no GPU."""
+        """The GPU figures between two times; empty if there is no GPU."""
         seen = [(busy, used) for at, busy, used in self.gpus if begin <= at <= end]
         if not seen:
             return {}
@@ -52,7 +52,7 @@ class Usage:
 
 
 def measured(variant: Callable[..., Any], *arguments: object) -> tuple[Any, Usage]:
-    """What `variant` returns when run in a process of its own, and what it used."""
+    """The return value of `variant`, run in a separate process, and its usage."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_run, args=(theirs, variant, arguments))
@@ -87,7 +87,7 @@ def _run(pipe: Connection, variant: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def _gpus() -> list[tuple[float, float]]:
-    """How busy GPUs are, and the bytes that are taken, on average; nothing if there are none."""
+    """The mean utilisation of the GPUs and the mean bytes in use; empty if there are none."""
     if shutil.which("nvidia-smi") is None:
         return []
     asked = ["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
@@ -106,31 +106,31 @@ class _Process:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """A number may be given to another process later."""
+        """The pid and the start time; the system may give the pid to a new process later."""
         return self.pid, self.started
 
 
 def _tree(root: int) -> list[_Process]:
-    """The process `root` and all that descend from it."""
+    """The process `root` and all its descendants."""
     processes = [p for path in Path("/proc").glob("[0-9]*") if (p := _read(int(path.name)))]
     found = [p for p in processes if p.pid == root]
-    for one in found:  # grows while it is walked through
+    for one in found:  # the list grows during the loop
         found += [p for p in processes if p.parent == one.pid]
     return found
 
 
 def _read(pid: int) -> _Process | None:
     try:
-        # The name, in parentheses, may have spaces; what follows it is numbered from the third on.
+        # The name, in parentheses, may contain spaces; the fields after it start with number 3.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # gone
+    except OSError:  # the process has ended
         return None
     seconds = (int(fields[11]) + int(fields[12])) / _TICKS
     return _Process(pid, int(fields[1]), int(fields[19]), seconds)
 
 
 def _bytes(pid: int) -> int:
-    """The proportional set size: what is shared counts in equal parts for all who share it."""
+    """The proportional set size: shared pages are divided equally among their processes."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,10 +1,10 @@
 """One trial as a user would write it for Ray Tune or Optuna: ordinary autograd, one model.
 
-It starts from the parameters, sees the episodes and takes the steps that fewtune's trial of the
-same spec does, and reports the same scores, to rounding. Nothing in it is mapped over trials. The
-loss is fewtune's own; or, by hand, written anew where that is slow for one model: for MAML's inner
-loop, and for the scores of a metric. Adam is PyTorch's, and episodes are drawn for many steps at
-once, in both.
+It starts from the same parameters, uses the same episodes and takes the same steps as fewtune's
+trial of the same spec, and reports the same scores, up to rounding. Nothing is mapped over trials.
+The loss is fewtune's own. With `by_hand` it is rewritten where fewtune's is slow for a single
+model: for the inner loop of MAML, and for the scores of a metric. In both cases Adam is PyTorch's,
+and episodes are drawn for many steps at once.
 """
 
 import math
@@ -31,7 +31,7 @@ Loss = Callable[[Params, Any, Mapping[str, Tensor], Tensor], Tensor]
 
 
 class PlainTrial:
-    """Trains and scores models of one recipe, one after the other; its data is loaded once."""
+    """Trains and scores models of one recipe, one after the other; the data is loaded once."""
 
     def __init__(
         self, recipe: Recipe, cache: Path, *, by_hand: bool, device: torch.device | None = None
@@ -55,7 +55,7 @@ class PlainTrial:
         task_weights: Mapping[str, float],
         rungs: tuple[int, ...],
     ) -> Iterator[tuple[int, float]]:
-        """Train to each rung in turn, and yield it with the score there."""
+        """Train to each rung in turn and yield the rung with its score."""
         objective, device = self.objective, self._device
         begun = objective.init(seed)
         params = {name: p.to(device).requires_grad_() for name, p in begun.items()}
@@ -82,14 +82,14 @@ class PlainTrial:
             yield rung, score
 
     def _mapped_score(self, params: Params, hyper: Mapping[str, Tensor]) -> float:
-        """By fewtune's own function, of a single model."""
+        """The score of a single model, by fewtune's own function."""
         one = {name: value[None] for name, value in params.items()}
         rates = {name: value[None] for name, value in hyper.items()}
         skills = [scores.skill.mean() for scores in self.objective.score(one, rates, "search")]
         return torch.stack(skills).mean().item()
 
     def _metric_score(self, params: Params, hyper: Mapping[str, Tensor]) -> float:
-        """Mean skill of a learner of classes on all validation episodes."""
+        """Mean skill of a classifying learner on all validation episodes."""
         drawn = self._part.episodes("search")
         parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in drawn), strict=True)
         right: list[Tensor] = []
@@ -100,8 +100,8 @@ class PlainTrial:
 
 
 def _maml_loss(part: TaskGroup, recipe: Recipe) -> Loss:
-    """Second-order MAML of functions: each episode's fast weights are a row of batched matrices."""
-    assert part.train is not None, "it is the training tasks' loss"
+    """Second-order MAML on functions: the adapted weights of an episode are a row of a batch."""
+    assert part.train is not None, "the loss needs training tasks"
     null_losses = part.train.null_losses
     inner_steps = int(recipe.learner.options.get("inner_steps", 1))
 
@@ -123,7 +123,7 @@ def _maml_loss(part: TaskGroup, recipe: Recipe) -> Loss:
 
 
 def _mlp(params: list[Tensor], x: Tensor) -> Tensor:
-    """Weights (b, n, m) and biases (b, m) in turn, with ReLU between the layers; x (b, q, n)."""
+    """An MLP with alternating weights (b, n, m) and biases (b, m); x is (b, q, n)."""
     layers = list(zip(params[::2], params[1::2], strict=True))
     for i, (weight, bias) in enumerate(layers):
         x = torch.baddbmm(bias.unsqueeze(1), x, weight)

@@ -1,4 +1,4 @@
-"""The searches that are timed: shipped configs, at the shapes of the field's usual steps."""
+"""The searches that are timed: shipped configs with shapes that are usual in the field."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from orchestrator.config.loading import load_config
 from orchestrator.config.sections.config import Config
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
-# Rungs at which Ray's and Optuna's halving can stop too, and as few of fewtune's own first trials,
-# which are never stopped, as it allows.
+# Rungs at which Ray's and Optuna's halving can prune too, and the smallest allowed number of
+# fewtune's first trials, which are never pruned.
 _HALVING = (
     "search.eta=2",
     "search.rungs=[0.25, 0.5]",
@@ -21,7 +21,7 @@ _HALVING = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A config of the shop, changed; and changed further to be quick."""
+    """A shipped config with overrides, and more overrides for --quick."""
 
     config: str
     changes: Sequence[str]
@@ -30,11 +30,11 @@ class Problem:
 
 
 _OMNIGLOT = (
-    "episodes.per_task=1",  # as in the paper, an episode a step; here of each of eight tasks
+    "episodes.per_task=1",  # one episode per step, as in the paper; here for each of eight tasks
     "steps=300",
     "search.trials=768",
 )
-# A new domain's 15 intents from ten examples each, and a linear head on the frozen encoder.
+# 15 intents of a new domain, ten examples each, and a linear head on the frozen encoder.
 _HEAD = (
     "datasets.clinc.path=${FEWTUNE_DATA}/clinc150/data.jsonl.gz",
     "teacher.path=${FEWTUNE_DATA}/clinc150/data.jsonl.gz",
@@ -72,7 +72,7 @@ PROBLEMS: Mapping[str, Problem] = {
 
 
 def config_of(problem: str, *, seed: int, quick: bool, changes: Sequence[str]) -> Config:
-    """The config of a problem, with as many lanes as `auto` finds."""
+    """The config of a problem, with `lanes: auto`."""
     of = PROBLEMS[problem]
     asked = [*of.changes, *_HALVING, *(of.quick if quick else ()), f"seed={seed}"]
     asked += [f"name={problem}", "search.lanes=auto", *changes]

@@ -1,4 +1,4 @@
-"""The comparison for people: a table, and a plot of how scores rose."""
+"""Shows the comparison as a table and as a plot of the best scores over time."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ _COMPARED = "ray_tune"
 
 
 def show(problem: str, rows: Sequence[tidy.Row]) -> None:
-    """A column for each variant; in brackets, how many times the value of ray_tune."""
+    """Print one column per variant; in brackets, the ratio to the value of ray_tune."""
     value = {(row["variant"], row["metric"]): row["value"] for row in rows}
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     table = Table(title=problem)
@@ -49,7 +49,7 @@ def show(problem: str, rows: Sequence[tidy.Row]) -> None:
 
 
 def plot(courses: Mapping[str, Mapping[str, Course]], rows: Sequence[tidy.Row], path: Path) -> None:
-    """For each problem the best score by the time, and the trials an hour."""
+    """For each problem, plot the best score over time and the trials per hour."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,10 +61,10 @@ def plot(courses: Mapping[str, Mapping[str, Course]], rows: Sequence[tidy.Row], 
         for variant, course in variants.items():
             best = course.best()
             best += [(course.end - course.begin, score) for _, score in best[-1:]]
-            if best:  # some trial was not cut off
+            if best:  # at least one trial is complete
                 left.step(*zip(*best, strict=True), where="post", label=variant)
         left.set(
-            title=problem, xlabel="seconds", ylabel="best score of a whole trial", xscale="log"
+            title=problem, xlabel="seconds", ylabel="best score of a complete trial", xscale="log"
         )
         left.legend()
         shown = {
@@ -74,6 +74,6 @@ def plot(courses: Mapping[str, Mapping[str, Course]], rows: Sequence[tidy.Row], 
         }
         right.barh(list(shown), list(shown.values()))
         right.invert_yaxis()
-        right.set(title=problem, xlabel="trials an hour")
+        right.set(title=problem, xlabel="trials per hour")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""What a user would use instead: Ray Tune, and Optuna by itself, as their documents recommend."""
+"""Runs Ray Tune, and Optuna alone, as their documentation recommends."""
 
 import logging
 import math
@@ -17,11 +17,11 @@ from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_client import connect
 
 _EXPERIMENT = "throughput"
-_SMALLEST = 1e-6  # of the uniform numbers whose logarithms are weights
+_SMALLEST = 1e-6  # lower bound of the uniform numbers whose logarithms give the weights
 
 
 def draws(plan: Plan) -> list[str]:
-    """The uniform numbers that Optuna's FAQ makes a point of the simplex from, one a task."""
+    """The names of the uniform numbers, one per task, that Optuna's FAQ maps to the simplex."""
     weights = plan.space.weights
     return [f"u/{task}" for task in weights.tasks] if isinstance(weights, Simplex) else []
 
@@ -38,7 +38,7 @@ def decode(plan: Plan, drawn: Mapping[str, float]) -> tuple[Values, Values]:
 
 
 def optuna_serial(config: Config, folder: Path, cache: Path, limits: Limits) -> Course:
-    """`study.optimize` with the default sampler and a pruner, an MLflow run for each trial."""
+    """`study.optimize` with the default sampler, a pruner, and one MLflow run per trial."""
     import mlflow
     import optuna
     import torch
@@ -96,7 +96,7 @@ def ray_tune(
 ) -> Course:
     """Ray Tune with OptunaSearch, ASHA and its MLflow callback.
 
-    cores: for each trial; the GPUs, where there are any, are shared by all that run.
+    cores: number of cores per trial; the GPUs, if any, are shared by all running trials.
     """
     import ray
     import torch
@@ -113,7 +113,7 @@ def ray_tune(
     course = _course(plan)
 
     class Trial(tune.Trainable):
-        """A step of it is a rung. An actor keeps its data from one trial to the next."""
+        """One step is one rung. An actor keeps its data from one trial to the next."""
 
         def setup(self, drawn: dict[str, float], plan: Plan, cache: Path) -> None:
             torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def ray_tune(
     space |= {
         n: (tune.loguniform if r.log else tune.uniform)(r.low, r.high) for n, r in _ranges(plan)
     }
-    space = {n.replace("/", ":"): range_ for n, range_ in space.items()}  # Tune's own mark
+    space = {n.replace("/", ":"): range_ for n, range_ in space.items()}  # Tune uses `/` itself
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Trial, plan=plan, cache=cache), share),
         param_space=space,
@@ -185,7 +185,7 @@ def ray_tune(
 
 
 def _watching(course: Course, limits: Limits):
-    """What tells Ray Tune's news to `course`, and what ends it in time."""
+    """A callback that writes the results to `course`, and a stopper for the time limit."""
     from ray import tune
 
     class ProgressDisplay(tune.Callback):

@@ -1,4 +1,4 @@
-"""The rows that every benchmark writes: one number each, with its interval."""
+"""The row format that all benchmarks write: one number with its interval per row."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ Row = dict[str, object]
 def row(
     benchmark: str, problem: str, variant: str, metric: str, value: Estimate | Interval, n: int = 0
 ) -> Row:
-    """A mean with its 95 % interval; n observations, if it is not an `Estimate`, which knows."""
+    """A mean with its 95 % interval; n: number of observations, taken from an `Estimate`."""
     if isinstance(value, Estimate):
         value, n = Interval(value.mean, *value.interval()), value.n
     return {
@@ -31,7 +31,7 @@ def row(
 
 
 def figure(benchmark: str, problem: str, variant: str, metric: str, value: float) -> Row:
-    """A number that was measured once."""
+    """A row for a number that was measured once."""
     return row(benchmark, problem, variant, metric, Interval(value, value, value), n=1)
 
 
@@ -42,7 +42,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], packages: Sequence[str]) -> None:
-    """One JSON object a line: the rows, then the environment."""
+    """Write one JSON object per line: the rows, then the environment."""
     environment = {name: version(name) for name in packages}
     environment |= {"python": platform.python_version(), "machine": platform.machine()}
     everything = [*rows, {"environment": environment}]

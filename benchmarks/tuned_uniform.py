@@ -1,10 +1,10 @@
-"""Is a search of the task weights worth its trials? Against uniform weights, given as many.
+"""Compares a search of the task weights with uniform weights that get the same number of trials.
 
     python benchmarks/tuned_uniform.py configs/omniglot.yaml [--quick] [--seeds N] [--json FILE]
 
-Runs the config's search, and the same search with the weights held uniform, so that all of its
-trials go into the learning rate. Both finalists are trained again with the same seeds and tested on
-the same episodes: the difference is paired.
+Runs the search of the config, and the same search with uniform weights, so that all of its trials
+tune the learning rate. Both finalists are retrained with the same seeds and tested on the same
+episodes, so the difference is paired.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def compare(path: Path, seed: int, *, quick: bool) -> list[dict[str, object]]:
-    """Tidy rows of both variants and of their difference, for one seed of the search."""
+    """The tidy rows of both variants and of their difference, for one seed of the search."""
     shared = [f"seed={seed}"] + (["search.trials=16", "steps=100"] if quick else [])
     problem = load_config(path).name
     tables, summaries = {}, {}
@@ -66,7 +66,7 @@ def compare(path: Path, seed: int, *, quick: bool) -> list[dict[str, object]]:
 
 
 def _tested(name: str, home: Home) -> np.ndarray:
-    """Accuracy (seeds, tasks) of the finalist that is not the in-search reference."""
+    """Accuracies (seeds, tasks) of the best finalist that is not the uniform reference."""
     records = read_records(name, home)
     assert records is not None, "the search has just ended"
     best = best_candidate(records.final.trials(), "searched")
@@ -80,7 +80,7 @@ def _tested(name: str, home: Home) -> np.ndarray:
 
 
 def _clean_weight(summary: Summary) -> float:
-    """Total weight of the training tasks whose labels mean what they say."""
+    """The total weight of the training tasks with correct labels."""
     assert summary.best is not None, "the search has just ended"
     misleading = ("shuffled", "drawer", "by_font", "length")
     weights = summary.best.task_weights.items()
@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("config", type=Path, nargs="?", default=Path("configs/quickstart.yaml"))
     parser.add_argument("--quick", action="store_true", help="a few small trials")
     parser.add_argument(
-        "--seeds", type=int, default=1, help="searches, each with a seed of its own"
+        "--seeds", type=int, default=1, help="number of searches, each with a different seed"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
