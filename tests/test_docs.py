@@ -4,8 +4,9 @@ import re
 import shlex
 
 import pytest
+import typer
 
-from orchestrator.cli.app import parser
+from orchestrator.cli.app import app
 from orchestrator.config.loading import load_config, parse
 from tests.paths import ROOT
 
@@ -30,7 +31,11 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_fewtune_command_is_one_that_the_parser_takes(command):
-    parser().parse_args(shlex.split(command)[1:])
+    words = shlex.split(command)[1:]
+    group = typer.main.get_command(app)
+    with group.make_context("fewtune", words[:1], resilient_parsing=True) as context:
+        name, found, rest = group.resolve_command(context, words)
+    found.make_context(name, rest)  # raises where an option or an argument does not exist
 
 
 def test_every_make_target_that_is_mentioned_exists():

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import launch
-from orchestrator.cli.commands import Output, _interruptible
+from orchestrator.cli.output import Output
+from orchestrator.cli.searches import _interruptible
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.tracking import mlflow_writer as tracking

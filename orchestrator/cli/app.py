@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
 
-import click
 import typer
+import typer.core
 
 from fewshot.errors.inputs import FewtuneError, InputError
 from orchestrator.cli import cluster, models, searches, start
@@ -16,8 +16,36 @@ from orchestrator.cli.output import Output
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
 
+
+class _Commands(typer.core.TyperGroup):
+    """Turns what a command returns or raises into an exit code, and prints errors."""
+
+    def invoke(self, ctx: typer.Context) -> None:  # type: ignore[override]
+        output = Output()
+        try:
+            code = super().invoke(ctx)
+        except InputError as error:
+            for detail in error.details:
+                output.error("error", str(detail))
+            code = 2
+        except FewtuneError as error:
+            output.error("failed", str(error))
+            code = 1
+        except KeyboardInterrupt:
+            output.messages.print("stopped")
+            code = 130
+        except Exception as error:
+            found = disk_error(error, Home.at(_home_in(ctx.obj)).path)
+            if found is None:
+                raise
+            output.error("failed", str(found))
+            code = 1
+        raise typer.Exit(code or 0)
+
+
 app = typer.Typer(
     name="fewtune",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -53,31 +81,11 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0 (done), 1 (failed), 2 (bad input) or 130 (stopped)."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    output = Output()
     try:
-        result = typer.main.get_command(app).main(
-            typed, prog_name="fewtune", standalone_mode=False, obj=typed
-        )
-        return result if isinstance(result, int) else 0
-    except InputError as error:
-        for detail in error.details:
-            output.error("error", str(detail))
-        return 2
-    except FewtuneError as error:
-        output.error("failed", str(error))
-        return 1
-    except click.ClickException as error:  # such as an unknown option
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        output.messages.print("stopped")
-        return 130
-    except Exception as error:
-        found = disk_error(error, Home.at(_home_in(typed)).path)
-        if found is None:
-            raise
-        output.error("failed", str(found))
-        return 1
+        app(typed, prog_name="fewtune", obj=typed)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
 
 
 def _home_in(typed: Sequence[str]) -> str | None:

@@ -22,7 +22,7 @@ def init(
     data: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="A table (CSV, JSONL, Parquet), an .npz of images, or a folder of images; without "
             "it, the config is for families of functions.",
             show_default=False,

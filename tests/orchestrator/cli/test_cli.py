@@ -164,7 +164,7 @@ def test_a_record_that_mlflow_has_not_taken_in_is_said_and_sent_by_the_next_call
         away.setattr("orchestrator.launch._DRAIN_SECONDS", 0.5)
         late = called(*command)
     assert late.returncode == 1
-    assert "MLflow has not taken in the whole record" in late.stderr
+    assert "MLflow has not received the whole record" in late.stderr
     again = called(*command, "--resume")
     assert again.returncode == 0, again.stderr
     assert tracking.counts(Home(home).tracking_uri, "quickstart") == before
