@@ -193,7 +193,7 @@ def test_check_says_what_does_not_fit(tmp_path: Path, capsys) -> None:
     assert cli.main(["check", str(path), "--home", str(tmp_path / "home"), *wrong]) == 2
     said = capsys.readouterr().err
     assert "tasks.train.a.label: must have a finite number in every row" in said
-    assert "tasks.train.b.label: must not be among what the model reads" in said
+    assert "tasks.train.b.label: must not be one of the features" in said
     assert "tasks.validation.kilos_west.label: must not be among" in said
 
 
@@ -201,6 +201,6 @@ def test_tables_and_functions_need_one_shape(tmp_path: Path, capsys) -> None:
     path = config(tmp_path, {"name": "protonet"}, {"lr/outer": 0.01})
     mixed = ["--set", "tasks.validation=[{function: line}]"]
     assert cli.main(["check", str(path), "--home", str(tmp_path / "home"), *mixed]) == 2
-    assert "must all have examples of one shape for one model" in capsys.readouterr().err
+    assert "must all have examples of the same shape" in capsys.readouterr().err
     one = ["--set", "datasets.fields.features=[rain]", *mixed]
     assert cli.main(["check", str(path), "--home", str(tmp_path / "home"), *one]) == 0

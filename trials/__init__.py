@@ -1,1 +1,1 @@
-"""What a trial does: one or many of them trained, adapted and scored side by side."""
+"""Training, adaptation and scoring of trials, one or many side by side."""

@@ -1,4 +1,4 @@
-"""What passes between the orchestrator and the trials: plain, frozen, and able to be run again."""
+"""The plain, frozen, serialisable data that the orchestrator and the trials exchange."""
 
 import hashlib
 import json
@@ -15,16 +15,17 @@ from fewshot.tasks.pool import Imbalance
 Outcome = Literal["complete", "pruned", "failed"]
 Stage = Literal["search", "final", "test"]
 WeightsAs = Literal["loss", "sampling"]
-# tf32 rounds factors to 11 significant binary digits, an error of up to 2^-11 = .0005 of each, and
-# sums in float32. A CPU multiplies exactly in any case.
+# tf32 rounds each factor to 11 significant bits, a relative error of up to 2^-11 = .0005, and
+# accumulates in float32. A CPU always multiplies in full float32.
 Precision = Literal["float32", "tf32"]
-# Of examples by splits: refused, meant, or left out of the earlier split.
+# Examples that splits share: False refuses them, True allows them, "drop" removes them from the
+# earlier split.
 Overlap = bool | Literal["drop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A part (dataset, model, learner) by a name of fewshot.registry, with its arguments."""
+    """A dataset, model, learner or teacher: its name in a registry, with its arguments."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -32,78 +33,81 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """Which rows of a dataset are a task, and what is to be told of them; or a family of functions.
+    """One task: some rows of a dataset with a column to predict, or a family of functions.
 
-    `where` keeps the rows whose column has one of the values; `label` is the column to predict, a
-    class or, where the task says so, a number.
-    `query` and `unlabelled` (adaptation programs only) are other rows of the same dataset:
-    those that score, and those whose labels nobody may see.
+    where: keeps the rows whose value in each named column is one of the listed values.
+    label: the column to predict; `kind` says whether it holds classes or numbers.
+    query, unlabelled: more rows of the same dataset, for adaptation programs only. `query` rows
+        score the model. The labels of `unlabelled` rows are never used.
     """
 
     name: str
-    function: str | None = None  # a family of fewshot.tasks.functions; then nothing below
+    function: str | None = None  # a family of fewshot.tasks.functions; the fields below are unused
     dataset: str = ""
     label: str = ""
     kind: Literal["classification", "regression"] = "classification"
     where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    within: str | None = None  # column inside whose values the classes of an episode are drawn
+    within: str | None = None  # all classes of an episode come from one value of this column
     corrupt: Literal["shuffle"] | None = None
-    noise: float = 0.0  # share of the labels that is drawn anew
+    noise: float = 0.0  # share of the labels that are replaced by random ones
     query: Mapping[str, tuple[Any, ...]] | None = None
     unlabelled: Mapping[str, tuple[Any, ...]] | None = None
     n_unlabelled: int | None = None
 
     @property
     def regresses(self) -> bool:
-        """Whether numbers are to be told, as functions always have them."""
+        """Whether the task is a regression task; families of functions always are."""
         return self.function is not None or self.kind == "regression"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that fixes shapes and control flow. Trials of equal recipes can share a worker."""
+    """Everything that fixes shapes and control flow.
+
+    Trials whose recipes are equal can train side by side in the lanes of one worker.
+    """
 
     program: str  # a name in trials.programs.build.PROGRAMS
     datasets: Mapping[str, Component]
     tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
     model: Component
     learner: Component
-    way: Count  # 1, the number that is predicted, where no task has classes
-    shot: Count  # one number each where tasks have numbers
-    query: Count
+    way: Count  # classes per episode; 1 where all tasks are regression tasks
+    shot: Count  # support examples per class; regression tasks need a fixed number, not a range
+    query: Count  # query examples per class; as for `shot`
     episodes: int  # per training task and outer step
     validation_episodes: int  # per validation task
     test_episodes: int  # per test task
-    batch: int = 0  # examples per step, of adaptation programs
+    batch: int = 0  # examples per step; adaptation programs only
     optimizer: str = "adam"  # a name in trials.programs.build.OPTIMIZERS
-    precision: Precision = "float32"  # of products on a GPU
+    precision: Precision = "float32"  # of matrix products and convolutions on a GPU
     teacher: Component | None = None  # see trials.programs.teachers
     distillation: Distillation = HINTON
-    weights_as: WeightsAs = "loss"  # what the task weights weigh, losses or draws of episodes
-    seed: int = 0  # of the episodes that score: the same for every trial
+    weights_as: WeightsAs = "loss"  # task weights multiply losses, or are sampling probabilities
+    seed: int = 0  # of the validation and test episodes, which are the same for every trial
     imbalance: Imbalance | None = None
-    overlap: Overlap = False  # what is done about examples that splits share
+    overlap: Overlap = False  # how to treat examples that splits share
 
     @property
     def max_way(self) -> int:
-        """The most classes that an episode can have."""
+        """The largest number of classes of an episode."""
         return bounds(self.way)[1]
 
     @property
     def regresses(self) -> bool:
-        """Whether no task has classes."""
+        """Whether every task is a regression task."""
         return all(task.regresses for tasks in self.tasks.values() for task in tasks)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that tell unequal recipes apart."""
+        """Twelve hexadecimal digits of a hash, different for recipes that are not equal."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """All that is needed to run a trial, and to run it again."""
+    """Everything that is needed to run a trial, or to repeat it."""
 
     number: int
     stage: Stage = "search"
@@ -111,20 +115,20 @@ class TrialSpec:
     seed: int
     recipe: Recipe
     hyperparameters: Mapping[str, float]
-    task_weights: Mapping[str, float]  # >= 0, sums to 1; empty where nothing is meta-trained
-    rungs: tuple[int, ...]  # outer steps at which a report is due, ascending
-    initial: str | None = None  # key of the trial from whose last rung this one starts
+    task_weights: Mapping[str, float]  # >= 0, sum to 1; empty if the trial has no meta-training
+    rungs: tuple[int, ...]  # outer steps at which the trial reports, ascending
+    initial: str | None = None  # key of a trial; this one starts from that trial's last checkpoint
 
     @property
     def key(self) -> str:
-        """Names the trial within its search, in files and in MLflow."""
+        """The trial's name within its search, used in files and in MLflow."""
         return f"{self.stage}-{self.number:04d}"
 
     def to_json(self) -> str:
         return self._json
 
     @cached_property
-    def _json(self) -> str:  # which every checkpoint of the trial tells
+    def _json(self) -> str:  # cached, because every checkpoint of the trial contains it
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -160,26 +164,26 @@ def _recipe(data: dict[str, Any]) -> Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungReport:
-    """How a live trial stands at a rung. A score of NaN says that it diverged."""
+    """The scores of a live trial at a rung. A score of NaN means that the trial diverged."""
 
     key: str
     step: int
     score: Estimate  # mean skill over the validation tasks; higher is better
     per_task: Mapping[str, Estimate]  # skill
     metrics: Mapping[str, float]  # "val/<task>/accuracy" (or "mse"), "train/loss", ...
-    time: float  # seconds since 1970 when it was made; a repeated report repeats it
+    time: float  # of the report, in seconds since 1970; a repeated report keeps its time
     seconds: float  # of training since the trial was admitted
-    lane_seconds: float  # the same, divided by the lanes that shared the step
+    lane_seconds: float  # the same, each step's seconds divided by the lanes that were live in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptationResult:
-    """One trial's model adapted to one held-out task."""
+    """The score of one trial's model after adaptation to one held-out task."""
 
     task: str
     split: Literal["validation", "test"]
     score: Estimate  # skill
-    metrics: Mapping[str, float]  # "accuracy", "f1"; of functions "mse", "skill"
+    metrics: Mapping[str, float]  # "accuracy", "f1"; for regression tasks "mse", "skill"
     time: float
     seconds: float
 
@@ -188,8 +192,8 @@ class AdaptationResult:
 class TrialResult:
     """How a trial ended. Every admitted trial ends exactly once.
 
-    error: of one that failed, why, in a line.
-    traceback: of one that failed by an exception, at most some kilobytes of text.
+    error: the reason in one line, if the trial failed.
+    traceback: at most some kilobytes of text, if the trial failed with an exception.
     """
 
     key: str
@@ -203,76 +207,81 @@ class TrialResult:
 
 
 class TrialProgram(Protocol):
-    """Runs up to `lanes` trials of one recipe side by side.
+    """Trains up to `lanes` trials of one recipe side by side.
 
-    Laws (one conformance suite, run over every program and every executor):
-    - alone: a trial's reports do not depend on its lane, on its neighbours, or on when it was
-      admitted (to rounding; seeds hang on the spec, never on the place);
-    - one report per live trial per rung, in order; every admitted trial ends exactly once;
-    - isolation: a trial that diverges (NaN/inf), or whose model, learner or data raise an
-      exception, fails alone. The reports of its neighbours are to the bit what they are beside a
-      trial that is stopped at the same step;
-    - resume: admitted again after a crash, it goes on from its last rung and repeats the reports
-      that it made before, with their times;
-    - the searched weights never enter the score.
+    Every program obeys these laws. One conformance suite tests them on all programs and executors.
+
+    - Alone: the reports of a trial do not depend on its lane, on its neighbours, or on the time
+      of its admission, except for rounding. Random numbers depend only on the trial's spec.
+    - One report per rung: each live trial reports once at each of its rungs, in ascending order.
+      Every admitted trial ends exactly once.
+    - Isolation: a trial fails alone if it diverges (NaN or infinity), or if its model, learner or
+      data raise an exception. The reports of its neighbours are then bit-identical to those beside
+      a trial that is pruned at the same step.
+    - Resume: a trial that is admitted again after a crash resumes from its last rung. It first
+      repeats the reports that it made before the crash, with their original times.
+    - The searched task weights never enter the score.
     """
 
     lanes: int
-    lane_steps: int  # steps of live lanes so far
-    capacity_steps: int  # the same, had every lane been live
+    lane_steps: int  # training steps so far, each counted once per live lane
+    capacity_steps: int  # training steps so far, each counted once per lane, live or free
 
     @property
     def free(self) -> int:
-        """Lanes that neither hold a trial nor will take one that is queued."""
+        """Number of lanes left when every live and every queued trial has one."""
 
     def admit(self, spec: TrialSpec) -> None:
-        """Queue a trial; it starts at the next `advance` that finds a lane free."""
+        """Queue a trial. It starts at the next `advance` that has a free lane."""
 
     def advance(self) -> list[RungReport]:
-        """Train all lanes until at least one is at a rung or has failed.
+        """Train all live lanes until at least one trial reaches a rung or fails.
 
-        No reports if nothing is live, or if it only failed.
+        Returns the new reports: none if no trial is live, or if trials only failed.
         """
 
     def ended(self) -> list[TrialResult]:
-        """The trials that raised an exception since this was last asked; their lanes are free."""
+        """The trials that failed with an exception since the last call. Their lanes are free."""
 
     def release(self, key: str, outcome: Outcome) -> TrialResult:
-        """End a trial and free its lane. A complete one is adapted to every held-out task."""
+        """End a trial and free its lane.
+
+        The result of a complete trial has its scores after adaptation to every held-out task.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A worker's say: what it found since its last orders. It now waits for the next ones."""
+    """What a worker returns after one round of training. It then waits for its next orders."""
 
     worker: int
     reports: tuple[RungReport, ...] = ()
-    results: tuple[TrialResult, ...] = ()
-    free: int = 0  # lanes that could take a trial
-    lost: tuple[str, ...] = ()  # keys of the trials that were on a worker that died
-    lane_steps: int = 0  # steps of live lanes since the last turn
-    capacity_steps: int = 0  # the same, had every lane been live
+    results: tuple[TrialResult, ...] = ()  # of trials that ended in this round
+    free: int = 0  # lanes that can take a trial
+    lost: tuple[str, ...] = ()  # keys of the live trials of a worker that died
+    lane_steps: int = 0  # since the last turn, see `TrialProgram.lane_steps`
+    capacity_steps: int = 0  # since the last turn, see `TrialProgram.capacity_steps`
 
 
 class Executor(Protocol):
-    """Places workers and carries orders to them.
+    """Starts workers, sends them orders, and collects their turns.
 
-    Inline and Ray can't be told apart by their results. A worker that has had its turn is idle
-    until `exchange` gives it orders, and stays idle if it has no trial and is given none.
+    All executors give the same results for the same orders. A worker that has returned its turn is
+    idle until `send_orders` gives it orders. It stays idle if it then has no trial.
     """
 
     lanes: int  # of each worker
 
     def idle(self) -> Mapping[int, int]:
-        """The workers that wait for orders, each with the number of its lanes that are free."""
+        """The number of free lanes of each worker that waits for orders."""
 
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
-        """Give a waiting worker its orders: trials to end, then trials to take in."""
+        """Send an idle worker its orders: the trials to end, then the trials to admit."""
 
     def turn(self) -> Turn | None:
-        """Wait for the next worker that has something to say; None if none has for a second."""
+        """Wait for the next turn of any worker; None if no turn arrives within a second."""
 
     def close(self) -> None:
-        """End all workers."""
+        """Stop all workers."""

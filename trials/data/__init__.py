@@ -1,1 +1,1 @@
-"""From the recipe's datasets and tasks to pools of episodes."""
+"""Builds pools of episodes from the datasets that a recipe names."""

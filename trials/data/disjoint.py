@@ -1,12 +1,13 @@
-"""Whether splits share examples: what scores a model must not be what it learned from.
+"""Finds examples that splits share, because a model must not be scored on its training examples.
 
-Two rows are one example if they have the same content, whatever file and dataset they are in:
+Two rows are the same example if their content is equal, in whatever file and dataset they are:
 
-- of texts, the text itself, up to case and white space. Embeddings of one text differ in their last
-  bits from batch to batch, and many encoders read no case;
-- of tables, all columns that the tables of the search have in common. The features alone do not
-  tell people apart: in a table of four features most rows have a twin;
-- of all else, what the model reads.
+- For texts, the text itself is compared, without regard to case and white space. Embeddings are not
+  compared: embeddings of the same text differ in their last bits between batches, and many
+  encoders ignore case.
+- For tables, all columns are compared that the tables of the search have in common. The features
+  alone do not identify a row: with four features, most rows of a table have a duplicate.
+- For all other data, the model's inputs are compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,16 +30,16 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 _CHUNK = 1 << 26  # bytes that are hashed at once
 _NAMED = 3
 _REMEDY = (
-    "Leave them out of the earlier split by `tasks.overlap: drop`, keep them apart by `where`, or "
-    "say that it is meant: `tasks.overlap: true`."
+    "Set `tasks.overlap: drop` to leave them out of the earlier split, separate the splits with "
+    "`where`, or set `tasks.overlap: true` to allow shared examples."
 )
 
 
 def identities(datasets: Sequence[Dataset]) -> Hashes:
-    """(n,) of the rows of all datasets, one after the other: equal for rows that are one example.
+    """Hashes (n,) of the rows of all datasets in order; rows of the same example have equal hashes.
 
-    They are hashes of 64 bits: among a million rows two unequal ones are taken for one example
-    with a probability of 3e-8.
+    The hashes have 64 bits. The probability that any two different examples among a million rows
+    get the same hash is 3e-8.
     """
     tables = [dataset for dataset in datasets if dataset.features]
     common = set.intersection(*(set(map(str, each.columns)) for each in tables)) if tables else ()
@@ -57,21 +58,21 @@ def _identities(dataset: Dataset, common: Sequence[str]) -> Hashes:
 
 
 def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """The column with numbers of one type, as a missing value makes floats of whole numbers."""
+    """The column with all numbers as floats, because a missing value turns integers into floats."""
     if is_numeric_dtype(column):
-        return column.astype(float) + 0.0  # -0 is 0
+        return column.astype(float) + 0.0  # -0 becomes 0
     return column.astype(str)
 
 
 def _of_rows(inputs: Tensor) -> Hashes:
     rows = inputs.flatten(1)
     at_once = max(1, _CHUNK // max(1, rows.shape[1] * rows.element_size()))
-    found = []
+    hashes = []
     for part in rows.split(at_once):
-        numbers = np.ascontiguousarray((part + 0).numpy())  # -0.0 is 0.0
+        numbers = np.ascontiguousarray((part + 0).numpy())  # -0.0 becomes 0.0
         width = numbers.shape[1] * numbers.itemsize
-        found.append(_hashed(numbers.view(f"V{width}").ravel().tolist()))
-    return np.concatenate(found)
+        hashes.append(_hashed(numbers.view(f"V{width}").ravel().tolist()))
+    return np.concatenate(hashes)
 
 
 def _hashed(contents: list[bytes]) -> Hashes:
@@ -83,10 +84,12 @@ def _hashed(contents: list[bytes]) -> Hashes:
 def shared_rows(
     sides: Sides, identity: Hashes, described: Callable[[int, int], str]
 ) -> list[ErrorDetail]:
-    """A fault for every set of rows (n,) that has examples in common with those of another side.
+    """One error for every set of rows (n,) that shares examples with a set of a different side.
 
-    sides: the sets of each side by their places in the config. Those of one side may share.
-    identity: see `identities`. described: two rows that are one example in words.
+    sides: for each side, such as a split, its sets of rows by their paths in the config. Sets of
+        the same side may share examples.
+    identity: see `identities`.
+    described: describes two rows of the same example in words.
     """
     details = []
     for ours, theirs in combinations(sides.values(), 2):
@@ -99,7 +102,7 @@ def shared_rows(
             if others:
                 details.append(_fault(place, np.unique(rows), others, identity, described))
     if details:
-        details[-1] = replace(details[-1], remedy=_REMEDY)  # once is enough
+        details[-1] = replace(details[-1], remedy=_REMEDY)  # only with the last error
     return details
 
 
@@ -123,7 +126,7 @@ def _fault(
 
 
 def kept_rows(sides: Sides, identity: Hashes) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each side (n,): which rows of all are no example of a later side."""
+    """For each side a mask (n,) of all rows: True if no later side has the same example."""
     kept, later = {}, np.empty(0, dtype=identity.dtype)
     for side, by_place in reversed(list(sides.items())):
         kept[side] = ~np.isin(identity, later)

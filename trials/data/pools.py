@@ -1,4 +1,4 @@
-"""From the recipe's words to pools: which tasks are drawn together, and from what."""
+"""Builds the pools from which the tasks of a recipe draw episodes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,10 +24,10 @@ from trials.data.sources import Sources
 
 
 class TaskKind(NamedTuple):
-    """What tasks have in common that are drawn by one pool and learned by one learner."""
+    """The properties that tasks must have in common to share a pool and a learner."""
 
     regresses: bool
-    source: str  # "functions", "rows", or "table" if those have units of their own
+    source: str  # "functions", "table" (rows whose features have units), or "rows" (all others)
 
 
 def task_kinds(recipe: Recipe) -> dict[TaskKind, dict[str, tuple[TaskSpec, ...]]]:
@@ -44,7 +44,7 @@ def task_kinds(recipe: Recipe) -> dict[TaskKind, dict[str, tuple[TaskSpec, ...]]
 
 
 def task_kind_of(recipe: Recipe, task: TaskSpec) -> TaskKind:
-    """Of one of the recipe's tasks."""
+    """The kind of one of the recipe's tasks."""
     if task.function is not None:
         return TaskKind(True, "functions")
     dataset = recipe.datasets.get(task.dataset)
@@ -53,7 +53,7 @@ def task_kind_of(recipe: Recipe, task: TaskSpec) -> TaskKind:
 
 
 def sources_of(recipe: Recipe, cache: Path) -> Sources | None:
-    """The datasets that the tasks are of; None where all are functions."""
+    """The datasets of the tasks; None if all tasks are functions."""
     of_rows = any(task_kind.source != "functions" for task_kind in task_kinds(recipe))
     return Sources(recipe.datasets, cache) if of_rows else None
 
@@ -61,16 +61,16 @@ def sources_of(recipe: Recipe, cache: Path) -> Sources | None:
 def pools_of(
     recipe: Recipe, sources: Sources | None, device: torch.device
 ) -> Mapping[TaskKind, Mapping[str, Pool]]:
-    """The pools of each sort of tasks, for the splits that have any.
+    """For each kind of task, its pools by split, for the splits that have such tasks.
 
-    Raises InputError with all faults of all tasks, or if there is not one shape for one model.
+    Raises InputError with all errors of all tasks, or if examples differ in shape.
     """
-    found = task_kinds(recipe)
+    kinds = task_kinds(recipe)
     rows = None if sources is None else (sources, sources.inputs.to(device))
     kept = kept_of(recipe, sources)
     pools: dict[TaskKind, dict[str, Pool]] = {}
     details: list[ErrorDetail] = []
-    for task_kind, by_split in found.items():
+    for task_kind, by_split in kinds.items():
         for split, specs in by_split.items():
             if not specs:
                 continue
@@ -89,17 +89,17 @@ def pools_of(
         raise InputError(details)
     shapes = {s.source: p.features for s, by_split in pools.items() for p in by_split.values()}
     if len(set(shapes.values())) > 1:
-        raise input_error("tasks", "must all have examples of one shape for one model.", shapes)
+        raise input_error("tasks", "must all have examples of the same shape.", shapes)
     return pools
 
 
 def kept_of(recipe: Recipe, sources: Sources | None) -> Mapping[str, np.ndarray]:
-    """Which rows of all datasets each split may have (n,), where it may not have all of them."""
+    """For each split a mask (n,) of the rows that it may use; empty if all splits may use all."""
     if sources is None or recipe.overlap != "drop":
         return {}
     try:
         return kept_rows(_sides(recipe, sources), sources.identity)
-    except InputError:  # found again, with all others, when the tasks are made
+    except InputError:  # raised again, with all other errors, when the tasks are built
         return {}
 
 
@@ -118,7 +118,7 @@ def dropped(recipe: Recipe, sources: Sources | None) -> dict[str, int]:
 
 
 def _sides(recipe: Recipe, sources: Sources) -> dict[str, dict[str, np.ndarray]]:
-    """The rows of each task, whatever it makes of them, by split, and then by its place."""
+    """The rows of each task, by split and by the task's path in the config."""
     return {
         split: {
             f"tasks.{split}.{spec.name}": sources.offset[spec.dataset]
@@ -165,7 +165,7 @@ def _of_rows(
             imbalance=recipe.imbalance,
         )
     )
-    tasks: list[Any] = []  # of what `described` makes and `pooled` takes
+    tasks: list[Any] = []  # of the type that `described` returns and `pooled` takes
     details: list[ErrorDetail] = []
     for i, spec in enumerate(specs):
         try:

@@ -1,4 +1,4 @@
-"""From the recipe's words to tensors: which rows of which dataset are a task."""
+"""Loads the datasets of a recipe and selects the rows of its tasks."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -23,10 +23,11 @@ _TEXT_SHOWN = 60  # characters
 
 
 class Sources:
-    """All datasets of a recipe, and their inputs as one tensor.
+    """All datasets of a recipe, with their inputs in one tensor.
 
-    inputs: (n, *features); `offset[name]` is the row at which a dataset begins.
-    parts: what each dataset was loaded from.
+    inputs: (n, *features), the rows of all datasets in order.
+    offset: for each dataset, the index of its first row in `inputs`.
+    parts: for each dataset, the component that it was loaded from.
     """
 
     def __init__(self, datasets: Mapping[str, Component], cache: Path) -> None:
@@ -37,11 +38,7 @@ class Sources:
         shapes = {name: tuple(d.inputs.shape[1:]) for name, d in self._datasets.items()}
         if len(set(shapes.values())) > 1:
             raise InputError(
-                [
-                    ErrorDetail(
-                        "datasets", "must all have examples of one shape for one model.", shapes
-                    )
-                ]
+                [ErrorDetail("datasets", "must all have examples of the same shape.", shapes)]
             )
         parts = [d.inputs for d in self._datasets.values()]
         self.inputs: Tensor = torch.cat(parts) if len(parts) > 1 else parts[0]  # without a copy
@@ -58,11 +55,11 @@ class Sources:
 
     @cached_property
     def identity(self) -> Hashes:
-        """(n,): equal for rows that are one example, see `trials.data.disjoint`."""
+        """Hashes (n,), equal for rows of the same example, see `trials.data.disjoint`."""
         return identities(list(self._datasets.values()))
 
     def described(self, row: int, twin: int) -> str:
-        """Two rows of `inputs` that are one example: its text, if any, and their places."""
+        """Describes two rows of `inputs` of the same example: its text, if any, and both places."""
         dataset, place, where = self._located(row)
         if twin != row:
             where += f" and {self._located(twin)[2]}"
@@ -73,13 +70,13 @@ class Sources:
         return f"{short!r} ({where})"
 
     def _located(self, row: int) -> tuple[Dataset, int, str]:
-        """The dataset of a row of `inputs`, its place there, and both in words."""
+        """The dataset of a row of `inputs`, its row number in the dataset, and both in words."""
         name = next(name for name in reversed(self.offset) if self.offset[name] <= row)
         place = row - self.offset[name]
         return self._datasets[name], place, f"row {place} of {name}"
 
     def rows(self, spec: TaskSpec, where: Mapping[str, tuple[Any, ...]], path: str) -> np.ndarray:
-        """Places (n,) in the dataset's own table of the rows that `where` keeps."""
+        """Row numbers (n,), in the dataset's own table, of the rows that `where` selects."""
         columns = self.dataset(spec.dataset, f"{path}.dataset").columns
         keep = np.ones(len(columns), dtype=bool)
         for column, values in where.items():
@@ -100,7 +97,7 @@ class Sources:
             keep &= known.isin(wanted).to_numpy()
         places = np.flatnonzero(keep)
         if not len(places):
-            raise InputError([ErrorDetail(f"{path}.where", "keeps no row at all.", dict(where))])
+            raise InputError([ErrorDetail(f"{path}.where", "selects no row.", dict(where))])
         return places
 
     def labels(self, spec: TaskSpec, path: str) -> np.ndarray:
@@ -109,9 +106,10 @@ class Sources:
         return self._column(columns, spec.label, f"{path}.label").astype(str).to_numpy()
 
     def task(self, spec: TaskSpec, path: str, seed: int, kept: "np.ndarray | None" = None) -> Task:
-        """The task that `spec` describes; `seed` decides how a corrupt one is corrupted.
+        """The classification task that `spec` describes.
 
-        kept: (n,), which rows of `inputs` the task may have; all, if there is no word of it.
+        seed: of the corruption of its labels, if the spec asks for one.
+        kept: (n,) a mask of the rows of `inputs` that the task may use; all by default.
         """
         places = self._kept(spec, path, kept)
         column = self._labels(spec, places, path)
@@ -129,7 +127,7 @@ class Sources:
     def numbers(
         self, spec: TaskSpec, path: str, seed: int, kept: "np.ndarray | None" = None
     ) -> NumberTask:
-        """The same of a task whose label is a number."""
+        """The regression task that `spec` describes; the arguments are those of `task`."""
         places = self._kept(spec, path, kept)
         column = self._labels(spec, places, path)
         values = pd.to_numeric(column, errors="coerce").astype(float)
@@ -145,7 +143,7 @@ class Sources:
             return places
         left: np.ndarray = places[kept[places + self.offset[spec.dataset]]]
         if not len(left):
-            rule = "has no example that is not in a later split too."
+            rule = "has no example left, because a later split has all of them too."
             raise InputError(
                 [ErrorDetail(path, rule, f"{len(places)} shared", "Set `tasks.overlap`.")]
             )
@@ -154,8 +152,8 @@ class Sources:
     def _labels(self, spec: TaskSpec, places: np.ndarray, path: str) -> "pd.Series[Any]":
         dataset = self.dataset(spec.dataset, f"{path}.dataset")
         if spec.label in dataset.features:
-            rule = "must not be among what the model reads."
-            remedy = f"Put it in the `labels` of the dataset {spec.dataset}."
+            rule = "must not be one of the features that the model reads."
+            remedy = f"Add it to the `labels` of the dataset {spec.dataset}."
             raise InputError([ErrorDetail(f"{path}.label", rule, spec.label, remedy)])
         return self._column(dataset.columns.iloc[places], spec.label, f"{path}.label")
 
@@ -179,5 +177,5 @@ def _corrupted(task: _T, spec: TaskSpec, seed: int) -> _T:
 
 def _unlabelled(path: str, rule: str, bad: "pd.Series[bool]") -> InputError:
     rows = ", ".join(map(str, bad.index[bad][:_SHOWN]))
-    remedy = f"{bad.sum()} rows have none; fill them in, or leave them out by `where`."
+    remedy = f"{bad.sum()} rows have none; fill them in, or exclude them with `where`."
     return InputError([ErrorDetail(path, rule, f"none in row {rows}", remedy)])

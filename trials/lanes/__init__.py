@@ -1,1 +1,1 @@
-"""Trials side by side in one vectorised training step."""
+"""Trains trials side by side in one vectorised training step."""

@@ -1,4 +1,4 @@
-"""How many lanes are of use: as many as still speed training up, and as memory has room for."""
+"""Measures how many lanes are useful on this machine."""
 
 import math
 import tempfile
@@ -17,14 +17,15 @@ from trials.lanes.lanes import Lanes
 from trials.lanes.step.capture import WORTH
 from trials.lanes.step.draws import AHEAD
 
-_GAIN = 1.05  # by which more lanes must be faster than the best so far
+_GAIN = 1.05  # more lanes count as better if their rate is at least this factor higher
 _ROOM = 0.8  # share of the free memory that may be used
-_STEPS = {"cpu": 3, "cuda": AHEAD}  # that are timed as one
-# Before, by which all is captured that ever will be. A GPU has draws captured too, of many steps.
+_STEPS = {"cpu": 3, "cuda": AHEAD}  # steps per measurement
+# Warm-up steps, after which every function is captured. On a GPU the draws of AHEAD steps are
+# captured too.
 _WARM = {"cpu": 2 * WORTH, "cuda": 2 * WORTH * AHEAD}
-_MEASURED = 0.2  # seconds for which steps are timed
-_LONG = 0.1  # seconds of a step beside which what capturing saves is nothing
-UNREACHED = 1 << 30  # a rung
+_MEASURED = 0.2  # seconds during which steps are timed
+_LONG = 0.1  # seconds; for longer steps, the time that capturing saves is negligible
+UNREACHED = 1 << 30  # a rung that no trial reaches
 
 
 def useful_lanes(
@@ -35,54 +36,58 @@ def useful_lanes(
     workers: int = 1,
     per_gpu: int = 1,
 ) -> int:
-    """A power of two up to `at_most`, found by training a few steps of `spec` in 1, 2, 4, .. lanes.
+    """The smallest number of lanes that is about as fast as any other: a power of two.
 
-    load: loads the data and returns what makes programs, see `trials.programs.build.programs`.
-    workers: how many are to share this machine, if they train on its CPU.
-    per_gpu: how many are to share a GPU, if they train on one.
+    It is at most `at_most`, and fits into memory. It is measured by training a few steps of `spec`
+    in 1, 2, 4, ... lanes.
+
+    load: loads the data and returns a factory of programs, see `trials.programs.build.programs`.
+    workers: number of workers that share this machine, if they train on its CPU.
+    per_gpu: number of workers that share a GPU, if they train on one.
     """
     program = load()
     device: torch.device = program.keywords["device"]
     free = memory.left(device) / (per_gpu if device.type == "cuda" else workers)
     before = memory.peak(device, reset=True)
-    found: dict[int, float] = {}
+    rates: dict[int, float] = {}
 
     def rate(lanes: int) -> float:
-        """Lane-steps a second; 0 if there is not the memory for so many lanes."""
-        if lanes not in found:
-            # As measured with half of them: a system that runs out of memory kills the process.
+        """Lane-steps per second; 0 if memory does not suffice for `lanes` lanes."""
+        if lanes not in rates:
+            # Extrapolated from half as many lanes, because the operating system kills a process
+            # that runs out of memory.
             if 2 * (memory.peak(device) - before) > _ROOM * free:
                 return 0.0
-            found[lanes] = 0.0
+            rates[lanes] = 0.0
         seconds = _seconds(program, spec, lanes)
-        found[lanes] = max(found[lanes], lanes / seconds if seconds else 0.0)
-        return found[lanes]
+        rates[lanes] = max(rates[lanes], lanes / seconds if seconds else 0.0)
+        return rates[lanes]
 
     best = knee(rate, at_most)
     if device.type == "cuda":
         return best
-    # Again, as a CPU that is shared is slow for seconds at a time.
-    return knee(rate, max(found, default=1))
+    # Measured twice, because a shared CPU can be slow for seconds at a time.
+    return knee(rate, max(rates, default=1))
 
 
 def knee(rate: Callable[[int], float], at_most: int) -> int:
-    """The smallest power of two up to `at_most` that no larger one beats by a twentieth.
+    """The smallest power of two up to `at_most` whose rate no larger one exceeds by more than 5 %.
 
-    It ends at a rate of 0, or where two doublings in a row have brought nothing.
+    The search ends at a rate of 0, or after two doublings in a row without a gain.
     """
     best, best_rate, lanes = 1, 0.0, 1
     while lanes <= min(at_most, 4 * best):
-        found = rate(lanes)
-        if found == 0:
+        measured = rate(lanes)
+        if measured == 0:
             break
-        if found > _GAIN * best_rate:
-            best, best_rate = lanes, found
+        if measured > _GAIN * best_rate:
+            best, best_rate = lanes, measured
         lanes *= 2
     return best
 
 
 def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> float:
-    """Of a step with all lanes live; 0 if memory did not suffice for it."""
+    """Seconds of a step with all lanes live; 0 if memory did not suffice."""
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         try:
             trying = program(lanes=lanes, folder=Path(folder))
@@ -99,9 +104,9 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
 
 
 def step_seconds(program: Lanes) -> float:
-    """Seconds of a step of all live lanes, whose next rung must not be near.
+    """Seconds of a step of all live lanes. No lane may reach a rung during the measurement.
 
-    As it will be for most of a search: a short one has been captured.
+    Short steps are captured first, as they are for most of a search.
     """
     seconds = _timed(program, 1)
     if seconds >= _LONG:
@@ -111,14 +116,14 @@ def step_seconds(program: Lanes) -> float:
 
 
 def _least(trying: Lanes) -> float:
-    """Seconds of a step, when the machine does nothing else: it never makes one shorter."""
-    found, end = math.inf, time.perf_counter() + _MEASURED
+    """Minimum seconds of a step. Other load on the machine only ever makes a step longer."""
+    least, end = math.inf, time.perf_counter() + _MEASURED
     while time.perf_counter() < end:
-        found = min(found, _timed(trying, _STEPS[trying.device.type]))
-    return found
+        least = min(least, _timed(trying, _STEPS[trying.device.type]))
+    return least
 
 
 def _timed(trying: Lanes, steps: int) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     trying.train(steps)
-    return (time.perf_counter() - begun) / steps
+    return (time.perf_counter() - start) / steps

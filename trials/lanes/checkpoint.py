@@ -1,7 +1,7 @@
-"""A trial's state at its last rung, on disk: tensors as safetensors, its reports beside them.
+"""Checkpoints: the state of a trial at its last rung, in a safetensors file.
 
-The reports travel inside the checkpoint because the two must not come apart: whoever goes on from
-a rung can repeat all that was reported up to it.
+The trial's reports are stored in the metadata of the same file, so that tensors and reports always
+match. A trial that resumes from a rung can then repeat all its earlier reports.
 """
 
 import json
@@ -25,31 +25,32 @@ from trials.contract import RungReport, TrialSpec
 
 log = logging.getLogger(__name__)
 
-# Under this name the metadata of a model's file tell how it was trained.
+# Metadata key of the spec that a model was trained with.
 SPEC = "spec"
-# And under this one, what calibrates its logits.
+# Metadata key of the scale that calibrates the logits of a model.
 LOGIT_SCALE = "logit_scale"
 
 
-# What reading a file raises that is truncated, empty, garbage, or not written by `save`.
+# Exceptions of reading a file that is truncated, empty, damaged, or not written by `save`.
 _UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError)
 
 
 class Unreadable(FewtuneError):
-    """A checkpoint that is damaged, or that is not there."""
+    """A checkpoint is damaged or missing."""
 
 
 def path_of(folder: Path, key: str) -> Path:
-    """Where the checkpoint of the trial `key` lies."""
+    """The path of the checkpoint of the trial `key`."""
     return folder / f"{key}.safetensors"
 
 
 def save(
     folder: Path, spec: TrialSpec, tensors: dict[str, Tensor], reports: Sequence[RungReport]
 ) -> Path:
-    """Write the checkpoint, atomically: a reader sees the old one or the new one.
+    """Write the checkpoint atomically: a reader sees either the old file or the new one.
 
-    It is forced to the disk first, as a rename may outlive a loss of power that the data does not.
+    The data is flushed to disk before the rename. Otherwise the rename could survive a loss of
+    power while the data is lost.
 
     tensors: on the CPU.
     """
@@ -61,9 +62,9 @@ def save(
     path = path_of(folder, spec.key)
     partial = path.with_suffix(".partial")
     rows = {name: value.contiguous() for name, value in tensors.items()}
-    if torch.bfloat16 in {value.dtype for value in rows.values()}:  # which NumPy does not have
+    if torch.bfloat16 in {value.dtype for value in rows.values()}:  # a type that NumPy lacks
         content = safetensors.torch.save(rows, metadata)
-    else:  # the other looks long for tensors that share their memory
+    else:  # faster: the torch function searches for tensors that share memory
         arrays = {name: value.numpy() for name, value in rows.items()}
         content = safetensors.numpy.save(arrays, metadata)
     try:
@@ -73,12 +74,12 @@ def save(
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)  # on a full disk, half a file takes what space is left
+        partial.unlink(missing_ok=True)  # on a full disk, a partial file takes the remaining space
     return path
 
 
 def load(path: Path) -> tuple[str, dict[str, Tensor], tuple[RungReport, ...]]:
-    """Identity of the spec, tensors and reports of the checkpoint at `path`; raises Unreadable."""
+    """The spec's identity, the tensors and the reports of a checkpoint; raises Unreadable."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -86,32 +87,33 @@ def load(path: Path) -> tuple[str, dict[str, Tensor], tuple[RungReport, ...]]:
         reports = tuple(_report(data) for data in json.loads(metadata["reports"]))
         return metadata["identity"], tensors, reports
     except _UNREADABLE as error:
-        raise Unreadable(f"{path} is no readable checkpoint: {_reason(error)}.") from error
+        raise Unreadable(f"{path} is not a readable checkpoint: {_reason(error)}.") from error
 
 
 def usable(
     folder: Path, key: str, like: Mapping[str, Tensor], spec: TrialSpec | None = None
 ) -> tuple[dict[str, Tensor], tuple[RungReport, ...]] | None:
-    """Tensors and reports of the checkpoint of the trial `key`, if a lane can go on from all.
+    """The tensors and reports of the checkpoint of the trial `key`, if a lane can resume from it.
 
-    None if there is no checkpoint, or if it is not one of `spec` (None: any trial's will do). None
-    too, with a warning in the log, if it is damaged: its trial is then trained again.
+    None if there is no checkpoint, or if it was made with a spec other than `spec`. Also None, with
+    a warning in the log, if it is damaged; the trial is then trained again from the start.
 
-    like: for each name a tensor of the shape and dtype that the lane has.
+    like: for each name, a tensor with the shape and dtype that the lane has.
+    spec: None accepts a checkpoint of any spec.
     """
     path = path_of(folder, key)
     if not path.exists():
         return None
     try:
-        found, tensors, reports = load(path)
-        if spec is not None and found != identity(spec):
+        saved_identity, tensors, reports = load(path)
+        if spec is not None and saved_identity != identity(spec):
             return None
         wrong = _misfits(tensors, like)
         if spec is not None and not wrong:
             steps = {report.step for report in reports[-1:]}
-            wrong = "" if steps == {int(tensors["step"])} else "its reports are not of its step"
+            wrong = "" if steps == {int(tensors["step"])} else "its last report is of another step"
         if wrong:
-            raise Unreadable(f"{path} is no checkpoint of this model: {wrong}.")
+            raise Unreadable(f"{path} is not a checkpoint of this model: {wrong}.")
     except Unreadable as error:
         log.warning("checkpoint_unreadable error=%s Its trial is trained again.", error)
         return None
@@ -119,13 +121,13 @@ def usable(
 
 
 def _misfits(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str:
-    """What is wrong with the tensors; nothing if they are as in `like`."""
+    """The first mismatch between the tensors and `like`, in words; empty if there is none."""
     if missing := like.keys() - tensors.keys():
         return f"it has no {min(missing)}"
     for name, own in like.items():
-        found = tensors[name]
-        if (found.shape, found.dtype) != (own.shape, own.dtype):
-            shapes = f"{tuple(found.shape)} {found.dtype}, not {tuple(own.shape)} {own.dtype}"
+        saved = tensors[name]
+        if (saved.shape, saved.dtype) != (own.shape, own.dtype):
+            shapes = f"{tuple(saved.shape)} {saved.dtype}, not {tuple(own.shape)} {own.dtype}"
             return f"its {name} is {shapes}"
     return ""
 
@@ -137,7 +139,10 @@ def _reason(error: Exception) -> str:
 
 
 def identity(spec: TrialSpec) -> str:
-    """What a checkpoint must agree in with the spec that goes on from it: all but the attempt."""
+    """The parts of a spec that decide its training; a trial resumes only if they are equal.
+
+    The attempt is not one of them.
+    """
     return json.dumps(
         {
             "recipe": spec.recipe.fingerprint,
@@ -150,7 +155,7 @@ def identity(spec: TrialSpec) -> str:
 
 
 def _data(report: RungReport) -> dict[str, object]:
-    # As `asdict` says it, which copies each number first: a tenth of what a report took.
+    # Not `asdict`, which copies each number: that took a tenth of the time of a report.
     return {field.name: getattr(report, field.name) for field in fields(report)}
 
 
@@ -162,33 +167,33 @@ def _report(data: dict[str, object]) -> RungReport:
 
 
 def parameters(path: Path) -> dict[str, Tensor]:
-    """The model's parameters alone, by their own names; raises Unreadable."""
+    """Only the model's parameters, without the prefix of their names; raises Unreadable."""
     tensors = load(path)[1]
     return {n.removeprefix("params."): v for n, v in tensors.items() if n.startswith("params.")}
 
 
 def spec_of(path: Path) -> TrialSpec:
-    """The trial whose checkpoint it is; raises Unreadable."""
+    """The spec of the trial that made a checkpoint; raises Unreadable."""
     try:
         with safe_open(path, framework="pt") as file:
             return TrialSpec.from_json((file.metadata() or {})[SPEC])
     except _UNREADABLE as error:
-        raise Unreadable(f"{path} is no readable checkpoint: {_reason(error)}.") from error
+        raise Unreadable(f"{path} is not a readable checkpoint: {_reason(error)}.") from error
 
 
 def exported(path: Path) -> Params:
-    """The parameters of an exported model; raises InputError where `path` is not one."""
+    """The parameters of an exported model; raises InputError if `path` is not one."""
     try:
-        found: Params = safetensors.torch.load_file(path)
-        return found
+        params: Params = safetensors.torch.load_file(path)
+        return params
     except _UNREADABLE as error:
         raise _no_export(path, error) from error
 
 
 def trained(path: Path) -> tuple[TrialSpec, dict[str, Tensor]]:
-    """The spec and the model's parameters, of a checkpoint or of an exported model.
+    """The spec and the parameters in the file of a checkpoint or of an exported model.
 
-    Raises InputError where the file is neither.
+    Raises InputError if the file is neither.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -197,16 +202,17 @@ def trained(path: Path) -> tuple[TrialSpec, dict[str, Tensor]]:
             own = [name for name in names if name.startswith("params.")] or names
             return spec, {name.removeprefix("params."): file.get_tensor(name) for name in own}
     except _UNREADABLE as error:
-        why = "its file does not say how" if isinstance(error, KeyError) else _reason(error)
+        missing = isinstance(error, KeyError)
+        why = "its file has no record of its training" if missing else _reason(error)
         rule = f"must be a model that this version of fewtune trained: {why}."
         remedy = "Export it again, or finish its search."
         raise input_error("teacher.path", rule, str(path), remedy) from error
 
 
 def logit_scale(path: Path) -> float:
-    """What calibrates the logits of the exported model at `path`; 1 where its file does not say.
+    """The scale that calibrates the logits of an exported model; 1 if its file has none.
 
-    Raises InputError where the file can't be read.
+    Raises InputError if the file can't be read.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""The host's side of a live trial: its spec, its clock, its reports and how it ends."""
+"""The state of a live trial that is not in tensors."""
 
 import time
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from trials.lanes.reporting import adaptation_results, divergence_reason, scores
 
 @dataclass(eq=False)
 class Lane:
-    """A live trial, whose tensors are the row of the stack at its place."""
+    """A live trial: its spec, step, times and reports. `Lanes` holds its tensors, stacked."""
 
     spec: TrialSpec
     step: int = 0
@@ -25,22 +25,22 @@ class Lane:
     adaptations: tuple[AdaptationResult, ...] = ()
     seconds: float = 0.0
     lane_seconds: float = 0.0
-    loss_from: int = 0  # step since which the loss is summed up
-    diverged: str = "diverged"  # what is wrong with its last report, if anything is
+    loss_from: int = 0  # step from which the loss is summed
+    diverged: str = "diverged"  # the reason to give if the last report has no score
 
     @property
     def due(self) -> int:
-        """The next rung."""
-        # One that starts from another's last rung has none to report below it.
+        """The step of the next rung; raises RuntimeError if there is none."""
+        # A trial that starts from the last checkpoint of another trial skips the rungs below it.
         least = self.reports[-1].step + 1 if self.reports else self.step
         rung = next((rung for rung in self.spec.rungs if rung >= least), None)
         if rung is None:
-            said = f"Trial {self.spec.key!r} has passed its last rung: release it first."
-            raise RuntimeError(said)
+            message = f"Trial {self.spec.key!r} has passed its last rung: release it first."
+            raise RuntimeError(message)
         return rung
 
     def count(self, steps: int, seconds: float, lanes: int) -> None:
-        """Note steps that `lanes` lanes took together in `seconds`."""
+        """Add steps that `lanes` lanes took together in `seconds`."""
         self.step += steps
         self.seconds += seconds
         self.lane_seconds += seconds / lanes
@@ -53,10 +53,11 @@ class Lane:
         i: int,
         seconds: float,
     ) -> RungReport:
-        """How it stands at a rung.
+        """Make the report of a rung.
 
-        tensors: what its checkpoint keeps; loss: the sum since the last report.
-        scores: of which its own are row i, found in `seconds`.
+        tensors: the tensors of the trial's checkpoint.
+        loss: the sum of training losses since the last report.
+        scores: of several lanes; row i is this trial's. seconds: the time that scoring it took.
         """
         params = (value for name, value in tensors.items() if name.startswith("params."))
         finite = all(bool(value.isfinite().all()) for value in params)
@@ -80,9 +81,9 @@ class Lane:
         return report
 
     def result(self, outcome: Outcome, folder: Path, failure: Failure | None = None) -> TrialResult:
-        """How it ended; of one that is not complete no checkpoint is left in `folder`.
+        """The result of the ended trial. Its checkpoint in `folder` is deleted unless complete.
 
-        failure: the exception by which it failed, if it did.
+        failure: the exception with which it failed, if any.
         """
         path: Path | None = checkpoint.path_of(folder, self.spec.key)
         if outcome != "complete" and path is not None:

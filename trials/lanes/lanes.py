@@ -1,4 +1,4 @@
-"""Trials side by side in one vectorised training step, each lane refilled as soon as it is free."""
+"""Trains trials side by side in one vectorised step that refills each free lane at once."""
 
 import math
 import time
@@ -30,10 +30,12 @@ from trials.lanes.step.gradient import gradient_of
 class Lanes:
     """The `TrialProgram` of any objective.
 
-    Live trials are always the first rows of the stacked tensors: a released row is refilled from
-    the queue, or else the last live row moves into it, so that a step is one contiguous slice. Its
-    gradients and scores are found in passes of at most `rows_per_pass` rows, by default all, and of
-    fewer where memory does not suffice.
+    Live trials are always the first rows of the stacked tensors, so that a step works on one
+    contiguous slice. When a trial ends, the last live row moves into its place, and the next
+    queued trial starts in the row behind the live ones.
+
+    Gradients and scores are computed in passes of at most `rows_per_pass` rows (by default all
+    rows). Passes are made smaller if memory does not suffice.
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class Lanes:
         if lanes < 1:
             raise ValueError(f"`lanes` must be at least 1, got {lanes}.")
         self.lanes, self._passes = lanes, Passes(rows_per_pass or lanes)
-        self.lane_steps = 0  # steps of live lanes so far
-        self.capacity_steps = 0  # the same, had every lane been live
+        self.lane_steps = 0
+        self.capacity_steps = 0
         self._objective, self._folder, self.device = objective, folder, device
         self._optimizer = optimizer
         self._queue: deque[TrialSpec] = deque()
         self._live: list[Lane] = []
-        self._ended: list[TrialResult] = []  # and not asked for yet
+        self._ended: list[TrialResult] = []  # not yet returned by `ended`
         template = objective.init(0)
         self._params = {
             name: torch.zeros((lanes, *value.shape), dtype=value.dtype, device=device)
@@ -77,12 +79,12 @@ class Lanes:
 
     @property
     def rows_per_pass(self) -> int:
-        """Lanes of which gradients and scores are found at once."""
+        """The number of lanes whose gradients and scores are computed in one pass."""
         return self._passes.rows
 
     @property
     def free(self) -> int:
-        """Lanes that neither hold a trial nor will take one from the queue."""
+        """Number of lanes left when every live and every queued trial has one."""
         return max(0, self.lanes - len(self._live) - len(self._queue))
 
     def admit(self, spec: TrialSpec) -> None:
@@ -105,8 +107,8 @@ class Lanes:
         return reports
 
     def ended(self) -> list[TrialResult]:
-        found, self._ended = self._ended, []
-        return found
+        results, self._ended = self._ended, []
+        return results
 
     def _to_next_rung(self) -> list[RungReport]:
         rungs = [lane.due for lane in self._live]
@@ -118,7 +120,7 @@ class Lanes:
         return self._report([i for i, lane in enumerate(self._live) if lane.step == rungs[i]])
 
     def parameters(self, key: str) -> Params:
-        """A copy of a live trial's parameters."""
+        """A copy of the parameters of the live trial `key`."""
         place = next(i for i, lane in enumerate(self._live) if lane.spec.key == key)
         return {name: value[place].clone() for name, value in self._params.items()}
 
@@ -133,7 +135,7 @@ class Lanes:
         return self._freed(place).result(outcome, self._folder)
 
     def _freed(self, place: int) -> Lane:
-        """The lane at `place`, which from now on is not live; the last one takes its place."""
+        """Remove and return the live lane at `place`; the last live lane moves there."""
         lane, last = self._live[place], len(self._live) - 1
         if place != last:
             for tensor in self._stacked():
@@ -143,26 +145,26 @@ class Lanes:
         return lane
 
     def _fail(self, failures: dict[int, Failure]) -> None:
-        """End the trials at some places."""
+        """End the failed trials, given by their places."""
         for place in sorted(failures, reverse=True):
             lane = self._freed(place)
             self._ended.append(lane.result("failed", self._folder, failures[place]))
 
-    # ---- a trial begins ---------------------------------------------------------------------
+    # ---- starting a trial -------------------------------------------------------------------
 
     def _start(self, spec: TrialSpec) -> None:
         lane, place = Lane(spec), len(self._live)
-        begun = call_or_failure(partial(self._objective.init, spec.seed))
-        if isinstance(begun, Failure):
-            self._ended.append(lane.result("failed", self._folder, begun))
+        params = call_or_failure(partial(self._objective.init, spec.seed))
+        if isinstance(params, Failure):
+            self._ended.append(lane.result("failed", self._folder, params))
             return
         self._live.append(lane)
-        for name, value in begun.items():
+        for name, value in params.items():
             self._params[name][place] = value.to(self.device)
             for slot in self._slots.values():
                 slot[name][place] = 0
         for name in self._hyper:
-            # A trial that takes no step needs no rate. If one is read all the same, NaN shows it.
+            # A trial without steps has no learning rate. NaN would reveal that one is read.
             self._hyper[name][place] = spec.hyperparameters.get(name, math.nan)
         for t, task in enumerate(self._objective.tasks):
             self._weights[place, t] = spec.task_weights[task]
@@ -175,14 +177,14 @@ class Lanes:
     def _resume(self, lane: Lane, place: int) -> None:
         rows = {name: value[place] for name, value in self._trained().items()}
         own, initial = lane.spec.key, lane.spec.initial
-        if found := checkpoint.usable(self._folder, own, rows, lane.spec):
-            tensors, reports = found
+        if saved := checkpoint.usable(self._folder, own, rows, lane.spec):
+            tensors, reports = saved
             self._restore(lane, place, tensors)
             lane.reports, lane.unsent = list(reports), list(reports)
             lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
             lane.adaptations = adaptation_results(lane.spec, reports[-1])
-        elif initial and (found := checkpoint.usable(self._folder, initial, rows)):
-            self._restore(lane, place, found[0])  # else the same seed trains the same model again
+        elif initial and (saved := checkpoint.usable(self._folder, initial, rows)):
+            self._restore(lane, place, saved[0])  # else the same seed trains the same model again
 
     def _restore(self, lane: Lane, place: int, tensors: dict[str, Tensor]) -> None:
         for name, stacked in self._trained().items():
@@ -190,7 +192,7 @@ class Lanes:
         lane.step = lane.loss_from = int(tensors["step"])
 
     def _trained(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of each lane; all else is in the spec."""
+        """The stacked tensors that a checkpoint keeps; everything else comes from the spec."""
         return {
             **{
                 f"{kind}.{name}": value
@@ -201,24 +203,25 @@ class Lanes:
         }
 
     def _stacked(self) -> list[Tensor]:
-        """Every tensor that has a row for each lane."""
+        """All tensors that have a row for each lane."""
         own = [*self._hyper.values(), self._weights, self._decays, self._seeds, self._loss_sum]
         return [*self._trained().values(), *own]
 
     # ---- training ---------------------------------------------------------------------------
 
     def train(self, steps: int) -> None:
-        """Take some steps in each live lane, none of which may pass a rung.
+        """Take `steps` steps in each live lane. They must not pass a rung.
 
-        If one raises, those before it are taken, and it is as if it had not begun.
+        If a step raises an exception, the steps before it are kept and that step changes nothing.
         """
-        begun, n, taken = time.perf_counter(), len(self._live), 0
-        # Few shapes, each captured once: what rows beyond the live ones learn nobody asks for.
+        start, n, taken = time.perf_counter(), len(self._live), 0
+        # Rounding the number of rows up keeps the number of shapes small, as each shape is captured
+        # once. Rows beyond the live ones are trained too, and never read.
         rows = 1 << (n - 1).bit_length()
         if rows > self.rows_per_pass:
             rows = -(-n // self.rows_per_pass) * self.rows_per_pass
         rows = min(self.lanes, rows)
-        if rows > n:  # else they might raise what a trial raised that failed
+        if rows > n:  # a copy of a live lane; an old row may raise the exception of a failed trial
             for tensor in self._stacked():
                 tensor[n:rows] = tensor[:1]
         decays = any(adam.WEIGHT_DECAY in lane.spec.hyperparameters for lane in self._live)
@@ -230,7 +233,7 @@ class Lanes:
         finally:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # else only the launches would be timed
-            self._count(taken, time.perf_counter() - begun)
+            self._count(taken, time.perf_counter() - start)
 
     def _count(self, steps: int, seconds: float) -> None:
         self.lane_steps += steps * len(self._live)
@@ -239,16 +242,16 @@ class Lanes:
             lane.count(steps, seconds, len(self._live))
 
     def _try_step(self, rows: slice) -> None:
-        """Find the gradients of a step of some lanes, and change nothing."""
+        """Compute the gradients of a step of some lanes without changing any state."""
         running = self._seeds[rows], self._steps[rows], self._weights[rows]
         drawn = next(draws(self._draw, *running, 1))
         params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
         self._gradient(params, drawn, hyper, self._weights[rows])
 
     def _take_step(self, n: int, decays: bool, drawn: Any) -> None:
-        """Of rows 0..n-1, in place."""
+        """Take one step of rows 0..n-1, in place."""
         rows = slice(n)
-        # All gradients come before any change: a pass that fails leaves every lane as it was.
+        # All gradients are computed before any state changes, so a failing pass changes no lane.
         passes = self._passes.run(n, partial(self._gradients, drawn))
         grads = {name: _joined([part[name] for part, _ in passes]) for name in self._params}
         self._steps[rows] += 1
@@ -261,7 +264,7 @@ class Lanes:
         self._optimizer.update_(params, grads, slots, self._steps[rows], rates)
 
     def _gradients(self, drawn: Any, rows: slice) -> tuple[Params, Tensor]:
-        """Of some lanes, and their losses."""
+        """The gradients and losses of some lanes."""
         params, hyper = _rows(self._params, rows), _rows(self._hyper, rows)
         own = tree_map(lambda part: part[rows], drawn)
         return self._gradient(params, own, hyper, self._weights[rows])
@@ -273,12 +276,12 @@ class Lanes:
         failures: dict[int, Failure] = {}
         for stage in {self._live[place].spec.stage: None for place in places}:
             group = [place for place in places if self._live[place].spec.stage == stage]
-            begun = time.perf_counter()
+            start = time.perf_counter()
             scored = self._scored(group, stage, failures)
-            seconds = (time.perf_counter() - begun) / len(group)
+            seconds = (time.perf_counter() - start) / len(group)
             rows = ((scores, i) for scores in scored for i in range(len(scores[0].skill)))
             index = torch.tensor(group, device=self.device)
-            # At once, and not lane by lane: a GPU waits for each piece.
+            # One transfer for all lanes, because a GPU waits for each transfer.
             state = {name: value[index].cpu() for name, value in self._trained().items()}
             losses = self._loss_sum[index].tolist()
             self._loss_sum[index] = 0
@@ -294,18 +297,19 @@ class Lanes:
     def _scored(
         self, group: list[int], stage: Stage, failures: dict[int, Failure]
     ) -> list[list[TaskScores]]:
-        """Scores of the lanes at some places, pass by pass; none if all of them fail.
+        """The scores of the lanes in `group`, pass by pass; empty if all lanes fail.
 
-        Adds to `failures` those that do; their scores are another's.
+        Lanes that fail are added to `failures`. The score rows of failed lanes are copies of
+        another lane's and must not be used.
         """
         while living := [place for place in group if place not in failures]:
-            # As many rows as before: in others the same sums may be rounded otherwise.
+            # The number of rows must not change, because rounding can depend on it.
             rows = [place if place in living else living[0] for place in group]
             run = partial(self._scores, torch.tensor(rows, device=self.device), stage)
-            found = call_or_failure(partial(self._passes.run, len(group), run))
-            if not isinstance(found, Failure):
-                return found
-            failing_rows = self._passes.failing_rows(len(group), run, found)
+            scores = call_or_failure(partial(self._passes.run, len(group), run))
+            if not isinstance(scores, Failure):
+                return scores
+            failing_rows = self._passes.failing_rows(len(group), run, scores)
             failures |= {rows[row]: own for row, own in failing_rows.items()}
         return []
 
@@ -315,7 +319,7 @@ class Lanes:
         params = {name: value[own] for name, value in self._params.items()}
         hyper = {name: value[own] for name, value in self._hyper.items()}
         scores = self._objective.score(params, hyper, stage)
-        return [tree_map(_on_cpu, scored) for scored in scores]  # and not number by number
+        return [tree_map(_on_cpu, scored) for scored in scores]  # whole tensors, not single numbers
 
 
 def _rows(stacked: Params, rows: slice) -> Params:

@@ -1,4 +1,4 @@
-"""Memory of the machine and of its accelerator: how much is left, and how it is kept."""
+"""Memory of the machine, or of its accelerator."""
 
 import ctypes
 import platform
@@ -13,15 +13,15 @@ from fewshot.machine import available_memory
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-# The library whose `malloc` torch's tensors come from, where we know it.
+# The C library that allocates torch's tensors on the CPU; None if it is not glibc.
 _GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def keep_freed() -> None:
-    """From now on this process keeps the memory that it frees, for its next tensors.
+    """Make this process keep freed memory for its next tensors.
 
-    glibc gives large blocks back at once, so that each step would have its tensors mapped, cleared
-    and unmapped again, page by page.
+    By default glibc returns large blocks to the system at once. Each training step would then map,
+    clear and unmap the pages of its tensors again.
     """
     if _GLIBC is not None:
         _GLIBC.mallopt(_M_MMAP_MAX, 0)
@@ -29,21 +29,21 @@ def keep_freed() -> None:
 
 
 def is_shortage(error: RuntimeError) -> bool:
-    """Whether it says that there was no memory for a tensor."""
+    """Whether the error says that memory for a tensor could not be allocated."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def left(device: torch.device) -> float:
-    """Bytes that are free on `device`; infinite where the system does not tell."""
+    """Free bytes on `device`; infinite if the system does not report them."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return available_memory()
 
 
 def peak(device: torch.device, *, reset: bool = False) -> float:
-    """Most bytes ever held on `device`; after `reset`, where the system can, most since then.
+    """Peak bytes in use on `device`, since the last reset if the system supports resets.
 
-    A reset gives back what was freed and kept.
+    reset: start a new measurement first, and return freed memory to the system.
     """
     if device.type == "cuda":
         if reset:

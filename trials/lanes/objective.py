@@ -1,4 +1,4 @@
-"""What a lane minimises, and how its trial is scored."""
+"""The interface of what a lane minimises."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -9,12 +9,12 @@ from trials.contract import Stage
 
 
 def soft_hyperparameters(regresses: bool) -> tuple[str, ...]:
-    """What is read besides where there is a teacher: of numbers it has no temperature."""
+    """The extra hyperparameters of training with a teacher; regression has no temperature."""
     return ("distill/soft_weight",) if regresses else ("distill/temperature", "distill/soft_weight")
 
 
 class TaskScores(NamedTuple):
-    """How l models did on one held-out task, over n episodes (or n queries of a single one)."""
+    """The scores of l models on one held-out task, for n episodes (or n queries of one task)."""
 
     task: str
     skill: Tensor  # (l, n)
@@ -22,30 +22,33 @@ class TaskScores(NamedTuple):
 
 
 class Objective(Protocol):
-    """One recipe's training loss and its scoring, without any state.
+    """The training loss and the scoring of one recipe. An objective has no state.
 
-    `loss` sees one lane and is mapped over lanes; the other methods see l of them at once.
+    `loss` is a function of one lane and is mapped over lanes. `init` makes one lane's parameters.
+    The other methods take l lanes at once.
     """
 
-    learning_rate: str  # the hyperparameter that is the optimiser's rate
-    hyperparameters: tuple[str, ...]  # all that are read, `learning_rate` among them
-    tasks: tuple[str, ...]  # what the task weights weigh, in this order; may be empty
+    learning_rate: str  # name of the hyperparameter that is the optimiser's learning rate
+    hyperparameters: tuple[str, ...]  # all names that are read, including `learning_rate`
+    tasks: tuple[str, ...]  # the tasks of the task weights, in this order; may be empty
 
     def init(self, seed: int) -> Params:
         """Fresh parameters of one lane, on the CPU."""
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Any:
-        """What there is to learn from at steps (l,) of trials with seeds (l,).
+        """Draw the examples of the steps (l,) of trials with seeds (l,).
 
-        Tensors that lead with l, and say which examples rather than hold them: many steps are drawn
-        at once. weights: (l, t), for those who draw by them.
+        The result has tensors whose first dimension is l. They hold row numbers instead of the
+        examples themselves, because many steps are drawn in one call.
+
+        weights: (l, t), used if episodes are sampled by task weight.
         """
 
     def batch(self, drawn: Any) -> Any:
-        """What `loss` needs of that, the examples themselves; it leads with l too."""
+        """The drawn examples themselves, as `loss` needs them; the first dimension is l."""
 
     def loss(self, params: Params, batch: Any, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         """The loss of one lane, a scalar; weights (t,) as in `tasks`."""
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
-        """Scores of l models; every tensor in `params` and `hyper` leads with l."""
+        """The scores of l models; the first dimension of all tensors is l."""

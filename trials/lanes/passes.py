@@ -1,4 +1,4 @@
-"""Rows of stacked tensors in passes of some at a time, and which of them make a pass fail."""
+"""Runs a function on the rows of stacked tensors in several passes."""
 
 import logging
 from collections.abc import Callable
@@ -16,13 +16,13 @@ Found = TypeVar("Found")
 
 
 class Passes:
-    """`rows`: how many a pass has at most, which becomes less where memory does not suffice."""
+    """Splits rows into passes of at most `rows` rows; `rows` shrinks if memory is short."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
     def run(self, n: int, run: Callable[[slice], Found]) -> list[Found]:
-        """What `run` finds for rows 0..n-1, in passes that are halved until memory suffices."""
+        """The results of `run` for rows 0..n-1; passes are halved until memory suffices."""
         while True:
             size = min(n, self.rows)
             try:
@@ -30,42 +30,44 @@ class Passes:
             except RuntimeError as error:
                 if size == 1 or not is_shortage(error):
                     raise
-            # Not in the handler, where the error still holds the tensors of the failed pass.
+            # Outside the handler, in which the error keeps the tensors of the failed pass alive.
             self.rows = size // 2
             log.warning("out of memory lanes=%d rows_per_pass=%d", n, self.rows)
 
     def failing_rows(
         self, n: int, run: Callable[[slice], object], failure: Failure
     ) -> dict[int, Failure]:
-        """Which of rows 0..n-1 fail in a pass of their own, after `failure` in one of several.
+        """The rows of 0..n-1 that are to blame for the `failure` of a pass, with their failures.
 
-        If none does, they fail only side by side, and from now on each has a pass of its own; they
-        all have failed if each had one before.
+        Each row runs in a pass of its own; the rows that fail there are returned. If none fails,
+        the rows fail only together. The result is then empty, and each row has its own pass from
+        now on. If each row already had its own pass, all rows are returned as failed.
         """
         if n == 1:
             return {0: failure}
-        found = {}
+        failures = {}
         for row in range(n):
             own = call_or_failure(partial(run, slice(row, row + 1)))
             if isinstance(own, Failure):
-                found[row] = own
-        if found:
-            return found
+                failures[row] = own
+        if failures:
+            return failures
         if self.rows == 1:
             return dict.fromkeys(range(n), failure)
         self.rows = 1
-        log.warning("one lane at a time, as side by side they fail error=%s", failure.message)
+        log.warning("one lane at a time, because lanes fail together error=%s", failure.message)
         return {}
 
 
 def call_or_failure(call: Callable[[], Found]) -> Found | Failure:
-    """What `call` returns, or the exception that it raises, without what its frames hold.
+    """The result of `call`, or a `Failure` that describes the exception that it raises.
 
-    An exception of the device itself is raised: nothing that follows on that device can succeed.
+    A `Failure` does not keep the local variables of the exception's frames alive. An exception of
+    the accelerator itself is raised, because nothing more can succeed on that device.
     """
     try:
         return call()
     except torch.AcceleratorError:
         raise
-    except Exception as error:  # whatever a user's learner, model or data do
+    except Exception as error:  # a user's learner, model or data can raise anything
         return failure_of(error)

@@ -1,4 +1,4 @@
-"""From the scores of lanes to what is reported of a trial."""
+"""Turns the scores of lanes into the reports of trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ _GROUP = {"search": "val", "final": "val", "test": "test"}
 def scores_of_lane(
     scores: Sequence[TaskScores], i: int, stage: Stage, *, finite: bool
 ) -> tuple[dict[str, Estimate], dict[str, float]]:
-    """The skill of model i on each task, and all other metrics.
+    """The skill of model i on each task, and all its other metrics.
 
-    finite: whether its parameters are; the skill of one that diverged is NaN.
+    finite: whether the model's parameters are finite; if not, its skill is NaN.
     """
     nothing = torch.full((1,), torch.nan)
     per_task = {s.task: estimate(s.skill[i] if finite else nothing) for s in scores}
@@ -33,9 +33,9 @@ def scores_of_lane(
 
 
 def divergence_reason(per_task: Mapping[str, Estimate], step: int, *, parameters: bool) -> str:
-    """Why a trial with these skills has no score, if it has none.
+    """The reason why a trial with these skills has no score. Only valid if a skill is NaN.
 
-    parameters: whether they are finite.
+    parameters: whether all parameters are finite.
     """
     if not parameters:
         return f"diverged: its parameters are not finite at step {step}"
@@ -47,7 +47,10 @@ def divergence_reason(per_task: Mapping[str, Estimate], step: int, *, parameters
 def adaptation_results(
     spec: TrialSpec, report: RungReport, seconds: float = 0.0
 ) -> tuple[AdaptationResult, ...]:
-    """What the last report says of each held-out task: the model was adapted to it there."""
+    """The adaptation results of a trial, taken from its last report.
+
+    Scoring a model on a held-out task already adapts it to that task.
+    """
     group = _GROUP[spec.stage]
     results = []
     for task, score in report.per_task.items():

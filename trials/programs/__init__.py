@@ -1,1 +1,1 @@
-"""What a lane minimises, and how a recipe becomes a program that runs trials."""
+"""The objectives of the lanes, built from recipes."""

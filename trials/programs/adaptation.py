@@ -1,9 +1,10 @@
-"""The adaptation stage alone: a model trained on one new task, taught by a teacher or by nobody.
+"""The adaptation stage alone: a model is trained on one new task, optionally with a teacher.
 
-Without a teacher, L is the cross-entropy on the support. With one,
+Without a teacher, the loss L is the cross-entropy on the support examples. With a teacher,
 
-L = (1 - w) * CE on the support + w * S on support and unlabelled, S the soft loss of
-fewshot.losses.distillation: tau^2 * KL(teacher || student), or a variant of it.
+L = (1 - w) * CE on the support + w * S on the support and the unlabelled examples.
+
+S is the soft loss of fewshot.losses.distillation: tau^2 * KL(teacher || student), or a variant.
 """
 
 from collections.abc import Mapping
@@ -27,28 +28,28 @@ _QUERIES_AT_ONCE = 256
 
 
 class Drawn(NamedTuple):
-    """Which examples a step sees: places among the labelled, and among those to be taught."""
+    """The examples of one step, as indices into the task's `support` and `transfer` rows."""
 
     support: Tensor  # (l, b)
     transfer: Tensor  # (l, b), or (l, 0) if there is no teacher
 
 
 class Batch(NamedTuple):
-    """One step's examples: labelled ones, and those whose soft labels the teacher gave, if any."""
+    """The examples of one step: b labelled ones and, with a teacher, b with teacher logits."""
 
-    x: Tensor  # (b, *features) or (2b, *features), the labelled before those to be taught
+    x: Tensor  # (b, *features) or (2b, *features); the labelled examples come first
     support_y: Tensor  # (b,)
     transfer_logits: Tensor  # (b, classes)
 
 
 @dataclass(frozen=True, eq=False)
 class NewTask:
-    """A task to adapt to. No label of `transfer` or `query` reaches the student or its teacher.
+    """A task to adapt to. Student and teacher never see the labels of `transfer` and `query` rows.
 
     support: (s,) rows of the inputs, with labels (s,) in 0..n_classes-1.
-    transfer: (u,) rows that the teacher labels, the support among them; teacher: (u, n_classes).
-    Where nobody teaches, u is 0.
-    query: for each stage rows (q,) with labels (q,), which only score.
+    transfer: (u,) rows that the teacher labels, including the support; u is 0 without a teacher.
+    teacher: (u, n_classes), the teacher's logits of these rows.
+    query: for each stage, rows (q,) and labels (q,), used only for scoring.
     """
 
     name: str
@@ -78,16 +79,16 @@ def task_without_teacher(
     query: Mapping[Stage, tuple[Tensor, Tensor]],
 ) -> NewTask:
     """The task without a teacher."""
-    nobody = torch.zeros(0, dtype=torch.int64), torch.zeros(0, n_classes)
-    return NewTask(name, n_classes, support, labels, *nobody, query)
+    no_teacher = torch.zeros(0, dtype=torch.int64), torch.zeros(0, n_classes)
+    return NewTask(name, n_classes, support, labels, *no_teacher, query)
 
 
 class Adaptation:
-    """The `Objective` of one student on one new task; nothing is meta-trained, nothing weighted."""
+    """The `Objective` of one student on one new task, without meta-training and task weights."""
 
     learning_rate = "lr/adapt"
     hyperparameters: tuple[str, ...] = ("lr/adapt", *soft_hyperparameters(regresses=False))
-    alone: tuple[str, ...] = ("lr/adapt",)  # those that are read where nobody teaches
+    alone: tuple[str, ...] = ("lr/adapt",)  # the hyperparameters that are read without a teacher
     tasks: tuple[str, ...] = ()
 
     def __init__(
@@ -122,7 +123,7 @@ class Adaptation:
         return Batch(x, task.labels[support], gather_rows(task.teacher, transfer))
 
     def _read(self, rows: Tensor) -> Tensor:
-        """The inputs of some rows, padded no further than to the longest of them."""
+        """The inputs of some rows; padding beyond the longest of them is cut off if possible."""
         x = gather_rows(self._inputs, rows)
         return self.model.trim(x) if isinstance(self.model, Trims) else x
 
@@ -134,7 +135,8 @@ class Adaptation:
         if not self._taught:
             return hard
         taught = batch.transfer_logits
-        # Nobody knows the classes of the unlabelled: what decoupling sets apart is the teacher's.
+        # The true classes of unlabelled examples are unknown. Decoupled distillation therefore
+        # uses the class that the teacher predicts as its target class.
         target = taught.argmax(-1)
         temperature = hyper["distill/temperature"]
         soft = self._distillation.losses(logits[n:], taught, temperature, target)
@@ -142,13 +144,13 @@ class Adaptation:
         return (1 - weight) * hard + weight * soft.mean()
 
     def logits(self, params: Params, rows: Tensor) -> Tensor:
-        """What l models, stacked, make of n rows: (l, n, classes)."""
+        """Logits (l, n, classes) of l stacked models for n rows."""
         mapped = over_lanes(self.model.apply, shared=1)
         parts = rows.split(_QUERIES_AT_ONCE)
         return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
 
     def some_queries(self) -> Tensor:
-        """The inputs of as many queries as are answered at once."""
+        """The inputs of as many queries as one forward pass of `logits` takes."""
         rows, _ = max(self._task.query.values(), key=lambda queries: len(queries[0]))
         return self._read(rows[:_QUERIES_AT_ONCE])
 

@@ -1,4 +1,4 @@
-"""From a recipe to the program that runs its trials."""
+"""Builds the program that runs the trials of a recipe."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,8 @@ from trials.programs.untrained import untrained
 
 log = logging.getLogger(__name__)
 
-# Which stream of episodes scores which stage. The finalists' are fresh, the test's are elsewhere.
+# The random stream of the episodes that score each stage. Finalists are scored on fresh episodes
+# of the validation tasks, and the test stage on episodes of the test tasks.
 _STREAMS: Mapping[Stage, int] = {"search": 1, "final": 2, "test": 3}
 
 
@@ -50,10 +51,13 @@ def build(
     threads: int = 1,
     device: str | None = None,
 ) -> Lanes:
-    """The program of `recipe`: checkpoints go to `folder`, drawn or embedded inputs to `cache`.
+    """The program of `recipe`.
 
-    threads: of this process from now on. device: None for the best one that there is. Raises
-    InputError with every fault found in the tasks.
+    folder: for checkpoints. cache: a folder for rendered or embedded inputs.
+    threads: number of CPU threads of this process from now on.
+    device: None for the GPU if there is one, else the CPU.
+
+    Raises InputError with all errors found in the tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return programs(recipe, cache, threads, device)(lanes=lanes, folder=folder)
@@ -62,7 +66,10 @@ def build(
 def programs(
     recipe: Recipe, cache: Path, threads: int = 1, device: str | None = None
 ) -> partial[Lanes]:
-    """What makes programs of `recipe` from `lanes` and `folder`, its inputs being loaded."""
+    """A factory of programs of `recipe`; its arguments are `lanes` and `folder`.
+
+    The inputs are loaded here, once for all programs that the factory makes.
+    """
     memory.keep_freed()
     torch.set_num_threads(threads)
     multiply_in(recipe.precision)
@@ -79,24 +86,26 @@ def programs(
 
 
 def _one_by_one(recipe: Recipe, device: torch.device) -> bool:
-    """Whether lanes are trained one after the other."""
+    """Whether lanes are trained one after the other instead of together."""
     return device.type == "cpu" and fills_processor(recipe.model.name)
 
 
 def _check_memory(
     objective: Objective, recipe: Recipe, inputs: Tensor | None, lanes: int, workers: int
 ) -> None:
-    """Raises InputError where `workers` on this machine need more memory than it has.
+    """Raises InputError if `workers` on this machine need more memory than it has.
 
-    inputs: those of this process, which are given back before the workers load theirs. A GPU's
-    memory has to hold what the lanes keep; steps are run in smaller passes where there is less.
+    inputs: those of this process; their memory is freed before the workers load their own inputs.
+
+    The memory of a GPU must hold the state of all lanes; it need not hold a step of all lanes,
+    because a step is split into smaller passes if memory is short.
     """
     cpu, device = torch.device("cpu"), best_device()
     try:
         needs = memory_needs(objective, OPTIMIZERS[recipe.optimizer], cpu)
     except InputError:
         raise
-    except Exception as error:  # a part raises: a trial will say so, with its traceback
+    except Exception as error:  # a part raises: its trials will fail with the traceback
         log.info("no_memory_forecast error=%s", error)
         return
     loaded = 0.0 if inputs is None else float(inputs.numel() * inputs.element_size())
@@ -111,7 +120,7 @@ def _check_memory(
 
 
 def _check_room(needed: float, recipe: Recipe, inputs: Tensor | None) -> None:
-    """The same of scoring the untrained model."""
+    """Raises InputError if scoring the untrained model needs more memory than there is."""
     if needed > (left := memory.left(torch.device("cpu"))):
         raise _too_large(recipe, inputs, 1, needed, left, " to score the untrained model")
 
@@ -119,23 +128,26 @@ def _check_room(needed: float, recipe: Recipe, inputs: Tensor | None) -> None:
 def _too_large(
     recipe: Recipe, inputs: Tensor | None, lanes: int, needed: float, left: float, what: str
 ) -> InputError:
-    rule = f"takes about {gigabytes(needed)} of memory{what}, and there are {gigabytes(left)}."
+    rule = f"takes about {gigabytes(needed)} of memory{what}, but {gigabytes(left)} are available."
     images = [name for name, part in recipe.datasets.items() if part.name == "images"]
     if images and inputs is not None:
         shape = " x ".join(map(str, inputs.shape[1:]))
         remedy = (
-            "Give `size`, such as `size: 84`: images are averaged to 84 x 84 pixels. Or take "
+            "Set `size`: with `size: 84` images are scaled down to 84 x 84 pixels. Or use "
             "fewer search.lanes, smaller episodes or a smaller model."
         )
         return input_error(f"datasets.{images[0]}.size", rule, shape, remedy)
-    remedy = "Take fewer lanes or workers, smaller episodes or a smaller model."
+    remedy = "Use fewer lanes or workers, smaller episodes or a smaller model."
     return input_error("search.lanes", rule, lanes, remedy)
 
 
 def _without_training(
     plain: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]], parts: Sequence[TaskGroup]
 ) -> MetaTraining:
-    """What scores the untrained model, whose recipe is `plain`, on what scores the others."""
+    """The objective of the untrained model with recipe `plain`.
+
+    Its scoring episodes are those of `parts`, so the scores are comparable to those of the trials.
+    """
     same = [
         TaskGroup(
             build_learner(plain, next(iter(by_split.values())).features, plain.max_way, task_kind),
@@ -148,19 +160,21 @@ def _without_training(
 
 
 def best_device() -> torch.device:
-    """The GPU that this process may use, if there is one."""
+    """The device for training: the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the data of a recipe turned out to be.
+    """Facts about the data of a recipe.
 
-    task_sizes: number of examples of each training task; empty where there is no end to them.
-    figures: accuracies to be shown beside the search's, such as the teacher's.
-    null_losses: by which the loss of each training task is divided.
-    untrained: the recipe of the model that no training makes, where the inputs mean something.
-    dropped: how many examples of each split are left out because a later split has them.
+    features: the shape of one example.
+    task_sizes: number of examples of each training task; empty for functions, which have no limit.
+    figures: accuracies to show beside those of the search, such as the teacher's.
+    classes: the classes of the new task; empty unless the program is adaptation.
+    null_losses: for each training task the loss that its loss is divided by.
+    untrained: the recipe of the untrained model; None if raw inputs carry no meaning.
+    dropped: for each split the number of examples that are left out because a later split has them.
     """
 
     features: tuple[int, ...]
@@ -173,57 +187,59 @@ class DataSummary:
 
 
 def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) -> DataSummary:
-    """Load all that the trials will load, without running any; raises InputError as `build`.
+    """Load everything that the trials will load, without running a trial, and summarise it.
 
-    lanes: of each worker; workers: how many are to share this machine. Raises InputError too where
-    they need more memory than there is.
+    lanes: of each worker. workers: number of workers that will share this machine.
+
+    Raises InputError as `build` does, and also if the workers need more memory than there is.
     """
     sources = sources_of(recipe, cache)
     if recipe.program == "adaptation":
-        assert sources is not None, "a config refuses to adapt to functions"
-        found = distilled_task(recipe, sources, cache)
+        assert sources is not None, "the config check refuses adaptation to functions"
+        new = distilled_task(recipe, sources, cache)
         inputs = sources.inputs
-        _check_memory(_adapting(recipe, inputs, found.task), recipe, inputs, lanes, workers)
+        _check_memory(_adapting(recipe, inputs, new.task), recipe, inputs, lanes, workers)
         shape = tuple(inputs.shape[1:])
-        _begin(build_student(recipe, shape, len(found.classes)).init, "model")
-        taught = found.teacher_accuracy
-        figures = {} if taught is None else {"teacher": taught}
-        return DataSummary(shape, figures=figures, classes=found.classes, dropped=found.dropped)
+        _check_init(build_student(recipe, shape, len(new.classes)).init, "model")
+        accuracy_of_teacher = new.teacher_accuracy
+        figures = {} if accuracy_of_teacher is None else {"teacher": accuracy_of_teacher}
+        return DataSummary(shape, figures=figures, classes=new.classes, dropped=new.dropped)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
-    seen = None if sources is None else sources.inputs
+    inputs_of_rows = None if sources is None else sources.inputs
     plain = untrained(recipe, pools)
-    _check_memory(MetaTraining(parts, recipe.episodes), recipe, seen, lanes, workers)
+    _check_memory(MetaTraining(parts, recipe.episodes), recipe, inputs_of_rows, lanes, workers)
     for part in parts:
-        _begin(part.learner.init, "learner")
+        _check_init(part.learner.init, "learner")
     if plain is not None:
-        _check_room(scoring_needs(_without_training(plain, pools, parts)), recipe, seen)
+        needed = scoring_needs(_without_training(plain, pools, parts))
+        _check_room(needed, recipe, inputs_of_rows)
     features = next(pool.features for by_split in pools.values() for pool in by_split.values())
     sizes = [by_split["train"].sizes for by_split in pools.values() if "train" in by_split]
     known = {name: n for part in sizes for name, n in part.items()} if all(sizes) else {}
     return DataSummary(
         features,
         known,
-        figures=_taught(recipe, sources, cache, pools),
+        figures=_teacher_accuracy(recipe, sources, cache, pools),
         null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
         untrained=plain,
         dropped=dropped(recipe, sources),
     )
 
 
-def _begin(init: Callable[[torch.Generator], object], path: str) -> None:
-    """See whether a part has parameters to begin with; raises InputError if it can't say so."""
-    with as_input_error(path, "has no parameters to begin with"):
+def _check_init(init: Callable[[torch.Generator], object], path: str) -> None:
+    """Check that a part can make its initial parameters; raises InputError if it can't."""
+    with as_input_error(path, "can't make its initial parameters"):
         init(torch.Generator().manual_seed(0))
 
 
-def _taught(
+def _teacher_accuracy(
     recipe: Recipe,
     sources: Sources | None,
     cache: Path,
     pools: Mapping[TaskKind, Mapping[str, Pool]],
 ) -> dict[str, float]:
-    """Accuracy of the teacher itself on the test tasks that have classes."""
+    """The teacher's own accuracy on the classification tasks of the test split."""
     key, right = fold(torch.tensor(recipe.seed), _STREAMS["test"]), []
     for task_kind, by_split in pools.items():
         test = by_split.get("test")
@@ -231,8 +247,8 @@ def _taught(
             continue
         drawn = test.by_row().draw(key, recipe.test_episodes)
         rows = Episode(*(part.flatten(0, 1) for part in drawn))
-        said = teacher_of(recipe, sources, cache, task_kind=task_kind).logits(rows)
-        right.append(accuracy(said, rows.query_y))
+        logits = teacher_of(recipe, sources, cache, task_kind=task_kind).logits(rows)
+        right.append(accuracy(logits, rows.query_y))
     return {"teacher": torch.cat(right).mean().item()} if right else {}
 
 
@@ -249,7 +265,7 @@ def _parts(
     device: torch.device,
     cache: Path,
 ) -> list[TaskGroup]:
-    """What learns each sort of tasks, with those that it learns."""
+    """One group for each kind of task: the tasks and the learner that learns them."""
     key = torch.tensor(recipe.seed, device=device)
     train = {
         task_kind: by_split["train"] for task_kind, by_split in pools.items() if "train" in by_split

@@ -1,4 +1,4 @@
-"""Adapting a trained model to a task that nobody has seen before, once, outside of any search."""
+"""Adapts a trained model to a new task, outside a search."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ from trials.programs.factories import build_learner, build_student
 from trials.programs.teachers import teacher_of
 
 Examples = tuple[Tensor, Tensor]  # (n, *features), and their labels (n,)
-_FOLDS = 10  # of the support at the most, each with one example of each class
+_FOLDS = 10  # the most folds for calibration; each holds out one example of each class
 
 
 def classify(
@@ -34,17 +34,17 @@ def classify(
     *,
     scale: float = 1.0,
 ) -> Tensor:
-    """Logits (n, c) of x (n, *features), having learned from the support of a meta-trained recipe.
+    """Logits (n, c) of x (n, *features) from a meta-trained model that is adapted to the support.
 
-    The new task is like the first validation task that has classes. The logits are scaled so that
-    their softmax is calibrated: by leaving out one example of each class at a time, where each
-    class has more than one.
+    The new task is treated like the recipe's first validation task with classes. The logits are
+    scaled so that their softmax is calibrated. If each class has more than one example, the scale
+    is fitted by leaving out one example of each class at a time.
 
-    support: (s, *features) and labels (s,) in 0..c-1, each of which occurs. scale: > 0, what
-    calibrated the logits of the validation tasks.
+    support: (s, *features) and labels (s,) in 0..c-1, each of which occurs.
+    scale: > 0, the scale that calibrated the logits of the validation tasks.
     """
     way = int(support[1].max()) + 1
-    nobody = torch.zeros(len(x), dtype=torch.int64)  # the queries' labels are not known
+    unknown = torch.zeros(len(x), dtype=torch.int64)  # the labels of the queries
     answer = partial(_answers, recipe, params, hyperparameters, way, regresses=False)
     left_out = [
         (answer(seen, (held_out[0], torch.zeros_like(held_out[1]))), held_out[1])
@@ -53,13 +53,16 @@ def classify(
     if left_out:
         logits, labels = (torch.cat(parts) for parts in zip(*left_out, strict=True))
         scale = fitted_scale(logits, labels, prior=scale).item()
-    return scale * answer(support, (x, nobody))
+    return scale * answer(support, (x, unknown))
 
 
 def _one_left_out(support: Examples) -> Iterator[tuple[Examples, Examples]]:
-    """The support without one example of each class, and these; nothing where a class has one."""
+    """Folds of the support: all but one example of each class, and the held-out examples.
+
+    There are no folds if a class has only one example.
+    """
     x, y = support
-    # Of each example how many of its class come before it.
+    # For each example, the number of earlier examples of its class.
     place = torch.tensor([int((y[:i] == label).sum()) for i, label in enumerate(y)])
     folds = min(_FOLDS, *torch.bincount(y).tolist())
     for fold in range(folds if folds > 1 else 0):
@@ -74,16 +77,17 @@ def regress(
     support: tuple[Tensor, Tensor],
     x: Tensor,
 ) -> Tensor:
-    """Numbers (n,) of x (n, *features), having learned from the support of a meta-trained recipe.
+    """Predicted numbers (n,) of x (n, *features) from a meta-trained model adapted to the support.
 
-    The new task is like the first validation task that has numbers.
+    The new task is treated like the recipe's first validation task with numbers.
 
-    support: (s, *features) and numbers (s,). Raises InputError if x is not of the model's shape.
+    support: (s, *features) and numbers (s,). Raises InputError if x does not have the shape of the
+    model's inputs.
     """
-    shown = support[0], support[1][:, None]
-    asked = x, torch.zeros(len(x), 1)  # the queries' numbers are not known
+    columns = support[0], support[1][:, None]
+    query = x, torch.zeros(len(x), 1)  # the numbers of the queries are unknown
     way = recipe.max_way
-    answers = _answers(recipe, params, hyperparameters, way, shown, asked, regresses=True)
+    answers = _answers(recipe, params, hyperparameters, way, columns, query, regresses=True)
     return answers[:, 0]
 
 
@@ -97,18 +101,21 @@ def _answers(
     *,
     regresses: bool,
 ) -> Tensor:
-    """Outputs (n, c) for the queries of one problem that is like the first such validation task."""
+    """Outputs (n, c) for the queries of one problem.
+
+    The problem is treated like the first validation task that matches `regresses`.
+    """
     like = next(task for task in recipe.tasks["validation"] if task.regresses == regresses)
     model = build_learner(recipe, tuple(query[0].shape[1:]), way, task_kind_of(recipe, like))
     fresh = model.init(torch.Generator())
     if missing := fresh.keys() - params.keys():
         rule = f"must hold the model that its config.yaml describes; it has no {min(missing)}."
         raise input_error("DIR", rule, None, "Export it again.")
-    # Not of classes: a head may tell apart more of them than there are here.
+    # Not checked for classes: a trained head may have more classes than this problem.
     if regresses and any(params[name].shape != value.shape for name, value in fresh.items()):
-        rule = "must have as many columns to learn from as the model has read."
-        found = tuple(query[0].shape[1:])
-        raise input_error("--data", rule, found, "Leave other columns of numbers out.")
+        rule = "must have as many feature columns as the data that the model was trained on."
+        shape = tuple(query[0].shape[1:])
+        raise input_error("--data", rule, shape, "Remove other numeric columns.")
     hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
     episode = Episode(*(part[None] for part in (*support, *query)))
     return model.logits(params, episode, hyper)[0]
@@ -123,11 +130,14 @@ def distil(
     cache: Path,
     folder: Path,
 ) -> tuple[Tensor, Params]:
-    """Scores (n, c) of every row of `data` by a student trained as `spec` says; its parameters.
+    """Train a student as `spec` says; returns its logits (n, c) for all rows of `data`, its params.
 
-    support: rows (s,) of `data` with labels (s,), places in `classes`. The student is trained on
-    what its teacher, having seen the same, says of all rows; without a teacher on the support
-    alone. `folder` holds a checkpoint meanwhile.
+    With a teacher, the teacher learns from the support, and the student learns from the support
+    and from the teacher's logits of all rows. Without a teacher the student learns from the
+    support only.
+
+    support: rows (s,) of `data`, and their labels (s,) as indices into `classes`.
+    folder: for the checkpoint of the training.
     """
     rows, codes = support
     sources = Sources({"data": data}, cache)
@@ -137,8 +147,8 @@ def distil(
     task = task_without_teacher("new", len(classes), rows, codes, scored)
     everything = torch.arange(len(sources.inputs))
     if recipe.teacher is not None:
-        said = teacher_of(recipe, sources, cache, classes=classes).labelled(rows, codes)
-        task = replace(task, transfer=everything, teacher=said)
+        logits = teacher_of(recipe, sources, cache, classes=classes).labelled(rows, codes)
+        task = replace(task, transfer=everything, teacher=logits)
     model = build_student(recipe, tuple(sources.inputs.shape[1:]), len(classes))
     objective = Adaptation(model, sources.inputs, task, recipe.batch, recipe.distillation)
     lanes = Lanes(objective, lanes=1, folder=folder, device=torch.device("cpu"))

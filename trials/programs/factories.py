@@ -1,4 +1,4 @@
-"""The registered parts that a recipe names, built."""
+"""Builds the registered parts that a recipe names."""
 
 import inspect
 import math
@@ -31,21 +31,21 @@ from fewshot.tasks.pool import TaskPool
 from trials.contract import Component, Recipe
 from trials.data.pools import TaskKind, task_kinds
 
-# The stream of the episodes that the spread of examples is measured on, and their number a task.
+# Random stream, and number per task, of the episodes that the spread of examples is measured on.
 _SPREAD, _SPREAD_EPISODES = 4, 16
 
 
 def build_part(
     registry: Mapping[str, Callable[..., Any]], component: Component, path: str, **more: Any
 ) -> Any:
-    """The part that `component` names, built with its options."""
+    """The part that `component` names, built with its options; raises InputError if it can't be."""
     factory = resolve(registry, component.name, f"{path}.name")
     arguments = {**more, **component.options}
     try:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:
-        raise input_error(path, f"has an option that does not fit: {error}.") from error
-    with as_input_error(path, f"{component.name} can't be made"):
+        raise input_error(path, f"has a wrong option: {error}.") from error
+    with as_input_error(path, f"{component.name} can't be built"):
         return factory(**arguments)
 
 
@@ -63,11 +63,11 @@ def build_learner(
     train: Pool | None = None,
     spread: float = 1.0,
 ) -> Learner:
-    """The learner of a meta-training recipe, for problems of `way` classes or of numbers.
+    """The learner of a meta-training recipe, for problems with `way` classes or with numbers.
 
-    task_kind: of the tasks that it is to learn; the recipe's first if there is no word of it.
-    train: the training tasks among them, if any are to be trained on. spread: see `spread_of`;
-    nothing but fresh parameters depend on it.
+    task_kind: the kind of the tasks to learn; by default the first kind of the recipe.
+    train: the training tasks of this kind, if there are any.
+    spread: see `spread_of`; only initial parameters depend on it.
     """
     task_kind = task_kind or next(iter(task_kinds(recipe)))
     model = _model(recipe, features, way, task_kind, spread)
@@ -86,8 +86,11 @@ def build_learner(
 
 
 def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool]) -> float:
-    """Root mean square distance of a training example from the mean of its episode, as a model
-    sees it; 1 where they do not differ, or where no model of the recipe asks for it."""
+    """Root mean square distance of training examples from the mean of their episode's support.
+
+    Inputs are scaled as the model receives them. The result is 1 if the recipe's model has no
+    option for it, or if the distance is 0 or not finite.
+    """
     if SPREAD not in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
         return 1.0
     squares = []
@@ -104,7 +107,10 @@ def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool]) -> float:
 def _model(
     recipe: Recipe, features: tuple[int, ...], way: int, task_kind: TaskKind, spread: float
 ) -> Model:
-    """The model, or its outputs for one kind of task: first the classes, then the number."""
+    """The model. If tasks of both kinds share it, only its outputs for `task_kind`.
+
+    The outputs of a shared model are first the classes, then the number.
+    """
     more: dict[str, Any] = {"features": features}
     if SPREAD in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
         more[SPREAD] = spread
@@ -124,15 +130,15 @@ def _scores_classes(recipe: Recipe) -> bool:
 
 def _class_counts(recipe: Recipe, train: TaskPool) -> tuple[int, ...]:
     if sum(not task_kind.regresses for task_kind in task_kinds(recipe)) > 1:
-        rule = "can't be trained on the classes of tables and of other rows in one search."
+        rule = "can't learn classes of tables and classes of other datasets in one search."
         raise InputError([ErrorDetail("learner.name", rule, recipe.learner.name)])
     return train.class_counts
 
 
 def _regressor(recipe: Recipe, model: Model) -> Learner:
-    """What learns numbers beside a learner that knows classes only: a ridge head, embedded alike.
+    """The learner of numbers beside a learner that has classes only: ridge on the same embedding.
 
-    Raises InputError if there is no embedding, or nothing but numbers to learn.
+    Raises InputError if the learner has no embedding, or if all tasks are regression tasks.
     """
     if recipe.regresses or _scores_classes(recipe):
         rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
@@ -150,12 +156,15 @@ def _per_task(found: Learner, own: tuple[str, ...], recipe: Recipe, task_kind: T
 
 
 def _slice(places: list[int]) -> slice:
-    """Of places that follow one another; of none, the whole."""
+    """The slice of consecutive places; without places, the slice of everything."""
     return slice(places[0], places[-1] + 1) if places else slice(None)
 
 
 def with_scaling(found: Learner, task_kind: TaskKind) -> Learner:
-    """Numbers of rows are in units of their own; so are the features of tables."""
+    """The learner, with support-set scaling around it where tasks have units of their own.
+
+    Scaled are the targets of regression tasks from datasets, and the features of tables.
+    """
     targets = task_kind.regresses and task_kind.source != "functions"
     features = task_kind.source == "table"
     return Scaled(found, features=features, targets=targets) if features or targets else found

@@ -1,7 +1,7 @@
-"""How much memory lanes will take, from a step and a scoring on tensors that have none.
+"""Forecasts the memory that lanes need.
 
-The learner's own code runs on shapes alone (PyTorch's device `meta`), in one lane. The most that it
-holds at a time is counted, and multiplied by the number of lanes.
+One training step and one scoring of a single lane run on PyTorch's device `meta`, where tensors
+have shapes but no memory. Their peak memory is counted, then multiplied by the number of lanes.
 """
 
 import logging
@@ -32,19 +32,20 @@ from trials.programs.meta_training import EXAMPLES_AT_ONCE, MetaTraining, TaskGr
 
 log = logging.getLogger(__name__)
 
-# Whose shapes PyTorch finds by a library that takes seconds to import.
+# For these PyTorch would infer shapes with a library that takes seconds to import.
 _RANDOM = {torch.ops.aten.rand, torch.ops.aten.randn}
 
-# Something that a lane does in one go, of which nothing is held after it but what it returns.
+# A unit of scoring work of one lane; afterwards only its return value stays in memory.
 Piece = Callable[[Params, Hyperparameters], Any]
 
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """Bytes beside the inputs: `held` for all lanes together, the others for each lane.
+    """Bytes in addition to the inputs: `held` for all lanes together, the others for each lane.
 
-    held: examples that are kept to score with. state: parameters and what the optimiser remembers
-    of them. step, scoring: the most that a training step and a scoring hold beside that.
+    held: examples that are kept for scoring.
+    state: parameters and the optimiser's state of them.
+    step, scoring: the most that a training step, and a scoring, need in addition.
     """
 
     held: float
@@ -53,19 +54,20 @@ class MemoryNeeds:
     scoring: float
 
     def of(self, lanes: int, at_once: int) -> float:
-        """The most that so many lanes hold at a time, of which some are trained at once."""
+        """Peak bytes of `lanes` lanes, of which `at_once` are trained at the same time."""
         return self.held + lanes * self.state + at_once * max(self.step, self.scoring)
 
 
 def memory_needs(objective: Objective, optimizer: Optimizer, device: torch.device) -> MemoryNeeds:
-    """What lanes of `objective`, whose inputs lie on `device`, will take."""
+    """The memory that lanes of `objective` need; its inputs are on `device`."""
     params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
     hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
     sizes = [_bytes(value) for value in params.values()]
     slots = tree_leaves(optimizer.zeros_like(params))
     state = sum(sizes) + sum(map(_bytes, slots))
     held, pieces = _scoring(objective)
-    # The optimiser makes two more tensors like the one that it changes; a report copies the state.
+    # The optimiser makes two temporary tensors of the size of the parameter that it updates; a
+    # report makes a copy of the state.
     step = _step(objective, params, hyper, device) + 2 * max(sizes, default=0.0)
     with torch.no_grad():
         scoring = sum(sizes) + max(_most(partial(piece, params, hyper)) for piece in pieces)
@@ -73,7 +75,7 @@ def memory_needs(objective: Objective, optimizer: Optimizer, device: torch.devic
 
 
 def scoring_needs(objective: Objective) -> float:
-    """Bytes beside the inputs of scoring one model that no step is taken of."""
+    """Bytes in addition to the inputs for scoring one model that is not trained."""
     params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
     hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
     held, pieces = _scoring(objective)
@@ -85,20 +87,20 @@ def _template(objective: Objective) -> Params:
     try:
         with _Counter():
             return objective.init(0)
-    except (RuntimeError, NotImplementedError, TypeError):  # a user's model may make them otherwise
+    except (RuntimeError, NotImplementedError, TypeError):  # a user's model may not run on `meta`
         return objective.init(0)
 
 
 def _step(
     objective: Objective, params: Params, hyper: Hyperparameters, device: torch.device
 ) -> float:
-    """Of a gradient in one lane, with the examples that it is found from."""
+    """Bytes of a gradient of one lane, including its batch."""
     one = torch.zeros(1, dtype=torch.int64, device=device)
     weights = torch.ones(1, len(objective.tasks), device=device)
     drawn = objective.draw(one, one, weights)
     if isinstance(objective, MetaTraining):
         for part in objective.parts:
-            _ = part.null_losses  # found once, from values
+            _ = part.null_losses  # computed now and cached, because it needs values, not shapes
     batch = _made(lambda: objective.batch(drawn))
     held = sum(_bytes(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
 
@@ -112,7 +114,7 @@ def _step(
 
 
 def _scoring(objective: Objective) -> tuple[float, list[Piece]]:
-    """Bytes of what is kept to score with, and what scoring does in pieces."""
+    """Bytes of the examples that are kept for scoring, and the pieces of work of a scoring."""
     if isinstance(objective, Adaptation):
         answer, x = over_lanes(objective.model.apply, shared=1), _made(objective.some_queries)
         return _bytes(x), [lambda params, hyper: answer(params, x)]
@@ -122,7 +124,7 @@ def _scoring(objective: Objective) -> tuple[float, list[Piece]]:
 
 
 def _scoring_of(part: TaskGroup) -> tuple[float, list[Piece]]:
-    """The same of one part, for all stages."""
+    """The same for one group of tasks, for all stages."""
     held, pieces = 0.0, list[Piece]()
     for pool, n_episodes, key in part.held_out.values():
         by_row = isinstance(pool, TaskPool | NumberPool)
@@ -146,7 +148,7 @@ def _scoring_of(part: TaskGroup) -> tuple[float, list[Piece]]:
 def _compare(
     learner: Embeds, one: Episode, n: int, inputs: Tensor, params: Params, hyper: Hyperparameters
 ) -> None:
-    """As `Part` does it: all examples are embedded, then some episodes are compared."""
+    """The work of `TaskGroup.score`: embed all examples, then compare one chunk of episodes."""
     embed = over_lanes(learner.embedding.apply, shared=1)
     parts = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
     found = torch.cat(parts, 1)
@@ -164,7 +166,7 @@ def _answer(learner: Any, part: Episode, params: Params, hyper: Hyperparameters)
 
 
 def _filled(one: Episode, like: Tensor, n: int, features: tuple[int, ...]) -> Episode:
-    """n episodes of the shape of `one` (1, ..), whose examples have the type of `like`."""
+    """n episodes of the shape of `one` (1, ...), with examples of the dtype of `like`."""
     return Episode(
         _shape(like, n, one.support_x.shape[1], *features),
         _shape(one.support_y, n, *one.support_y.shape[1:]),
@@ -182,7 +184,7 @@ def _bytes(tensor: Tensor) -> float:
 
 
 def _made(make: Callable[[], Any]) -> Any:
-    """What `make` makes, as shapes alone unless it looks at values, as it does at ids of tokens."""
+    """The result of `make`, on `meta` if possible. Token ids are made in full, as values matter."""
     try:
         with _Counter():
             return make()
@@ -191,22 +193,22 @@ def _made(make: Callable[[], Any]) -> Any:
 
 
 def _most(run: Callable[[], Any]) -> float:
-    """The most bytes that `run` holds at a time; 0 where shapes alone do not tell."""
+    """Peak bytes of `run`; only those counted so far if `run` needs values, not just shapes."""
     counter = _Counter()
     try:
         with counter:
             run()
-    except (RuntimeError, NotImplementedError) as error:  # it looks at values
+    except (RuntimeError, NotImplementedError) as error:  # it needs values
         log.info("not rehearsed reason=%s", str(error).partition("\n")[0])
     return counter.most
 
 
 class _Counter(TorchDispatchMode):
-    """Runs operations on shapes alone, and counts what they would hold."""
+    """Runs operations on the device `meta` and counts the bytes that they would hold."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # there is no compiler to keep out, and importing it takes a second
+        return False  # True would import the compiler, which takes a second and is not used here
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -241,7 +243,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _without_memory(value: Any) -> Any:
-    """A tensor's shape, or what says where to make one."""
+    """A tensor or a device, moved to `meta`; other values unchanged."""
     if isinstance(value, Tensor) and value.device.type != "meta":
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     return torch.device("meta") if isinstance(value, torch.device) else value

@@ -1,10 +1,10 @@
-"""The task-learning stage: learners meta-trained on weighted episodes of many tasks.
+"""The task-learning stage: learners are meta-trained on weighted episodes of many tasks.
 
-L(theta) = sum_i lambda_i * mean_e L_ie(theta) / L_ie^0 over the episodes e of each task i, L_ie^0
-the loss of the best constant predictor of the episode; or the mean of L_ie / L_ie^0 over episodes
-drawn from task i in proportion to lambda_i, which is the same on average. With a teacher, L_ie is
-(1 - w) * CE + w * S on the queries, S the soft loss of fewshot.losses.distillation (of numbers, the
-squared error to the teacher's).
+L(theta) = sum_i lambda_i * mean_e L_ie(theta) / L_ie^0 over the episodes e of each task i. L_ie^0
+is the loss of the best constant predictor of the episode. Alternatively, episodes are drawn from
+task i with probability lambda_i, and L is the mean of L_ie / L_ie^0, which has the same
+expectation. With a teacher, L_ie is (1 - w) * CE + w * S on the queries. S is the soft loss of
+fewshot.losses.distillation; for numbers it is the squared error to the teacher's predictions.
 """
 
 import math
@@ -35,34 +35,37 @@ from trials.lanes.objective import TaskScores, soft_hyperparameters
 from trials.lanes.step.mapping import over_lanes
 from trials.programs.teachers import Teacher
 
-# Keeps the scores of hundreds of episodes from being held at once.
+# Limits of one scoring pass, so that the outputs of all episodes are never in memory together.
 _EPISODES_AT_ONCE, EXAMPLES_AT_ONCE = 256, 512
 _NUMBERS_AT_ONCE = 1 << 28  # in the examples of the episodes, in one lane
-# Episodes of a task that its logits are calibrated on: some thousand queries are enough.
+# Episodes per task that calibrate its logits: some thousand queries are enough.
 _CALIBRATING = 64
 
 # Outputs of l models for the queries of b episodes, (l, b, q, n_out), and their labels, (b, q, ..).
 Answered = tuple[Tensor, Tensor]
 
-# The pool that scores a stage, the number of episodes a task, and the key of their draw.
+# The pool that scores a stage, the number of episodes per task, and the random key of their draw.
 HeldOut = tuple[Pool, int, Tensor]
 
-# Tells the draw of an episode's task from the draw of its examples.
+# Makes the random key of an episode's task different from the key of its examples.
 _WHICH_TASK = 0x7A5C
 
 
 class Batch(NamedTuple):
-    """One step's n episodes of l lanes; unless they are sampled, as many of each task, in order."""
+    """The n episodes of one step, for l lanes.
+
+    Unless episodes are sampled by weight, each task has the same number of episodes, task by task.
+    """
 
     episodes: Episode  # (l, n, ...)
-    task: Tensor  # (l, n) int64, the place of each episode's task in its part
-    classes: tuple[Tensor, ...]  # (l, n, way) for a `ClassLoss` learner, see there
-    taught: tuple[Tensor, ...]  # the teacher's scores of the queries (l, n, q, c), if there is one
+    task: Tensor  # (l, n) int64, the index of each episode's task in its group
+    classes: tuple[Tensor, ...]  # one (l, n, way) for a `ClassLoss` learner, see there; else none
+    taught: tuple[Tensor, ...]  # with a teacher, its logits of the queries (l, n, q, c); else none
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherSignal:
-    """A teacher of the training episodes, and how it counts that a student differs from it."""
+    """A teacher for the training episodes, with the loss of a student that differs from it."""
 
     teacher: Teacher
     distillation: Distillation
@@ -70,11 +73,11 @@ class TeacherSignal:
 
 @dataclass(frozen=True, eq=False)
 class TaskGroup:
-    """Tasks that can be drawn and learned as one, and what learns them.
+    """Tasks of one kind, drawn from common pools, with the learner that learns them.
 
-    train: the training tasks among them, if there are any.
-    held_out: what scores each stage. The episodes are the same for every trial of a stage.
-    sampled: whether the task weights are shares of the episodes, not weights of the losses.
+    train: the pool of the training tasks of this kind, if there are any.
+    held_out: for each stage the pool that scores it. Its episodes are the same for every trial.
+    sampled: whether task weights are sampling probabilities of episodes instead of loss weights.
     """
 
     learner: Learner
@@ -87,7 +90,7 @@ class TaskGroup:
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
-        """All that are read."""
+        """The names of all hyperparameters that are read."""
         if self.teacher_signal is None or self.train is None:
             return self.learner.hyperparameters
         regresses = self.train.kind is not CLASSIFICATION
@@ -95,14 +98,14 @@ class TaskGroup:
 
     @property
     def null_losses(self) -> dict[str, float]:
-        """By which the loss of each training task is divided."""
+        """For each training task the loss that its loss is divided by."""
         if self.train is None:
             return {}
         return dict(zip(self.train.names, self._null_losses.tolist(), strict=True))
 
     @cached_property
     def _null_losses(self) -> Tensor:
-        assert self.train is not None, "only what is trained has losses"
+        assert self.train is not None, "only training tasks have losses"
         found = self.train.null_losses
         if isinstance(self.learner, ClassLoss):
             assert isinstance(self.train, TaskPool), "numbers have no classes"
@@ -112,21 +115,24 @@ class TaskGroup:
 
     @cached_property
     def _source(self) -> tuple[Pool, Tensor | None]:
-        """What is drawn from, and what it draws rows of, if it does."""
-        assert self.train is not None, "only what is trained is drawn"
+        """The pool that draws training episodes, and the inputs whose rows it draws, if any."""
+        assert self.train is not None, "only training tasks are drawn"
         if isinstance(self.train, FunctionPool):
             return self.train, None
         assert isinstance(self.train, TaskPool | NumberPool), "there are no other pools of rows"
         return self.train.by_row(), self.train.inputs
 
     def draw(self, keys: Tensor, episodes: int, weights: Tensor) -> Batch:
-        """t * `episodes` episodes, by row and untaught, for each of l keys; weights (l, t)."""
+        """t * `episodes` episodes for each of l keys, as rows and without teacher logits.
+
+        weights: (l, t).
+        """
         pool, _ = self._source
         t, device = len(pool.names), keys.device
         own = episode_keys(keys, t, episodes).flatten(1)
         if self.sampled:
             which = proportional(fold(keys, _WHICH_TASK), weights, t * episodes)
-            task = which.clamp(max=t - 1)  # all the weight may be on the tasks of another part
+            task = which.clamp(max=t - 1)  # the weights of this group can all be zero
             drawn = pool.draw_of(own, task)
         else:
             task = torch.arange(t, device=device).repeat_interleave(episodes).expand(own.shape)
@@ -138,18 +144,18 @@ class TaskGroup:
         return Batch(drawn, task, classes, taught=())
 
     def batch(self, drawn: Batch) -> Batch:
-        """The examples that the rows name, and what a teacher says of them."""
+        """The batch with the examples of the drawn rows, and with the teacher's logits."""
         _, inputs = self._source
         rows, taught = drawn.episodes, drawn.taught
         if self.teacher_signal is not None:
-            said = self.teacher_signal.teacher.logits(Episode(*(x.flatten(0, 1) for x in rows)))
-            taught = (said.unflatten(0, drawn.task.shape),)
-        shown = rows if inputs is None else with_inputs(rows, inputs)
-        return drawn._replace(episodes=shown, taught=taught)
+            logits = self.teacher_signal.teacher.logits(Episode(*(x.flatten(0, 1) for x in rows)))
+            taught = (logits.unflatten(0, drawn.task.shape),)
+        episodes = rows if inputs is None else with_inputs(rows, inputs)
+        return drawn._replace(episodes=episodes, taught=taught)
 
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
-        """The part of L that is of these tasks, for one lane, or an unbiased estimate of it."""
-        assert self.train is not None, "only what is trained has losses"
+        """The terms of L of these tasks, or an unbiased estimate of their sum, for one lane."""
+        assert self.train is not None, "only training tasks have losses"
         null_losses = self._null_losses[batch.task]
         if not isinstance(self.learner, ClassLoss):
             null_losses = self.train.kind.null_losses(batch.episodes.query_y, null_losses)
@@ -159,8 +165,8 @@ class TaskGroup:
         return (weights * normalised.view(len(weights), -1).mean(1)).sum()
 
     def _losses(self, params: Params, batch: Batch, hyper: Hyperparameters) -> Tensor:
-        """Of each episode of one lane, (n,)."""
-        assert self.train is not None, "only what is trained has losses"
+        """The loss of each episode of one lane, (n,)."""
+        assert self.train is not None, "only training tasks have losses"
         episodes = batch.episodes
         if isinstance(self.learner, ClassLoss):
             (classes,) = batch.classes
@@ -180,16 +186,16 @@ class TaskGroup:
     def _soft(
         self, outputs: Tensor, taught: Tensor, answers: Tensor, hyper: Hyperparameters
     ) -> Tensor:
-        """What the student is charged for differing from its teacher on each query, (n, q)."""
-        assert self.train is not None, "only what is trained has losses"
-        assert self.teacher_signal is not None, "nobody else teaches"
+        """The soft loss of each query, (n, q): how far the student differs from its teacher."""
+        assert self.train is not None, "only training tasks have losses"
+        assert self.teacher_signal is not None, "a soft loss needs a teacher"
         if self.train.kind is not CLASSIFICATION:
             return self.train.kind.losses(outputs, taught)
         temperature = hyper["distill/temperature"]
         return self.teacher_signal.distillation.losses(outputs, taught, temperature, answers)
 
     def episodes(self, stage: Stage) -> Episode:
-        """What scores a stage, (t * n, ...); drawn once."""
+        """The scoring episodes of a stage, (t * n, ...); drawn once."""
         if stage not in self._drawn:
             pool, n_episodes, key = self.held_out[stage]
             drawn = pool.draw(key, n_episodes)
@@ -197,7 +203,7 @@ class TaskGroup:
         return self._drawn[stage]
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
-        """How l models do on the tasks that score a stage, if any of them is of this part."""
+        """The scores of l models on this group's tasks of a stage; empty if there are none."""
         if stage not in self.held_out:
             return []
         pool, n_episodes, key = self.held_out[stage]
@@ -205,7 +211,7 @@ class TaskGroup:
         null_losses = pool.null_losses[task]
         calibrated = stage == "final" and pool.kind is CLASSIFICATION
         chunks: list[dict[str, Tensor]] = []
-        kept: list[Answered] = []  # what calibrates: the first episodes of each task
+        kept: list[Answered] = []  # for calibration: the first episodes of each task
         at = 0
         for outputs, answers in self._answered(params, hyper, stage):
             place = torch.arange(at, at + len(answers), device=key.device)
@@ -231,7 +237,7 @@ class TaskGroup:
         ]
 
     def _answered(self, params: Params, hyper: Hyperparameters, stage: Stage) -> Iterator[Answered]:
-        """What l models make of what scores a stage, some episodes after the other."""
+        """The outputs of l models for the scoring episodes of a stage, in chunks of episodes."""
         pool = self.held_out[stage][0]
         if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | NumberPool):
             yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
@@ -244,7 +250,7 @@ class TaskGroup:
     def _compared(
         learner: Embeds, params: Params, hyper: Hyperparameters, inputs: Tensor, rows: Episode
     ) -> Iterator[Answered]:
-        """The same, where each example is embedded once, whatever number of episodes it is in."""
+        """The same for learners that embed: each example is embedded once for all its episodes."""
         embed = over_lanes(learner.embedding.apply, shared=1)
         embedded = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
         lanes = len(next(iter(hyper.values())))
@@ -256,11 +262,11 @@ class TaskGroup:
                 found.index_select(1, own.flatten()).unflatten(1, own.shape)
                 for own in (part.support_x, part.query_x)
             )
-            asked = hide_query_labels(part)._replace(support_x=support, query_x=query)
-            yield compare(params, asked, hyper), part.query_y
+            embedded_part = hide_query_labels(part)._replace(support_x=support, query_x=query)
+            yield compare(params, embedded_part, hyper), part.query_y
 
     def _examples(self, pool: TaskPool | NumberPool, stage: Stage) -> tuple[Tensor, Episode]:
-        """All examples that are in `episodes`, and these by their rows; found once."""
+        """The distinct examples of `episodes`, and these episodes as row numbers; computed once."""
         if stage not in self._rows:
             _, n_episodes, key = self.held_out[stage]
             drawn = pool.by_row().draw(key, n_episodes)
@@ -274,7 +280,7 @@ class TaskGroup:
 
 
 def _scales(answered: Sequence[Answered], n_tasks: int) -> Tensor:
-    """The scale (l, t) that calibrates the logits of each of t tasks with as many episodes."""
+    """Scales (l, t) that calibrate the logits of t tasks with the same number of episodes each."""
     logits = torch.cat([outputs for outputs, _ in answered], 1).unflatten(1, (n_tasks, -1))
     labels = torch.cat([answers for _, answers in answered]).unflatten(0, (n_tasks, -1))
     z, y = logits.flatten(2, 3), labels.flatten(1, 2)  # (l, t, e * q, way), (t, e * q)
@@ -282,21 +288,21 @@ def _scales(answered: Sequence[Answered], n_tasks: int) -> Tensor:
 
 
 def _parts_of(episodes: Episode, width: int) -> Iterator[Episode]:
-    """Some after the other, whose examples have `width` numbers each."""
+    """The episodes in chunks that fit in memory; each example has `width` numbers."""
     examples = episodes.support_x.shape[1] + episodes.query_x.shape[1]
     n = at_once(len(episodes.support_y), examples * width)
     return map(Episode._make, zip(*(part.split(n) for part in episodes), strict=True))
 
 
 def at_once(n: int, numbers: int) -> int:
-    """How many of n episodes are answered at once, each of which has so many numbers."""
+    """How many of n episodes one scoring pass takes, if each has `numbers` numbers."""
     return max(1, min(n, _EPISODES_AT_ONCE, _NUMBERS_AT_ONCE // max(1, numbers)))
 
 
 class MetaTraining:
-    """The `Objective` of learners of one kind of tasks each, which have all parameters in common.
+    """The `Objective` of meta-training: one learner per kind of task, with shared parameters.
 
-    episodes: of each training task in a step.
+    episodes: number per training task and step.
     """
 
     learning_rate = "lr/outer"
@@ -312,20 +318,20 @@ class MetaTraining:
         )
 
     def init(self, seed: int) -> Params:
-        """Those parameters that parts have in common are the same in all of them."""
+        """The parameters of all groups; those with the same name are shared."""
         params: Params = {}
         for part in self.parts:
             params |= part.learner.init(torch.Generator().manual_seed(seed))
         return params
 
     def _shared(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """The weights (..., t) of the tasks of each part that is trained."""
+        """The weights (..., t) of the tasks of each group that has training tasks."""
         sizes = [len(part.train.names) for part in self._trained if part.train is not None]
         parts: tuple[Tensor, ...] = weights.split(sizes, -1)
         return parts
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> tuple[Batch, ...]:
-        """Of each part that is trained."""
+        """One batch for each group that has training tasks."""
         keys, own = fold(seeds, steps), self._shared(weights)
         return tuple(
             part.draw(keys, self._episodes, theirs)

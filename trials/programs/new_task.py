@@ -1,4 +1,4 @@
-"""The one new task of an adaptation recipe, with what its teacher, if any, says of it."""
+"""The new task of an adaptation recipe, with its teacher's logits."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,37 +24,37 @@ Where = Mapping[str, tuple[Any, ...]]
 
 @dataclass(frozen=True, eq=False)
 class DistilledTask:
-    """A new task, and how good its teacher, if it has one, is on the test queries."""
+    """A new task, with its teacher's accuracy on the test queries (None without a teacher)."""
 
     task: NewTask
     teacher_accuracy: float | None
     classes: tuple[str, ...]
-    dropped: Mapping[str, int]  # examples of each split that a later one has too
+    dropped: Mapping[str, int]  # examples left out of each split because a later one has them
 
 
 def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> DistilledTask:
-    """The task of `recipe`. Of its labels the teacher has those of the support, no others."""
+    """The task of `recipe`. The teacher sees the labels of the support only."""
     (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
     path = f"tasks.validation.{validation.name}"
     kept, dropped = _kept(recipe, sources, validation, test, path)
     support, codes, classes = _support(recipe, sources, validation, path, kept["train"])
-    begin = sources.offset[validation.dataset]
-    shown = torch.from_numpy(support + begin)
-    seen = partial(_queries, sources, validation, classes, f"{path}.query", kept["validation"])
+    offset = sources.offset[validation.dataset]
+    support_rows = torch.from_numpy(support + offset)
+    scoring = partial(_queries, sources, validation, classes, f"{path}.query", kept["validation"])
     place = f"tasks.test.{test.name}.query"
     queries: dict[Stage, tuple[Tensor, Tensor]] = {
-        "search": seen(half=0),
-        "final": seen(half=1),
+        "search": scoring(half=0),
+        "final": scoring(half=1),
         "test": _queries(sources, test, classes, place, kept["test"], half=None),
     }
     rows, answers = queries["test"]
-    learned_from = {f"{path}.where": support + begin}
-    task = task_without_teacher(validation.name, len(classes), shown, codes, queries)
+    learned_from = {f"{path}.where": support + offset}
+    task = task_without_teacher(validation.name, len(classes), support_rows, codes, queries)
     if recipe.teacher is not None:
         unlabelled = sources.rows(validation, validation.unlabelled or validation.where, path)
-        unlabelled = unlabelled[kept["train"][unlabelled + begin]]
+        unlabelled = unlabelled[kept["train"][unlabelled + offset]]
         unlabelled = _sample(unlabelled, validation.n_unlabelled, recipe.seed)
-        learned_from[f"{path}.unlabelled"] = unlabelled + begin
+        learned_from[f"{path}.unlabelled"] = unlabelled + offset
     scored_by = {f"{path}.query": torch.cat([queries["search"][0], queries["final"][0]]).numpy()}
     sides = {"train": learned_from, "validation": scored_by, "test": {place: rows.numpy()}}
     if not recipe.overlap and (details := shared_rows(sides, sources.identity, sources.described)):
@@ -62,9 +62,9 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> DistilledTa
     if recipe.teacher is None:
         return DistilledTask(task, None, classes, dropped)
     transfer = np.concatenate([support, unlabelled])
-    logits = teacher_of(recipe, sources, cache, classes=classes).labelled(shown, codes)
-    taught = torch.from_numpy(transfer + begin)
-    task = replace(task, transfer=taught, teacher=logits[taught])
+    logits = teacher_of(recipe, sources, cache, classes=classes).labelled(support_rows, codes)
+    transfer_rows = torch.from_numpy(transfer + offset)
+    task = replace(task, transfer=transfer_rows, teacher=logits[transfer_rows])
     right = logits[rows].argmax(-1) == answers
     return DistilledTask(task, right.double().mean().item(), classes, dropped)
 
@@ -72,7 +72,7 @@ def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> DistilledTa
 def _kept(
     recipe: Recipe, sources: Sources, validation: TaskSpec, test: TaskSpec, path: str
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Which rows of all datasets each split may have (n,), and how many it loses by that."""
+    """Per split, a mask (n,) of the rows that it may use, and the number of rows that it loses."""
     everything = np.ones(len(sources.inputs), dtype=bool)
     if recipe.overlap != "drop":
         return dict.fromkeys(("train", "validation", "test"), everything), {}
@@ -98,7 +98,10 @@ def _kept(
 def _support(
     recipe: Recipe, sources: Sources, spec: TaskSpec, path: str, kept: np.ndarray
 ) -> tuple[np.ndarray, Tensor, tuple[str, ...]]:
-    """Rows of `shot` examples of each class, drawn by the recipe's seed; codes; the classes."""
+    """The support: rows of `shot` examples per class, their class codes, and the class names.
+
+    The rows are drawn with the recipe's seed.
+    """
     places = sources.rows(spec, spec.where, path)
     labels = sources.labels(spec, path)[places]
     shot, rng = fixed(recipe.shot), np.random.default_rng(recipe.seed)
@@ -126,7 +129,10 @@ def _queries(
     *,
     half: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows and codes of the queries whose class the support has; of a half of them, or of all."""
+    """Rows and class codes of the queries whose class is in the support.
+
+    half: 0 or 1 for one half of them, None for all.
+    """
     rows = sources.rows(spec, spec.query or {}, path)
     rows = rows[kept[rows + sources.offset[spec.dataset]]]
     labels = sources.labels(spec, path)
@@ -135,7 +141,7 @@ def _queries(
     if half is not None:
         rows = rows[_half_of(rows) == half]
     if not len(rows):
-        raise InputError([ErrorDetail(path, "keeps no row of a class that the support has.")])
+        raise InputError([ErrorDetail(path, "selects no row of a class that the support has.")])
     codes = torch.tensor([code_of[labels[row]] for row in rows])
     return torch.from_numpy(rows + sources.offset[spec.dataset]), codes
 
@@ -147,5 +153,5 @@ def _sample(rows: np.ndarray, n: int | None, seed: int) -> np.ndarray:
 
 
 def _half_of(rows: np.ndarray) -> np.ndarray:
-    """0 or 1 for each row, by its place: one half scores the search, the other the finalists."""
+    """0 or 1 for each row number: half 0 scores the search, half 1 scores the finalists."""
     return np.array([hashlib.sha256(str(int(row)).encode()).digest()[0] & 1 for row in rows])

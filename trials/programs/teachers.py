@@ -1,8 +1,11 @@
-"""Teachers: what a recipe's `teacher` names, ready to be asked about the rows that a student sees.
+"""Builds the teacher that a recipe names, for the rows that the student sees.
 
-A teacher is a dataset's name, and then the frozen features of the same rows with a head on them; or
-a model trained before, an `export`; or all `finalists` of a search, whose probabilities are
-averaged. Of a task it is shown the support and its labels; queries have none when it sees them.
+A teacher is one of:
+- the name of a dataset: a head on frozen features of the same rows;
+- `export`: an exported model;
+- `finalists`: all finalists of a search, whose probabilities are averaged.
+
+A teacher sees the support of a task with its labels. It never sees the labels of the queries.
 """
 
 import json
@@ -32,7 +35,8 @@ from trials.data.sources import Sources
 from trials.lanes import checkpoint
 from trials.programs.factories import build_learner, build_student
 
-# Learners that need no training on features; the logistic head is fitted to one problem at a time.
+# Learners that work on features without training. The logistic head is fitted to one problem at a
+# time.
 EPISODIC_HEADS = ("simpleshot", "protonet", "ridge", "matching")
 HEADS = ("logistic", *EPISODIC_HEADS)
 CLASSES = TaskKind(regresses=False, source="rows")
@@ -40,9 +44,10 @@ CLASSES = TaskKind(regresses=False, source="rows")
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A learner with the parameters and hyperparameters of one model, or of several.
+    """A learner with the parameters and hyperparameters of one or several trained models.
 
-    inputs: what it sees of each row, (n, *features); None where rows are no rows, but points.
+    inputs: the teacher's inputs of each row, (n, *features); None for tasks that are functions,
+    whose episodes hold points instead of row numbers.
     """
 
     learner: Learner | Logistic | Fixed
@@ -52,17 +57,17 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, rows: Episode) -> Tensor:
-        """Scores (b, q, c) of the queries of b episodes, whose examples are places in `inputs`."""
+        """Logits (b, q, c) of the queries of b episodes, whose examples are rows of `inputs`."""
         episodes = hide_query_labels(
             rows if self.inputs is None else with_inputs(rows, self.inputs)
         )
-        said = [self.learner.logits(params, episodes, hyper) for params, hyper in self.models]
-        if len(said) == 1:
-            return said[0]
-        return torch.stack(said).mean(0) if self.regresses else consensus(torch.stack(said))
+        outputs = [self.learner.logits(params, episodes, hyper) for params, hyper in self.models]
+        if len(outputs) == 1:
+            return outputs[0]
+        return torch.stack(outputs).mean(0) if self.regresses else consensus(torch.stack(outputs))
 
     def labelled(self, support: Tensor, codes: Tensor) -> Tensor:
-        """Scores (n, c) of every row, of rows `support` (s,) with classes (s,) as the one task."""
+        """Logits (n, c) of all rows, for one task with the support rows (s,) and codes (s,)."""
         assert self.inputs is not None, "functions have no rows"
         rows = torch.arange(len(self.inputs))
         return self.logits(Episode(support[None], codes[None], rows[None], rows[None]))[0]
@@ -77,22 +82,25 @@ class Teacher:
 
 
 def export(*, path: str, trust_code: bool = False) -> list[Path]:
-    """The model in a folder that `fewtune export` wrote; trust_code: run what its file names."""
+    """The model in a folder that `fewtune export` wrote.
+
+    trust_code: run the code that the model's file names.
+    """
     del trust_code  # see `_trained`
     return [existing(path, "teacher.path") / "model.safetensors"]
 
 
 def finalists(*, path: str, trust_code: bool = False) -> list[Path]:
-    """Every training of the finalists of the search whose folder is `path`."""
+    """All retrainings of the finalists of the search in the folder `path`."""
     del trust_code
-    found = sorted((existing(path, "teacher.path") / "checkpoints").glob("final-*.safetensors"))
-    if not found:
-        rule = "must be the folder of a search that has come to its finalists."
+    files = sorted((existing(path, "teacher.path") / "checkpoints").glob("final-*.safetensors"))
+    if not files:
+        rule = "must be the folder of a search that has retrained its finalists."
         raise input_error("teacher.path", rule, path, "It is HOME/searches/NAME.")
-    return found
+    return files
 
 
-# Models that were trained before, by `source`: from its options to the files of the models.
+# Sources of trained models: each maps the teacher's options to the files of the models.
 TRAINED: Mapping[str, Callable[..., list[Path]]] = MappingProxyType(
     {"export": export, "finalists": finalists}
 )
@@ -108,18 +116,19 @@ def teacher_of(
 ) -> Teacher:
     """The teacher of `recipe`, on the CPU; raises InputError if it can't teach these tasks.
 
-    sources: the student's datasets; None where all tasks are functions.
-    task_kind: of the tasks. classes: of the one task that there is; None where there are episodes.
+    sources: the student's datasets; None if all tasks are functions.
+    task_kind: the kind of the tasks to teach.
+    classes: the classes of the single new task of an adaptation; None for episodes.
     """
     part = recipe.teacher
-    assert part is not None, "a recipe without a teacher has none to build"
+    assert part is not None, "the recipe has no teacher"
     if part.name in TRAINED:
         files = TRAINED[part.name](**part.options)
         seen = None if task_kind.source == "functions" else sources
         with in_untrusted_config():
             return _trained(files, recipe, seen, cache, task_kind, classes)
     if task_kind.regresses or sources is None:
-        rule = f"must be one of {', '.join(TRAINED)} where numbers are learned."
+        rule = f"must be one of {', '.join(TRAINED)} for regression tasks."
         raise input_error("teacher.source", rule, part.name)
     return _on_features(part, recipe, sources, cache, classes)
 
@@ -140,7 +149,7 @@ def _on_features(
     inputs = _views(sources, seen, cache)
     if not inputs.is_floating_point():
         raise input_error(
-            "teacher", "must see features, not ids.", part.name, "Give it an encoder."
+            "teacher", "must have features, not token ids.", part.name, "Give it an encoder."
         )
     inputs = inputs.flatten(1)
     if name == "logistic":
@@ -157,12 +166,13 @@ def _trained(
     task_kind: TaskKind,
     classes: tuple[str, ...] | None,
 ) -> Teacher:
-    found, place = [checkpoint.trained(file) for file in files], str(files[0].parent)
+    trained, place = [checkpoint.trained(file) for file in files], str(files[0].parent)
     if recipe.teacher is None or recipe.teacher.options.get("trust_code") is not True:
-        _refuse_code([spec.recipe for spec, _ in found], place)
-    known, models = found[0][0].recipe, tuple((params, _hyper(one)) for one, params in found)
+        _refuse_code([spec.recipe for spec, _ in trained], place)
+    known, models = trained[0][0].recipe, tuple((params, _hyper(one)) for one, params in trained)
     if task_kind.regresses not in {each.regresses for each in task_kinds(known)}:
-        rule = "must have learned what the tasks have, classes or numbers."
+        kind = "regression" if task_kind.regresses else "classification"
+        rule = f"must be a model that was trained on {kind} tasks."
         raise input_error("teacher.path", rule, place)
     if sources is None:
         return Teacher(build_learner(known, (1,), 1, task_kind), models, None, regresses=True)
@@ -173,13 +183,13 @@ def _trained(
     way = 1 if task_kind.regresses else len(classes) if classes else recipe.max_way
     taught = build_learner(known, features, way, task_kind)
     if taught.model_scores_classes and not task_kind.regresses and way != known.way:
-        rule = f"must tell {way} classes apart; its model was trained for {known.way}."
+        rule = f"must be trained with {way} classes per episode; it was trained with {known.way}."
         raise input_error("teacher.path", rule, place)
     return Teacher(taught, models, inputs, task_kind.regresses)
 
 
 def _refuse_code(recipes: list[Recipe], place: str) -> None:
-    """A model's file may come from anywhere, and what it names would be imported."""
+    """Raises InputError if a recipe names code: a file may be untrusted, and would import it."""
     parts = [
         part
         for recipe in recipes
@@ -194,18 +204,18 @@ def _refuse_code(recipes: list[Recipe], place: str) -> None:
         rule = (
             f"is a model whose file names code, which is not run: {', '.join(sorted(set(named)))}."
         )
-        remedy = "If you trust whoever made it, add `--trust-code`."
+        remedy = "If you trust the author of the model, add `--trust-code`."
         raise input_error("teacher.path", rule, place, remedy)
 
 
 def _seen_by(known: Recipe, folder: Path) -> Callable[[Component], Component]:
-    """A student's dataset as a model that was trained before sees it."""
+    """Maps a student's dataset to the dataset that the trained model `known` reads."""
     like = next(task for task in known.tasks["validation"] if task.function is None)
     dataset = known.datasets[like.dataset]
-    beside = {"encoder": str(folder / "encoder")} if (folder / "encoder").exists() else {}
+    encoder = {"encoder": str(folder / "encoder")} if (folder / "encoder").exists() else {}
 
     def seen(own: Component) -> Component:
-        options = {**dataset.options, **beside, **_located(own, {})}
+        options = {**dataset.options, **encoder, **_located(own, {})}
         return Component(name=dataset.name, options=options)
 
     return seen
@@ -218,17 +228,18 @@ def _fixed(
     classes: tuple[str, ...] | None,
     place: str,
 ) -> Fixed:
-    """A distilled student as a teacher of the classes that it knows."""
+    """A distilled student as a teacher; it can teach only the classes that it was trained on."""
     if classes is None:
-        rule = "must have learned to learn: a distilled student knows its own classes only."
-        raise input_error("teacher.path", rule, place, "Give features, or the export of a learner.")
+        rule = "must be a meta-trained model; a distilled student knows only its own classes."
+        raise input_error(
+            "teacher.path", rule, place, "Use features or the export of a meta-trained model."
+        )
     known = _classes(recipe, cache, Path(place) / "labels.json")
     unknown = sorted(set(classes) - set(known))
     if unknown:
-        shown = ", ".join(unknown[:8])
-        raise input_error(
-            "teacher.path", f"must know all classes; it has not learned {shown}.", place
-        )
+        missing = ", ".join(unknown[:8])
+        rule = f"must be trained on all classes; it was not trained on {missing}."
+        raise input_error("teacher.path", rule, place)
     columns = torch.tensor([known.index(name) for name in classes])
     return Fixed(build_student(recipe, features, len(known)), columns)
 
@@ -236,7 +247,8 @@ def _fixed(
 def _classes(recipe: Recipe, cache: Path, exported: Path) -> list[str]:
     """The classes of a distilled student, in the order of its outputs.
 
-    From the export's own list, if there is one: the data that it learned from need not be here.
+    They are read from the export's own list if there is one, because the training data may not be
+    on this machine.
     """
     if exported.exists():
         return [str(name) for name in json.loads(exported.read_text(encoding="utf-8"))]
@@ -250,19 +262,22 @@ def _hyper(spec: TrialSpec) -> dict[str, Tensor]:
 
 
 def _located(own: Component, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the student's dataset lies, which is where its teacher finds the same examples."""
+    """The location options of the student's dataset, so that the teacher reads the same examples.
+
+    Options that are `given` for the teacher are left out.
+    """
     return {k: own.options[k] for k in ("path", "text") if k in own.options and k not in given}
 
 
 def _views(sources: Sources, seen: Callable[[Component], Component], cache: Path) -> Tensor:
-    """What a teacher sees of the rows of all datasets, (n, ...), in the order of the student's."""
+    """The teacher's inputs (n, ...) for the rows of all datasets, in the student's row order."""
     views, details = [], []
     for name, own in sources.parts.items():
         part = seen(own)
         inputs = load_dataset(part.name, part.options, cache).inputs
         rows = len(sources.dataset(name, "datasets").inputs)
         if len(inputs) != rows:
-            rule = f"must see the {rows} examples of datasets.{name}, in their order."
+            rule = f"must have the same {rows} examples as datasets.{name}, in the same order."
             details.append(ErrorDetail("teacher", rule, len(inputs)))
         views.append(inputs)
     if details:

@@ -1,4 +1,4 @@
-"""The recipe of the untrained model: what a search has to beat without any training."""
+"""The recipe of the untrained model, which a search has to beat."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,17 +14,17 @@ _MODEL = "untrained"
 
 
 def is_untrained(recipe: Recipe) -> bool:
-    """Whether a recipe is one of the untrained model."""
+    """Whether a recipe is that of an untrained model."""
     return recipe.model.name == _MODEL
 
 
 def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> Recipe | None:
-    """The same held-out tasks, answered from the inputs as they are; None where that is nothing.
+    """The recipe of a model that predicts the same held-out tasks directly from the raw inputs.
 
-    A class is the mean of its support examples, and a number is told by ridge regression. Points of
-    functions and ids of tokens mean nothing before training.
+    Classes are predicted by the nearest class mean, numbers by ridge regression. The result is None
+    if inputs are points of functions or token ids, which carry no meaning before training.
 
-    pools: of the recipe, by sort and split.
+    pools: of the recipe, by kind of task and split.
     """
     held_out = [
         pool for by_split in pools.values() for split, pool in by_split.items() if split != "train"

@@ -1,1 +1,1 @@
-"""Optimisers over stacked parameters, with a learning rate for each lane."""
+"""Optimisers over stacked parameters, with one learning rate per lane."""

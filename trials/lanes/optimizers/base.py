@@ -1,4 +1,4 @@
-"""What takes the gradients of stacked lanes to their parameters."""
+"""The interface of optimisers over stacked parameters."""
 
 from typing import Protocol
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 from fewshot.functional import Params
 
-# What an optimiser remembers of each parameter, by what it is.
+# The optimiser's state: for each kind of state, such as a moment, one tensor per parameter.
 Slots = dict[str, Params]
 
 
 class Optimizer(Protocol):
-    """Two functions, which a module is enough for. All tensors lead with l lanes."""
+    """Two functions; a module that has them is an optimiser. All tensors lead with l lanes."""
 
     def zeros_like(self, params: Params) -> Slots:
-        """What is remembered before the first step."""
+        """The state before the first step."""
 
     def update_(
         self, params: Params, grads: Params, slots: Slots, steps: Tensor, rates: Tensor
     ) -> None:
-        """One step in place; steps (l,) counts this one, from 1; rates (l,)."""
+        """Take one step in place. steps: (l,), the number of this step, from 1. rates: (l,)."""

@@ -1,4 +1,4 @@
-"""Gradient descent with momentum over stacked parameters, with a learning rate for each lane.
+"""Gradient descent with momentum over stacked parameters; each lane has its own learning rate.
 
 v <- m v + g, theta <- theta - rate * v, m = 0.9. Sutskever, Martens, Dahl and Hinton, "On the
 importance of initialization and momentum in deep learning", ICML 2013.
@@ -20,7 +20,7 @@ def zeros_like(params: Params) -> Slots:
 
 @torch.no_grad()
 def update_(params: Params, grads: Params, slots: Slots, steps: Tensor, rates: Tensor) -> None:
-    """One step in place. All lead with l lanes; rates (l,)."""
+    """Take one step in place. The first dimension of all tensors is l, the lanes. rates: (l,)."""
     del steps
     for name, value in params.items():
         velocity = slots["velocity"][name].mul_(_MOMENTUM).add_(grads[name])

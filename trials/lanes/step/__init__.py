@@ -1,1 +1,1 @@
-"""How the step of all lanes is computed: draws, gradients, captured operations, CUDA graphs."""
+"""The computation of one training step of all lanes."""

@@ -1,4 +1,4 @@
-"""A function of tensors, replayed as the flat list of the operations that it comes down to."""
+"""Captures a function of tensors as a flat list of operations, which is faster to replay."""
 
 import logging
 import operator
@@ -15,18 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-Flat = Callable[..., Sequence[Tensor]]  # of tensors
-Replay = Callable[[list[Any]], Any]  # of the leaves of a call's arguments
+Flat = Callable[..., Sequence[Tensor]]  # takes tensors
+Replay = Callable[[list[Any]], Any]  # takes the pytree leaves of a call's arguments
 
 log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-# Calls of one shape after which it is captured: what that costs is soon saved.
+# A function is captured at its 8th call with the same shapes; capturing costs a few calls.
 WORTH = 8
 
 _aten = torch.ops.aten
-# What they do to a tensor that has the shape they ask for is nothing.
+# Operations that do nothing if their input already has the requested shape.
 _VIEWS = {
     _aten.alias.default,
     _aten.detach.default,
@@ -35,18 +35,18 @@ _VIEWS = {
     _aten.view.default,
     _aten._unsafe_view.default,
 }
-# Of numbers that a function computed, and of how many of them it found: not the same in each call.
+# Operations whose output, or its shape, depends on values: it may differ between calls.
 _LOOKS = {Tag.data_dependent_output, Tag.dynamic_output_shape}
 
 
 class Captured(Generic[Found]):
-    """Does what a function does without what it takes to get there.
+    """A function that is replaced by a faster replay after some calls.
 
-    by: makes a replay of a function and the arguments of a call of it.
-    after: times `WORTH`, the calls of one structure, shapes and types after which it does so; what
-    holds others that are captured has to wait for them.
+    by: makes a replay from the function and the arguments of a call.
+    after: capture at call `after` * WORTH with arguments of the same structure, shapes and types.
+        A function that contains captured functions needs a larger value, to be captured later.
 
-    A function that can't be captured is called as it is.
+    A function that can't be captured is called normally.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Captured(Generic[Found]):
         self._replays: dict[Hashable, Replay] = {}
 
     def __call__(self, *arguments: Any) -> Found:
-        if isinstance(_get_current_dispatch_mode(), _Recorder):  # it is part of what is captured
+        if isinstance(_get_current_dispatch_mode(), _Recorder):  # an outer function is captured
             return self._function(*arguments)
         leaves, structure = tree_flatten(arguments)
         key = structure, tuple(map(_shape, leaves))
@@ -78,41 +78,43 @@ class Captured(Generic[Found]):
             return self._by(self._function, arguments)
         except _NotRecordable as reason:
             log.info("not captured reason=%s", reason)
-        except Exception as error:  # if it is the function's own, calling it says so
+        except Exception as error:  # an error of the function itself is raised again by its call
             log.warning("not captured error=%s", str(error).partition("\n")[0])
         return None
 
 
 def flat_list(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Replay:
-    """What does what a pure function does, to the bit, without layers of transforms and of Python.
+    """A replay of a pure function, bit-identical to it, without function transforms and Python.
 
-    What they dispatch costs as much as a small model's arithmetic, and is the same in each step:
-    the operations depend on shapes alone.
+    For a small model, dispatching through transforms and Python costs as much time as its
+    arithmetic. The dispatched operations are the same in each step, because they depend only on
+    shapes.
     """
     leaves, _ = tree_flatten(arguments)
     recorder = _Recorder(leaves)
     with recorder:
-        found = function(*arguments)
-    return recorder.replay(leaves, found)
+        result = function(*arguments)
+    return recorder.replay(leaves, result)
 
 
 class _NotRecordable(Exception):
-    """The function does not do the same in each call, for all one can tell."""
+    """The operations of the function may differ between calls."""
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes each operation that runs while it is entered, below all transforms."""
+    """Records each operation that runs inside its context, below all function transforms."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # there is no compiler to keep out, and importing it takes a second
+        return False  # True would import the compiler, which takes a second and is not used here
 
     def __init__(self, leaves: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._graph, self._constants = Graph(), torch.nn.Module()
         self._nodes: Any = WeakTensorKeyDictionary()
-        self._parts: Any = WeakTensorKeyDictionary()  # what a split gave, by each: all, and of what
-        self._checks: set[Node] = set()  # operations that do nothing but check
+        # For each part of a split: all its parts, and the arguments of the split.
+        self._parts: Any = WeakTensorKeyDictionary()
+        self._checks: set[Node] = set()  # operations that only check something
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 self._nodes[leaf] = self._graph.placeholder(f"leaf_{i}")
@@ -123,36 +125,39 @@ class _Recorder(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         if _looks(func, args):
-            raise _NotRecordable(f"{func} looks at values")
+            raise _NotRecordable(f"{func} depends on values")
         if func is _aten.lift_fresh.default:
-            func = _aten.lift_fresh_copy.default  # of a constant, which may then be written to
+            func = _aten.lift_fresh_copy.default  # a copy, because the constant may be written to
         inputs = tree_map(self._node, (args, kwargs))
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         same = self._same(func, args)
-        if same is not None and _layout(found) == _layout(same):
-            self._nodes[found] = self._nodes[same]
+        if same is not None and _layout(result) == _layout(same):
+            self._nodes[result] = self._nodes[same]
         else:
-            self._name(found, self._graph.call_function(func, *inputs))
+            self._name(result, self._graph.call_function(func, *inputs))
         if func is _aten.split_with_sizes.default:
-            for part in found:
-                self._parts[part] = found, args
-        return found
+            for part in result:
+                self._parts[part] = result, args
+        return result
 
-    def _name(self, found: Any, node: Node) -> None:
-        """From here on `node` stands for what an operation gave."""
-        if isinstance(found, Tensor):
-            self._nodes[found] = node
-        elif isinstance(found, tuple | list):
-            for i, part in enumerate(found):
-                if isinstance(part, Tensor):  # and not one that nobody asked for
+    def _name(self, result: Any, node: Node) -> None:
+        """Record that `node` is the result of an operation."""
+        if isinstance(result, Tensor):
+            self._nodes[result] = node
+        elif isinstance(result, tuple | list):
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):  # None for an output that was not requested
                     self._nodes[part] = self._graph.call_function(operator.getitem, (node, i))
-        elif found is None:
+        elif result is None:
             self._checks.add(node)
         else:
-            raise _NotRecordable(f"{node.target} gives {type(found).__name__}")
+            raise _NotRecordable(f"{node.target} returns {type(result).__name__}")
 
     def _same(self, func: OpOverload, args: Any) -> Tensor | None:
-        """What the result has the numbers of: a view of its base, all parts of what was split."""
+        """The tensor whose numbers the result repeats, if any.
+
+        That is the base of a view, or the whole whose parts are all concatenated again.
+        """
         if func in _VIEWS:
             return args[0]  # type: ignore[no-any-return]
         if func is not _aten.cat.default or args[0][0] not in self._parts:
@@ -162,7 +167,7 @@ class _Recorder(TorchDispatchMode):
         return whole if is_all and dim == list(args[1:]) else None
 
     def _node(self, value: Any) -> Any:
-        """What stands for a tensor in the graph: where it came from, or else a constant."""
+        """The graph node of a tensor; a tensor of unknown origin becomes a constant."""
         if not isinstance(value, Tensor):
             return value
         if value not in self._nodes:
@@ -171,28 +176,28 @@ class _Recorder(TorchDispatchMode):
             self._nodes[value] = self._graph.get_attr(name)
         return self._nodes[value]
 
-    def replay(self, leaves: list[Any], found: Any) -> Replay:
-        """What does the same to other leaves, and gives what `found` is to them."""
-        given, structure = tree_flatten(found)
-        self._graph.output(tuple(map(self._node, given)))
+    def replay(self, leaves: list[Any], result: Any) -> Replay:
+        """A replay of the recorded operations for other leaves, with the structure of `result`."""
+        outputs, structure = tree_flatten(result)
+        self._graph.output(tuple(map(self._node, outputs)))
         self._graph.eliminate_dead_code(lambda node: node in self._checks or node.is_impure())
         flat: Flat = GraphModule(self._constants, self._graph)
-        if not self._checks:  # which TorchScript would leave out
+        if not self._checks:  # TorchScript would drop operations that only check
             flat = _without_python(flat, tensors_of(leaves))
         return lambda other: tree_unflatten(flat(*tensors_of(other)), structure)
 
 
 def _without_python(flat: Flat, leaves: list[Tensor]) -> Flat:
-    """What does the same operations without Python between them, if it can be had."""
+    """The same operations as a TorchScript program, if possible; else `flat` itself."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # PyTorch would have one compile instead, for seconds
+            warnings.simplefilter("ignore")  # it recommends torch.compile, which takes seconds
             traced = torch.jit.trace(flat, tuple(leaves), check_trace=False)
-    except RuntimeError:  # it knows no lists of truth values; operations that take them are long
+    except RuntimeError:  # no lists of booleans in TorchScript; their operations are slow anyway
         return flat
 
     def run(*leaves: Tensor) -> Sequence[Tensor]:
-        # Not optimised, which would be another program after some calls.
+        # Not optimised, because the optimiser would change the program after some calls.
         with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return traced(*leaves)  # type: ignore[no-any-return]
 
@@ -204,8 +209,8 @@ def tensors_of(leaves: list[Any]) -> list[Tensor]:
 
 
 def _looks(func: OpOverload, args: Any) -> bool:
-    """Whether what comes out, or how much of it, depends on values."""
-    if func is _aten.index.Tensor:  # it does where places are given as true and false
+    """Whether the output, or its shape, depends on values."""
+    if func is _aten.index.Tensor:  # only with a boolean mask
         return any(index is not None and index.dtype == torch.bool for index in args[1])
     return not _LOOKS.isdisjoint(func.tags)
 

@@ -1,4 +1,4 @@
-"""A function that a GPU does again and again, replayed as one CUDA graph."""
+"""Replays a function on a GPU as one CUDA graph."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,34 +14,34 @@ Found = TypeVar("Found")
 
 
 def replayed(function: Callable[..., Found], device: torch.device) -> Callable[..., Found]:
-    """What `function` does, on a GPU with one launch for all of it.
+    """The same function; on a GPU it becomes one CUDA graph, which needs only one launch.
 
-    What it changes, and what it reads besides its arguments, must stay where it is: a graph knows
-    addresses, not names. It must not look at values, nor copy anything from the host. What it gives
-    is overwritten when it is called again.
+    A graph stores memory addresses. Tensors that the function changes, and tensors that it reads
+    besides its arguments, must therefore stay at their addresses. The function must not depend on
+    values, and must not copy from the host. Its result is overwritten by the next call.
     """
     if device.type != "cuda":
         return function
     by = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
-    # After what is captured in it, of which the graph then holds the shorter list.
+    # Captured after the functions inside it, so that the graph holds their shorter lists.
     return Captured(function, by=by, after=2)
 
 
 def cuda_graph(function: Callable[..., Any], arguments: tuple[Any, ...], pool: Any) -> Replay:
-    """A replay of `function`, which copies its arguments to where it expects them.
+    """A replay of `function` as a CUDA graph; it copies arguments to the addresses of the graph.
 
-    pool: memory that graphs which take turns can share, as what they give is used before the next.
+    pool: memory shared by graphs. It is safe if each result is used before the next graph runs.
     """
     leaves, structure = tree_flatten(arguments)
     own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool):  # nothing is done yet
-        found = function(*tree_unflatten(own, structure))
+    with torch.cuda.graph(graph, pool):  # operations are recorded here, not executed
+        result = function(*tree_unflatten(own, structure))
     places = tensors_of(own)
 
     def replay(given: list[Any]) -> Any:
         torch._foreach_copy_(places, tensors_of(given))
         graph.replay()
-        return found
+        return result
 
     return replay

@@ -1,4 +1,4 @@
-"""What trials learn from at the steps to come, drawn for many steps at once."""
+"""Draws the examples of many training steps at once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,19 +9,20 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Draw = Callable[[Tensor, Tensor, Tensor], Any]
 
-# Steps that are drawn in one go: what a draw costs hardly depends on how much is drawn.
+# Steps per draw. The cost of a draw hardly depends on its size.
 AHEAD = 16
 
 
 def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> Iterator[Any]:
-    """What is drawn at each of the `n` steps from `steps` (l,) on, one after the other.
+    """Yields what is drawn at each of `n` consecutive steps, starting at `steps` (l,).
 
-    draw: an `Objective`'s, or what does the same.
+    draw: the `draw` of an `Objective`, or an equivalent.
     """
-    steps = steps.clone()  # the caller may count on in it
+    steps = steps.clone()  # the caller may increment it in place
     shape = (AHEAD, len(steps))
     for at in range(0, n, AHEAD):
-        # As many each time, wanted or not: they cost little, and another shape a capture.
+        # Always AHEAD steps, needed or not: extra steps cost little, and a new shape would have to
+        # be captured.
         ahead = torch.arange(at, at + AHEAD, device=steps.device)
         drawn = draw(
             seeds.expand(shape).flatten(),

@@ -11,13 +11,13 @@ from trials.lanes.objective import Objective
 from trials.lanes.step.capture import Captured
 from trials.lanes.step.mapping import over_lanes
 
-# Of l lanes: parameters, what was drawn, hyperparameters and task weights (l, t) -> gradients and
-# losses (l,). All lead with l.
+# For l lanes: (parameters, drawn examples, hyperparameters, task weights (l, t)) -> (gradients,
+# losses (l,)). The first dimension of all tensors is l.
 Gradient = Callable[[Params, Any, Hyperparameters, Tensor], tuple[Params, Tensor]]
 
 
 def gradient_of(objective: Objective) -> Gradient:
-    """The gradient of what was drawn from `objective`, captured for each number of lanes."""
+    """The gradient function of `objective`, captured once for each number of lanes."""
     of_batch = Captured(_gradient(over_lanes(objective.loss)))
 
     def gradient(
@@ -25,7 +25,7 @@ def gradient_of(objective: Objective) -> Gradient:
     ) -> tuple[Params, Tensor]:
         return of_batch(params, objective.batch(drawn), hyper, weights)
 
-    # Of one piece, where what is drawn does not decide on the shape of its batch.
+    # Captured as a whole if the shape of the batch does not depend on the drawn values.
     return Captured(gradient)
 
 
@@ -36,11 +36,11 @@ def _gradient(losses_of: Callable[..., Tensor]) -> Gradient:
         own = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad():
             losses = losses_of(own, batch, hyper, weights)
-        # No lane's loss hangs on another's parameters: the gradient of their sum is that of each.
-        # And not `torch.func.grad`, which spends a second on importing a compiler.
-        found = torch.autograd.grad(
+        # Each lane's loss depends only on its own parameters, so the gradient of the sum holds the
+        # gradient of each lane. `torch.func.grad` would spend a second on importing a compiler.
+        grads = torch.autograd.grad(
             losses, list(own.values()), torch.ones_like(losses), materialize_grads=True
         )
-        return dict(zip(own, found, strict=True)), losses.detach()
+        return dict(zip(own, grads, strict=True)), losses.detach()
 
     return gradient

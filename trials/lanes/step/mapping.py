@@ -1,4 +1,4 @@
-"""A function of one lane, made one of all lanes at once."""
+"""Maps a function of one lane over all lanes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,18 +9,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 def over_lanes(function: Callable[..., Tensor], *, shared: int | None = None) -> Callable[..., Any]:
-    """What `function` gives for each lane of its arguments, which lead with l.
+    """A function that applies `function` to each lane; the first dimension of its arguments is l.
 
-    shared: the place of an argument that is the same for all lanes, and does not.
+    shared: index of an argument that is the same for all lanes and has no lane dimension.
 
-    A single lane is not mapped: the batched form of an operation may be a slower one. That of a
-    convolution copies its images into another layout.
+    A single lane is not mapped with `vmap`, because batched operations can be slower. A batched
+    convolution, for example, copies its images into a different layout.
     """
 
     def mapped(*arguments: Any) -> Tensor:
         in_dims = tuple(None if place == shared else 0 for place in range(len(arguments)))
         leading = [value for value, dim in zip(arguments, in_dims, strict=True) if dim == 0]
-        leaves = tree_leaves(leading)  # none of a model without parameters: the same in all lanes
+        leaves = tree_leaves(leading)  # empty for a model without parameters, equal in all lanes
         if leaves and len(leaves[0]) > 1:
             return vmap(function, in_dims=in_dims)(*arguments)
         alone = (

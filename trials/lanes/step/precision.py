@@ -1,4 +1,4 @@
-"""How exactly a GPU multiplies float32 numbers."""
+"""The precision of float32 products on a GPU."""
 
 import torch
 
@@ -6,9 +6,9 @@ from trials.contract import Precision
 
 
 def multiply_in(precision: Precision) -> None:
-    """In matrix products and convolutions of this process, from now on.
+    """Set the precision of matrix products and convolutions in this process.
 
-    Left alone, PyTorch has tf32 in convolutions and not in products.
+    PyTorch's default is tf32 for convolutions and float32 for matrix products.
     """
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
