@@ -1,1 +1,1 @@
-"""Learning new tasks from a few examples: episodes, models, learners, losses, metrics."""
+"""Learning new tasks from a few examples."""

@@ -1,10 +1,10 @@
-"""A scale of the logits that makes probabilities mean what they say.
+"""Calibrates class probabilities by a scale of the logits.
 
 p(y = c | x) = softmax_c(s * z_c(x)),  s = argmin_s  sum_i -log p(y_i | x_i) + (log s - m)^2 / 2v
 
-on examples that the model has not learned from. The order of the classes stays as it is. The second
-term is there where a scale exp(m) is known beforehand: few examples say little, and examples that
-are all classified correctly would make s infinite.
+The examples i are not training examples. The scale does not change the order of the classes. The
+second term is used if a prior scale exp(m) is known. It is needed because a few examples determine
+s poorly, and because s would be infinite if all of them are classified correctly.
 
 Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
 """
@@ -14,19 +14,19 @@ import math
 import torch
 from torch import Tensor
 
-# The scale is looked for between exp(-8) and exp(8), to one part in 2^40.
+# The scale is searched between exp(-8) and exp(8), to one part in 2^40.
 _LARGEST, _HALVINGS = 8.0, 44
-# Standard deviation of the logarithm of a scale between tasks.
+# Standard deviation, between tasks, of the logarithm of the scale.
 _DEVIATION = 0.5
 
 
 def fitted_scale(logits: Tensor, labels: Tensor, prior: float | None = None) -> Tensor:
-    """Scales (...) of logits (..., n, c) for labels (..., n), of which those below 0 are padding.
+    """Scales (...) that calibrate logits (..., n, c) for labels (..., n).
 
-    prior: a scale that is known beforehand, > 0.
+    Rows with a negative label are padding. prior: a prior scale exp(m), > 0, or None.
     """
     z, real = logits.double(), labels >= 0
-    # A class that is not in the episode has the lowest logit there is; the others are what counts.
+    # Classes that are not in the episode have the lowest possible logit, and are ignored.
     absent = z < torch.finfo(logits.dtype).min / 2048
     right = z.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     low = torch.full(z.shape[:-2], -_LARGEST, dtype=torch.float64, device=z.device)

@@ -1,4 +1,4 @@
-"""What models and learners are made of: functions on dictionaries of tensors."""
+"""Pure functions of tensors that models and learners are built from."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ from torch import Tensor
 Params = dict[str, Tensor]
 Hyperparameters = Mapping[str, Tensor]
 
-_VECTOR = 16  # floats of 512 bits
-_TINY = 1e-12  # below any squared length that means something
+_VECTOR = 16  # floats in a 512-bit vector register
+_TINY = 1e-12  # smaller than any meaningful squared length
 
 
 def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weight (n_in, n_out), bias (n_out,), uniform in +-1/sqrt(n_in) as torch.nn.Linear's."""
+    """Weight (n_in, n_out) and bias (n_out,), uniform in +-1/sqrt(n_in), as in torch.nn.Linear."""
     bound = n_in**-0.5
     weight = (torch.rand(n_in, n_out, generator=generator) * 2 - 1) * bound
     bias = (torch.rand(n_out, generator=generator) * 2 - 1) * bound
@@ -21,19 +21,16 @@ def linear_params(n_in: int, n_out: int, generator: torch.Generator) -> tuple[Te
 
 
 def negative_distances(a: Tensor, b: Tensor) -> Tensor:
-    """-||a - b||^2 + ||a||^2 (..., n, m) of a (..., n, d) to b (..., m, d), for a softmax over m.
+    """-||a - b||^2 + ||a||^2 (..., n, m) of a (..., n, d) and b (..., m, d), for a softmax over m.
 
-    ||a||^2 is the same for all of them, so that the softmax is that of the negative distances.
+    ||a||^2 does not depend on m, so the softmax equals that of the negative squared distances.
     """
     return a @ (2 * b).transpose(-1, -2) - b.square().sum(-1).unsqueeze(-2)
 
 
 def one_hot(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
-    """One where a row is of a class, else zero: labels (..., n) -> (..., n, n_classes).
-
-    A row with the label -1 is of none.
-    """
-    # Not `one_hot`, which looks at the values and so can't be mapped.
+    """One-hot rows: labels (..., n) -> (..., n, n_classes); the label -1 gives zeros."""
+    # PyTorch's `one_hot` depends on values and can't be mapped with vmap.
     return (labels.unsqueeze(-1) == torch.arange(n_classes, device=like.device)).to(like.dtype)
 
 
@@ -44,32 +41,33 @@ def class_means(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
 
 def mask_absent_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (..., q, c) where a class that none of the labels (..., n) is has no chance at all."""
+    """Logits (..., q, c) with `mask_value` for each class that is not among the labels (..., n)."""
     classes = torch.arange(logits.shape[-1], device=logits.device)
     present = (labels.unsqueeze(-1) == classes).any(-2).unsqueeze(-2)
     return torch.where(present, logits, mask_value(logits))
 
 
 def mask_value(like: Tensor) -> float:
-    """The logit of what has no chance: finite, also after division by a temperature of 0.001."""
+    """The logit of an impossible class, finite even when divided by a temperature of 0.001."""
     return torch.finfo(like.dtype).min / 1024
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Over the classes of logits (..., c)."""
+    """Log-probabilities of the classes of logits (..., c)."""
     if logits.shape[-1] >= _VECTOR or logits.dim() < 2 or not logits.is_cpu:
         return logits.log_softmax(-1)
-    # PyTorch takes rows that are shorter than a vector number by number, but columns side by side.
+    # On a CPU, PyTorch does not vectorise over rows shorter than a vector register, but it
+    # vectorises over columns.
     return logits.transpose(-1, -2).log_softmax(-2).transpose(-1, -2)
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of logits (..., c) for their labels (...); 0 where the label is negative."""
+    """Cross-entropies (...) of logits (..., c) for labels (...); 0 where the label is negative."""
     right = labels.clamp(min=0).unsqueeze(-1)
     losses = -log_softmax(logits).gather(-1, right).squeeze(-1)
     return torch.where(labels >= 0, losses, 0)
 
 
 def unit(x: Tensor) -> Tensor:
-    """x (..., d) at length 1, with a gradient even where x is zero, which stays zero."""
+    """x (..., d) scaled to length 1. A zero vector stays zero and has a finite gradient."""
     return x * (x.square().sum(-1, keepdim=True) + _TINY).rsqrt()

@@ -1,4 +1,4 @@
-"""What is predicted, classes or numbers: how a prediction is charged, and how it is scored."""
+"""The two kinds of task: classification of examples, regression of numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """Functions of predictions (..., q, c) and answers, (..., q) classes or (..., q, c) numbers.
+    """Functions of predictions (..., q, c) and labels: classes (..., q) or numbers (..., q, c).
 
-    losses: (..., q), of each query; 0 for padding, for which the others weigh more, so that their
-    mean over all q is that over the real ones.
-    possible: predictions, without what answers (..., n, ...) of the support show to be impossible.
-    null_losses: (...), of the best constant predictor of each episode, from the answers to its
-    queries and the null losses (...) of the tasks that the episodes are of.
-    scores: (...), of each episode: `skill`, 0 for knowing nothing, 1 for perfect, and NaN where a
-    prediction is; and others, of which those in `reported` are shown. Their last argument is the
-    null loss, broadcast to (...).
+    losses: the loss of each query, (..., q). Padding has loss 0, and the other losses are scaled up
+        so that the mean over all q equals the mean over the real queries.
+    mask_absent_classes: predictions in which classes that are not among the support labels
+        (..., n, ...) are impossible.
+    null_losses: the loss (...) of the best constant predictor of each episode, computed from the
+        query labels and the null losses (...) of the episodes' tasks.
+    scores: scores (...) of each episode. `skill` is 0 at chance level, 1 for perfect predictions,
+        and NaN if a prediction is NaN. `reported` names the scores that are reported as metrics.
+        The last argument is the null loss, broadcast to (...).
     """
 
     name: str
@@ -40,7 +41,7 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _n_classes(labels: Tensor) -> Tensor:
-    """(...), of the episodes that queries (..., q) are of: every class has some."""
+    """Number of classes (...) of episodes with query labels (..., q); every class has queries."""
     return labels.amax(-1) + 1
 
 
@@ -49,9 +50,9 @@ def _log_n_classes(labels: Tensor, of_tasks: Tensor) -> Tensor:
 
 
 def _of_classes(logits: Tensor, labels: Tensor, null_loss: Tensor) -> Scores:
-    del null_loss  # chance is known
+    del null_loss  # the chance level depends only on the number of classes
     right, way = accuracy(logits, labels), _n_classes(labels)
-    # The largest of numbers that are none is some class, and might be the right one.
+    # The argmax of NaN logits is some class, which could be the right one by accident.
     numbers = ~(logits.isnan().any(-1) & (labels >= 0)).any(-1)
     return {
         "skill": skill(right, way).where(numbers, torch.nan),

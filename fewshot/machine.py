@@ -1,12 +1,12 @@
-"""How much memory this machine has left, and refusing what would not fit into it."""
+"""The available memory of this machine."""
 
 from pathlib import Path
 
 from fewshot.errors.inputs import input_error
 
 _CGROUPS = Path("/sys/fs/cgroup")
-# Of each version of control groups: its limit, what is used, and the part of it that are files'
-# pages, which the system gives up when it needs them.
+# For each version of control groups: the limit, the usage, and the part of the usage that is file
+# cache, which the system frees when it needs memory.
 _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -14,7 +14,7 @@ _FILES = (
 
 
 def available_memory() -> float:
-    """Bytes that processes of this machine may still take; infinite where it does not tell."""
+    """Bytes that processes can still allocate; infinite if the system does not report it."""
     known = Path("/proc/meminfo")
     if not known.exists():
         return float("inf")
@@ -24,7 +24,7 @@ def available_memory() -> float:
 
 
 def check_room(needed: float, path: str, what: str, remedy: str) -> None:
-    """Raises InputError where `what` needs more bytes than the machine has left."""
+    """Raises InputError if `what` needs more bytes than the machine has available."""
     left = available_memory()
     if needed > left:
         rule = f"needs about {gigabytes(needed)} of memory {what}, and this machine has "
@@ -32,24 +32,24 @@ def check_room(needed: float, path: str, what: str, remedy: str) -> None:
 
 
 def gigabytes(n: float) -> str:
-    """A number of bytes in words."""
+    """A number of bytes as text, in GB or MB."""
     return f"{n / 2**30:.1f} GB" if n >= 2**30 / 10 else f"{n / 2**20:.1f} MB"
 
 
 def _groups() -> list[Path]:
-    """The folders of the control groups that this process is in, with all that hold them."""
+    """The folders of the control groups of this process, and of all their parent groups."""
     own = Path("/proc/self/cgroup")
-    found = [_CGROUPS, _CGROUPS / "memory"]
+    groups = [_CGROUPS, _CGROUPS / "memory"]
     for line in own.read_text().splitlines() if own.exists() else ():
         _, controllers, name = line.split(":", 2)
         if controllers in ("", "memory"):
             place = _CGROUPS / controllers / name.lstrip("/")
-            found += [folder for folder in (place, *place.parents) if _CGROUPS in folder.parents]
-    return found
+            groups += [folder for folder in (place, *place.parents) if _CGROUPS in folder.parents]
+    return groups
 
 
 def _left_of(group: Path) -> float:
-    """What the limit of a control group leaves; infinite where it has none."""
+    """Bytes below the limit of a control group; infinite if it has no limit."""
     for limit, used, files in _FILES:
         try:
             most = (group / limit).read_text().strip()
@@ -57,6 +57,6 @@ def _left_of(group: Path) -> float:
                 return float("inf")
             rows = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
             return float(most) - float((group / used).read_text()) + float(rows.get(files, 0))
-        except (OSError, ValueError):  # of the other version, or not to be read
+        except (OSError, ValueError):  # files of the other version, or unreadable
             continue
     return float("inf")

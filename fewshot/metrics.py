@@ -1,4 +1,4 @@
-"""Scores of predictions, each with its uncertainty."""
+"""Scores of predictions with their standard errors."""
 
 import math
 from collections.abc import Sequence
@@ -32,29 +32,30 @@ def estimate(values: Tensor) -> Estimate:
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """Unweighted mean of independent estimates (tasks, say); n counts them all."""
+    """Unweighted mean of independent estimates, for example of tasks; n is the sum of their n."""
     k = len(estimates)
     se = math.sqrt(sum(e.standard_error**2 for e in estimates)) / k
     return Estimate(sum(e.mean for e in estimates) / k, se, sum(e.n for e in estimates))
 
 
 def error_over_tasks(estimates: Sequence[Estimate]) -> float:
-    """Standard error of their mean, taken for a sample of all tasks; a single one has NaN.
+    """Standard error of the mean of `estimates`, treated as a random sample of all tasks.
 
-    What the tasks' own errors do to their means is in it already.
+    It is NaN for a single estimate. It already includes the standard errors of the tasks
+    themselves, because they add to the spread of the means.
     """
     means = torch.tensor([e.mean for e in estimates], dtype=torch.float64)
     return estimate(means).standard_error
 
 
 def skill(accuracy: Tensor, way: int | Tensor) -> Tensor:
-    """(accuracy - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 worse than that."""
+    """(accuracy - chance) / (1 - chance): 1 is perfect, 0 is chance level, < 0 is below chance."""
     chance = 1.0 / (way.double() if isinstance(way, Tensor) else way)
     return (accuracy - chance) / (1.0 - chance)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of queries classified right; logits (..., q, c), labels (..., q) -> (...).
+    """Share of correctly classified queries; logits (..., q, c), labels (..., q) -> (...).
 
     Queries with the label -1 are padding.
     """
@@ -65,9 +66,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 def macro_f1(logits: Tensor, labels: Tensor, n_classes: int | Tensor | None = None) -> Tensor:
     """Unweighted mean over classes of F1; logits (..., q, c), labels (..., q) -> (...).
 
-    Of the c classes the first `n_classes` count, all by default. One that is neither present nor
-    predicted counts as zero, as in scikit-learn with `zero_division=0`. Queries with the label -1
-    are padding.
+    The mean is over the first `n_classes` of the c classes, by default over all. A class that is
+    neither present nor predicted has F1 zero, as in scikit-learn with `zero_division=0`. Queries
+    with the label -1 are padding.
     """
     c = logits.shape[-1]
     like = logits.double()
@@ -81,8 +82,8 @@ def macro_f1(logits: Tensor, labels: Tensor, n_classes: int | Tensor | None = No
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Mean gap between confidence and accuracy; probabilities (n, c), labels (n,), n >= 1.
 
-    The confidence is the probability of the predicted class. Predictions are put into `bins` of
-    equal width by their confidence, and the gaps of the bins are weighted by their sizes.
+    The confidence is the probability of the predicted class. Predictions are sorted by confidence
+    into `bins` bins of equal width. The gaps of the bins are weighted by their sizes.
 
     Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
     AAAI 2015.

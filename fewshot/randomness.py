@@ -1,8 +1,9 @@
-"""Counter-based random numbers: a pure function of a seed and counters, on any device.
+"""Counter-based random numbers: pure functions of a seed and counters, on any device.
 
-Nothing is stored and nothing advances, so the draw of any (seed, step, task, episode) can be made
-again, in any order, alone or among thousands. The hash is SplitMix64's finaliser (Steele, Lea and
-Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) over wrapping int64.
+There is no generator state. The draw of any (seed, step, task, episode) can therefore be repeated,
+in any order, alone or together with thousands of others. The hash is SplitMix64's finaliser
+(Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) over int64
+that wraps around.
 """
 
 import torch
@@ -14,7 +15,7 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Logical shift: int64 is signed, so what the sign drags in is masked away."""
+    """Logical right shift; int64 is signed, so the sign bits that shift in are masked out."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -27,7 +28,7 @@ def _mix(z: Tensor) -> Tensor:
 def fold(key: Tensor, counter: Tensor | int) -> Tensor:
     """A new key for each (key, counter), int64; shapes broadcast."""
     if isinstance(counter, int):
-        # Filled on the device: a number that came from the host would wait for it.
+        # Created on the device, because a copy from the host would wait for the device.
         counter = torch.full((), counter, dtype=torch.int64, device=key.device)
     return _mix(key ^ _mix((counter + 1) * _GAMMA))
 
@@ -47,9 +48,9 @@ def integers(key: Tensor, n: int, bound: int) -> Tensor:
 def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:
     """n distinct integers in [0, count), in random order; shape key.shape + (n,).
 
-    count: int64, broadcast against `key`, each at least 1. Where it is below n, all of its integers
-    come first, and negative ones behind. The cost depends on n alone, not on how many there are to
-    choose from (Floyd's algorithm: Bentley and Floyd, CACM 1987).
+    count: int64, broadcast against `key`, each at least 1. If it is below n, all integers in
+    [0, count) come first, followed by negative ones. The cost depends on n and not on `count`
+    (Floyd's algorithm: Bentley and Floyd, CACM 1987).
     """
     draws = uniform(fold(key, 0), n)
     chosen: list[Tensor] = []
@@ -66,11 +67,14 @@ def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:
 
 
 def proportional(key: Tensor, shares: Tensor, n: int) -> Tensor:
-    """n categories in ascending order, int64, key.shape + (n,), as many of each as it has shares.
+    """n categories drawn in proportion to `shares`; ascending, int64, shape key.shape + (n,).
 
-    shares: key.shape + (t,), >= 0, in any unit. A category of share p is drawn n * p times on
-    average, and never a whole time more or less; one without a share never. By systematic sampling:
-    n points at equal distances, from one random start, in the inverse of the cumulated shares.
+    shares: key.shape + (t,), >= 0, of any sum. A category with relative share p is drawn n * p
+    times in expectation, and the actual number differs from n * p by less than one. A category
+    with share 0 is never drawn.
+
+    The method is systematic sampling: n equidistant points with a common random start are mapped
+    through the inverse of the cumulative shares.
     """
     edges = shares.double().cumsum(-1)
     starts = torch.arange(n, device=key.device) + uniform(key, 1).double()

@@ -1,8 +1,9 @@
-"""Parts by name: the registered ones, and a user's own by the module that has them.
+"""Finds parts (learners, models, datasets, ...) by name.
 
-A name of the form `package.module:attribute` is imported, in every process that builds the part, so
-that a config with such a name runs the code it names. What others have made, an export's config or
-the metadata of a model's file, is therefore asked with `names_code` before anything of it is used.
+A name is either registered or has the form `package.module:attribute`. The latter is imported in
+every process that builds the part, so a config with such a name runs the code that it names. Files
+from other people, such as an export's config or the metadata of a model's file, must therefore be
+checked with `names_code` before any part of them is used.
 """
 
 import inspect
@@ -18,22 +19,23 @@ from fewshot.errors.inputs import InputError, input_error
 Factory = Callable[..., Any]
 
 _FORM = "package.module:factory"
-_WHERE = "Install the package that has it, or name its folder in PYTHONPATH."
-_WHERE_FOREIGN = "Install the package that has it, from whoever made this."
+_WHERE = "Install the package that contains it, or add its folder to PYTHONPATH."
+_WHERE_FOREIGN = "Install the package that contains it, from the author of this config or model."
 _ELSEWHERE = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
 _NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def resolve(registry: Mapping[str, Factory], name: str, path: str) -> Factory:
-    """What `registry` has under `name`, or else what `package.module:factory` leads to.
+    """The factory that is registered under `name`, or that `package.module:factory` names.
 
-    path: where the name stands, for messages. Raises InputError where the name leads nowhere.
+    path: the path of the name in the config, for messages. Raises InputError if there is no such
+    factory.
     """
     if name in registry:
         return registry[name]
     if ":" not in name:
         rule = f"must be one of {', '.join(sorted(registry))}."
-        raise input_error(path, rule, name, f"One of your own is named {_FORM}.")
+        raise input_error(path, rule, name, f"The name of your own part has the form {_FORM}.")
     form = _ELSEWHERE.fullmatch(name)
     if form is None:
         raise input_error(path, f"must be a registered name, or of the form {_FORM}.", name)
@@ -41,13 +43,16 @@ def resolve(registry: Mapping[str, Factory], name: str, path: str) -> Factory:
 
 
 def names_code(name: object) -> bool:
-    """Whether a part of this name is no registered one, but code that is imported by its name."""
+    """Whether the name has the form `package.module:attribute`, so that code is imported."""
     return isinstance(name, str) and ":" in name
 
 
 @contextmanager
 def in_untrusted_config() -> Iterator[None]:
-    """What somebody else has made and is trusted: a folder beside it is not to be imported from."""
+    """Replaces the remedy of missing modules for files from other people.
+
+    Advice to add a folder to PYTHONPATH would let such a file import code from beside it.
+    """
     try:
         yield
     except InputError as error:
@@ -62,23 +67,27 @@ def _imported(module: str, attribute: str, name: str, path: str) -> Factory:
         home = import_module(module)
     except ModuleNotFoundError as error:
         own = f"{module}.".startswith(f"{error.name}.")
-        rule = "is in a module that is not found" if own else "is in a module that needs another"
+        rule = (
+            "is in a module that is not found"
+            if own
+            else "is in a module that imports a missing module"
+        )
         raise input_error(path, f"{rule}: {error.name}.", name, _WHERE) from error
-    except Exception as error:  # whatever a user's module does when it is imported
+    except Exception as error:  # importing a user's module can raise anything
         rule = f"is in a module that can't be imported: {type(error).__name__}: {error}."
         raise input_error(path, rule, name) from error
     if not callable(found := getattr(home, attribute, None)):
-        said = f"which {module} does not have." if found is None else "which can't be called."
+        why = f"but {module} has none of this name" if found is None else "but this is neither"
         callables = (key for key, value in vars(home).items() if callable(value) and key[0] != "_")
         remedy = f"It has {', '.join(sorted(callables)) or 'none'}."
-        raise input_error(path, f"must name a class or a function, {said}", name, remedy)
+        raise input_error(path, f"must name a class or a function, {why}.", name, remedy)
     factory: Factory = found
     return factory
 
 
 def options_of(factory: Factory, supplied: Collection[str]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of `factory` that are the user's to give, and not among those `supplied`."""
-    decided = getattr(factory, "keywords", {}).keys()  # of a `functools.partial`
+    """The parameters of `factory` that a user can set: all but those `supplied` by the builder."""
+    decided = getattr(factory, "keywords", {}).keys()  # already set by a `functools.partial`
     return {
         name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()

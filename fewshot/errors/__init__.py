@@ -1,1 +1,1 @@
-"""What can go wrong by a user's doing, as errors that say what to do."""
+"""Exceptions for problems that a user can fix."""

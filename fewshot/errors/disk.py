@@ -1,7 +1,7 @@
-"""What the operating system refuses to whoever writes, however the error came to be wrapped.
+"""Recognises errors of writing to disk, however they are wrapped.
 
-A full disk comes as an OSError from Python, as text from safetensors, as a database's own error
-from SQLite, and any of these inside another from Optuna, SQLAlchemy or Ray.
+A full disk is an OSError in Python, a text in safetensors, and a database error in SQLite. Optuna,
+SQLAlchemy or Ray may wrap any of these in their own exceptions.
 """
 
 import errno
@@ -14,8 +14,8 @@ from pathlib import Path
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
-# What other libraries say, in place of the number.
-_SAID = {
+# Messages of libraries that give no error number.
+_MESSAGES = {
     "no space left on device": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,
     "read-only file system": errno.EROFS,
@@ -27,31 +27,31 @@ _SAID = {
 
 @dataclass(frozen=True)
 class DiskProblem:
-    """errno: why; path: of what, None if the error does not say."""
+    """A refused write. errno: the reason. path: the file, or None if the error does not name it."""
 
     errno: int
     path: str | None
 
     @property
     def no_space(self) -> bool:
-        """Whether space is what was lacking, and not the right to write."""
+        """Whether the disk is full, as opposed to write access being denied."""
         return self.errno in _NO_SPACE
 
     @property
     def reason(self) -> str:
-        """In the words of the operating system."""
+        """The operating system's description of the error."""
         return os.strerror(self.errno)
 
 
 def disk_problem(error: BaseException) -> DiskProblem | None:
-    """What was refused, if that is what the error, or one that led to it, is about."""
-    found = [refused for each in _chain(error) if (refused := _refused(each))]
-    return next((refused for refused in found if refused.path), found[0] if found else None)
+    """The disk problem that the error, or one of its causes, reports; None if there is none."""
+    problems = [problem for each in _chain(error) if (problem := _refused(each))]
+    return next((problem for problem in problems if problem.path), next(iter(problems), None))
 
 
 @contextmanager
 def naming_path(path: Path) -> Iterator[None]:
-    """Errors of writing to an open file, which do not say to which, are given its path."""
+    """Add `path` to errors of writing to an open file, which do not name the file."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def naming_path(path: Path) -> Iterator[None]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that led to it; what Ray wraps is its `cause`."""
+    """The error and all its causes; Ray keeps the wrapped exception in `cause`."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -82,4 +82,5 @@ def _refused(error: BaseException) -> DiskProblem | None:
     path = re.search(r"at path \"([^\"]+)\"", text)
     if number and int(number[1]) in _NO_SPACE | _NO_ACCESS:
         return DiskProblem(int(number[1]), path[1] if path else None)
-    return next((DiskProblem(n, None) for said, n in _SAID.items() if said in text.lower()), None)
+    known_messages = (n for message, n in _MESSAGES.items() if message in text.lower())
+    return next((DiskProblem(n, None) for n in known_messages), None)

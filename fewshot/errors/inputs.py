@@ -1,7 +1,7 @@
-"""Faults of what the user gave: collected, then shown all at once.
+"""Exceptions for invalid user input, which report all errors at once.
 
 FewtuneError
-└── InputError      what the user gave can't be used; carries every fault found
+└── InputError      the user's input is invalid; carries a detail for each error found
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """One thing wrong with the input: where it is, what was found there, and what to do."""
+    """One error in the input: its place, the violated rule, the value found, and a remedy."""
 
     path: str
     rule: str
@@ -25,21 +25,21 @@ class ErrorDetail:
 
 
 class FewtuneError(Exception):
-    """Base of every error that fewtune raises on purpose."""
+    """Base class of all errors that fewtune raises on purpose."""
 
 
 class InputError(FewtuneError):
-    """What the user gave can't be used. `faults` has every fault that was found."""
+    """The user's input is invalid. `details` holds all errors that were found."""
 
     def __init__(self, details: Iterable[ErrorDetail]) -> None:
         self.details = tuple(details)
         super().__init__("\n".join(str(input_error) for input_error in self.details))
 
-    # Exceptions are rebuilt from `args` on the far side of a process boundary.
+    # Unpickling in another process would call the constructor with `args`, which do not fit here.
     def __reduce__(self) -> tuple[type["InputError"], tuple[tuple[ErrorDetail, ...]]]:
         return type(self), (self.details,)
 
 
 def input_error(path: str, rule: str, found: Any = None, remedy: str = "") -> InputError:
-    """An `InputError` with a single fault."""
+    """An `InputError` with a single detail."""
     return InputError([ErrorDetail(path, rule, found, remedy)])

@@ -1,4 +1,4 @@
-"""What an exception says: one line with the place in the user's code, and a traceback to keep."""
+"""Describes an exception of a user's part in one line, with a short traceback."""
 
 import sysconfig
 import traceback
@@ -10,8 +10,8 @@ from traceback import FrameSummary
 
 from fewshot.errors.inputs import FewtuneError, input_error
 
-_LINE = 300  # characters of a message, of which the first line is told
-_KEPT = 6000  # characters of a traceback, which MLflow takes 8000 of: its beginning and its end
+_LINE = 300  # most characters of a message; only its first line is used
+_KEPT = 6000  # most characters of a traceback (MLflow allows 8000); the middle is cut out
 _BEGINNING = 1500
 
 _ROOT = Path(__file__).parents[2]
@@ -26,7 +26,10 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """message: one line, the same for failures of the same kind; traceback: a few kilobytes."""
+    """An exception as text.
+
+    message: one line, the same for failures of the same kind. traceback: a few kilobytes.
+    """
 
     message: str
     traceback: str
@@ -34,7 +37,7 @@ class Failure:
 
 @contextmanager
 def as_input_error(path: str, rule: str) -> Iterator[None]:
-    """Tell what a user's part at `path` raises in one sentence: as an InputError."""
+    """Turn any exception of the user's part at `path` into an InputError of one sentence."""
     try:
         yield
     except FewtuneError:
@@ -44,10 +47,10 @@ def as_input_error(path: str, rule: str) -> Iterator[None]:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What is told of `error`, and kept."""
+    """The message and the traceback of `error`."""
     first = next(iter(str(error).strip().splitlines()), "")[:_LINE]
-    said = type(error).__name__ + (f": {first}" if first else "")
-    return Failure(f"{said}{_place(error)}", _shortened("".join(_lines(error)).strip()))
+    message = type(error).__name__ + (f": {first}" if first else "")
+    return Failure(f"{message}{_place(error)}", _shortened("".join(_lines(error)).strip()))
 
 
 def _lines(error: BaseException) -> list[str]:
@@ -61,19 +64,20 @@ def _shortened(text: str) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where to look: the last line that is the user's, or else the last one that is ours."""
+    """Where to look: the last line in the user's code, else in other packages, else in fewtune."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
     foreign = [frame for frame in frames if not _within(frame, _OURS)]
     installed = [frame for frame in foreign if _within(frame, _INSTALLED)]
     libraries = [f"{folder}/{name}" for folder in _INSTALLED for name in _LIBRARIES]
-    for found in (
+    for candidates in (
         [frame for frame in foreign if not _within(frame, (*_INSTALLED, *_PYTHONS))],
         [frame for frame in installed if not _within(frame, libraries)],
         [frame for frame in frames if _within(frame, _OURS)],
         frames,
     ):
-        if found:
-            return f" ({found[-1].filename}:{found[-1].lineno}, in {found[-1].name})"
+        if candidates:
+            last = candidates[-1]
+            return f" ({last.filename}:{last.lineno}, in {last.name})"
     return ""
 
 

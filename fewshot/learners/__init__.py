@@ -1,1 +1,1 @@
-"""Learners: how a model learns a new task from its support set."""
+"""Learners, which adapt a model to a new task by its support set."""

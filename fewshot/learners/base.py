@@ -1,4 +1,4 @@
-"""A learner: how a model learns a new task from its support set."""
+"""The interface of a learner, which adapts a model to a new task by its support set."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,31 +10,31 @@ from fewshot.functional import Hyperparameters, Params
 
 
 class Learner(Protocol):
-    """Pure functions, mapped by `torch.func.vmap` over the parameters of many trials.
+    """Pure functions, which `torch.func.vmap` maps over the parameters of many trials.
 
-    Episodes come as a stack of b. `hyperparameters` names the scalars the learner reads, which
-    arrive as 0-dimensional tensors.
+    Episodes are given as a stack of b. `hyperparameters` names the scalars that the learner reads.
+    They are passed as 0-dimensional tensors.
     """
 
     hyperparameters: tuple[str, ...]
-    model_scores_classes: bool  # whether the model's outputs are the classes of an episode
+    model_scores_classes: bool  # whether the model outputs class logits, instead of an embedding
 
     def init(self, generator: torch.Generator) -> Params:
-        """Fresh meta-parameters."""
+        """Initial meta-parameters."""
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """Class scores (b, way * query, way) of the queries, having learned from the support.
+        """Logits (b, way * query, way) of the queries after adaptation to the support.
 
-        Of functions, the numbers (b, query, 1) predicted for them.
+        For regression tasks, the predicted numbers (b, query, 1).
         """
 
     def meta_logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """The same while meta-training, where it differs (fewer steps, another rate)."""
+        """The same during meta-training, which may differ, for example in the number of steps."""
 
 
 @runtime_checkable
 class OwnLoss(Protocol):
-    """What a learner has besides, if it is not by the loss of `meta_logits` that it is trained."""
+    """An extra method of a learner that is not trained by the loss of its `meta_logits`."""
 
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         """Loss (b,) of each episode."""
@@ -42,14 +42,14 @@ class OwnLoss(Protocol):
 
 @runtime_checkable
 class OwnParameters(Protocol):
-    """What a learner has besides, if training tasks may have parameters for themselves."""
+    """An extra attribute of a learner in which each training task may have its own parameters."""
 
-    per_task: tuple[str, ...]  # names of those parameters, see `fewshot.learners.per_task`
+    per_task: tuple[str, ...]  # names of these parameters, see `fewshot.learners.per_task`
 
 
 @runtime_checkable
 class ClassLoss(Protocol):
-    """What a learner has besides, if it is trained to tell all classes of a training task apart."""
+    """An extra method of a learner that is trained to classify all classes of a training task."""
 
     def class_losses(
         self,
@@ -59,8 +59,8 @@ class ClassLoss(Protocol):
         classes: Tensor,
         hyper: Hyperparameters,
     ) -> Tensor:
-        """Loss (b,) of each episode, whose null loss is the log of how many classes its task has.
+        """Loss (b,) of each episode; the null loss is the log of the number of its task's classes.
 
-        tasks: (b,) int64, of which task each is. classes: (b, way) int64, which of the task's
-        classes the episode's are; the class that it calls y is `classes[..., y]` of its task.
+        tasks: (b,) int64, the index of each episode's task.
+        classes: (b, way) int64. Class y of an episode is class `classes[..., y]` of its task.
         """

@@ -1,14 +1,14 @@
-"""The baselines: pretrain on all classes of the training tasks, then fit a new head to a new task.
+"""The baselines: pretraining on all classes of the training tasks, then a new head per new task.
 
 Pretraining minimises, for task i with C_i classes, the cross-entropy of a classifier over all C_i,
-p(y = c | x) = softmax_c(W_i f(x) + b_i), of which log C_i is the null loss. The classes of a task
-compete with one another alone. On a new task f rests, and a new classifier is fitted to the support
-by gradient descent on all of it. Baseline++ has cosines for both: p = softmax_c(s * cos(W_ic, f)),
-with the scale s learned while pretraining.
+p(y = c | x) = softmax_c(W_i f(x) + b_i). Its null loss is log C_i. Classes of different tasks do
+not compete. On a new task f is frozen, and a new classifier is fitted to the support by full-batch
+gradient descent. Baseline++ uses cosines in both stages: p = softmax_c(s * cos(W_ic, f)). Its scale
+s is learned during pretraining.
 
-Two things differ from the paper, so that it does not matter how the classes are numbered: a new
-linear head begins at zero, a new cosine head at the mean directions of the classes (imprinting: Qi,
-Brown and Lowe, CVPR 2018), instead of at random.
+One thing differs from the paper: new heads do not start at random values, so that the numbering of
+the classes does not matter. A new linear head starts at zero. A new cosine head starts at the mean
+directions of the classes (imprinting: Qi, Brown and Lowe, CVPR 2018).
 
 Chen, Liu, Kira, Wang and Huang, "A closer look at few-shot classification", ICLR 2019.
 """
@@ -39,9 +39,9 @@ _WEIGHT, _BIAS, _SCALE = "classes.weight", "classes.bias", "classes.log_scale"
 class Baseline:
     """Learns an embedding by plain classification.
 
-    classes: of each training task, how many there are; none where nothing is to be pretrained.
-    adapt_steps: on a held-out task, >= 0, at the rate `lr/adapt`.
-    cosine: whether it is Baseline++.
+    classes: the number of classes of each training task; empty if nothing is pretrained.
+    adapt_steps: >= 0, the steps on a held-out task, with learning rate `lr/adapt`.
+    cosine: True for Baseline++.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/adapt")
@@ -73,7 +73,7 @@ class Baseline:
         return params
 
     def _scores(self, params: Params, head: Params, x: Tensor) -> Tensor:
-        """Logits (b, n, c) of embedded x (b, n, d), of a head for each b."""
+        """Logits (b, n, c) of embedded x (b, n, d); each of the b episodes has its own head."""
         if self._cosine:
             return params[_SCALE].exp() * (unit(x) @ unit(head[_WEIGHT]).transpose(-1, -2))
         return x @ head[_WEIGHT].transpose(-1, -2) + head[_BIAS].unsqueeze(-2)
@@ -84,7 +84,7 @@ class Baseline:
         zeros = {_WEIGHT: torch.zeros_like(means), _BIAS: torch.zeros_like(means[..., 0])}
         head = {_WEIGHT: means} if self._cosine else zeros
 
-        def loss(head: Params) -> Tensor:  # the sum, in which no problem's head meets another's
+        def loss(head: Params) -> Tensor:  # a sum over episodes, whose heads are independent
             logits = mask_absent_classes(self._scores(params, head, support), episodes.support_y)
             return _mean_loss(logits, episodes.support_y).sum()
 
@@ -103,14 +103,14 @@ class Baseline:
         classes: Tensor,
         hyper: Hyperparameters,
     ) -> Tensor:
-        """Loss (b,) over all examples of each episode, the support's and the queries' alike."""
+        """Loss (b,) over all examples of each episode, both support and queries."""
         del hyper
         embedded = torch.cat(embed_episodes(self.embedding, params, episodes), 1)
         drawn = torch.cat([episodes.support_y, episodes.query_y], 1)
         labels = torch.where(drawn < 0, -1, classes.gather(1, drawn.clamp(min=0)))
         head = {name: params[name][tasks] for name in (_WEIGHT, _BIAS) if name in params}
         logits = self._scores(params, head, embedded)
-        self._counts = self._counts.to(tasks.device)  # copied in the first step alone
+        self._counts = self._counts.to(tasks.device)  # copies only in the first step
         n_classes = self._counts[tasks]  # (b,)
         absent = torch.arange(logits.shape[-1], device=tasks.device) >= n_classes.unsqueeze(-1)
         lowest = mask_value(logits)
@@ -118,8 +118,5 @@ class Baseline:
 
 
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (b,) of logits (b, n, c) for labels (b, n), over the rows that have one.
-
-    A row without a label has a negative one.
-    """
+    """Mean cross-entropy (b,) of logits (b, n, c) over the rows whose label (b, n) is >= 0."""
     return cross_entropies(logits, labels).sum(-1) / (labels >= 0).sum(-1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What the learners share that compare embedded examples instead of fitting the model."""
+"""Shared functions of the learners that compare embedded examples."""
 
 import copy
 import math
@@ -17,20 +17,20 @@ from fewshot.models.untrained import Untrained
 
 @runtime_checkable
 class Embeds(Learner, Protocol):
-    """A learner that has a model for nothing but to embed examples, each of them by itself."""
+    """A learner that uses its model only to embed examples, each independently of the others."""
 
     embedding: Model
 
 
 def of_embedded(learner: Embeds) -> Learner:
-    """The same learner, of examples that are embedded already."""
+    """A copy of the learner that takes examples that are already embedded."""
     twin = copy.copy(learner)
     twin.embedding = Untrained()
     return twin
 
 
 def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Tensor, Tensor]:
-    """Embedded support (b, s, d) and query (b, q, d), in one pass over all examples of all."""
+    """Embedded support (b, s, d) and query (b, q, d), from one forward pass over all examples."""
     b = len(episodes.support_y)
     x = torch.cat([episodes.support_x, episodes.query_x], 1)
     embedded = model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
@@ -39,7 +39,7 @@ def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Ten
 
 
 def log_of(option: str, value: float) -> Tensor:
-    """Where a positive number begins that is learned as its logarithm; raises InputError."""
+    """The initial logarithm of a positive meta-parameter; raises InputError for a bad `value`."""
     if not 0 < value < math.inf:
         raise input_error(f"learner.{option}", "must be a number above 0.", value)
     return torch.tensor(math.log(value))

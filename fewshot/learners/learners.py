@@ -18,7 +18,7 @@ from fewshot.registry import options_of, resolve
 
 
 class LearnerFactory(Protocol):
-    """Makes a learner of `model`, `way`, its options, and `kind` if it can learn numbers."""
+    """Makes a learner from `model`, `way` and its options, and from `kind` if it can regress."""
 
     hyperparameters: tuple[str, ...]
     model_scores_classes: bool
@@ -28,12 +28,12 @@ class LearnerFactory(Protocol):
 
 
 class _Variant(partial[Learner]):
-    """A learner with some of its options decided. What it says of itself is what its class says."""
+    """A learner class with some options fixed. Its class attributes are those of the class."""
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
-        found: tuple[str, ...] = self.func.hyperparameters  # type: ignore[attr-defined]
-        return found
+        names: tuple[str, ...] = self.func.hyperparameters  # type: ignore[attr-defined]
+        return names
 
     @property
     def model_scores_classes(self) -> bool:
@@ -57,32 +57,36 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
 
 
 def learner_named(name: str, path: str = "learner.name") -> LearnerFactory:
-    """The learner `name`, of `LEARNERS` or a user's own, not yet built.
+    """The factory of the learner `name`, from `LEARNERS` or of a user.
 
-    Raises InputError where there is none, or where it does not say what it reads.
+    Raises InputError if there is none, or if it lacks an attribute of `LearnerFactory`.
     """
-    found = resolve(LEARNERS, name, path)
-    silent = [said for said in LearnerFactory.__annotations__ if not hasattr(found, said)]
-    if silent:
-        rule = f"must be a class that says {' and '.join(silent)}."
-        raise input_error(path, rule, name, "They are known before a learner is built.")
-    return cast(LearnerFactory, found)
+    factory = resolve(LEARNERS, name, path)
+    missing = [each for each in LearnerFactory.__annotations__ if not hasattr(factory, each)]
+    if missing:
+        rule = f"must be a class with the attribute {' and '.join(missing)}."
+        remedy = "Define it on the class: it is read before a learner is built."
+        raise input_error(path, rule, name, remedy)
+    return cast(LearnerFactory, factory)
 
 
 def learns_numbers(learner: Callable[..., Learner]) -> bool:
-    """Whether it takes the `kind` of what is to be learned, and so can do without classes."""
+    """Whether the factory has the option `kind`, so that the learner can do regression too."""
     return "kind" in options_of(learner, ())
 
 
 def learns_all_classes(learner: Callable[..., Learner]) -> bool:
-    """Whether it takes `classes`, how many each training task has, and learns to tell all apart."""
+    """Whether the factory has the option `classes`: the learner classifies all of a task's classes.
+
+    The option takes the number of classes of each training task.
+    """
     return "classes" in options_of(learner, ())
 
 
 def has_own_loss(learner: Callable[..., Learner]) -> bool:
-    """Whether it is by a loss of its own that it is trained; known without building it."""
+    """Whether the learner is trained by its own loss; the learner need not be built."""
     return isinstance(getattr(learner, "func", learner), OwnLoss | ClassLoss)
 
 
-# Those that learn numbers too.
+# Learners that can do regression too.
 REGRESSORS = frozenset(name for name, made in LEARNERS.items() if learns_numbers(made))

@@ -1,8 +1,8 @@
-"""Model-agnostic meta-learning, and its relatives that share the rate of all parameters.
+"""Model-agnostic meta-learning with one inner rate for all parameters: MAML, FOMAML, ANIL.
 
-theta' = theta - a * grad L_support(theta), repeated; meta-training minimises L_query(theta'), and
-differentiates through the inner steps (second order), or takes the gradient at theta' for the one
-at theta (first order: FOMAML). Where only the last layer moves in the inner loop it is ANIL.
+theta' = theta - a * grad L_support(theta), repeated. Meta-training minimises L_query(theta'). It
+differentiates through the inner steps (second order), or uses the gradient at theta' in place of
+the gradient at theta (first order: FOMAML). In ANIL, only the last layer changes in the inner loop.
 
 Finn, Abbeel and Levine, "Model-agnostic meta-learning for fast adaptation of deep networks",
 ICML 2017. Raghu, Raghu, Bengio and Vinyals, "Rapid learning or feature reuse?", ICLR 2020.
@@ -23,14 +23,14 @@ from fewshot.models.base import Model
 class MAML:
     """Learns an initialisation from which a few gradient steps suffice.
 
-    inner_steps: while meta-training, >= 1, at the rate `lr/inner`.
-    adapt_steps: on a held-out task, >= 1, at the rate `lr/adapt`.
-    inner: what moves in the inner loop, `all` parameters or the `head`, the model's last layer.
-    heads: `shared`, or `per_task`: each training task has a last layer of its own.
+    inner_steps: >= 1, the steps during meta-training, with learning rate `lr/inner`.
+    adapt_steps: >= 1, the steps on a held-out task, with learning rate `lr/adapt`.
+    inner: the parameters that the inner loop changes: `all`, or the `head`, the model's last layer.
+    heads: `shared`, or `per_task` to give each training task its own last layer.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/inner", "lr/adapt")
-    model_scores_classes = True  # the model's outputs are the classes, not an embedding
+    model_scores_classes = True
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class MAML:
         inner: str = "all",
         heads: str = "shared",
     ) -> None:
-        del way  # the width of the model's outputs
+        del way  # equal to the width of the model's outputs
         if inner not in ("all", "head"):
             raise input_error("learner.inner", "must be all or head.", inner)
         self._model, self._inner = model, InnerLoop(model, kind, first_order)

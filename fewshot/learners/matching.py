@@ -1,10 +1,10 @@
 """Matching networks, without full context embeddings.
 
-A query attends to the support examples, and a class gets the attention that its examples get:
-p(y = c | x) = sum_i a_i [y_i = c],  a = softmax_i(s * cos(f(x), f(x_i))).
+A query attends to the support examples. The probability of a class is the sum of the attention of
+its examples: p(y = c | x) = sum_i a_i [y_i = c],  a = softmax_i(s * cos(f(x), f(x_i))).
 
-The scale s = 1 / temperature is a meta-parameter; the paper has it at 1, where the attention of
-five examples can't become sharper than .65 for one of them.
+The scale s = 1 / temperature is a meta-parameter. The paper uses s = 1, with which the attention to
+one of five examples can't exceed .65.
 
 Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, "Matching networks for one shot learning",
 NeurIPS 2016.
@@ -29,9 +29,9 @@ _SCALE = "head.log_scale"
 
 
 class MatchingNet:
-    """Learns a similarity: nothing is fitted at adaptation. Logits are log-probabilities.
+    """Learns a similarity; nothing is fitted at adaptation. Logits are log-probabilities.
 
-    scale: > 0, of the cosines, where meta-training begins.
+    scale: > 0, the initial scale of the cosines.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer",)
@@ -48,7 +48,7 @@ class MatchingNet:
         del hyper
         support, query = embed_episodes(self.embedding, params, episodes)
         cosines = unit(query) @ unit(support).transpose(-1, -2)  # (b, q, s)
-        outside = mask_value(support)  # not -inf, of which a class without examples would make NaN
+        outside = mask_value(support)  # -inf would give NaN for a class without examples
         real = (episodes.support_y >= 0).unsqueeze(1)
         scores = torch.where(real, params[_SCALE].exp() * cosines, outside)
         attention = log_softmax(scores).unsqueeze(-1)

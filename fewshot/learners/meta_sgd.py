@@ -1,7 +1,7 @@
-"""Meta-SGD: MAML that learns its inner rates, one for every number in the parameters.
+"""Meta-SGD: MAML with learned inner rates, one for each scalar parameter.
 
-theta' = theta - a o grad L_support(theta), a of theta's shape; L_query(theta') is minimised in
-theta and in a.
+theta' = theta - a o grad L_support(theta), where a has the shape of theta and o is the elementwise
+product. L_query(theta') is minimised over theta and a.
 
 Li, Zhou, Chen and Li, "Meta-SGD: learning to learn quickly for few-shot learning", 2017.
 """
@@ -20,15 +20,16 @@ _RATE, _FACTOR = "rate.", "log_factor"
 
 
 class MetaSGD:
-    """Learns an initialisation, and how far and which way each of its numbers is to move.
+    """Learns an initialisation, and a rate with a sign for each scalar parameter.
 
-    The rates begin at `lr/inner`: what is learned is their distance from it, which begins at 0 and
-    has the gradient of the rates themselves. They are the rates on a held-out task too.
+    The rates start at `lr/inner`. The learned meta-parameter is the difference from `lr/inner`,
+    which starts at 0 and has the same gradient as the rate. The rates are used on held-out tasks
+    too.
 
-    inner_steps, adapt_steps: >= 1, while meta-training and on a held-out task.
-    heads: `shared`, or `per_task`: each training task has a last layer of its own.
-    rates: `shared`, or `per_task`: each training task multiplies them by a factor of its own, which
-    begins at 1 and is learned as its logarithm.
+    inner_steps, adapt_steps: >= 1, the steps during meta-training and on a held-out task.
+    heads: `shared`, or `per_task` to give each training task its own last layer.
+    rates: `shared`, or `per_task` to multiply the rates by a factor of each training task. The
+        factor starts at 1, and its logarithm is learned.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/inner")
@@ -45,7 +46,7 @@ class MetaSGD:
         heads: str = "shared",
         rates: str = "shared",
     ) -> None:
-        del way  # the width of the model's outputs
+        del way  # equal to the width of the model's outputs
         self._model, self._inner = model, InnerLoop(model, kind)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self._factor: Params = {}

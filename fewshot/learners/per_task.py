@@ -1,11 +1,11 @@
-"""Parameters that each training task has for itself, where tasks are unlike.
+"""Parameters that each training task has of its own, for tasks that differ much.
 
-A training task i begins at (theta, m + s * (phi_i - m)), m = mean_j phi_j; a new task begins at
-(theta, m). Where phi is the last layer, each task has a head of its own on the trunk that they
-share; where it is the logarithm of a rate, its own pace.
+A training task i starts at (theta, m + s * (phi_i - m)), m = mean_j phi_j. A new task starts at
+(theta, m). If phi is the last layer, tasks share all other layers and have their own heads. If phi
+is the logarithm of a rate, tasks have their own rates.
 
-s in [0, 1] is the hyperparameter `task/own`. At 1 no task has a say in what is another's. At 0 they
-have all in common: each phi_i has the same gradient, so that they stay one, as if there were one.
+s in [0, 1] is the hyperparameter `task/own`. At s = 1 the phi_i are independent. At s = 0 all tasks
+share m: each phi_i has the same gradient, so all phi_i stay equal.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from fewshot.learners.base import Learner, OwnLoss
 
 OWN = "task/own"
 
-_Asked = Callable[[Params, Episode, Hyperparameters], Tensor]
+_Method = Callable[[Params, Episode, Hyperparameters], Tensor]
 
 
 def is_per_task(option: str, value: str) -> bool:
@@ -32,10 +32,11 @@ def is_per_task(option: str, value: str) -> bool:
 
 
 class PerTask:
-    """A learner whose `own` parameters lead with n_tasks, all of which begin alike.
+    """A learner whose `own` parameters have a first dimension of n_tasks, initially all equal.
 
-    While meta-training the episodes are of the training tasks in `own_tasks`, as many of each, task
-    by task. A new task begins at the mean over the tasks in `peers`, which are those of its kind.
+    During meta-training, the episodes are of the training tasks in `own_tasks`, sorted by task and
+    with the same number for each task. A new task starts at the mean over the tasks in `peers`,
+    which are the training tasks of its kind.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class PerTask:
         self._own_tasks, self._peers = own_tasks, peers
         if isinstance(learner, OwnLoss):
             self._own_loss = learner
-            self.meta_losses = self._losses  # and has none to offer else
+            self.meta_losses = self._losses  # only then: its presence makes this an `OwnLoss`
 
     def init(self, generator: torch.Generator) -> Params:
         params = self._learner.init(generator)
@@ -75,9 +76,9 @@ class PerTask:
         return {name: params[name][self._peers].mean(0) for name in self._own}
 
     def _each(
-        self, ask: _Asked, params: Params, episodes: Episode, hyper: Hyperparameters
+        self, method: _Method, params: Params, episodes: Episode, hyper: Hyperparameters
     ) -> Tensor:
-        """What `ask` says of the episodes of each task, with the task's own parameters."""
+        """The results of `method` for the episodes of each task, with the task's own parameters."""
         n_tasks = self._own_tasks.stop - self._own_tasks.start
         by_task = Episode(*(part.unflatten(0, (n_tasks, -1)) for part in episodes))
         mine = params | {
@@ -85,5 +86,5 @@ class PerTask:
             for name, mean in self._means(params).items()
         }
         mapped = {name: 0 if name in self._own else None for name in mine}
-        found: Tensor = vmap(ask, in_dims=(mapped, 0, None))(mine, by_task, hyper)
-        return found.flatten(0, 1)
+        results: Tensor = vmap(method, in_dims=(mapped, 0, None))(mine, by_task, hyper)
+        return results.flatten(0, 1)

@@ -1,6 +1,6 @@
 """Prototypical networks.
 
-A class is the mean of its embedded support examples; a query belongs to the nearest one:
+A class is represented by the mean of its embedded support examples; the nearest mean wins:
 p(y = c | x) = softmax_c(-||f(x) - m_c||^2) = softmax_c(2 f(x) m_c - ||m_c||^2).
 
 Snell, Swersky and Zemel, "Prototypical networks for few-shot learning", NeurIPS 2017.
@@ -22,7 +22,7 @@ from fewshot.models.base import Model
 
 
 class ProtoNet:
-    """Learns a metric: nothing is fitted at adaptation but the class means."""
+    """Learns a metric; adaptation only computes the class means."""
 
     hyperparameters: tuple[str, ...] = ("lr/outer",)
     model_scores_classes = False

@@ -1,7 +1,8 @@
-"""Reptile: the initialisation moves towards where each task's own training leads.
+"""Reptile: the initialisation moves towards the parameters after training on each task.
 
-phi_i = theta after a few steps of gradient descent on task i; theta moves along phi_i - theta. That
-is descent on ||theta - phi_i||^2 / 2 with phi_i held fixed, whose gradient is theta - phi_i.
+phi_i is theta after a few steps of gradient descent on task i, and theta moves along phi_i - theta.
+This is gradient descent on ||theta - phi_i||^2 / 2 with phi_i held fixed, whose gradient is
+theta - phi_i.
 
 Nichol, Achiam and Schulman, "On first-order meta-learning algorithms", 2018.
 """
@@ -19,13 +20,14 @@ from fewshot.models.base import Model
 
 
 class Reptile:
-    """Learns an initialisation without second derivatives, and without queries.
+    """Learns an initialisation without second derivatives.
 
-    inner_steps: while meta-training, >= 2, at the rate `lr/inner`. They take turns on the support
-    and on the queries, which are one training set here: on different examples, the later steps
-    bring in what makes the earlier ones generalise. A single step would be joint training.
-    adapt_steps: on a held-out task, >= 1, at the rate `lr/adapt`, on the support.
-    heads: `shared`, or `per_task`: each training task has a last layer of its own.
+    inner_steps: >= 2, the steps during meta-training, with learning rate `lr/inner`. They alternate
+        between the support and the queries, which together are the training set of the task. Later
+        steps on different examples favour earlier steps that generalise. A single step would be
+        plain joint training.
+    adapt_steps: >= 1, the steps on the support of a held-out task, with learning rate `lr/adapt`.
+    heads: `shared`, or `per_task` to give each training task its own last layer.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer", "lr/inner", "lr/adapt")
@@ -41,7 +43,7 @@ class Reptile:
         adapt_steps: int = 3,
         heads: str = "shared",
     ) -> None:
-        del way  # the width of the model's outputs
+        del way  # equal to the width of the model's outputs
         self._model, self._inner = model, InnerLoop(model, kind, first_order=True)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self.per_task = model.head if is_per_task("heads", heads) else ()
@@ -58,7 +60,7 @@ class Reptile:
         return self._inner.predict(params, episodes, rates, self._inner_steps)
 
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """The gradient is theta - phi_i; the value, which is for show, the loss at phi_i."""
+        """Losses (b,) with the gradient theta - phi_i. Their values are the losses at phi_i."""
         start = {name: value.detach() for name, value in params.items()}
         rates = dict.fromkeys(params, hyper["lr/inner"])
 
@@ -68,10 +70,10 @@ class Reptile:
                 (episode.query_x, episode.query_y),
             ]
             batches = [halves[step % 2] for step in range(self._inner_steps)]
-            led_to = self._inner.fit(start, batches, rates)
-            distances = [(params[k] - led_to[k]).square().sum() for k in params]
+            fitted = self._inner.fit(start, batches, rates)
+            distances = [(params[k] - fitted[k]).square().sum() for k in params]
             distance = torch.stack(distances).sum() / 2
-            return self._inner.loss(led_to, {}, *halves[1]) + distance - distance.detach()
+            return self._inner.loss(fitted, {}, *halves[1]) + distance - distance.detach()
 
         losses: Tensor = vmap(one)(episodes)
         return losses

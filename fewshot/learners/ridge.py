@@ -1,18 +1,20 @@
-"""A closed-form ridge regression on embedded examples, through which the embedding is learned.
+"""Closed-form ridge regression on embedded examples; the embedding is trained through it.
 
-Of classes:
+For classes:
 
 W = argmin ||XW - Y||^2 + r ||W||^2 = (X'X + rI)^-1 X'Y = X'(XX' + rI)^-1 Y,  logits = s * f(x) W,
 
-for the embedded support X (n, d) and its classes Y (n, way) in ones and zeros. The smaller of the
-two systems is solved. The scale s and the penalty are meta-parameters.
+for the embedded support X (n, d) and its one-hot classes Y (n, way). The smaller of the two linear
+systems is solved. The scale s and the penalty are meta-parameters.
 
-Two things differ from the paper. r is the penalty times the mean squared length of the rows of X,
-so that neither the conditioning nor what a penalty means changes as embeddings grow during
-meta-training; on embeddings of length 1 they are the same. And the logits have no learned bias: one
-number added to all of them does not change their softmax.
+Two things differ from the paper:
+- r is the penalty times the mean squared length of the rows of X. Conditioning and the effect of
+  a penalty then stay the same when embeddings grow during meta-training. For embeddings of length 1
+  there is no difference.
+- The logits have no learned bias, because adding one number to all logits does not change their
+  softmax.
 
-Of numbers y the mean is taken out of both, and so the intercept is not penalised:
+For numbers y, both sides are centred by their means m and n, so the intercept is not penalised:
 
 W = argmin ||(X - m)W - (Y - n)||^2 + r ||W||^2,  y = n + (f(x) - m) W.
 
@@ -35,13 +37,13 @@ _SCALE, _PENALTY, _PENALTY_OF_NUMBERS = (
     "head.log_penalty",
     "head.log_penalty_of_numbers",
 )
-_TINY = 1e-12  # keeps the system regular where all examples are embedded at zero
+_TINY = 1e-12  # keeps the system regular if all examples have the embedding zero
 
 
 class Ridge:
-    """Fits a linear classifier, or a linear function, at adaptation, exactly and in one step.
+    """Fits a linear classifier, or a linear function, at adaptation, in closed form.
 
-    scale, penalty: > 0, where meta-training begins. Numbers have no scale.
+    scale, penalty: > 0, the initial values. Regression has no scale.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer",)
@@ -78,7 +80,8 @@ class Ridge:
             return mean + (query - middle) @ weight
         labels = episodes.support_y
         real = (labels >= 0).unsqueeze(-1)
-        # Rows of zeros change nothing but the mean over all rows in which the penalty is measured.
+        # Padding rows are zeros. They only change the mean over rows that scales the penalty, which
+        # `share` corrects.
         share = real.to(support.dtype).mean(1, keepdim=True)
         classes = one_hot(labels, self._way, support)
         support = torch.where(real, support, 0.0)
@@ -99,7 +102,7 @@ def ridge(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
         min(n, d), dtype=x.dtype, device=x.device
     )
     across = x.transpose(-1, -2)
-    # `solve_ex` reports to nobody: a trial that has diverged must not take its neighbours along.
+    # `solve_ex` raises no exception, so that a diverged trial does not fail its neighbours.
     if n < d:
         weight: Tensor = across @ solve_ex(x @ across + strength, y).result
     else:

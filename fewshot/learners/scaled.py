@@ -1,10 +1,10 @@
-"""Features and numbers in units of the support set, around any learner.
+"""Wraps a learner so that features and numbers are scaled by the support set.
 
 z = (x - m) / s,  y = m' + s' * prediction
 
-m and s are mean and standard deviation over the rows of a support set, for each feature, and m', s'
-those of its numbers: nothing is taken from the queries. What the support has constant has no unit
-that could be told from it; it is 0 in every z, and so is its s'.
+m and s are the mean and the standard deviation of each feature over the support rows; m' and s' are
+those of the numbers. The queries are not used. A feature that is constant in the support gives 0 in
+every z. If the numbers are constant in the support, s' is 0.
 """
 
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import ClassLoss, Learner, OwnLoss
 
-# A spread is rounding if it is a smaller share of the numbers than this.
+# A standard deviation below this share of the largest number is taken to be rounding error.
 _ROUNDING = 1e-6
 
 
 class Scale(NamedTuple):
-    """Mean and standard deviation of each of b supports, (b, 1, ...); 0 for what is constant."""
+    """Mean and standard deviation of b supports, (b, 1, ...); the deviation is 0 for constants."""
 
     mean: Tensor
     spread: Tensor
@@ -33,17 +33,17 @@ class Scale(NamedTuple):
         return torch.where(varies, away, 0)
 
     def back(self, z: Tensor) -> Tensor:
-        """What `to` makes z of."""
+        """z in the original units; the inverse of `to`."""
         return self.mean + self.spread * z
 
 
 def scale_of(x: Tensor, counts: Tensor) -> Scale:
-    """The scale of b supports x (b, n, ...), of whose rows those count where `counts` (b, n)."""
+    """The scale of b supports x (b, n, ...), over the rows where `counts` (b, n) is True or 1."""
     counts = counts.view(*counts.shape, *[1] * (x.dim() - 2)).to(x.dtype)
     share = counts / counts.sum(1, keepdim=True)
     mean = (share * x).sum(1, keepdim=True)
     away = counts * (x - mean)
-    # The largest is taken out, so that no square is too large for its type.
+    # Divided by the largest number first, so that no square overflows.
     largest = away.abs().amax(1, keepdim=True)
     unit = torch.where(largest > 0, largest, 1)
     spread = unit * (share * (away / unit).square()).sum(1, keepdim=True).sqrt()
@@ -52,10 +52,10 @@ def scale_of(x: Tensor, counts: Tensor) -> Scale:
 
 
 class Scaled:
-    """A learner that is shown its episodes in units of their supports, its answers scaled back.
+    """A learner whose episodes are scaled by their supports; its predictions are scaled back.
 
-    features: whether what is read is scaled; targets: whether the numbers that are learned are.
-    Of a classification problem a row whose label is below 0 is padding, and counts for nothing.
+    features: whether the features are scaled. targets: whether the numbers to predict are scaled.
+    In classification, rows with a label below 0 are padding and are ignored.
     """
 
     def __init__(self, learner: Learner, *, features: bool, targets: bool) -> None:
@@ -64,7 +64,7 @@ class Scaled:
         self._learner, self._features, self._targets = learner, features, targets
         if isinstance(learner, OwnLoss):
             self._own_loss = learner
-            self.meta_losses = self._losses  # and has none to offer else
+            self.meta_losses = self._losses  # only then: its presence makes this an `OwnLoss`
         if isinstance(learner, ClassLoss):
             self._class_loss = learner
             self.class_losses = self._class_losses
@@ -83,7 +83,7 @@ class Scaled:
         return answers if scale is None else scale.back(answers)
 
     def _losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """A loss of numbers is one of squares, and so in units of s' squared."""
+        """The learner's own losses; losses of scaled numbers are multiplied by s' squared."""
         seen, scale = self._seen(episodes)
         losses = self._own_loss.meta_losses(params, seen, hyper)
         return losses if scale is None else losses * scale.spread.square().flatten()
@@ -100,7 +100,7 @@ class Scaled:
         return self._class_loss.class_losses(params, seen, tasks, classes, hyper)
 
     def _seen(self, episodes: Episode) -> tuple[Episode, Scale | None]:
-        """What the learner is shown, and how to scale its answers back."""
+        """The scaled episodes, and the scale of the predictions (None if targets are unscaled)."""
         labels, target = episodes.support_y, None
         numbers = labels.dim() == 3
         counts = torch.ones_like(labels[..., 0]) if numbers else labels >= 0

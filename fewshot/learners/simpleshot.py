@@ -1,10 +1,10 @@
-"""SimpleShot: nearest class mean among centred features of length 1.
+"""SimpleShot: the nearest class mean of centred features with length 1.
 
 z(x) = (f(x) - m) / ||f(x) - m||,  p(y = c | x) = softmax_c(-s * ||z(x) - mean_c z||^2)
 
-m is the mean of the embedded support set. The paper centres by the mean of the training classes,
-which a new task of another kind has no use for; no query is looked at here either. Meta-training is
-that of a prototypical network on z, with the scale s as a meta-parameter.
+m is the mean of the embedded support set; queries are not used for it. The paper centres by the
+mean of the training classes, which does not fit a new task from a different domain. Meta-training
+is that of a prototypical network on z, with the scale s as a meta-parameter.
 
 Wang, Chao, Weinberger and van der Maaten, "SimpleShot: revisiting nearest-neighbor classification
 for few-shot learning", 2019.
@@ -29,9 +29,9 @@ _SCALE = "head.log_scale"
 
 
 class SimpleShot:
-    """Learns an embedding whose directions, seen from the middle of a task, tell classes apart.
+    """Learns an embedding in which classes differ by their direction from the mean of the task.
 
-    scale: > 0, of the distances, where meta-training begins.
+    scale: > 0, the initial scale of the distances.
     """
 
     hyperparameters: tuple[str, ...] = ("lr/outer",)
@@ -48,7 +48,7 @@ class SimpleShot:
         del hyper
         support, query = embed_episodes(self.embedding, params, episodes)
         labels = episodes.support_y
-        middle = class_means(support, labels.clamp(max=0), 1)  # as if all were of one class
+        middle = class_means(support, labels.clamp(max=0), 1)  # the mean of all real rows
         means = class_means(unit(support - middle), labels, self._way)
         close = negative_distances(unit(query - middle), means)
         return mask_absent_classes(params[_SCALE].exp() * close, labels)

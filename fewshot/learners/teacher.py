@@ -1,6 +1,6 @@
-"""Teachers: what takes the place of a learner where nothing is meta-trained.
+"""Teachers that are not meta-trained learners.
 
-The logistic head, fitted to frozen features of a large model, by L-BFGS:
+The logistic head is fitted to frozen features of a large model by L-BFGS:
 
 min_W,b  mean CE(y, xW + b) + ||W||^2 / (2 * c * n)
 """
@@ -17,13 +17,13 @@ from fewshot.models.base import Model
 
 
 class Logistic:
-    """Multinomial logistic regression on the support; episodes one after the other."""
+    """Multinomial logistic regression on the support, fitted to one episode after the other."""
 
     def __init__(self, way: int) -> None:
         self._way = way
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """Class scores (b, q, way) of the queries."""
+        """Logits (b, q, way) of the queries."""
         del params, hyper
         fitted = [
             fit_logistic(x, y, self._way)
@@ -34,13 +34,13 @@ class Logistic:
 
 
 class Fixed:
-    """A model that knows its classes already, of which those in `columns` (c,) are asked for."""
+    """A trained classifier; `columns` (c,) selects the outputs of the classes that are needed."""
 
     def __init__(self, model: Model, columns: Tensor) -> None:
         self._model, self._columns = model, columns
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
-        """Class scores (b, q, c) of the queries."""
+        """Logits (b, q, c) of the queries."""
         del hyper
         b, q = episodes.query_x.shape[:2]
         scores = self._model.apply(params, episodes.query_x.flatten(0, 1))
@@ -48,9 +48,10 @@ class Fixed:
 
 
 def consensus(logits: Tensor) -> Tensor:
-    """Logarithms (..., c) of the mean of the probabilities that m models give: logits (m, ..., c).
+    """Logarithms (..., c) of the mean probabilities of m models with logits (m, ..., c).
 
-    The mean of probabilities, not of their logarithms: one model that is sure can't veto a class.
+    The mean is over probabilities and not over their logarithms, so that a single model that is
+    certain can't exclude a class.
     """
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 

@@ -1,1 +1,1 @@
-"""Losses, and what they are measured against."""
+"""Losses of training."""

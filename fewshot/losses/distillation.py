@@ -1,18 +1,22 @@
-"""Knowledge distillation: what a student is charged for differing from its teacher.
+"""Knowledge distillation: losses of a student that differs from its teacher.
 
 L = (1 - w) * CE(y, s) + w * S(t, s),    S = tau^2 * KL(softmax(t / tau) || softmax(s / tau))
 
-for logits s of the student and t of the teacher. The gradient of the KL term goes as 1/tau^2;
-tau^2 keeps the mix that w asks for at any temperature. See docs/losses.md for the derivation.
+for logits s of the student and t of the teacher. The gradient of the KL term is proportional to
+1/tau^2. The factor tau^2 compensates for this, so that w means the same at any temperature. See
+docs/losses.md for the derivation.
 
-S has variants: KL the other way round (Gu et al., "MiniLLM", ICLR 2024); standardised logits,
-(x - mean) / deviation over the classes, which leave the student its own scale (Sun et al., "Logit
-standardization in knowledge distillation", CVPR 2024); and decoupled,
+S has three variants:
+- Reverse KL (Gu et al., "MiniLLM", ICLR 2024).
+- Standardised logits, (x - mean) / deviation over the classes, so that the student does not have to
+  match the scale of the teacher's logits (Sun et al., "Logit standardization in knowledge
+  distillation", CVPR 2024).
+- Decoupled (Zhao et al., "Decoupled knowledge distillation", CVPR 2022),
 
-S = tau^2 * (a * KL(b_t || b_s) + b * KL(softmax'(t / tau) || softmax'(s / tau))),
+  S = tau^2 * (a * KL(b_t || b_s) + b * KL(softmax'(t / tau) || softmax'(s / tau))),
 
-with b = (p, 1 - p) for the probability p of the target class, and softmax' over the others alone.
-KL itself is a = 1 with b = 1 - p_t (Zhao et al., "Decoupled knowledge distillation", CVPR 2022).
+  where b_t and b_s are (p, 1 - p) for the probability p of the target class, and softmax' is over
+  the other classes only. KL itself is the case a = 1, b = 1 - p_t.
 
 Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.
 """
@@ -31,14 +35,14 @@ Direction = Literal["forward", "reverse"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
-    """Which soft loss. The default is Hinton's.
+    """The choice of the soft loss. The default is Hinton's.
 
-    direction: `forward` KL(teacher || student), or `reverse`, which lets the student leave out what
-    it can't have; they agree as the temperature grows.
-    standardise: compare the shapes of the logits, not their scales; a temperature then means the
-    same with every teacher.
-    decoupled: the weights (a, b) >= 0 of the target class and of the others; the paper has a = 1
-    and tunes b. Forward only.
+    direction: `forward` is KL(teacher || student). `reverse` is KL(student || teacher), with which
+        the student may ignore classes that it can't model. Both agree as the temperature grows.
+    standardise: compare logits without their scale. A temperature then means the same for all
+        teachers.
+    decoupled: the weights (a, b) >= 0 of the target class and of the other classes. The paper uses
+        a = 1 and tunes b. Forward only.
     """
 
     direction: Direction = "forward"
@@ -50,32 +54,32 @@ class Distillation:
     ) -> Tensor:
         """S of each example, (...,), >= 0. The teacher gets no gradient.
 
-        student, teacher: logits (..., c); temperature: > 0, a scalar; target: (...,) int64, the
-        class that decoupling sets apart, which nothing else reads.
+        student, teacher: logits (..., c). temperature: a scalar > 0.
+        target: (...,) int64, the target class; only decoupled distillation uses it.
         """
         if self.standardise:
             student, teacher = standardised(student), standardised(teacher)
         s, t = student / temperature, teacher.detach() / temperature
         if self.decoupled is not None:
-            found = decoupled(s, t, target, *self.decoupled)
+            divergences = decoupled(s, t, target, *self.decoupled)
         elif self.direction == "reverse":
-            found = divergence(log_softmax(s), log_softmax(t))
+            divergences = divergence(log_softmax(s), log_softmax(t))
         else:
-            found = divergence(log_softmax(t), log_softmax(s))
-        charged: Tensor = temperature.square() * found
-        return charged
+            divergences = divergence(log_softmax(t), log_softmax(s))
+        losses: Tensor = temperature.square() * divergences
+        return losses
 
 
 HINTON = Distillation()
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) (...,) of logarithms of probabilities (..., c)."""
+    """KL(p || q) (...,), where p and q are given as log-probabilities (..., c)."""
     return (p.exp() * (p - q)).sum(-1)
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """Logits (..., c) with mean 0 and variance 1 over the classes; constant ones become 0."""
+    """Logits (..., c) with mean 0 and variance 1 over the classes; constant logits become 0."""
     centred = logits - logits.mean(-1, keepdim=True)
     return math.sqrt(logits.shape[-1]) * unit(centred)
 
@@ -89,10 +93,13 @@ def decoupled(student: Tensor, teacher: Tensor, target: Tensor, a: float, b: flo
 
 
 def _parted(logits: Tensor, at_target: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of (p, 1 - p), (..., 2), and of the other classes' shares of 1 - p, (..., c)."""
+    """Logarithms of (p, 1 - p), (..., 2), and of the other classes' shares of 1 - p, (..., c).
+
+    p is the probability of the target class.
+    """
     logs = log_softmax(logits)
     others = logs.masked_fill(at_target, -torch.inf)
     rest = others.logsumexp(-1, keepdim=True)
     own = logs.masked_fill(~at_target, 0).sum(-1, keepdim=True)
-    # A zero at the target in both makes it no part of their divergence, nor of its gradient.
+    # Zeros at the target, for student and teacher, exclude it from the divergence and its gradient.
     return torch.cat([own, rest], -1), (logs - rest).masked_fill(at_target, 0)

@@ -1,4 +1,4 @@
-"""The loss of the best constant predictor, by which a task's loss is divided."""
+"""The null loss: the loss of the best constant predictor, which divides a task's loss."""
 
 import math
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from fewshot.errors.inputs import ErrorDetail, InputError
 
 
 def null_loss_of_episodes(low: int, high: int) -> float:
-    """Cross-entropy of always giving each class the same chance, the mean over episodes.
+    """Mean cross-entropy, over episodes, of the predictor that gives all classes equal probability.
 
-    They have from `low` to `high` classes, each number as often as the others, and as many queries
-    of every class.
+    Each number of classes from `low` to `high` is equally likely, and all classes of an episode
+    have the same number of queries.
     """
     ways = range(low, high + 1)
     return sum(map(math.log, ways)) / len(ways)
 
 
 def check_null_losses(names: Sequence[str], null_losses: Sequence[float]) -> None:
-    """Raises InputError with each task whose loss can't be divided by its null loss."""
+    """Raises InputError that lists all tasks whose null loss is not a number above 0."""
     details = [
         ErrorDetail(
             f"tasks.{name}",
-            "has nothing to learn: the best constant answer makes no error that could be measured.",
+            "has nothing to learn, because the best constant prediction has no measurable loss.",
             null_loss,
-            "Its null loss must be a number above 0. Take it out, or look at its labels.",
+            "The loss must be a number above 0. Remove the task, or check its labels.",
         )
         for name, null_loss in zip(names, null_losses, strict=True)
         if not 0 < null_loss < math.inf

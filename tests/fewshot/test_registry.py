@@ -49,8 +49,8 @@ def test_another_is_imported():
         ("registry_sound.nowhere:Mine", "in a module that is not found: registry_sound.nowhere"),
         ("registry_needy:Mine", "in a module that needs another: not_to_be_had"),
         ("registry_broken:Mine", "can't be imported: ZeroDivisionError: division by zero"),
-        ("registry_sound:Yours", "which registry_sound does not have.*It has Mine"),
-        ("registry_sound:answer", "which can't be called"),
+        ("registry_sound:Yours", "but registry_sound has none of this name.*It has Mine"),
+        ("registry_sound:answer", "but this is neither"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told_with_what_to_do(name, said):
