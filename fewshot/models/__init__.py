@@ -1,1 +1,1 @@
-"""Models: pure functions of parameters and inputs."""
+"""Models, which are pure functions of parameters and inputs."""

@@ -1,4 +1,4 @@
-"""A bag of token ids, small enough for a phone: their mean embedding, then a linear layer."""
+"""A bag of tokens: the mean of token embeddings, then a linear layer; small enough for a phone."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from fewshot.functional import Params, linear_params
 
 
 class Bag:
-    """(b, length) int64 ids -> (b, n_out). Id 0 is padding and counts for nothing.
+    """(b, length) int64 ids -> (b, n_out). Id 0 is padding and is ignored.
 
-    n_ids: ids are in 0..n_ids-1; width: of an embedding.
+    n_ids: ids are in 0..n_ids-1. width: of the embeddings.
     """
 
     head: tuple[str, ...] = ("weight", "bias")

@@ -1,4 +1,4 @@
-"""A model: a pure function of parameters and inputs."""
+"""The interface of a model, which is a pure function of parameters and inputs."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,18 +9,18 @@ from fewshot.functional import Params
 
 
 class Model(Protocol):
-    """Parameters are a flat dictionary; `apply` keeps no state, so it can be mapped over them.
+    """Parameters are a flat dictionary. `apply` has no state, so it can be mapped over parameters.
 
-    A class may say `fills_processor = True`, if its operations are so large that those of many
-    lanes at once are no faster on a CPU, or slower, as what lies between them leaves the caches.
-    Lanes are taken one by one there.
+    A class may set `fills_processor = True`. Lanes are then trained one after the other on a CPU.
+    This suits models with large operations: running many lanes together would not be faster, or
+    would even be slower, because intermediate results no longer fit into the CPU caches.
     """
 
     n_out: int  # width of what `apply` returns
     head: tuple[str, ...]  # names of the parameters of the last layer
 
     def init(self, generator: torch.Generator) -> Params:
-        """Fresh parameters, drawn from `generator` (on the CPU, whatever the device later)."""
+        """Initial parameters, drawn from `generator`; always on the CPU."""
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """Outputs (b, n_out) of inputs (b, *features)."""
@@ -28,7 +28,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class Trims(Protocol):
-    """What a model has besides, if its inputs are padded and it is faster on short ones."""
+    """An extra method of a model whose inputs are padded, and which is faster on short inputs."""
 
     def trim(self, x: Tensor) -> Tensor:
-        """x (..., length) without the columns behind that are padding everywhere."""
+        """x (..., length) without the trailing columns that are padding in all rows."""

@@ -1,4 +1,4 @@
-"""Some of a model's outputs: the head of one kind of task, on a trunk that kinds have in common."""
+"""A subset of a model's outputs, for one of several kinds of task that share the model."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,10 @@ from fewshot.models.base import Model
 
 
 class Columns:
-    """(b, *features) -> (b, n_out), the outputs of `model` from `first` on.
+    """(b, *features) -> (b, n_out), the n_out outputs of `model` that start at `first`.
 
-    The parameters are the model's. Of its last layer, a loss of these outputs moves no others.
+    The parameters are those of the model. A loss of these outputs has zero gradient for the parts
+    of the last layer that belong to the other outputs.
     """
 
     def __init__(self, model: Model, first: int, n_out: int) -> None:

@@ -1,4 +1,4 @@
-"""A multilayer perceptron with ReLU between its layers; with no hidden layer, a linear map."""
+"""A multilayer perceptron with ReLU between layers; without hidden layers, a linear map."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fewshot.functional import Params, linear_params
 
 
 class MLP:
-    """(b, *features) -> (b, n_out), flattening the features.
+    """(b, *features) -> (b, n_out); the features are flattened.
 
     hidden: widths of the hidden layers, each >= 1; n_out: width of the output.
     """

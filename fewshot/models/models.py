@@ -11,10 +11,10 @@ from fewshot.models.residual import Residual
 from fewshot.models.untrained import Untrained
 from fewshot.registry import resolve
 
-# What the builder supplies to a model that takes it: the root mean square distance of an example
-# from the mean of its episode.
+# An optional argument that the builder supplies: the root mean square distance of an example from
+# the mean of its episode.
 SPREAD = "spread"
-# Each takes `features` (shape of one example), `n_out` where it can be chosen, and its options.
+# Each takes `features` (the shape of one example), `n_out` if it is not fixed, and its options.
 MODELS: dict[str, Callable[..., Model]] = {
     "bag": Bag,
     "conv": Conv,
@@ -26,5 +26,5 @@ MODELS: dict[str, Callable[..., Model]] = {
 
 
 def fills_processor(name: str) -> bool:
-    """Whether the model `name`, of `MODELS` or a user's own, says that it does."""
+    """Whether the model `name`, from `MODELS` or of a user, sets `fills_processor`."""
     return bool(getattr(resolve(MODELS, name, "model.name"), "fills_processor", False))

@@ -1,15 +1,15 @@
-"""The inputs with a learned correction that starts at zero.
+"""The inputs plus a learned correction that starts at zero.
 
-f(x) = g * (x + relu(x A + a) B),  B = 0 and g = scale / spread at the start.
+f(x) = g * (x + relu(x A + a) B),  with B = 0 and g = scale / spread at the start.
 
-So an untrained model embeds an example as the example itself, up to a scale that no comparison of
-distances or angles notices, and training can only move away from there. It is made for features
-that mean something already, such as those of a pretrained encoder.
+Without training, the embedding of an example is the example itself, up to a scale that does not
+matter when distances or angles are compared. Training starts from there. The model is made for
+features that are already meaningful, such as those of a pretrained encoder.
 
-The zero start is that of Goyal et al., "Accurate, large minibatch SGD", 2017 (section 5.1), and of
-Hu et al., "LoRA", ICLR 2022. The learned scale is that of Oreshkin, Rodriguez and Lacoste, "TADAM:
-task dependent adaptive metric for improved few-shot learning", NeurIPS 2018: a softmax over
-distances between features of length 1 is nearly flat, and hardly trains them.
+The zero initialisation follows Goyal et al., "Accurate, large minibatch SGD", 2017 (section 5.1),
+and Hu et al., "LoRA", ICLR 2022. The learned scale follows Oreshkin, Rodriguez and Lacoste, "TADAM:
+task dependent adaptive metric for improved few-shot learning", NeurIPS 2018. It is needed because a
+softmax over distances between features of length 1 is nearly flat and gives small gradients.
 """
 
 import math
@@ -25,9 +25,10 @@ from fewshot.functional import Params, linear_params
 class Residual:
     """(b, *features) -> (b, n_out), where n_out is the product of the features.
 
-    hidden: width of the correction, >= 1. scale: > 0, the distance of an embedded example from the
-    middle of its episode, at the start. spread: > 0, the same of the inputs, in the root mean
-    square; whoever builds the model measures it on training tasks.
+    hidden: >= 1, the hidden width of the correction.
+    scale: > 0, the initial root mean square distance of an embedded example from the mean of its
+        episode.
+    spread: > 0, the same distance of the inputs. The builder measures it on training tasks.
     """
 
     head: tuple[str, ...] = ("gain",)

@@ -1,4 +1,4 @@
-"""No model: the inputs are the embedding. Every trained model has to be better than this one."""
+"""The untrained model: it returns its inputs, and every trained model must be better."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fewshot.functional import Params
 class Untrained:
     """(b, *features) -> (b, product of the features). It has no parameters.
 
-    features: shape of one example; without it `n_out` is 1 and says nothing.
+    features: the shape of one example; by default `n_out` is 1 and has no meaning.
     """
 
     head: tuple[str, ...] = ()

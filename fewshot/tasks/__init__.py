@@ -1,1 +1,1 @@
-"""Where examples come from, and the episodes that are drawn from them."""
+"""Sources of examples, from which episodes are drawn."""

@@ -1,4 +1,4 @@
-"""Where examples come from: a dataset of rows, and a pool of tasks that draws episodes."""
+"""The interfaces of datasets of rows, from which pools of tasks draw episodes."""
 
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -16,10 +16,11 @@ from fewshot.randomness import fold
 class Dataset:
     """n examples.
 
-    inputs: (n, ...) what a model reads: float32 features or pixels in [0, 1], or int64 ids.
+    inputs: (n, ...), the inputs of a model: float32 features, float32 pixels in [0, 1], or int64
+        ids.
     columns: n rows, one per example, with a plain RangeIndex: labels, groups, splits, texts.
-    features: those of the columns that `inputs` are made of, which can't be what is to be told.
-    text: the column whose texts `inputs` are made of, if they are made of texts.
+    features: the columns that `inputs` are made from, if any; they can't be labels.
+    text: the column whose texts `inputs` are made from, if any.
     """
 
     inputs: Tensor
@@ -30,24 +31,25 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.columns):
             raise ValueError(
-                "`inputs` and `columns` must be of one length, "
+                "`inputs` and `columns` must have the same length, "
                 f"got {len(self.inputs)} and {len(self.columns)}."
             )
 
 
 class Pool(Protocol):
-    """t tasks of one kind, from which episodes of all of them are drawn in one pass.
+    """t tasks of one kind; episodes of all tasks are drawn in one pass.
 
-    A draw is a function of its keys: an episode is the same alone as among others.
+    A draw is a pure function of its keys. An episode does not depend on the other episodes that are
+    drawn with it.
     """
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the tasks."""
+        """The names of the tasks."""
 
     @property
     def kind(self) -> Kind:
-        """What is predicted."""
+        """Classification or regression."""
 
     @property
     def null_losses(self) -> Tensor:
@@ -55,23 +57,23 @@ class Pool(Protocol):
 
     @property
     def features(self) -> tuple[int, ...]:
-        """Shape of one example."""
+        """The shape of one example."""
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of examples of each task; empty where there is no end to them."""
+        """The number of examples of each task; empty if it is unlimited."""
 
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
-        """An episode of the task (...) int64 for each key (...)."""
+        """One episode for each key (...), of the task with the index `task` (...) int64."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """The same pool on another device."""
 
 
 def episode_keys(keys: Tensor, n_tasks: int, episodes: int) -> Tensor:
-    """A key for each episode of each task: keys (...) -> (..., n_tasks, episodes)."""
+    """One key for each episode of each task: keys (...) -> (..., n_tasks, episodes)."""
     keys = fold(keys[..., None], torch.arange(n_tasks, device=keys.device))
     return fold(keys[..., None], torch.arange(episodes, device=keys.device))

@@ -19,21 +19,21 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
         "text": text.load,
     }
 )
-# Those whose features have units of their own, so that they are scaled by each support set.
+# Datasets whose features have units, and are therefore scaled by each support set.
 UNSCALED = frozenset({"table"})
 
 
 def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
-    """The dataset `name`, of `DATASETS` or a user's own; what it keeps lies in `cache`.
+    """The dataset `name`, from `DATASETS` or of a user; `cache` is the folder for its cached files.
 
-    Raises InputError where there is no such dataset, where it has no such options or lacks some,
-    or where it can't be loaded.
+    Raises InputError if there is no such dataset, if options are unknown or missing, or if it can't
+    be loaded.
     """
     load = resolve(DATASETS, name, "dataset")
     known = options_of(load, {"cache"})
     remedy = f"It has {', '.join(known)}."
     details = [
-        ErrorDetail(f"{name}.{option}", "is no option of this dataset.", None, remedy)
+        ErrorDetail(f"{name}.{option}", "is not an option of this dataset.", None, remedy)
         for option in options
         if option not in known
     ]

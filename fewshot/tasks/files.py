@@ -1,4 +1,4 @@
-"""Files of datasets: users' paths made real, caches that no reader sees half written."""
+"""Helpers for the files of datasets."""
 
 import os
 import re
@@ -19,12 +19,12 @@ _SHOWN = 8
 
 
 def existing(path: str, where: str) -> Path:
-    """The file or folder that `path` leads to, with `~` and `${VARIABLE}` expanded.
+    """The existing file or folder at `path`; `~` and `${VARIABLE}` are expanded.
 
-    where: the option that has the path, for messages.
+    where: the name of the option with the path, for messages.
 
-    Raises InputError where a variable is not set, or where there is no such file; the message
-    then names what lies in the nearest folder that exists.
+    Raises InputError if a variable is not set, or if there is no such file. In the latter case the
+    message lists the content of the nearest folder that exists.
     """
     if not isinstance(path, str) or not path.strip():
         raise input_error(where, "must be the path of a file or folder.", path)
@@ -43,7 +43,7 @@ def existing(path: str, where: str) -> Path:
         nearest = next(folder for folder in place.parents if folder.is_dir())
         raise input_error(
             where,
-            "must lead to a file or folder that exists.",
+            "must be an existing file or folder.",
             str(place),
             f"{nearest} has {_listing(nearest)}.",
         )
@@ -51,16 +51,16 @@ def existing(path: str, where: str) -> Path:
 
 
 def distinct_columns(names: Iterable[str], path: Path) -> None:
-    """Raises InputError where a table has two columns of one name, of which readers keep one."""
+    """Raises InputError if two columns have the same name, because readers keep only one."""
     counts = Counter(names)
     twice = [name for name, n in counts.items() if n > 1 and name]
     if twice:
-        rule = "must have no two columns of one name."
-        raise input_error(str(path), rule, ", ".join(twice), "Rename one of them, or take it out.")
+        rule = "must not have two columns with the same name."
+        raise input_error(str(path), rule, ", ".join(twice), "Rename or remove one of them.")
 
 
 def csv_columns(path: Path) -> list[str]:
-    """The names in the first line of a .csv or .csv.gz file, as they stand there."""
+    """The column names in the first line of a .csv or .csv.gz file, unchanged."""
     first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
     return [str(name) for name in first.iloc[0]]
 
@@ -73,11 +73,11 @@ def parquet_columns(path: Path) -> list[str]:
 def _listing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return ", ".join(names[:_SHOWN] + more) or "nothing in it"
+    return ", ".join(names[:_SHOWN] + more) or "no files"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text`, as UTF-8, so that it appears at `path` whole or not at all."""
+    """Write `text` as UTF-8 to `path` atomically: the file is complete or absent."""
 
     def write(file: BinaryIO) -> None:
         file.write(text.encode())
@@ -86,10 +86,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Have `write` fill a file that appears at `path` whole or not at all.
+    """Let `write` fill a file that appears at `path` atomically: complete or not at all.
 
-    Folders are made as needed. Of several writers the last one stands; readers see one of the
-    whole files. If `write` raises, nothing is left behind.
+    Missing folders are created. With several writers the last one wins, and readers always see a
+    complete file. If `write` raises, no file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")

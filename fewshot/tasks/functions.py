@@ -1,8 +1,8 @@
-"""Families of functions of one variable, from which regression problems are drawn without end.
+"""Families of functions of one variable, for an unlimited number of regression problems.
 
-A task is a family, an episode one function y = f(x) of it at random x ~ U[-5, 5]. The sinusoids are
-those of Finn, Abbeel and Levine, "Model-agnostic meta-learning for fast adaptation of deep
-networks", ICML 2017.
+A task is a family. An episode is one function y = f(x) of the family at random x ~ U[-5, 5]. The
+sinusoids are those of Finn, Abbeel and Levine, "Model-agnostic meta-learning for fast adaptation of
+deep networks", ICML 2017.
 """
 
 import math
@@ -21,10 +21,10 @@ from fewshot.randomness import fold, uniform
 from fewshot.tasks.base import episode_keys
 
 _LOW, _HIGH = -5.0, 5.0
-# The sample by which the variance of a family is known, to about one per cent.
+# Size of the sample that estimates the variance of a family, to about one per cent.
 _FUNCTIONS, _POINTS = 1 << 14, 64
 
-# Values (..., n) at x (..., n) of the functions that belong to keys (...).
+# (x (..., n), keys (...)) -> values (..., n) at x of one function per key.
 Family = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -41,7 +41,7 @@ def sinusoid(x: Tensor, key: Tensor) -> Tensor:
 
 
 def sin3x(x: Tensor, key: Tensor) -> Tensor:
-    """A sinusoid of three times the frequency: A sin(3x - b)."""
+    """A sinusoid with three times the frequency: A sin(3x - b)."""
     return sinusoid(3 * x, key)
 
 
@@ -64,7 +64,7 @@ def quadratic(x: Tensor, key: Tensor) -> Tensor:
 
 
 def noise(x: Tensor, key: Tensor) -> Tensor:
-    """N(0, 3^2) at every x: nothing to learn."""
+    """Independent N(0, 3^2) noise at every x; there is nothing to learn."""
     n = x.shape[-1]
     radius = (-2 * (1 - uniform(fold(key, 0), n)).log()).sqrt()
     return 3 * radius * (2 * math.pi * uniform(fold(key, 1), n)).cos()
@@ -83,14 +83,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def sample(family: Family, keys: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Points x and values y, both (..., n), of one function for each of the keys (...)."""
+    """Points x and values y, both (..., n), of one function for each key (...)."""
     x = _LOW + (_HIGH - _LOW) * uniform(fold(keys, 0), n)
     return x, family(x, fold(keys, 1))
 
 
 @cache
 def variance(family: Family) -> float:
-    """The loss of the best constant predictor of a family, from a fixed sample of it."""
+    """The loss of the best constant predictor of a family, estimated from a fixed sample."""
     keys = fold(torch.tensor(0), torch.arange(_FUNCTIONS))
     return sample(family, keys, _POINTS)[1].double().var().item()
 
@@ -127,14 +127,14 @@ class FunctionPool:
         return self._episode(torch.stack(drawn, -3))  # (2, ..., t, episodes, shot + query)
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
-        """An episode of the task (...) for each key (...); one of each is drawn to choose from."""
+        """One episode of the task (...) for each key (...). All families are drawn, one is used."""
         n = self.shot + self.query
         drawn = torch.stack([torch.stack(sample(f, keys, n)) for f in self.families], -2)
         chosen = task[..., None, None].expand(*keys.shape, 1, n)
         return self._episode(drawn.gather(-2, chosen.expand(2, *chosen.shape)).squeeze(-2))
 
     def _episode(self, points: Tensor) -> Episode:
-        """From x and y (2, ..., shot + query)."""
+        """An episode from the stacked x and y, (2, ..., shot + query)."""
         x, y = points.unsqueeze(-1)
         return Episode(
             x[..., : self.shot, :],
@@ -150,9 +150,9 @@ class FunctionPool:
 def function_pool(
     names: Sequence[str], families: Sequence[Family], *, shot: int, query: int
 ) -> FunctionPool:
-    """The tasks `names`, each a family.
+    """The pool of the tasks `names` with their `families`.
 
-    Raises InputError for a family whose functions are all one constant: there is nothing to learn.
+    Raises InputError if a family has no variance, because there is nothing to learn.
     """
     variances = [variance(family) for family in families]
     check_null_losses(names, variances)

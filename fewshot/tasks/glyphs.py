@@ -1,4 +1,4 @@
-"""Glyphs of many scripts, drawn from the fonts that come with matplotlib."""
+"""Images of the characters of many scripts, rendered with the fonts of matplotlib."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from fewshot.tasks.images import area_average
 
 logger = logging.getLogger(__name__)
 
-# The first one that has a character decides whether it looks like another one.
+# Fonts. Characters are compared with each other in the first font that has them.
 CUTS = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -52,13 +52,13 @@ CUTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """Which characters make up a script, how they are framed.
+    """The characters of a script, with their framing.
 
-    ranges: first to last code point of each block.
-    kinds: Unicode general categories to keep; one letter stands for all that start with it.
-    composed: keep letters that are others with an accent or in another form.
-    framed: show every sign in the frame of the whole script, because its place in the cell tells
-        it apart; otherwise each sign fills the image.
+    ranges: the first and the last code point of each block.
+    kinds: the Unicode general categories to keep; a single letter selects all that start with it.
+    composed: keep characters that Unicode decomposes, such as letters with an accent.
+    framed: draw each character at its position in the common frame of the script, for scripts in
+        which position matters. Otherwise each character fills the image.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -90,33 +90,33 @@ SCRIPTS: Mapping[str, Script] = MappingProxyType(
     }
 )
 
-# One size of type serves all images: the affine map brings each glyph to its own size.
+# One font size is used for all images; the affine map scales each glyph.
 _EM = 64  # pixels
-_SMALLEST = 0.35  # em; what is smaller than this stays small, so that a dot stays a dot
-_FILL = 0.76  # of the image's side, taken by the longer side of a glyph
+_SMALLEST = 0.35  # em; smaller glyphs are not enlarged to fill the image, so a dot stays a dot
+_FILL = 0.76  # share of the image's side that the longer side of a glyph fills
 _OVERSAMPLING = 4
-_ALIKE = 0.985  # correlation of two characters from which on the later one is left out
+_ALIKE = 0.985  # two characters with at least this correlation are duplicates
 _ROTATION = 0.2  # radians
 _SCALE = 0.18  # of the logarithm, for each axis
 _SHEAR = 0.2
-_SHIFT = 0.08  # of the image's side
+_SHIFT = 0.08  # share of the image's side
 _DRAWING = (_EM, _SMALLEST, _FILL, _OVERSAMPLING, _ALIKE, _ROTATION, _SCALE, _SHEAR, _SHIFT)
-_CACHE_VERSION = 1  # to be raised when the code that draws changes
+_CACHE_VERSION = 1  # increase it when the drawing code changes
 
-Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels from the pen
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels from the origin
 Array: TypeAlias = npt.NDArray[Any]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class _Glyph:
-    ink: Image.Image  # grey, no larger than the box of its ink
-    box: Box
-    frame: Box  # what is to fill the image
+    ink: Image.Image  # greyscale, cropped to `box`
+    box: Box  # of the ink
+    frame: Box  # the part that fills the image
 
 
 class _Drawn(NamedTuple):
-    """All images: (n, size, size) uint8; of each its script, its code point, its font, (n,)."""
+    """All images (n, size, size) uint8, with script, code point and font of each, (n,)."""
 
     images: Pixels
     script: Array
@@ -125,18 +125,20 @@ class _Drawn(NamedTuple):
 
 
 def load(*, cache: Path, size: int = 14, per_character: int = 12, seed: int = 0) -> Dataset:
-    """Characters of `SCRIPTS`, each drawn `per_character` times with a small affine jitter.
+    """Characters of `SCRIPTS`, each drawn `per_character` times with a small random affine map.
 
-    inputs: (n, size, size) float32 in [0, 1], ink = 1; averaged over areas.
-    columns: `script`; `character`, its Unicode name, in one script only; `font`, one of `CUTS`.
+    inputs: (n, size, size) float32 in [0, 1], ink = 1; scaled down by area averaging.
+    columns: `script`; `character`, a Unicode name that occurs in one script only; `font`, one of
+        `CUTS`.
 
-    Only fonts that have the character draw it, in turns that `seed` shuffles. No character is
-    blank, none looks like another one of its script. Drawn once, then read from `cache`; equal
-    arguments and equal versions of matplotlib and Pillow give equal images.
+    Each character is drawn with the fonts that have it, in turns, in an order that `seed` shuffles.
+    Blank characters, and characters that look like an earlier one of the same script, are left out.
+    Images are drawn once and then read from `cache`. Equal arguments and equal versions of
+    matplotlib and Pillow give equal images.
 
     size: 4 to 64 pixels. per_character: 1 to 1000. seed: 0 to 2^32 - 1.
 
-    Raises InputError where an argument is out of its range.
+    Raises InputError if an argument is out of range.
     """
     details = [
         ErrorDetail(f"glyphs.{name}", f"must be a whole number from {low} to {high}.", value)
@@ -166,7 +168,7 @@ def load(*, cache: Path, size: int = 14, per_character: int = 12, seed: int = 0)
 
 
 def _key(size: int, per_character: int, seed: int) -> str:
-    """Twelve hexadecimal digits that change with all that the images hang on."""
+    """Twelve hexadecimal digits of a hash of everything that the images depend on."""
     scripts = {name: repr(script) for name, script in SCRIPTS.items()}
     versions = (
         _CACHE_VERSION,
@@ -179,7 +181,7 @@ def _key(size: int, per_character: int, seed: int) -> str:
 
 
 def _read(path: Path) -> _Drawn | None:
-    """What `path` holds; None where it is absent or damaged, for it can be drawn again."""
+    """The content of `path`; None if the file is missing or damaged, so that it is drawn again."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return _Drawn(file["images"], file["script"], file["character"], file["font"])
@@ -224,7 +226,7 @@ def _glyphs(
     fonts: list[ImageFont.FreeTypeFont],
     charmaps: Sequence[Mapping[int, int]],
 ) -> dict[int, dict[int, _Glyph]]:
-    """Glyphs that have ink, by code point, then by index of the cut."""
+    """The glyphs that are not blank, by code point and by index of the font."""
     glyphs: dict[int, dict[int, _Glyph]] = {}
     for cut, (font, charmap) in enumerate(zip(fonts, charmaps, strict=True)):
         drawn = {
@@ -252,7 +254,7 @@ def _points(script: Script) -> Iterator[int]:
 
 
 def _glyph(font: ImageFont.FreeTypeFont, sign: str) -> _Glyph | None:
-    """`sign` as the font draws it; None where that is blank."""
+    """The glyph of a character in a font; None if it is blank."""
     left, top, right, bottom = (int(edge) for edge in font.getbbox(sign))
     if left >= right or top >= bottom:
         return None
@@ -266,7 +268,7 @@ def _glyph(font: ImageFont.FreeTypeFont, sign: str) -> _Glyph | None:
 
 
 def _distinct(glyphs: dict[int, dict[int, _Glyph]]) -> list[int]:
-    """Code points without those that look like an earlier one, each in its first cut."""
+    """The code points, without those whose glyph looks like an earlier one in its first font."""
     still = np.eye(2)
     flat = np.stack(
         [
@@ -284,13 +286,13 @@ def _distinct(glyphs: dict[int, dict[int, _Glyph]]) -> list[int]:
 
 
 def _turns(cuts: list[int], n: int, rng: np.random.Generator) -> list[int]:
-    """`n` cuts, each as often as any other one to within one."""
+    """`n` fonts in random order; the numbers of uses of two fonts differ by at most one."""
     order = [int(cut) for cut in rng.permutation(cuts)]
     return [order[turn % len(order)] for turn in range(n)]
 
 
 def _jitter(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(2, 3) affine map around the middle of an image of side 1, from the image to the glyph."""
+    """A random affine map (2, 3) from image to glyph, around the centre of an image of side 1."""
     angle = rng.uniform(-_ROTATION, _ROTATION)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
@@ -300,9 +302,9 @@ def _jitter(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _image(glyph: _Glyph, warp: npt.NDArray[np.float64], side: int) -> Pixels:
-    """(side, side) grey image of the glyph, its frame in the middle, warped by (2, 2 or 3)."""
+    """Greyscale image (side, side) of the glyph, centred by its frame, warped by (2, 2 or 3)."""
     left, top, right, bottom = glyph.frame
-    span = max(right - left, bottom - top, _SMALLEST * _EM) / _FILL  # of the whole image
+    span = max(right - left, bottom - top, _SMALLEST * _EM) / _FILL  # side of the whole image
     centre = np.array([(left + right) / 2 - glyph.box[0], (top + bottom) / 2 - glyph.box[1]])
     linear = warp[:, :2] * span / side
     shift = centre - linear @ np.full(2, side / 2)

@@ -1,4 +1,4 @@
-"""Grey images from a NumPy archive or from a folder per class."""
+"""Greyscale images from a NumPy archive or from a folder per class."""
 
 import hashlib
 import json
@@ -25,31 +25,33 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _GREY_MODES = ("1", "L")
-_CHUNK = 4096  # images that are resized at once
-_PIXELS = 1 << 26  # of these at the most
-_SMALLER = "Give `size`, such as `size: 84`: images are averaged to 84 x 84 pixels."
+_CHUNK = 4096  # most images that are resized at once
+_PIXELS = 1 << 26  # most pixels that are resized at once
+_SMALLER = "Set `size`: with `size: 84` images are scaled down to 84 x 84 pixels."
 _SHOWN = 5
-_GREY_ONLY = "Only grey images can be read for now: convert them, for example with Pillow's 'L'."
+_GREY_ONLY = "Only greyscale images are supported: convert them, for example to Pillow's mode 'L'."
 
 
 def load(*, path: str, cache: Path, size: int | None = None) -> Dataset:
-    """Grey images with what is known of each.
+    """Greyscale images with their labels and other columns.
 
-    inputs: (n, size, size) float32 in [0, 1]; (n, h, w) where `size` is None.
+    inputs: (n, size, size) float32 in [0, 1]; (n, h, w) if `size` is None.
 
-    path: may have `~` and environment variables, as `${FEWTUNE_DATA}/omniglot/omniglot28.npz`.
+    path: `~` and environment variables are expanded, as in
+        `${FEWTUNE_DATA}/omniglot/omniglot28.npz`. It is one of:
 
-    - An archive `.npz` of arrays that need no pickle: `images` (n, h, w) or (n, h, w, 1) uint8;
-      every other array of length n is a column. Where there is an array `NAME_names`, the indices
-      in `NAME` become names. An array `NAME_REST` with one value per distinct value of column
-      `NAME`, which then must be an index, becomes a column `NAME_REST`.
+    - An archive `.npz` without pickled arrays: `images` (n, h, w) or (n, h, w, 1) uint8. Every
+      other array of length n is a column. If there is an array `NAME_names`, it replaces the
+      indices in column `NAME` by names. An array `NAME_REST` with one value per distinct value of
+      column `NAME` becomes a column `NAME_REST`; `NAME` must then be an integer index.
     - A folder `class/*.png`: column `label`. Or `group/class/*.png`: columns `group`, and `label`
-      as `group/class`. What is read is kept in `cache` until a file changes.
+      as `group/class`. The images are stored in `cache` until a file changes.
 
-    size: at least 1 pixel; other shapes are averaged over areas, and lose their aspect.
+    size: at least 1 pixel. Other shapes are resized by area averaging, without regard to their
+        aspect ratio.
 
-    Raises InputError where something is missing, damaged, coloured or of the wrong shape, or where
-    the images need more memory than the machine has; that is known before they are read.
+    Raises InputError if something is missing, damaged, in colour or of the wrong shape, or if the
+    images need more memory than the machine has. Memory is checked before the images are read.
     """
     if size is not None and (type(size) is not int or size < 1):
         raise input_error("images.size", "must be a whole number of at least 1.", size)
@@ -62,7 +64,7 @@ def load(*, path: str, cache: Path, size: int | None = None) -> Dataset:
 
 
 def area_average(images: Tensor, size: int) -> Tensor:
-    """Images (n, size, size) float32 in [0, 1] from (n, h, w) uint8, each pixel a mean of areas."""
+    """Resize images (n, h, w) uint8 to (n, size, size) float32 in [0, 1] by area averaging."""
     rows = _shares(images.shape[1], size)
     columns = _shares(images.shape[2], size)
     chunk = min(_CHUNK, max(1, _PIXELS // (images.shape[1] * images.shape[2])))
@@ -71,7 +73,7 @@ def area_average(images: Tensor, size: int) -> Tensor:
 
 
 def _shares(n: int, size: int) -> Tensor:
-    """(size, n): how much of each of `size` equal stretches each of `n` pixels makes up."""
+    """(size, n): the share of each of n pixels in each of `size` equal intervals."""
     edges = torch.arange(size + 1, dtype=torch.float64) * n / size
     pixel = torch.arange(n, dtype=torch.float64)
     low = torch.maximum(edges[:-1, None], pixel)
@@ -98,29 +100,32 @@ def _from_archive(path: Path, size: int | None) -> Dataset:
     images = arrays.pop("images")
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
-    found = f"{images.dtype} {images.shape}"
+    shape = f"{images.dtype} {images.shape}"
     if images.ndim == 4:
-        raise input_error(f"{path}:images", "must be grey.", found, _GREY_ONLY)
+        raise input_error(f"{path}:images", "must be greyscale.", shape, _GREY_ONLY)
     if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape:
         raise input_error(
-            f"{path}:images", "must be uint8 of shape (n, h, w), none of them 0.", found
+            f"{path}:images", "must be uint8 of shape (n, h, w), none of them 0.", shape
         )
     return _dataset(images, _columns(path, arrays, len(images)), size)
 
 
 def _check_room(pixels: float, kept: float, path: Path) -> None:
-    """Of images with so many pixels, and so many after resizing: a byte, then a float32 each."""
+    """Raises InputError if memory is too small for `pixels` pixels, `kept` after resizing.
+
+    A pixel that is read takes 1 byte. A pixel after resizing takes 1 byte and a float32.
+    """
     check_room(pixels + 5 * kept, "images.size", f"to read {path.name}", _SMALLER)
 
 
 def _check_archive(path: Path, size: int | None) -> None:
-    """Refuses images that would not fit into memory, by what the archive says of their shape."""
+    """Raises InputError if the images, by the shape in the archive's header, exceed memory."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
             major, _ = np.lib.format.read_magic(file)
             read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
             shape, _, _ = read[major](file)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # told when it is read
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # reading reports it
         return
     side = None if size is None or len(shape) < 3 else size * size
     pixels = float(math.prod(shape))
@@ -134,9 +139,9 @@ def _read_archive(path: Path) -> dict[str, Array]:
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise input_error(
             str(path),
-            "must be an archive of np.savez that needs no pickle.",
+            "must be an archive of np.savez without pickled arrays.",
             str(error),
-            "Write it again; names belong in arrays of strings, not of objects.",
+            "Write it again, with names in arrays of strings instead of objects.",
         ) from error
 
 
@@ -213,7 +218,7 @@ def _from_folder(folder: Path, cache: Path, size: int | None) -> Dataset:
 
 
 def _key(folder: Path, files: list[Path], size: int | None) -> str:
-    """Twelve hexadecimal digits that change with the files."""
+    """Twelve hexadecimal digits of a hash of the files' names, sizes and times."""
     stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
     text = json.dumps(
         [str(folder), size, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
@@ -222,20 +227,20 @@ def _key(folder: Path, files: list[Path], size: int | None) -> str:
 
 
 def _check_folder(folder: Path, files: list[Path], size: int | None) -> None:
-    """The same of files, whose first bytes say how large they are."""
+    """Raises InputError if the images, by the sizes in the files' headers, exceed memory."""
     kept = float(len(files) * (size or 0) ** 2)
     if size is None:
         for file in files:
             try:
                 with Image.open(file) as image:
                     kept += image.width * image.height
-            except (UnidentifiedImageError, OSError, SyntaxError):  # told when it is read
+            except (UnidentifiedImageError, OSError, SyntaxError):  # reading reports it
                 continue
     _check_room(kept, kept, folder)
 
 
 def _read_images(folder: Path, files: list[Path], size: int | None) -> Array:
-    """(n, size, size) uint8; (n, h, w) where `size` is None."""
+    """(n, size, size) uint8; (n, h, w) if `size` is None."""
     _check_folder(folder, files, size)
     images: list[Array] = []
     bad: list[str] = []
@@ -256,14 +261,17 @@ def _read_images(folder: Path, files: list[Path], size: int | None) -> Array:
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise input_error(
-            str(folder), "must have grey images only.", ", ".join(bad[:_SHOWN]) + more, _GREY_ONLY
+            str(folder),
+            "must have greyscale images only.",
+            ", ".join(bad[:_SHOWN]) + more,
+            _GREY_ONLY,
         )
     shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
         raise input_error(
             str(folder),
-            "must have images of one shape where no `size` is given.",
+            "must have images of the same shape if `size` is not set.",
             shapes[:_SHOWN],
-            "Give `size`.",
+            "Set `size`.",
         )
     return np.stack(images)

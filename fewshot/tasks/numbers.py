@@ -1,4 +1,4 @@
-"""A pool of regression tasks whose examples are rows: a number is to be told of each."""
+"""A pool of regression tasks whose examples are rows of a dataset."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from fewshot.tasks.base import episode_keys
 
 @dataclass(frozen=True, eq=False)
 class NumberTask:
-    """One source of examples, each with a number.
+    """One source of examples, each with a number to predict.
 
-    rows: (n,) int64, places in the dataset's inputs; values: (n,) float64, finite.
+    rows: (n,) int64, row numbers in the dataset's inputs. values: (n,) float64, finite.
     """
 
     name: str
@@ -27,11 +27,14 @@ class NumberTask:
     values: np.ndarray
 
     def shuffled(self, seed: int) -> "NumberTask":
-        """The same examples with their numbers permuted: nothing to learn."""
+        """The same examples with their numbers permuted; there is nothing to learn."""
         return replace(self, values=np.random.default_rng(seed).permutation(self.values))
 
     def noisy(self, share: float, seed: int) -> "NumberTask":
-        """The same examples, a share in [0, 1] of whose numbers is drawn anew from all of them."""
+        """The same examples with a share in [0, 1] of the numbers replaced by random ones.
+
+        The replacements are drawn from all numbers of the task.
+        """
         rng = np.random.default_rng(seed)
         wrong = rng.permutation(len(self.values))[: round(share * len(self.values))]
         values = self.values.copy()
@@ -41,13 +44,14 @@ class NumberTask:
 
 @dataclass(frozen=True, eq=False)
 class NumberPool:
-    """A `Pool` of t tasks with at most m examples each, in the units of their numbers.
+    """A `Pool` of t tasks with at most m examples each. Numbers keep their original units.
 
-    An episode is `shot` examples for support and `query` others to predict.
+    An episode has `shot` support examples and `query` other examples to predict.
 
-    inputs: (n, *features), shared by all tasks and resident on the device.
-    members, values: (t, m) rows of `inputs`, with their numbers, padded with zeros behind.
-    n_members: (t,) int64, how many there really are; null_losses: (t,), the variances.
+    inputs: (n, *features), shared by all tasks, on the device.
+    members, values: (t, m), rows of `inputs` and their numbers, padded with zeros at the end.
+    n_members: (t,) int64, the numbers of examples without padding.
+    null_losses: (t,), the variances.
     """
 
     names: tuple[str, ...]
@@ -60,7 +64,7 @@ class NumberPool:
     query: int
 
     def by_row(self) -> "NumberPool":
-        """The same episodes, with the places of the examples in `inputs` in place of them."""
+        """A pool with the same episodes, which hold row numbers of `inputs` instead of examples."""
         return replace(self, inputs=torch.arange(len(self.inputs), device=self.inputs.device))
 
     @property
@@ -81,12 +85,12 @@ class NumberPool:
         return self.draw_of(episode_keys(keys, len(self.names), episodes), task)
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
-        """An episode of the task (...) for each key (...)."""
-        # Not the counters of the other pools, which may be asked with the same keys.
+        """One episode of the task (...) for each key (...)."""
+        # Other pools may be drawn with the same keys, so the counter differs from theirs.
         chosen = distinct(fold(keys, 3), self.n_members[task], self.shot + self.query)
         x = gather_rows(self.inputs, self.members[task[..., None], chosen])
         y = self.values[task[..., None], chosen].unsqueeze(-1)
-        n, at = self.shot, y.dim() - 2  # x has as many dimensions before its features
+        n, at = self.shot, y.dim() - 2  # x has the same number of dimensions before its features
         return Episode(
             x.narrow(at, 0, n), y[..., :n, :], x.narrow(at, n, self.query), y[..., n:, :]
         )
@@ -105,9 +109,10 @@ class NumberPool:
 def number_pool(
     tasks: Sequence[NumberTask], inputs: Tensor, *, shot: int, query: int
 ) -> NumberPool:
-    """Index tables of `tasks`, all of whose rows are rows of `inputs`.
+    """The pool of `tasks`, whose row numbers refer to `inputs`.
 
-    Raises InputError if a task has fewer than `shot + query` examples, or numbers that are all one.
+    Raises InputError if a task has fewer than `shot + query` examples, or if its numbers have no
+    finite variance above 0.
     """
     needed = shot + query
     null_losses = torch.tensor([task.values.var() for task in tasks]).float()

@@ -1,7 +1,7 @@
-"""A pool of classification tasks, from which episodes of all of them are drawn in one pass.
+"""A pool of classification tasks, whose episodes are all drawn in one pass.
 
-Way, shot and query are the same in all episodes, or drawn for each. An imbalanced episode draws the
-shots of each of its classes anew, and keeps its queries balanced: the random imbalance of Ochal,
+Way, shot and query are either fixed or drawn for each episode. An imbalanced episode draws the shot
+of each class separately, and keeps its queries balanced. This is the random imbalance of Ochal,
 Patacchiola, Storkey, Vazquez and Wang, "Few-shot learning with class imbalance", IEEE Transactions
 on Artificial Intelligence, 2023.
 """
@@ -28,7 +28,7 @@ Imbalance = Literal["random"]
 class Task:
     """One source of labelled examples.
 
-    rows: (n,) int64, places in the dataset's inputs.
+    rows: (n,) int64, row numbers in the dataset's inputs.
     labels: (n,) int64 codes of the classes.
     groups: (n,) int64 codes; the classes of one episode come from one group.
     """
@@ -39,7 +39,7 @@ class Task:
     groups: np.ndarray
 
     def shuffled(self, seed: int) -> "Task":
-        """The same examples with their labels permuted within each group: nothing to learn."""
+        """The same examples with labels permuted in each group; there is nothing to learn."""
         rng = np.random.default_rng(seed)
         labels = self.labels.copy()
         for group in np.unique(self.groups):
@@ -48,9 +48,9 @@ class Task:
         return replace(self, labels=labels)
 
     def noisy(self, share: float, seed: int) -> "Task":
-        """The same examples, a share in [0, 1] of whose labels is drawn anew.
+        """The same examples with a share in [0, 1] of the labels replaced by random ones.
 
-        From the classes of the group, each as likely as the others, the right one among them.
+        The replacements are drawn uniformly from the classes of the group, including the true one.
         """
         rng = np.random.default_rng(seed)
         labels = self.labels.copy()
@@ -63,15 +63,14 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class TaskPool:
-    """Index tables of t tasks with at most g groups, c classes a group and m examples a class.
+    """A `Pool` of t tasks with at most g groups, c classes per group and m examples per class.
 
-    Only what episodes can be drawn from is in them: classes of at least shot + query examples, as
-    many as an episode can ask for, in groups of at least the lowest `way` of such classes. No
-    episode has more classes than its group.
+    It has only classes with at least (highest shot) + (highest query) examples, and only groups
+    with at least the lowest `way` of such classes. No episode has more classes than its group.
 
-    inputs: (n, *features), shared by all tasks and resident on the device.
-    members: (t, g, c, m) int64 rows of `inputs`, padded with zeros behind.
-    n_groups, n_classes, n_members: (t,), (t, g), (t, g, c) int64, how many there really are.
+    inputs: (n, *features), shared by all tasks, on the device.
+    members: (t, g, c, m) int64 rows of `inputs`, padded with zeros at the end.
+    n_groups, n_classes, n_members: (t,), (t, g), (t, g, c) int64, the numbers without padding.
     """
 
     names: tuple[str, ...]
@@ -86,7 +85,7 @@ class TaskPool:
     imbalance: Imbalance | None = None
 
     def by_row(self) -> "TaskPool":
-        """The same episodes, with the places of the examples in `inputs` in place of them."""
+        """A pool with the same episodes, which hold row numbers of `inputs` instead of examples."""
         return replace(self, inputs=torch.arange(len(self.inputs), device=self.inputs.device))
 
     @property
@@ -123,10 +122,10 @@ class TaskPool:
         return self.draw_of(episode_keys(keys, len(task), episodes), task[:, None])
 
     def classes_of(self, keys: Tensor, task: Tensor) -> Tensor:
-        """What the classes of `draw_of(keys, task)` are, (..., way).
+        """The classes (..., way) of the episodes `draw_of(keys, task)`.
 
-        Numbers from 0 to the task's `class_counts` - 1, group after group; those of classes that an
-        episode does not have mean nothing.
+        Classes are numbered from 0 to the task's `class_counts` - 1, group after group. The numbers
+        of classes that an episode does not have are arbitrary.
         """
         group, classes = self._choose(keys, task)
         before = self.n_classes.cumsum(1) - self.n_classes
@@ -139,7 +138,7 @@ class TaskPool:
         return group, distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
-        """An episode of the task (...) for each key (...)."""
+        """One episode of the task (...) for each key (...)."""
         way, shot, query = (bounds(n)[1] for n in (self.way, self.shot, self.query))
         group, classes = self._choose(keys, task)
         n_classes = self.n_classes[task, group]
@@ -169,7 +168,7 @@ class TaskPool:
 
 
 def _number(key: Tensor, count: Count, most: Tensor | None = None) -> Tensor:
-    """One of `count` for each key, none of them above `most` of the same shape."""
+    """A random value of `count` for each key, at most `most`, which has the shape of `key`."""
     low, high = bounds(count)
     if low == high:
         return torch.full_like(key, low)
@@ -180,14 +179,16 @@ def _number(key: Tensor, count: Count, most: Tensor | None = None) -> Tensor:
 
 
 def _first(n: int, real: Tensor) -> Tensor:
-    """0, 1, ..., n - 1, with -1 for all but the first `real` (...) of them: (..., n)."""
+    """The numbers 0..n-1, (..., n), with -1 in place of all but the first `real` (...) numbers."""
     numbers = torch.arange(n, device=real.device)
     return torch.where(numbers < real[..., None], numbers, -1)
 
 
 def _rows_of(labels: Tensor, n: int, real: Tensor) -> Tensor:
-    """Labels (..., way * n) of n rows a class, of which the first `real` (..., way or 1) are not
-    padding."""
+    """Labels (..., way * n) of n rows per class; all but the first `real` rows are padding.
+
+    real: (..., way or 1).
+    """
     return torch.where(_first(n, real) < 0, -1, labels[..., None]).flatten(-2)
 
 
@@ -203,10 +204,10 @@ def pool(
     query: Count,
     imbalance: Imbalance | None = None,
 ) -> TaskPool:
-    """Index tables of `tasks`, all of whose rows are rows of `inputs`.
+    """The pool of `tasks`, whose row numbers refer to `inputs`.
 
-    Raises InputError if a task has no group with `way` classes of `shot + query` examples; of those
-    that are drawn, the lowest way and the highest shot and query.
+    Raises InputError if a task has no group with `way` classes of `shot + query` examples. Of
+    ranges, the lowest way and the highest shot and query count.
     """
     fewest, needed = bounds(way)[0], bounds(shot)[1] + bounds(query)[1]
     tables = [_table(task) for task in tasks]
@@ -252,7 +253,7 @@ def pool(
 
 
 def _table(task: Task) -> Table:
-    """Rows by group and class."""
+    """The rows of a task by group and class."""
     return [
         [
             task.rows[(task.groups == group) & (task.labels == label)]
@@ -263,7 +264,7 @@ def _table(task: Task) -> Table:
 
 
 def _usable(table: Table, way: int, n: int) -> Table:
-    """The groups with `way` classes of n examples, without their smaller classes."""
+    """The groups that have `way` classes with at least n examples; smaller classes are removed."""
     groups = [[rows for rows in group if len(rows) >= n] for group in table]
     return [group for group in groups if len(group) >= way]
 

@@ -1,7 +1,7 @@
-"""Tables of numbers: numeric columns are what a model reads, any other column can be what it tells.
+"""Tables whose numeric columns are the features of a model; other columns can be labels.
 
-The features are those of the file, in its units: they are scaled where a task is learned, by its
-support set alone (`fewshot.learners.scaled`).
+The features keep the units of the file. They are scaled later, by each support set
+(`fewshot.learners.scaled`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,16 +44,16 @@ def load(
     features: Sequence[str] | None = None,
     labels: Sequence[str] = (),
 ) -> Dataset:
-    """Rows of numbers with all columns of the table that they come from.
+    """The numeric features of a table, with all columns of the table.
 
-    inputs: (n, d) float32, the columns that `features` names in that order, or else all columns of
-    numbers, in the order of the file, but those in `labels`. True counts for 1, false for 0.
+    inputs: (n, d) float32, the columns that `features` names, in this order. By default all numeric
+        columns except those in `labels`, in the order of the file. True becomes 1, false 0.
 
-    path: a .csv, .csv.gz or .parquet file, with `~` and environment variables.
+    path: a .csv, .csv.gz or .parquet file; `~` and environment variables are expanded.
 
-    Raises InputError where the file or a column is missing, or where a feature is no finite number.
+    Raises InputError if the file or a column is missing, or if a feature is not a finite number.
     """
-    del cache  # quickly read
+    del cache  # reading is fast enough without one
     place = existing(path, "table.path")
     table = _read(place)
     numeric = [name for name in map(str, table) if is_numeric_dtype(table[name])]
@@ -63,15 +63,15 @@ def load(
     )
     if not chosen:
         known = ", ".join(map(str, table.columns))
-        raise input_error(str(place), "must have a column of numbers to learn from.", known)
-    with np.errstate(over="ignore"):  # too large is infinite, and refused
+        raise input_error(str(place), "must have a numeric column as a feature.", known)
+    with np.errstate(over="ignore"):  # numbers that overflow become infinite and are refused below
         inputs = table[list(chosen)].to_numpy(np.float32, na_value=np.nan, copy=True)
     details = [
         ErrorDetail(
             f"{place}:{name}",
             "must have a finite number in every row; rows are counted from 0, without the header.",
             f"none in {rows_of(~np.isfinite(inputs[:, i]))}",
-            "Fill them in, remove the rows, or leave the column out of `features`.",
+            "Fill them in, remove the rows, or remove the column from `features`.",
         )
         for i, name in enumerate(chosen)
         if not np.isfinite(inputs[:, i]).all()
@@ -82,7 +82,7 @@ def load(
 
 
 def rows_of(bad: "np.ndarray[Any, np.dtype[np.bool_]]") -> str:
-    """Where `bad` (n,) is true, in words."""
+    """The row numbers where `bad` (n,) is true, as text."""
     rows = np.flatnonzero(bad)
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:_SHOWN]))}{more}"
@@ -110,29 +110,32 @@ def _check(
     features: Sequence[str] | None,
     labels: Sequence[str],
 ) -> None:
-    """Every column that is named but not there, or is there twice, or is no column of numbers."""
+    """Raises InputError for named columns that are missing, named twice, or not numeric."""
     known, details = list(table.columns), []
     for option, names in (("features", features or ()), ("labels", labels)):
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            rule = "must be a list of names of columns."
-            raise input_error(f"table.{option}", rule, names, "Put it in brackets: [..].")
+            rule = "must be a list of column names."
+            raise input_error(f"table.{option}", rule, names, "Write it in brackets: [...].")
         details += [
             ErrorDetail(
-                f"table.{option}", "must name columns.", name, f"{place} has {', '.join(known)}."
+                f"table.{option}",
+                "must name columns of the file.",
+                name,
+                f"{place} has {', '.join(known)}.",
             )
             for name in names
             if name not in known
         ]
     details += [
-        ErrorDetail("table.features", "must be columns of numbers.", name)
+        ErrorDetail("table.features", "must be numeric columns.", name)
         for name in features or ()
         if name in known and name not in numeric
     ]
     twice = sorted({name for name in features or () if list(features or ()).count(name) > 1})
     if twice:
-        details.append(ErrorDetail("table.features", "names columns twice.", twice))
+        details.append(ErrorDetail("table.features", "must not name a column twice.", twice))
     both = sorted(set(features or ()) & set(labels))
     if both:
-        details.append(ErrorDetail("table.features", "can't be labels too.", both))
+        details.append(ErrorDetail("table.features", "must not be in `labels` too.", both))
     if details:
         raise InputError(details)

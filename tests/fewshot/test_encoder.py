@@ -135,7 +135,7 @@ class TestHub:
             folder(self.ID)
         (input_error,) = caught.value.details
         assert input_error.path == "encoder"
-        assert "is no folder and not in this machine's cache of models" in input_error.rule
+        assert "is not a folder and not in the local model cache" in input_error.rule
         assert f"hf download {self.ID}" in input_error.remedy
         assert "local folder" in input_error.remedy
         assert "make minilm" in input_error.remedy

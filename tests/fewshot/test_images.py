@@ -82,7 +82,7 @@ class TestArchive:
         ("arrays", "message"),
         [
             ({"pictures": np.zeros((2, 4, 4), np.uint8)}, "array `images`. It has pictures"),
-            ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "must be grey"),
+            ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "must be greyscale"),
             ({"images": np.zeros((2, 4, 4))}, "must be uint8"),
             ({"images": np.zeros((0, 4, 4), np.uint8)}, "none of them 0"),
             ({"images": np.zeros((2, 4, 4), np.uint8), "odd": [1, 2, 3]}, "must have 2 values"),
@@ -135,7 +135,7 @@ class TestFolder:
     def test_coloured_images_are_told_by_name(self, tmp_path, pixels):
         png(tmp_path / "in" / "cat" / "grey.png", pixels[0])
         png(tmp_path / "in" / "cat" / "red.png", pixels[0], mode="RGB")
-        with pytest.raises(InputError, match=r"grey images only.*red\.png \(mode RGB\)"):
+        with pytest.raises(InputError, match=r"greyscale images only.*red\.png \(mode RGB\)"):
             load(path=str(tmp_path / "in"), cache=tmp_path / "cache")
 
     def test_damaged_images_are_told_by_name(self, tmp_path, pixels):
@@ -148,7 +148,7 @@ class TestFolder:
     def test_images_of_several_shapes_need_a_size(self, tmp_path, pixels):
         png(tmp_path / "in" / "cat" / "0.png", pixels[0])
         png(tmp_path / "in" / "cat" / "1.png", pixels[0, :3])
-        with pytest.raises(InputError, match="Give `size`"):
+        with pytest.raises(InputError, match="Set `size`"):
             load(path=str(tmp_path / "in"), cache=tmp_path / "cache")
         assert load(path=str(tmp_path / "in"), cache=tmp_path, size=3).inputs.shape == (2, 3, 3)
 

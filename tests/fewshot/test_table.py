@@ -67,7 +67,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path, name):
         with pytest.raises(InputError) as caught:
             load_any(path=str(tmp_path / name), cache=tmp_path)
         (input_error,) = caught.value.details
-        assert input_error.rule == "must have no two columns of one name."
+        assert input_error.rule == "must not have two columns with the same name."
         assert input_error.found == "width"
 
 
@@ -101,16 +101,16 @@ class TestReading:
     @pytest.mark.parametrize(
         ("options", "path", "rule"),
         [
-            ({"features": ["widht"]}, "table.features", "must name columns."),
-            ({"labels": ["widht"]}, "table.labels", "must name columns."),
-            ({"features": ["name"]}, "table.features", "must be columns of numbers."),
-            ({"features": ["width", "width"]}, "table.features", "names columns twice."),
+            ({"features": ["widht"]}, "table.features", "must name columns of the file."),
+            ({"labels": ["widht"]}, "table.labels", "must name columns of the file."),
+            ({"features": ["name"]}, "table.features", "must be numeric columns."),
+            ({"features": ["width", "width"]}, "table.features", "must not name a column twice."),
             (
                 {"features": ["width"], "labels": ["width"]},
                 "table.features",
-                "can't be labels too.",
+                "must not be in `labels` too.",
             ),
-            ({"features": "width"}, "table.features", "must be a list of names of columns."),
+            ({"features": "width"}, "table.features", "must be a list of column names."),
         ],
     )
     def test_wrong_columns_are_named(self, written, options, path, rule):

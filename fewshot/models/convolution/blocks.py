@@ -1,7 +1,8 @@
-"""A block of a convolutional network: 3x3 convolution, 2x2 maximum pooling and ReLU.
+"""A block of a convolutional network: 3x3 convolution, 2x2 maximum pooling, ReLU.
 
-There are several ways, which give the same, to rounding. n_in and n_out are channels; a kernel is
-(n_out, n_in, 3, 3), a shift (n_out,). ReLU after pooling is the same as before it, on a quarter.
+There are several implementations, which give the same result except for rounding. n_in and n_out
+are numbers of channels. A kernel has the shape (n_out, n_in, 3, 3), a shift (n_out,). ReLU after
+pooling equals ReLU before pooling, with a quarter of the work.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +14,12 @@ from torch.nn.functional import conv2d, max_pool2d, pad
 
 from fewshot.models.convolution.winograd import Winograd, falls
 
-Block = Callable[[Tensor, Tensor, Tensor], Tensor]  # of images, kernel and shift
+Block = Callable[[Tensor, Tensor, Tensor], Tensor]  # takes images, kernel and shift
 
-# Numbers that are pooled before there are more: a processor's caches keep them.
+# Numbers that are convolved before they are pooled; so many fit into the caches of a CPU.
 _CACHED = 1 << 19
-# Channels from which windows cost more than a detour; and sides of images, with fewer channels and
-# with as many, up to which a processor multiplies matrices sooner than it convolves.
+# From _WIDE input channels on, `wide_block` is faster than `narrow_block`. On a CPU these blocks
+# are faster than the library up to images of _SIDES pixels (for fewer channels, for more).
 _WIDE, _SIDES = 8, (16, 8)
 
 
@@ -31,19 +32,22 @@ def library_block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
 
 
 def mapped_block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
-    """The same of (b, h, w, n_in) -> (b, h / 2, w / 2, n_out), as one product of matrices.
+    """(b, h, w, n_in) -> (b, h / 2, w / 2, n_out) as one matrix product.
 
-    Those of many lanes are a batched product, where convolutions would be one of many groups, which
-    takes a GPU about twice as long.
+    For many lanes, this becomes a batched matrix product. A convolution would become a grouped
+    convolution, which takes about twice as long on a GPU.
     """
     _, h, w, _ = x.shape
-    found = _windows(x, 1) @ _four(kernel).flatten(0, 1).T
-    # Not `amax`, whose gradient takes several passes more.
-    return (found.view(-1, h // 2, w // 2, 4, len(kernel)).max(3)[0] + shift).relu()
+    convolved = _windows(x, 1) @ _four(kernel).flatten(0, 1).T
+    # Not `amax`, whose gradient needs several more passes.
+    return (convolved.view(-1, h // 2, w // 2, 4, len(kernel)).max(3)[0] + shift).relu()
 
 
 def small_block(n_in: int, h: int, w: int) -> Block | None:
-    """The same of (h, w, b, n_in) -> (h / 2, w / 2, b, n_out), if on a processor it is faster."""
+    """A block (h, w, b, n_in) -> (h / 2, w / 2, b, n_out) for small images on a CPU.
+
+    None if the library is faster at this size.
+    """
     is_wide = n_in >= _WIDE
     if max(h, w) > _SIDES[is_wide]:
         return None
@@ -51,34 +55,35 @@ def small_block(n_in: int, h: int, w: int) -> Block | None:
 
 
 def narrow_block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
-    """A `small_block` of few channels."""
+    """A `small_block` for few channels."""
     h, w, b, _ = x.shape
     windows = _windows(x, 0)
-    found = [windows @ matrix.T for matrix in falls(_four(kernel)).unbind()]
-    return _largest(found, shift).view(h // 2, w // 2, b, len(kernel))
+    differences = [windows @ matrix.T for matrix in falls(_four(kernel)).unbind()]
+    return _largest(differences, shift).view(h // 2, w // 2, b, len(kernel))
 
 
 def wide_block(convolved: Winograd, x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
-    """A `small_block` of many channels."""
+    """A `small_block` for many channels."""
     return _largest(convolved(x, kernel), shift)
 
 
-def _largest(found: Sequence[Tensor], shift: Tensor) -> Tensor:
-    """ReLU of the largest of four, which are given as `falls`.
+def _largest(differences: Sequence[Tensor], shift: Tensor) -> Tensor:
+    """ReLU of the maximum of four tensors plus `shift`; the four are given as `falls`.
 
-    max(a, b) - b is the ReLU of a - b, which takes fewer passes than a maximum and its gradient.
+    max(a, b) - b equals the ReLU of a - b, which needs fewer passes than a maximum with its
+    gradient.
     """
-    first, *others, last = found
+    first, *others, last = differences
     above = first.relu()
-    for fall in others:
-        above = (above + fall).relu_()
+    for difference in others:
+        above = (above + difference).relu_()
     return (above + last + shift).relu_()
 
 
 def _windows(x: Tensor, rows: int) -> Tensor:
-    """What each pooled number hangs on, 4x4 pixels (n, 16 n_in), four times as large as `x`.
+    """The 4x4 pixels that each pooled number depends on, (n, 16 n_in); four times as large as `x`.
 
-    rows: the dimension of x (.., n_in) that is an image's rows; the next is its columns.
+    rows: the dimension of x (..., n_in) of the image rows; the next one is the image columns.
     """
     h, w = x.shape[rows : rows + 2]
     x = pad(x, (0, 0) * (2 - rows) + (1, 1 - w % 2, 1, 1 - h % 2))
@@ -87,6 +92,6 @@ def _windows(x: Tensor, rows: int) -> Tensor:
 
 
 def _four(kernel: Tensor) -> Tensor:
-    """The convolutions of 4x4 pixels that are pooled, as matrices (4, n_out, 16 n_in)."""
+    """The convolutions of 4x4 pixels that are pooled together, as matrices (4, n_out, 16 n_in)."""
     four = torch.stack([pad(kernel, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)])
     return four.movedim(2, -1).flatten(2)

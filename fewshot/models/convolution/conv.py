@@ -1,8 +1,9 @@
 """A small convolutional network for images.
 
 Blocks of a 3x3 convolution, ReLU and 2x2 maximum pooling, then a linear layer. The blocks are those
-of Vinyals et al., NeurIPS 2016, without their batch normalisation, by which the examples of an
-episode would see one another, the queries too. Normalising each image alone instead was no gain.
+of Vinyals et al., NeurIPS 2016, without batch normalisation, because with it the output of an
+example would depend on the other examples of the episode, including queries. Normalising each
+image alone gave no improvement.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from fewshot.models.convolution.blocks import library_block, mapped_block, small
 class Conv:
     """(b, h, w) or (b, channels, h, w) -> (b, n_out).
 
-    width: channels of every block, >= 1; blocks: each halves the sides, which have to last.
+    width: >= 1, the channels of each block. blocks: number of blocks; each halves the sides of the
+    image, which must have at least 2^blocks pixels.
     """
 
     head: tuple[str, ...] = ("weight", "bias")
@@ -29,16 +31,17 @@ class Conv:
         self, *, features: Sequence[int], width: int = 32, blocks: int = 3, n_out: int = 64
     ) -> None:
         if len(features) not in (2, 3) or min(features[-2:]) < 2**blocks:
-            rule = f"of {blocks} blocks needs images of at least {2**blocks} pixels a side."
+            rule = f"with {blocks} blocks needs images of at least {2**blocks} pixels a side."
             raise input_error(
-                "model", rule, tuple(features), "Give fewer `blocks` or larger images."
+                "model", rule, tuple(features), "Use fewer `blocks` or larger images."
             )
         self.n_out, self._n_blocks = n_out, blocks
         self._channels = (1 if len(features) == 2 else features[0], *[width] * blocks)
         sides = [(features[-2] >> i, features[-1] >> i) for i in range(blocks + 1)]
         self._flat = self._channels[-1] * sides[-1][0] * sides[-1][1]
         shapes = zip(self._channels[:-1], sides[:-1], strict=True)
-        self._small = [block for n, of in shapes if (block := small_block(n, *of))]  # the last ones
+        # Only the last blocks can be small ones.
+        self._small = [block for n, of in shapes if (block := small_block(n, *of))]
 
     def init(self, generator: torch.Generator) -> Params:
         params: Params = {}
@@ -51,24 +54,24 @@ class Conv:
         return params
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
-        """As it is fastest where `x` is; all ways give the same, to rounding."""
+        """Use the fastest implementation for the device of `x`; they differ only by rounding."""
         if x.is_cpu:
             return self.by_caches(params, x)
         return (self.by_windows if _is_mapped() else self.by_library)(params, x)
 
     def by_library(self, params: Params, x: Tensor) -> Tensor:
-        """On a GPU, one model at a time."""
+        """For a GPU and one model at a time."""
         return _head(params, self._pooled(params, x, self._n_blocks))
 
     def by_windows(self, params: Params, x: Tensor) -> Tensor:
-        """On a GPU, many lanes at once."""
+        """For a GPU and many lanes at once."""
         x = _channels_last(x)
         for i in range(self._n_blocks):
             x = mapped_block(x, params[f"kernel{i}"], params[f"shift{i}"])
         return _head(params, x.movedim(-1, 1))
 
     def by_caches(self, params: Params, x: Tensor) -> Tensor:
-        """On a processor: by the library as long as images are large, then by matrices."""
+        """For a CPU: library convolutions while images are large, then matrix products."""
         n_large = self._n_blocks - len(self._small)
         x = self._pooled(params, x, n_large).permute(2, 3, 0, 1)
         for i, block in enumerate(self._small, start=n_large):
@@ -76,8 +79,8 @@ class Conv:
         return _head(params, x.permute(2, 3, 0, 1))
 
     def _pooled(self, params: Params, x: Tensor, n_blocks: int) -> Tensor:
-        """(b, channels, h, w) after the first blocks, by the library."""
-        # A pixel's channels side by side, and so in all blocks: pooling goes several times as fast.
+        """(b, channels, h, w) after the first `n_blocks` blocks, computed by the library."""
+        # With the channels-last memory layout in all blocks, pooling is several times faster.
         x = _channels_last(x).contiguous().movedim(-1, 1)
         for i in range(n_blocks):
             x = library_block(x, params[f"kernel{i}"], params[f"shift{i}"])
@@ -94,9 +97,10 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _is_mapped() -> bool:
-    """Whether this is called for many lanes or episodes at once.
+    """Whether the innermost function transform is `vmap`, over lanes or episodes.
 
-    And not for a gradient of each, as in an inner loop: that of windows can't be mapped.
+    It is not if a gradient is taken per episode, as in an inner loop. The gradient of `_windows`
+    can't be mapped.
     """
     transforms = get_interpreter_stack() or []
     return [of.key() for of in transforms[-1:]] == [TransformType.Vmap]

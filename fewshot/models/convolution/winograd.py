@@ -1,14 +1,15 @@
-"""A 3x3 convolution of small images, by the fewest multiplications.
+"""A 3x3 convolution of small images with the minimal number of multiplications.
 
-m neighbouring outputs of 3 taps in one dimension, y_i = sum_j x_{i+j} k_j, take 3m multiplications.
-The values of two polynomials at m + 2 points, multiplied, are those of their product, and so m + 2
-are enough, between maps that are the same for all images:
+Computing m neighbouring outputs of a 3-tap filter in one dimension, y_i = sum_j x_{i+j} k_j,
+directly takes 3m multiplications. A product of two polynomials is determined by the products of
+their values at m + 2 points. So m + 2 multiplications are enough, between linear maps that are the
+same for all images:
 
     y = V_m^T ((V_3 k) * (V_{m+2}^{-T} x)),  V_n[i, j] = p_i^j,
 
-where the last point is infinity, whose row is (0 .. 0 1). In two dimensions it is each way once: 64
-multiplications for 6x6 outputs, not 324, and all of it products of matrices. In float32 the error
-is some 2e-6 of the outputs, where that of PyTorch's convolution is some 3e-7.
+where the last point is infinity, whose row is (0 ... 0 1). In two dimensions the method is applied
+along both axes: 6x6 outputs take 64 multiplications instead of 324, all as matrix products. In
+float32 the relative error is about 2e-6, compared to about 3e-7 for PyTorch's convolution.
 
 Toom, 1963; Cook, 1966; Winograd, "Arithmetic complexity of computations", 1980; for networks, Lavin
 and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
@@ -18,14 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity; with more the error grows fast
+_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity; the error grows fast with more
 
 
 class Winograd:
-    """What is pooled 2x2 of a convolution, padded by one, of images of h x w pixels, >= 2.
+    """The inputs of 2x2 pooling after a convolution with padding 1, for images of h x w pixels.
 
-    Rows and columns that pooling leaves out, the last of odd sides, are not computed. The maps are
-    matrices of all pixels, which are few.
+    h and w must be at least 2.
+
+    For odd sides, the last row or column is not computed, because pooling drops it. The maps are
+    matrices over all pixels, which is efficient because images are small.
     """
 
     def __init__(self, h: int, w: int) -> None:
@@ -47,15 +50,18 @@ class Winograd:
 
 
 def falls(four: Tensor) -> Tensor:
-    """(4, ..) -> (4, ..): each less the next, and the last. Of matrices: of what they give."""
+    """(4, ...) -> (4, ...): the differences of neighbours, four[i] - four[i + 1], and the last one.
+
+    Applied to four matrices, it gives matrices whose outputs are these differences.
+    """
     return torch.cat([four[:-1] - four[1:], four[-1:]])
 
 
 def _side(n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What maps n pixels to p values, 3 taps to p, and p products to outputs.
+    """Matrices that map n pixels to p values, 3 taps to p values, and p products to outputs.
 
-    Of tiles of up to six outputs, so that p is the least. They overlap by two pixels, and what they
-    have beyond the pixels is 0.
+    The outputs are split into tiles of at most six, such that p is minimal. Tiles overlap by two
+    pixels, and pixels outside the image are 0.
     """
     n_out = n // 2 * 2
     m = min(range(2, len(_POINTS)), key=lambda m: -(-n_out // m) * (m + 2))

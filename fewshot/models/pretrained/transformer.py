@@ -1,7 +1,7 @@
-"""A pretrained transformer with a new classification head, all of which is trained.
+"""A pretrained transformer with a new classification head; all parameters are trained.
 
 It is the AutoModelForSequenceClassification of an encoder such as BERT, as a function of its
-parameters. Dropout is off, in training too: what a trial learns hangs on its seed alone.
+parameters. Dropout is off even in training, so that a trial depends only on its seed.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from fewshot.models.pretrained.encoder import SAFELY, folder, loading
 
 
 class Transformer:
-    """Token ids (b, length) int64 -> (b, n_out). The id of padding counts for nothing.
+    """Token ids (b, length) int64 -> (b, n_out). The padding id is ignored.
 
-    encoder: see `fewshot.models.pretrained.encoder.folder`; the one whose tokenizer the ids are of.
+    encoder: see `fewshot.models.pretrained.encoder.folder`. Its tokenizer must have made the ids.
     """
 
     fills_processor = True
 
     def __init__(self, *, features: Sequence[int], encoder: str, n_out: int = 2) -> None:
         if len(features) != 1:
-            rule = "transformer reads texts: the datasets need `features: tokens`."
+            rule = "transformer reads token ids: the datasets need `features: tokens`."
             raise input_error("model", rule, tuple(features))
         self.n_out = n_out
         self._module, fresh = _pretrained(folder(encoder), n_out)
@@ -45,14 +45,14 @@ class Transformer:
         return params
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
-        # With one value for each pair of tokens, transformers does not look into the mask, which
-        # would keep it from being mapped.
+        # A mask with one value per pair of tokens is used as it is. For other masks, transformers
+        # inspects the values, which is not possible under vmap.
         outside = torch.where(x == self._padding, torch.finfo(torch.float32).min, 0.0)
         mask = outside[:, None, None, :].expand(-1, 1, x.shape[1], -1)
         buffers = {name: value.to(x.device) for name, value in self._module.named_buffers()}
-        asked = {"input_ids": x, "attention_mask": mask}
-        found: Tensor = functional_call(self._module, buffers | params, (), asked).logits
-        return found
+        arguments = {"input_ids": x, "attention_mask": mask}
+        logits: Tensor = functional_call(self._module, buffers | params, (), arguments).logits
+        return logits
 
     def trim(self, x: Tensor) -> Tensor:
         used = (x != self._padding).flatten(0, -2).any(0).nonzero()
@@ -62,13 +62,13 @@ class Transformer:
 def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Path) -> None:
     """Write a folder that `AutoModelForSequenceClassification` and `AutoTokenizer` load.
 
-    encoder: the one that training began with. labels: of the outputs, in their order.
+    encoder: the encoder that training started from. labels: the names of the outputs, in order.
     """
     from transformers import AutoTokenizer
 
     place = folder(encoder)
     module, _ = _pretrained(place, len(labels))
-    module.load_state_dict(params, strict=False)  # buffers are as they were
+    module.load_state_dict(params, strict=False)  # not strict: `params` has no buffers
     module.config.id2label = dict(enumerate(labels))
     module.config.label2id = {label: i for i, label in enumerate(labels)}
     module.save_pretrained(out)
@@ -76,23 +76,23 @@ def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Pa
 
 
 def _pretrained(place: Path, n_out: int) -> tuple[Any, list[str]]:
-    """The module in evaluation mode, and which of its parameters are not pretrained."""
+    """The module in evaluation mode, and the names of its parameters that are not pretrained."""
     from transformers import AutoModelForSequenceClassification
 
     with loading(place):
-        module, found = AutoModelForSequenceClassification.from_pretrained(
+        module, loading_info = AutoModelForSequenceClassification.from_pretrained(
             place,
             num_labels=n_out,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             dtype=torch.float32,
-            attn_implementation="eager",  # others can't be mapped over lanes, or only slowly
+            attn_implementation="eager",  # others do not work under vmap, or are slow there
             **SAFELY,
         )
     body = f"{module.base_model_prefix}."
     fresh = [
         name
         for name, _ in module.named_parameters()
-        if name in found["missing_keys"] or not name.startswith(body)
+        if name in loading_info["missing_keys"] or not name.startswith(body)
     ]
     return module.eval(), fresh
