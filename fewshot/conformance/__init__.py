@@ -1,9 +1,9 @@
-"""Laws that any learner, model or source of tasks has to keep, as tests to run on one's own.
+"""Conformance tests for learners, models and sources of tasks, including a user's own parts.
 
     @pytest.mark.parametrize("make", [MyLearner])
     class TestMyLearner(LearnerLaws): ...
 
-Needs pytest, which nothing else here does.
+This package needs pytest; the rest of `fewshot` does not.
 """
 
 import pytest

@@ -1,11 +1,11 @@
-"""The laws of `Learner`.
+"""The laws of `Learner`, as tests.
 
-`make` is the class of a learner, which is tried with a small perceptron for its model. One that
-takes the `kind` of what is learned is tried on numbers too.
+`make` is the class of a learner. It is tested with a small perceptron as the model. A learner with
+the option `kind` is tested on regression problems too.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +14,16 @@ from torch.autograd import gradcheck
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
+from fewshot.conformance.learner_setup import (
+    CASES,
+    Case,
+    Lanes,
+    fresh,
+    hyperparameters,
+    made,
+    meta_loss,
+    stacked,
+)
 from fewshot.conformance.problems import (
     NASTY,
     QUERY,
@@ -22,92 +32,26 @@ from fewshot.conformance.problems import (
     WIDTH,
     classes,
     mislabelled,
-    numbers,
 )
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
-from fewshot.learners.base import Learner, OwnLoss
+from fewshot.learners.base import Learner
 from fewshot.learners.learners import LearnerFactory, learns_numbers
 from fewshot.models.mlp import MLP
-from fewshot.registry import options_of
 
 Predict = Callable[..., Tensor]
 
 
-class _Case(NamedTuple):
-    kind: Kind
-    options: dict[str, Any]  # of the learner
-    problems: Callable[..., Episode]
-    rate: float  # about which the hyperparameters are
-
-
-CASES = {
-    "classes": _Case(CLASSIFICATION, {"way": WAY}, classes, 0.3),
-    "numbers": _Case(REGRESSION, {"way": 1, "kind": REGRESSION}, numbers, 0.05),
-}
-
-
-def made(make: LearnerFactory, *, hidden: tuple[int, ...] = (8,), **options: Any) -> Learner:
-    """A learner on a small perceptron; `way` is WAY unless it is among the `options`."""
-    # A few steps show as much as many.
-    few = {"adapt_steps": 2} if "adapt_steps" in options_of(make, ()) else {}
-    options = {"way": WAY, **few, **options}
-    n_out = options["way"] if make.model_scores_classes else 5
-    return make(model=MLP(features=(WIDTH,), hidden=hidden, n_out=n_out), **options)
-
-
-def fresh(learner: Learner, seed: int = 0, dtype: torch.dtype = torch.float64) -> Params:
-    """Meta-parameters as they begin."""
-    begun = learner.init(torch.Generator().manual_seed(seed))
-    return {name: value.to(dtype) for name, value in begun.items()}
-
-
-def hyperparameters(
-    make: LearnerFactory, rate: float = 0.3, dtype: torch.dtype = torch.float64
-) -> dict[str, Tensor]:
-    """Each a little different from the others, about `rate`."""
-    names = enumerate(make.hyperparameters)
-    return {name: torch.tensor(rate * (1 + i / 8), dtype=dtype) for i, name in names}
-
-
-def meta_loss(
-    learner: Learner, problems: Episode, hyper: Hyperparameters, kind: Kind = CLASSIFICATION
-) -> Callable[[Params], Tensor]:
-    """What meta-training minimises, as a function of the parameters."""
-
-    def loss(params: Params) -> Tensor:
-        if isinstance(learner, OwnLoss):
-            return learner.meta_losses(params, problems, hyper).mean()
-        outputs = learner.meta_logits(params, problems, hyper)
-        return kind.losses(outputs, problems.query_y).mean()
-
-    return loss
-
-
-class Lanes(NamedTuple):
-    """Three trials of a learner, one by one and stacked."""
-
-    params: list[Params]
-    hyper: list[dict[str, Tensor]]
-    stacked_params: Params
-    stacked_hyper: dict[str, Tensor]
-
-
-def _stacked(dictionaries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {key: torch.stack([one[key] for one in dictionaries]) for key in dictionaries[0]}
-
-
 class LearnerLaws:
-    """What every learner keeps.
+    """The laws of every learner.
 
-    Laws that do not apply to a learner are skipped. A conftest.py can leave them out instead, by
-    what `applies` says of the name of a law and its parameters.
+    Laws that do not apply to a learner are skipped. A conftest.py can deselect them instead, by
+    calling `applies` with the name and the parameters of a law.
     """
 
     @staticmethod
     def applies(law: str, params: Mapping[str, Any]) -> bool:
-        """Whether a law says anything of `params["make"]`, tried on `params.get("of")`."""
+        """Whether a law applies to the learner `params["make"]`, tested on `params.get("of")`."""
         make, numbers = params["make"], params.get("of") == "numbers"
         if law == "test_can_be_asked_another_number_of_classes":
             return not numbers and not make.model_scores_classes
@@ -119,7 +63,7 @@ class LearnerLaws:
     def only_what_applies(self, request: pytest.FixtureRequest) -> None:
         item = request.node
         if not self.applies(item.originalname, item.callspec.params):
-            pytest.skip("says nothing of this learner")
+            pytest.skip("does not apply to this learner")
 
     @pytest.fixture(params=CASES)
     def of(self, request: pytest.FixtureRequest) -> str:
@@ -130,15 +74,15 @@ class LearnerLaws:
         return str(request.param)
 
     @pytest.fixture
-    def case(self, of: str) -> _Case:
+    def case(self, of: str) -> Case:
         return CASES[of]
 
     @pytest.fixture
-    def problems(self, case: _Case) -> Episode:
+    def problems(self, case: Case) -> Episode:
         return case.problems()
 
     @pytest.fixture
-    def learner(self, make: LearnerFactory, case: _Case) -> Learner:
+    def learner(self, make: LearnerFactory, case: Case) -> Learner:
         return made(make, **case.options)
 
     @pytest.fixture
@@ -146,25 +90,25 @@ class LearnerLaws:
         return fresh(learner)
 
     @pytest.fixture
-    def hyper(self, make: LearnerFactory, case: _Case) -> dict[str, Tensor]:
+    def hyper(self, make: LearnerFactory, case: Case) -> dict[str, Tensor]:
         return hyperparameters(make, case.rate)
 
     @pytest.fixture
     def lanes(self, learner: Learner, hyper: dict[str, Tensor]) -> Lanes:
         params = [fresh(learner, seed) for seed in range(3)]
         hypers = [{key: value * (1 + i) for key, value in hyper.items()} for i in range(3)]
-        return Lanes(params, hypers, _stacked(params), _stacked(hypers))
+        return Lanes(params, hypers, stacked(params), stacked(hypers))
 
     @pytest.fixture
     def predict(self, learner: Learner, stage: str, hyper: dict[str, Tensor]) -> Predict:
-        """Outputs for problems, given the parameters."""
+        """A function from parameters and problems to outputs."""
         method = getattr(learner, stage)
         return lambda params, problems, hyper=hyper: method(params, problems, hyper)
 
-    # ---- what is asked, and what is answered ------------------------------------------------
+    # ---- inputs and outputs -----------------------------------------------------------------
 
     def test_answers_every_query(
-        self, predict: Predict, params: Params, problems: Episode, case: _Case
+        self, predict: Predict, params: Params, problems: Episode, case: Case
     ) -> None:
         shape = (4, WAY * QUERY, case.options["way"])
         assert predict(params, problems).shape == shape
@@ -192,7 +136,7 @@ class LearnerLaws:
         assert torch.equal(*answers)
 
     def test_learns_from_the_answers_of_the_support(
-        self, predict: Predict, params: Params, case: _Case
+        self, predict: Predict, params: Params, case: Case
     ) -> None:
         problems = case.problems(b=20)
         right, wrong = (
@@ -220,10 +164,10 @@ class LearnerLaws:
     def test_renumbered_classes_renumber_the_logits(
         self, predict: Predict, params: Params, problems: Episode, make: LearnerFactory
     ) -> None:
-        order = torch.tensor([2, 0, 1])  # class c is now called order[c]
+        order = torch.tensor([2, 0, 1])  # class c gets the new number order[c]
         renamed = problems._replace(support_y=order[problems.support_y])
         renumbered = params
-        if make.model_scores_classes:  # then the last layer's columns are the classes
+        if make.model_scores_classes:  # the columns of the last layer are the classes
             head = MLP(features=(WIDTH,), hidden=(8,), n_out=WAY).head
             renumbered = {
                 name: value[..., order.argsort()] if name.endswith(head) else value
@@ -231,7 +175,7 @@ class LearnerLaws:
             }
         assert_close(predict(renumbered, renamed)[..., order], predict(params, problems))
 
-    # ---- what it may not look at ------------------------------------------------------------
+    # ---- what a prediction must not depend on -----------------------------------------------
 
     @pytest.mark.parametrize("label", [-1, float("nan")])
     def test_never_sees_the_answers_to_the_queries(
@@ -275,7 +219,7 @@ class LearnerLaws:
         for i in (0, 2):
             assert_close(mapped[i], predict(lanes.params[i], problems, lanes.hyper[i]))
 
-    # ---- other problems than those of meta-training -----------------------------------------
+    # ---- problems that differ from those of meta-training -----------------------------------
 
     @pytest.mark.parametrize(("way", "shot"), [(2, 1), (7, 1), (7, 5)])
     def test_can_be_asked_another_number_of_classes(
@@ -286,10 +230,10 @@ class LearnerLaws:
         assert logits.shape[-1] == way
         assert (logits.argmax(-1) == problems.query_y).double().mean() > 0.5
 
-    # ---- what it is trained by: its own loss, or that of its answers ------------------------
+    # ---- the training loss: the learner's own, or that of its outputs -----------------------
 
     def test_lanes_have_the_gradients_that_each_has_alone(
-        self, learner: Learner, lanes: Lanes, problems: Episode, case: _Case
+        self, learner: Learner, lanes: Lanes, problems: Episode, case: Case
     ) -> None:
         def gradient(params: Params, hyper: Hyperparameters) -> Params:
             slope: Params = grad(meta_loss(learner, problems, hyper, case.kind))(params)
@@ -297,17 +241,17 @@ class LearnerLaws:
 
         mapped = vmap(gradient)(lanes.stacked_params, lanes.stacked_hyper)
         trials = zip(lanes.params, lanes.hyper, strict=True)
-        assert_close(mapped, _stacked([gradient(*trial) for trial in trials]))
+        assert_close(mapped, stacked([gradient(*trial) for trial in trials]))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("nasty", NASTY)
     def test_nasty_inputs_have_finite_answers(
-        self, make: LearnerFactory, learner: Learner, case: _Case, nasty: str, dtype: torch.dtype
+        self, make: LearnerFactory, learner: Learner, case: Case, nasty: str, dtype: torch.dtype
     ) -> None:
         problems = NASTY[nasty](case.problems())
         parts = [part.to(dtype) if part.is_floating_point() else part for part in problems]
         problems = Episode(*parts)
-        # A step along a gradient has to suit the size of the inputs.
+        # The size of a gradient step must fit the size of the inputs.
         size = max(1.0, problems.support_x.abs().max().item())
         hyper = hyperparameters(make, case.rate / size**2, dtype)
         params = fresh(learner, dtype=dtype)
@@ -319,19 +263,19 @@ class LearnerLaws:
 
 
 class ExactLearnerLaws(LearnerLaws):
-    """What all keep but those that take something else for the gradient on purpose."""
+    """The laws of all learners except those that use an approximate gradient on purpose."""
 
     def test_the_gradients_of_its_answers_are_those_of_finite_differences(
-        self, make: LearnerFactory, case: _Case, hyper: dict[str, Tensor], stage: str
+        self, make: LearnerFactory, case: Case, hyper: dict[str, Tensor], stage: str
     ) -> None:
         learner = made(make, hidden=(4,), **case.options)
         start, problems = fresh(learner, 1), case.problems(b=1)
 
         def outputs(support_x: Tensor, query_x: Tensor, *values: Tensor) -> Tensor:
-            asked = problems._replace(support_x=support_x, query_x=query_x)
+            changed = problems._replace(support_x=support_x, query_x=query_x)
             params = dict(zip(start, values, strict=True))
-            found: Tensor = getattr(learner, stage)(params, asked, hyper)
-            return found
+            predicted: Tensor = getattr(learner, stage)(params, changed, hyper)
+            return predicted
 
         inputs = (problems.support_x, problems.query_x[:, :2], *start.values())
         leaves = [part.clone().requires_grad_() for part in inputs]
@@ -343,7 +287,7 @@ class ExactLearnerLaws(LearnerLaws):
         params: Params,
         problems: Episode,
         hyper: dict[str, Tensor],
-        case: _Case,
+        case: Case,
     ) -> None:
         loss = meta_loss(learner, problems, hyper, case.kind)
         slope, rng = grad(loss)(params), torch.Generator().manual_seed(5)

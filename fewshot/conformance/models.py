@@ -1,6 +1,6 @@
-"""The laws of `Model`.
+"""The laws of `Model`, as tests.
 
-`tried` is a model and a few examples for it, (n, *features), that are not all the same.
+`tried` is a model with a few examples for it, (n, *features), that are not all equal.
 """
 
 import pytest
@@ -14,17 +14,17 @@ from fewshot.models.base import Model
 
 
 def fresh(model: Model, seed: int = 0) -> Params:
-    """Parameters as they begin."""
+    """Initial parameters."""
     return model.init(torch.Generator().manual_seed(seed))
 
 
 def exact(model: Model, seed: int = 0) -> Params:
-    """The same in float64, where one tolerance for rounding suits all models."""
+    """Initial parameters in float64, in which one rounding tolerance suits all models."""
     return {name: value.double() for name, value in fresh(model, seed).items()}
 
 
 class ModelLaws:
-    """What a model of any inputs keeps."""
+    """The laws of every model."""
 
     @pytest.fixture
     def model(self, tried: tuple[Model, Tensor]) -> Model:
@@ -39,12 +39,12 @@ class ModelLaws:
         return x.double() if x.is_floating_point() else x
 
     def test_gives_n_out_numbers_for_each_example(self, model: Model, x: Tensor) -> None:
-        found = model.apply(fresh(model), x)
-        assert found.shape == (len(x), model.n_out)
-        assert found.isfinite().all()
+        outputs = model.apply(fresh(model), x)
+        assert outputs.shape == (len(x), model.n_out)
+        assert outputs.isfinite().all()
 
     def test_says_what_its_last_layer_is(self, model: Model, exact_x: Tensor) -> None:
-        """Its outputs are linear in those parameters, and 0 where they are."""
+        """The outputs are linear in the parameters of the last layer, and 0 if these are 0."""
         params = exact(model)
         outputs = [
             model.apply(params | {k: scale * params[k] for k in model.head}, exact_x)
@@ -68,7 +68,7 @@ class ModelLaws:
         assert_close(model.apply(params, exact_x), alone)
 
     def test_reads_every_parameter(self, model: Model, x: Tensor) -> None:
-        """After some training: a layer before one that starts at zero has no gradient at first."""
+        """Tested after a random change: a layer before one that is zero has no gradient."""
         rng = torch.Generator().manual_seed(3)
         moved = {k: v + 0.1 * torch.randn(v.shape, generator=rng) for k, v in fresh(model).items()}
         slope = grad(lambda params: model.apply(params, x).square().sum())(moved)

@@ -1,4 +1,4 @@
-"""Problems to try a learner on, in float64: ordinary ones, and nasty ones."""
+"""Few-shot problems that test a learner, in float64."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,7 +20,7 @@ def classes(
     way: int = WAY,
     shot: int = SHOT,
 ) -> Episode:
-    """b problems whose classes are Gaussians of deviation `noise`, `spread` apart."""
+    """b problems of Gaussian classes with deviation `noise`; the means have deviation `spread`."""
     rng = torch.Generator().manual_seed(seed)
     means = torch.randn(b, way, WIDTH, generator=rng, dtype=torch.float64) * spread
 
@@ -33,7 +33,7 @@ def classes(
 
 
 def numbers(b: int = 4, seed: int = 0, noise: float = 0.1) -> Episode:
-    """b problems y = x . w with noise, of as many examples as those of `classes`."""
+    """b problems y = x . w with noise, with the same number of examples as those of `classes`."""
     rng = torch.Generator().manual_seed(seed)
     w = torch.randn(b, WIDTH, 1, generator=rng, dtype=torch.float64)
 
@@ -45,32 +45,32 @@ def numbers(b: int = 4, seed: int = 0, noise: float = 0.1) -> Episode:
 
 
 def counted(problems: Episode) -> bool:
-    """Whether it is classes that are to be told, and not numbers."""
+    """Whether the problems are classification problems."""
     return not problems.support_y.is_floating_point()
 
 
 def mislabelled(problems: Episode) -> Episode:
-    """The same with the answers of the support wrong: other classes, or the opposite numbers."""
+    """The problems with wrong support labels: other classes, or numbers with the opposite sign."""
     y = problems.support_y
     return problems._replace(support_y=(y + 1) % WAY if counted(problems) else -y)
 
 
 def _one_example(problems: Episode) -> Episode:
-    """Of each class, or at all."""
+    """One support example per class, or only one in regression."""
     step = SHOT if counted(problems) else problems.support_y.shape[1]
     x, y = problems.support_x[:, ::step], problems.support_y[:, ::step]
     return problems._replace(support_x=x, support_y=y)
 
 
 def _uneven(problems: Episode) -> Episode:
-    """Nearly all examples are of one class, or nearly all numbers the same."""
+    """Nearly all support examples have the same class, or the same number."""
     y = torch.tensor([0, 1] + [2] * (WAY * SHOT - 2))
     shaped = y if counted(problems) else y.double().unsqueeze(-1)
     return problems._replace(support_y=shaped.expand_as(problems.support_y))
 
 
 def _duplicates(problems: Episode) -> Episode:
-    """The same few examples have every answer, and are asked for."""
+    """The same few examples occur with different labels, and also as queries."""
     support, query = (
         problems.support_x[:, torch.arange(part.shape[1]) % SHOT]
         for part in (problems.support_x, problems.query_x)
@@ -91,7 +91,7 @@ NASTY: Mapping[str, Callable[[Episode], Episode]] = {
     "one example": _one_example,
     "uneven answers": _uneven,
     "constant features": _constant,
-    "no features": _of_inputs(torch.zeros_like),  # as an empty text has none
+    "no features": _of_inputs(torch.zeros_like),  # like an empty text
     "duplicates": _duplicates,
     "huge": _huge,
     "huge constant": lambda problems: _huge(_constant(problems)),

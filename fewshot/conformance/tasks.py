@@ -1,4 +1,4 @@
-"""The laws of where problems come from: datasets, families of functions, pools."""
+"""The laws of sources of problems (datasets, families of functions, pools), as tests."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ N_KEYS = 50
 
 
 def keys(n: int = N_KEYS, seed: int = 0) -> torch.Tensor:
-    """Different ones, (n,)."""
+    """n different random keys, (n,)."""
     return fold(torch.tensor(seed), torch.arange(n))
 
 
@@ -27,7 +27,7 @@ def _same(a: Episode, b: Episode) -> bool:
 
 
 class DatasetLaws:
-    """What `load` keeps, which makes a dataset and takes no more than the folder of its `cache`."""
+    """The laws of `load`, a function that takes only a `cache` folder and returns a dataset."""
 
     @pytest.fixture
     def dataset(self, load: Callable[..., Dataset], tmp_path: Path) -> Dataset:
@@ -54,7 +54,7 @@ class DatasetLaws:
 
 
 class FamilyLaws:
-    """What a `family` of functions keeps."""
+    """The laws of a `family` of functions."""
 
     def test_has_a_finite_value_at_every_point(self, family: Family) -> None:
         x, y = sample(family, keys().view(5, -1), 20)
@@ -73,11 +73,11 @@ class FamilyLaws:
 
 
 class PoolLaws:
-    """What a `pool` keeps, no two of whose examples are the same."""
+    """The laws of a `pool`. For these tests, its examples must all be different."""
 
     @staticmethod
     def applies(law: str, params: Mapping[str, Any]) -> bool:
-        """Whether a law says anything of `params["pool"]`; see `LearnerLaws`."""
+        """Whether a law applies to `params["pool"]`; see `LearnerLaws`."""
         of_classes = law == "test_asks_for_the_classes_that_it_has_shown"
         return not of_classes or "pool" not in params or params["pool"].kind is CLASSIFICATION
 
@@ -134,8 +134,8 @@ class PoolLaws:
         if pool.kind is not CLASSIFICATION:
             pytest.skip("there are no classes")
         drawn = pool.draw(keys(), 2)
-        shown, asked = (y.flatten(0, 2) for y in (drawn.support_y, drawn.query_y))
-        for own, others in zip(shown, asked, strict=True):
+        support, query = (y.flatten(0, 2) for y in (drawn.support_y, drawn.query_y))
+        for own, others in zip(support, query, strict=True):
             labels = own[own >= 0].unique().tolist()
             assert labels == list(range(len(labels)))
             assert set(others[others >= 0].tolist()) == set(labels)
