@@ -73,8 +73,8 @@ class Recipe:
     model: Component
     learner: Component
     way: Count  # classes per episode; 1 where all tasks are regression tasks
-    shot: Count  # support examples per class; regression tasks need a fixed number, not a range
-    query: Count  # query examples per class; as for `shot`
+    shot: Count  # support examples per class; in regression, per episode and never a range
+    query: Count  # query examples per class; in regression, per episode and never a range
     episodes: int  # per training task and outer step
     validation_episodes: int  # per validation task
     test_episodes: int  # per test task
@@ -84,7 +84,7 @@ class Recipe:
     teacher: Component | None = None  # see trials.programs.teachers
     distillation: Distillation = HINTON
     weights_as: WeightsAs = "loss"  # task weights multiply losses, or are sampling probabilities
-    seed: int = 0  # of the validation and test episodes, which are the same for every trial
+    seed: int = 0  # of all draws that are the same for every trial, such as the scoring episodes
     imbalance: Imbalance | None = None
     overlap: Overlap = False  # how to treat examples that splits share
 

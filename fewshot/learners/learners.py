@@ -64,8 +64,8 @@ def learner_named(name: str, path: str = "learner.name") -> LearnerFactory:
     factory = resolve(LEARNERS, name, path)
     missing = [each for each in LearnerFactory.__annotations__ if not hasattr(factory, each)]
     if missing:
-        rule = f"must be a class with the attribute {' and '.join(missing)}."
-        remedy = "Define it on the class: it is read before a learner is built."
+        rule = f"must be a class that defines {' and '.join(missing)}."
+        remedy = "Class attributes are read before a learner is built."
         raise input_error(path, rule, name, remedy)
     return cast(LearnerFactory, factory)
 

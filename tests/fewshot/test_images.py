@@ -90,7 +90,10 @@ class TestArchive:
                 {"images": np.zeros((2, 4, 4), np.uint8), "a": [0, 2], "a_names": ["x", "y"]},
                 "0 to 2",
             ),
-            ({"images": np.zeros((1, 4, 4), np.uint8), "a": np.array([{}])}, "no pickle"),
+            (
+                {"images": np.zeros((1, 4, 4), np.uint8), "a": np.array([{}])},
+                "without pickled arrays",
+            ),
         ],
     )
     def test_what_does_not_fit_is_told(self, tmp_path, arrays, message):

@@ -47,7 +47,7 @@ def test_another_is_imported():
         ("registry_sound:Mine.part", "must be a registered name, or of the form"),
         ("registry_nowhere:Mine", "in a module that is not found: registry_nowhere.*PYTHONPATH"),
         ("registry_sound.nowhere:Mine", "in a module that is not found: registry_sound.nowhere"),
-        ("registry_needy:Mine", "in a module that needs another: not_to_be_had"),
+        ("registry_needy:Mine", "in a module that imports a missing module: not_to_be_had"),
         ("registry_broken:Mine", "can't be imported: ZeroDivisionError: division by zero"),
         ("registry_sound:Yours", "but registry_sound has none of this name.*It has Mine"),
         ("registry_sound:answer", "but this is neither"),
@@ -59,7 +59,7 @@ def test_a_name_that_leads_nowhere_is_told_with_what_to_do(name, said):
 
 
 def test_a_learner_has_to_say_what_it_reads():
-    with pytest.raises(InputError, match="says hyperparameters and model_scores_classes"):
+    with pytest.raises(InputError, match="defines hyperparameters and model_scores_classes"):
         learner_named("registry_sound:Mine")
     assert all(learner_named(name) is made for name, made in LEARNERS.items())
 

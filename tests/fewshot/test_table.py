@@ -130,7 +130,7 @@ class TestReading:
         (tmp_path / "t.txt").write_text("a\n1\n")
         assert "ends in .csv" in details(str(tmp_path / "t.txt"))[0][1]
         assert details(written(table()[:0]))[0][1] == "must have at least one row."
-        assert "numbers to learn" in details(written(table()[["name"]]))[0][1]
+        assert "must have a numeric column" in details(written(table()[["name"]]))[0][1]
 
 
 def task(name, n, first=0, scale=1.0):

@@ -221,7 +221,7 @@ def test_what_is_damaged_is_said_in_one_sentence(case, folder, damage):
     drive(case.program(folder), [spec])
     path = checkpoint.path_of(folder, spec.key)
     DAMAGES[damage](path)
-    with pytest.raises(checkpoint.Unreadable, match=r"search-0000.safetensors is no readable"):
+    with pytest.raises(checkpoint.Unreadable, match=r"search-0000.safetensors is not a readable"):
         checkpoint.parameters(path)
     with pytest.raises(InputError, match=r"teacher.path: must be a model"):
         checkpoint.trained(path)

@@ -256,4 +256,4 @@ def test_a_teacher_must_see_the_same_examples(folder):
     recipe = of(taught(folder / "data").recipe, "images", path=str(folder / "few.npz"))
     input_error = fault_of(recipe, folder)
     assert (input_error.path, input_error.found) == ("teacher", 7)
-    assert "360 examples of datasets.scripts" in input_error.rule
+    assert "same 360 examples as datasets.scripts" in input_error.rule
