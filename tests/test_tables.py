@@ -108,7 +108,7 @@ def test_classes_and_numbers_are_scored_together(searched: Path, capsys) -> None
     assert shown["test"]["candidate"]["mean"] > 0.3
     assert shown["figures"] == {}
     cli.main(["show", "tables", "--home", str(searched / "home")])
-    assert "of the way from guessing to perfect on the test tasks" in capsys.readouterr().out
+    assert "of the gap between chance and perfect on the test tasks" in capsys.readouterr().out
 
 
 def test_every_trial_tells_both_kinds_in_their_own_measures(searched: Path) -> None:

@@ -1,1 +1,1 @@
-"""What came of a search: summary, export, and what an export is used for."""
+"""The results of a search: its summary, its export, the use of an export."""

@@ -1,6 +1,7 @@
-"""An exported model learns a new task from a table of examples, and labels the rest of it.
+"""Adaptation of an exported model to a new task that is given as a table.
 
-What the labels are, classes or numbers, is what the model was made for; classes, if for both.
+The model learns from some labelled rows, then predicts the labels of the other rows. The labels are
+classes or numbers, whichever the model was trained for; classes if it was trained for both.
 """
 
 import json
@@ -37,13 +38,13 @@ _TYPED = {"table.labels": "--label", "table.path": "--data"}
 
 @dataclass(frozen=True)
 class Adapted:
-    """Where the predictions lie, and how good they are where the labels were known."""
+    """The file of predictions, and their metrics on the rows whose labels are known."""
 
     predictions: Path
-    classes: int  # 0 of numbers
-    support: int
-    predicted: int
-    metrics: dict[str, float]  # empty if no label of a predicted row is known
+    classes: int  # 0 if the labels are numbers
+    support: int  # rows learned from
+    predicted: int  # rows predicted
+    metrics: dict[str, float]  # empty if no predicted row has a known label
 
 
 def adapt(
@@ -56,14 +57,16 @@ def adapt(
     home: Home,
     trust_code: bool = False,
 ) -> Adapted:
-    """Learn from the first `shots` labelled rows (of each class) in `data`, and predict all others.
+    """Learn from the first `shots` labelled rows (of each class) in `data`; predict all other rows.
 
-    folder: an export. data: of the kind that the model was trained on; for one of functions, a
-    table of the point and its value. A row with an empty label is only predicted. Raises InputError
-    if the data does not fit, or if the export names code and is not trusted.
+    folder: an export. data: of the same kind as the training data; for a model trained on
+    functions, a table of points and their values. A row with an empty label is only predicted.
+    Raises InputError if the data does not fit the model, or if the export names code and
+    `trust_code` is false.
     """
     if not (folder / "model.safetensors").exists():
-        raise input_error("DIR", "is not a folder that `fewtune export` wrote.", str(folder))
+        rule = "must be a folder that `fewtune export` wrote."
+        raise input_error("DIR", rule, str(folder))
     config = configs.load_config(folder / "config.yaml", foreign=True, trust_code=trust_code)
     config = own_files(config, folder)
     like = min(config.tasks.validation, key=lambda task: task.regresses)
@@ -74,25 +77,25 @@ def adapt(
         others = [name for name in part.options.get("labels", ()) if name != label]
         part = replace(part, options={**part.options, "labels": [*others, label]})
     try:
-        found = load_dataset(part.name, part.options, home.cache)
-    except InputError as error:  # in the words of the command line
+        dataset = load_dataset(part.name, part.options, home.cache)
+    except InputError as error:  # name the command-line options instead of config keys
         details = [replace(f, path=_TYPED.get(f.path, f.path)) for f in error.details]
         raise InputError(details) from error
-    if label not in found.columns:
-        known = ", ".join(map(str, found.columns.columns))
+    if label not in dataset.columns:
+        known = ", ".join(map(str, dataset.columns.columns))
         raise input_error("--label", f"must be a column of {data}: {known}.", label)
     if like.regresses:
-        return _numbers(config, folder, found, label, shots, out)
-    labels = found.columns[label].fillna("").astype(str).to_numpy()
+        return _adapt_regression(config, folder, dataset, label, shots, out)
+    labels = dataset.columns[label].fillna("").astype(str).to_numpy()
     classes = sorted(set(labels) - {""})
     support = _support(labels, classes, shots, data)
     rest = np.setdiff1d(np.arange(len(labels)), support)
     if not len(rest):
         raise input_error(
-            "--shots", "leaves no row to predict.", shots, "Give more rows, or fewer shots."
+            "--shots", "leaves no row to predict.", shots, "Give more rows or fewer shots."
         )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
-    logits = _logits(config, folder, part, found, (support, codes), classes, rest, home)
+    logits = _logits(config, folder, part, dataset, (support, codes), classes, rest, home)
     predicted = logits.argmax(-1)
     known_rows = np.flatnonzero(labels[rest] != "")
     metrics: dict[str, float] = {}
@@ -100,35 +103,35 @@ def adapt(
         truth = torch.tensor([classes.index(labels[rest[i]]) for i in known_rows])
         metrics["accuracy"] = accuracy(logits[known_rows], truth).item()
         metrics["f1"] = macro_f1(logits[known_rows], truth).item()
-        chances = logits[known_rows].softmax(-1)
-        metrics["ece"] = expected_calibration_error(chances, truth)
-    table = found.columns.iloc[rest].copy()
+        probabilities = logits[known_rows].softmax(-1)
+        metrics["ece"] = expected_calibration_error(probabilities, truth)
+    table = dataset.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
-    return Adapted(_written(out, table, metrics), len(classes), len(support), len(rest), metrics)
+    return Adapted(_write(out, table, metrics), len(classes), len(support), len(rest), metrics)
 
 
-def _numbers(
-    config: Config, folder: Path, found: Dataset, label: str, shots: int, out: Path
+def _adapt_regression(
+    config: Config, folder: Path, dataset: Dataset, label: str, shots: int, out: Path
 ) -> Adapted:
-    said = found.columns[label]
-    values = pd.to_numeric(said, errors="coerce").to_numpy(float)
-    wrong = np.flatnonzero(~np.isfinite(values) & said.notna().to_numpy())
+    column = dataset.columns[label]
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float)
+    wrong = np.flatnonzero(~np.isfinite(values) & column.notna().to_numpy())
     if len(wrong):
-        rule = "must have a finite number, or nothing, in every row."
-        raise input_error("--label", rule, f"{said.iloc[wrong[0]]} in row {wrong[0]}")
+        rule = "must have a finite number or an empty cell in every row."
+        raise input_error("--label", rule, f"{column.iloc[wrong[0]]} in row {wrong[0]}")
     known = np.flatnonzero(np.isfinite(values))
     support, rest = known[:shots], np.setdiff1d(np.arange(len(values)), known[:shots])
     if len(support) < shots or not len(rest):
-        rule = f"must have --shots = {shots} rows with a number, and others to predict."
-        raise input_error("--data", rule, f"{len(known)} of {len(values)} rows have one")
+        rule = f"must have --shots = {shots} rows with a number, and other rows to predict."
+        raise input_error("--data", rule, f"{len(known)} of {len(values)} rows have a number")
     plan = plan_of(config)
     predicted = regress(
         replace(plan.recipe, model=_model(plan.recipe.model, folder)),
         checkpoint.exported(folder / "model.safetensors"),
         plan.space.decode({})[0],
-        (found.inputs[support], torch.tensor(values[support], dtype=torch.float32)),
-        found.inputs[rest],
+        (dataset.inputs[support], torch.tensor(values[support], dtype=torch.float32)),
+        dataset.inputs[rest],
     )
     truth = values[rest]
     scored = np.isfinite(truth)
@@ -137,12 +140,12 @@ def _numbers(
         metrics["mse"] = float(np.square(predicted.numpy() - truth)[scored].mean())
     if truth[scored].size and (spread := truth[scored].var()) > 0:
         metrics["skill"] = 1 - metrics["mse"] / float(spread)
-    table = found.columns.iloc[rest].copy()
+    table = dataset.columns.iloc[rest].copy()
     table["prediction"] = predicted.tolist()
-    return Adapted(_written(out, table, metrics), 0, len(support), len(rest), metrics)
+    return Adapted(_write(out, table, metrics), 0, len(support), len(rest), metrics)
 
 
-def _written(out: Path, table: pd.DataFrame, metrics: Mapping[str, float]) -> Path:
+def _write(out: Path, table: pd.DataFrame, metrics: Mapping[str, float]) -> Path:
     write_text(out / "predictions.csv", table.to_csv(index_label="row"))
     write_text(out / "metrics.json", json.dumps(metrics, indent=2))
     return out / "predictions.csv"
@@ -155,15 +158,15 @@ def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> n
     few = [f"{name} ({len(r)})" for name, r in zip(classes, rows, strict=True) if len(r) < shots]
     if few:
         rule = f"must have at least --shots = {shots} rows of every class."
-        raise input_error("--data", rule, ", ".join(few), "Give more rows, or fewer shots.")
+        raise input_error("--data", rule, ", ".join(few), "Give more rows or fewer shots.")
     return np.concatenate(rows)
 
 
 def _part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component:
-    """`data` seen as the model's own dataset saw its examples."""
+    """The dataset part that reads `data` the way the model's training data was read."""
     options: dict[str, Any] = part.options() | {"path": data}
     source = part.source
-    if source == "glyphs":  # drawn, not read: new ones are images of the same size
+    if source == "glyphs":  # training glyphs are drawn; new ones are read as images of that size
         kept = {key: options[key] for key in ("path", "size", "head") if key in options}
         source, options = "images", {"size": 14} | kept
     return Component(name=source, options=_with_own_encoder(options, folder))
@@ -174,7 +177,7 @@ def _model(model: Component, folder: Path) -> Component:
 
 
 def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The options, with the encoder that the export brings along in place of a name."""
+    """The options; the encoder's name is replaced by the folder of its copy in the export."""
     name, own = options.get("encoder"), folder / "encoder"
     if not name or Path(str(name)).is_absolute() or not own.exists():
         return dict(options)
@@ -185,7 +188,7 @@ def _logits(
     config: Config,
     folder: Path,
     part: Component,
-    found: Dataset,
+    dataset: Dataset,
     support: tuple[np.ndarray, Tensor],
     classes: list[str],
     rest: np.ndarray,
@@ -197,16 +200,16 @@ def _logits(
     rows, codes = support
     if not config.adapts:
         params = checkpoint.exported(folder / "model.safetensors")
-        seen, x = (found.inputs[rows], codes), found.inputs[rest]
+        examples, x = (dataset.inputs[rows], codes), dataset.inputs[rest]
         scale = checkpoint.logit_scale(folder / "model.safetensors")
-        return classify(recipe, params, hyperparameters, seen, x, scale=scale)
+        return classify(recipe, params, hyperparameters, examples, x, scale=scale)
     if config.teacher is not None and config.teacher.source not in TRAINED:
         teacher = _part(config.teacher, str(part.options["path"]), folder)
         recipe = replace(recipe, teacher=teacher)
     spec = replace(plan.spec(0, hyperparameters, weights, stage="final"), recipe=recipe)
-    shown = (torch.from_numpy(rows), codes)
+    labelled = (torch.from_numpy(rows), codes)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
         logits, _ = distil(
-            spec, part, shown, tuple(classes), cache=home.cache, folder=Path(scratch)
+            spec, part, labelled, tuple(classes), cache=home.cache, folder=Path(scratch)
         )
     return logits[rest]

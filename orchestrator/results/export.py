@@ -1,4 +1,4 @@
-"""The best of a search as a folder that somebody else can use."""
+"""Export of the best model of a search to a self-contained folder."""
 
 import json
 import logging
@@ -33,21 +33,22 @@ from trials.programs.teachers import TRAINED
 
 log = logging.getLogger(__name__)
 
-# A folder with this file in it is an earlier export, which may be written over.
+# A folder with this file is an earlier export, which may be overwritten.
 RESULT = "result.json"
-TEACHER = "teacher"  # the folder of models that teach whatever the export is adapted to
+TEACHER = "teacher"  # subfolder with the teacher models that adaptation of the export needs
 
 
 def export(name: str, home: Home, out: Path) -> Summary:
     """Write the best configuration and model of the search `name` to the folder `out`.
 
-    Raises InputError if the search has not ended, or if `out` holds anything but an export, and
-    FewtuneError if the model's checkpoint is gone or damaged.
+    Raises InputError if the search has not ended, or if `out` is neither empty nor an export.
+    Raises FewtuneError if the model's checkpoint is missing or damaged.
     """
     summary = summary_of(name, home)
     records = read_records(name, home)
     if summary.best is None or records is None:
-        raise input_error("NAME", "this search has not ended yet.", name, "Wait, or --resume it.")
+        remedy = "Wait for it, or continue it with `--resume`."
+        raise input_error("NAME", "this search has not ended yet.", name, remedy)
     if out.exists() and any(out.iterdir()) and not (out / RESULT).exists():
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
     config = configs.load_config(home.config(name))
@@ -64,7 +65,7 @@ def export(name: str, home: Home, out: Path) -> Summary:
     write_text(partial / "config.yaml", configs.dump(fixed))
     classes = records.search.notes.get("classes")
     if config.adapts and config.model.name == "transformer":
-        assert classes, "an adaptation has noted its classes"
+        assert classes, "a search of adaptations records its classes"
         # Writes model.safetensors too.
         source = with_absolute_paths(config, base).model.options()["encoder"]
         transformer.save_pretrained(source, tensors, classes, partial)
@@ -73,7 +74,7 @@ def export(name: str, home: Home, out: Path) -> Summary:
         if (scale := _logit_scale(chosen)) is not None:
             metadata[checkpoint.LOGIT_SCALE] = repr(scale)
         save_file(tensors, partial / "model.safetensors", metadata)
-    if classes:  # the model's outputs, in their order
+    if classes:  # the names of the model's outputs, in output order
         write_text(partial / "labels.json", json.dumps(classes, indent=2))
     for source, place in kept.items():
         encoder.save_pretrained(_found(source, base), partial / place)
@@ -91,23 +92,23 @@ def export(name: str, home: Home, out: Path) -> Summary:
 
 
 def _best_training(best: Finalist, finals: list[StudiedTrial]) -> StudiedTrial:
-    """Of the finalist's trainings, the one with the best score on the fresh validation episodes."""
+    """The finalist's retraining with the best score on the fresh validation episodes."""
     own = [t for t in finals if t.notes["candidate"] == best.number and t.state == "complete"]
     return max(own, key=lambda t: t.score)
 
 
 def _logit_scale(chosen: StudiedTrial) -> float | None:
-    """The geometric mean over the validation tasks that have classes; None if none has."""
+    """The geometric mean over the classification tasks of validation; None if there are none."""
     tasks = chosen.notes["tasks"].values()
-    found = [math.log(task["logit_scale"]) for task in tasks if "logit_scale" in task]
-    return math.exp(sum(found) / len(found)) if found else None
+    logs = [math.log(task["logit_scale"]) for task in tasks if "logit_scale" in task]
+    return math.exp(sum(logs) / len(logs)) if logs else None
 
 
 def _trained(folder: Path, chosen: StudiedTrial, records: SearchRecords) -> tuple[Recipe, Params]:
-    """Recipe and parameters of a finalist's training.
+    """Recipe and parameters of a finalist's retraining, from its checkpoint.
 
-    Its test has the same ones, as it does not train any further. They are not found by the paths in
-    the study: a home may have been moved.
+    The checkpoint of its test run is a second copy, because a test does not train. The checkpoint
+    paths in the study are not used, because the home folder may have been moved.
     """
     same = ("candidate", "seed_index")
     tests = [t for t in records.test.trials() if all(t.notes[k] == chosen.notes[k] for k in same)]
@@ -122,15 +123,16 @@ def _trained(folder: Path, chosen: StudiedTrial, records: SearchRecords) -> tupl
             reasons.append(str(error))
     raise FewtuneError(
         f"The model of the best finalist is lost: {' '.join(reasons)} Restore one of the files "
-        "from a copy; without one, search again under another name, as by `--set name=NAME`."
+        "from a backup. Without a backup, search again under a new name: `--set name=NAME`."
     )
 
 
 def encoders(config: Config, base: Path) -> dict[str, str]:
-    """The pretrained encoders that an export brings along, each with its folder there.
+    """The pretrained encoders that an export contains, each with its folder in the export.
 
-    Those whose embeddings the model itself reads, and a teacher's that has no name by which it
-    can be had elsewhere. base: where the config's paths begin.
+    These are the encoders whose embeddings the model reads, and the teacher's encoder if it is a
+    local folder, which other machines do not have. base: the folder that the config's relative
+    paths start from.
     """
     found = {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
     own = sorted(found)
@@ -141,12 +143,12 @@ def encoders(config: Config, base: Path) -> dict[str, str]:
 
 
 def _found(source: str, base: Path) -> str:
-    """An encoder of a config whose paths begin in `base`."""
+    """The path or name of an encoder; a relative path is taken from `base`."""
     return str(base / source) if is_folder(source, base) and source[0] not in "~$" else source
 
 
 def _bring_teacher(config: Config, out: Path) -> None:
-    """Copy the models that teach what the export is adapted to; it can't learn without them."""
+    """Copy the teacher models into the export; its adaptation needs them."""
     teacher = config.teacher
     if not config.adapts or teacher is None or teacher.source not in TRAINED:
         return
@@ -165,9 +167,9 @@ def _bring_teacher(config: Config, out: Path) -> None:
 def fixed_config(
     config: Config, best: Finalist, seed: int, untrained: Recipe | None = None
 ) -> Config:
-    """The same config with nothing left to search: one trial, with its own seed.
+    """The config with nothing left to search: the one best trial with its seed.
 
-    untrained: the recipe of the untrained model, if that is the best.
+    untrained: the recipe of the untrained model if that is the best model, else None.
     """
     data = configs.data_of(config)
     weights = dict(best.task_weights)
@@ -180,14 +182,14 @@ def fixed_config(
         data = {k: v for k, v in data.items() if k not in ("teacher", "distillation")}
     data["trial_seed"] = seed
     if "teacher" in data:
-        data["teacher"].pop("trust_code", None)  # which is for others to say
+        data["teacher"].pop("trust_code", None)  # each user of the export decides this
         if config.adapts and data["teacher"]["source"] in TRAINED:
             data["teacher"]["path"] = TEACHER
     return configs.parse(data)
 
 
 def fixed_spec(config: Config) -> TrialSpec:
-    """The trial of a config with nothing left to search, by which its model can teach others."""
+    """The trial of a config with nothing left to search; needed to use its model as a teacher."""
     plan = plan_of(config)
     return plan.spec(0, *plan.space.decode({}), stage="final", seed=plan.trial_seed)
 
@@ -198,9 +200,9 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
     assert best is not None, "only an ended search is exported"
     shapes = config.episodes
     problem = (
-        f"{shapes.shot} labelled examples a class of one new task"
+        f"{shapes.shot} labelled examples per class of one new task"
         if config.adapts
-        else f"{shapes.shot} examples of new tasks, whose numbers it tells"
+        else f"{shapes.shot} examples of new regression tasks"
         if config.kinds == {"regression"}
         else f"{_count(shapes.ways())}-way {_count(shapes.shot)}-shot episodes of new tasks"
     )
@@ -237,8 +239,8 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
         "```",
         "",
         "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
-        "is a transformers model that `AutoModel.from_pretrained` loads, and `labels.json`, where "
-        "there is one, names the outputs in their order. Where there is a `config.json`, this "
+        "is a transformers model that `AutoModel.from_pretrained` loads. `labels.json`, where "
+        "there is one, names the outputs in order. Where there is a `config.json`, this "
         "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads.",
         "",
         "## Versions",
@@ -254,21 +256,21 @@ def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
 def _choice(config: Config, summary: Summary, best: Finalist) -> str:
     """How the exported model was chosen."""
     trained = sum(f.role != "untrained" for f in summary.finalists)
-    told = (
-        f"Of {sum(summary.trials.values())} trials ({_counts(summary.trials)}), {trained} "
-        "candidates, the best with uniform task weights among them, were trained again with "
-        f"{config.search.seeds} new seeds each and scored on fresh validation episodes."
+    finals = (
+        f"The search ran {sum(summary.trials.values())} trials ({_counts(summary.trials)}). "
+        f"{trained} candidates, including the best trial with uniform task weights, were retrained "
+        f"with {config.search.seeds} new seeds each and scored on fresh validation episodes."
     )
     chosen = (
-        "None was better than the untrained model by more than the standard error of the "
-        "difference, so this is the untrained model."
+        "No candidate was better than the untrained model by more than the standard error of the "
+        "difference, so the untrained model was chosen."
         if best.role == "untrained"
-        else f"Trial {best.number} had the best mean. These weights are of the seed with the best "
-        "validation score."
+        else f"Trial {best.number} had the best mean. The exported weights are from the seed with "
+        "the best validation score."
     )
     return (
-        f"{told} {chosen} Only then were the test tasks looked at. The intervals treat both seeds "
-        "and tasks as random samples."
+        f"{finals} {chosen} The test tasks were used only after this choice. The intervals treat "
+        "both seeds and tasks as random samples."
     )
 
 
@@ -277,16 +279,16 @@ def _count(count: Count) -> str:
 
 
 def _divisors(config: Config, null_losses: Mapping[str, float]) -> list[str]:
-    """What the weights weigh: without it they mean nothing."""
+    """What the task weights apply to; they can't be interpreted without it."""
     if not null_losses:
         return []
     sampled = config.space.task_weights.weights_as == "sampling"
-    what = "shares of the episodes drawn" if sampled else "weights of the losses"
+    what = "the shares of the drawn episodes" if sampled else "the weights of the losses"
     divisors = ", ".join(f"`{task}` {value:.4g}" for task, value in null_losses.items())
     return [
         "",
-        f"The lambda are {what}. Before, each loss is divided by that of the best constant answer: "
-        f"{divisors}.",
+        f"The lambda values are {what}. Each loss is first divided by the loss of the best "
+        f"constant prediction: {divisors}.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a search has found: a pure function of its records."""
+"""The summary of a search, computed from its records alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from orchestrator.search.intervals import (
     verdict,
 )
 
-# What a test is called in `Summary.test`, by the role of the model.
+# The key of a test in `Summary.test`, by the role of the model.
 _TESTED: Mapping[Role, str] = {
     "searched": "candidate",
     "uniform": "uniform",
@@ -38,8 +38,8 @@ _ACCURACIES = (0.0, 1.0)
 class Finalist:
     """A model that was scored on fresh validation episodes.
 
-    number: of the search's trial; None for the untrained model. score: skill, over new seeds; of
-    the untrained model, which has no seeds, over episodes.
+    number: the number of the trial in the search; None for the untrained model. score: skill, with
+    an interval over new seeds; for the untrained model, which has no seeds, over episodes.
     """
 
     number: int | None
@@ -52,40 +52,41 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that a search has found so far.
+    """The results of a search so far.
 
-    Tests are in the `measure` of the search: accuracies, shares in [0, 1], or skills where any
-    held-out task has numbers, which are shares of the variance that the model explains.
+    Test results are in the `measure` of the search. It is accuracy, in [0, 1], if all held-out
+    tasks are classification tasks. Else it is skill; on a regression task skill is the share of the
+    variance that the model explains.
     """
 
     name: str
     state: str  # "running" or "complete"
     trials: Mapping[str, int]
-    lanes: int | None  # of each worker; None before the first has begun
+    lanes: int | None  # per worker; None before the first worker has started
     occupancy: float
-    top: Sequence[StudiedTrial]  # by score in the search
+    top: Sequence[StudiedTrial]  # the best trials by their score in the search
     finalists: Sequence[Finalist]
-    best: Finalist | None  # what is exported
-    candidate: Finalist | None  # the best of what was searched
-    baseline: Finalist | None  # uniform weights, the rates tuned
+    best: Finalist | None  # the model that is exported
+    candidate: Finalist | None  # the best candidate: the best of the searched trials
+    baseline: Finalist | None  # uniform weights with tuned rates
     untrained: Finalist | None
-    reference: Finalist | None  # the better of these two, which the verdict is about
+    reference: Finalist | None  # the better of these two; the verdict compares with it
     verdict: Verdict | None
     measure: str  # "accuracy" or "skill"
-    difference: Interval | None  # on the test tasks, of the best candidate to the better reference
+    difference: Interval | None  # best candidate minus the better reference, on the test tasks
     test: Mapping[str, Interval]  # measure on the test tasks of candidate, uniform, untrained
-    figures: Mapping[str, float]  # accuracies of what was not searched, such as the teacher
+    figures: Mapping[str, float]  # accuracies of models outside the search, such as the teacher
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
-    advice: Sequence[str] = ()  # signs that the answer may be poor, with remedies
-    share: str = ""  # what a measure is a share of, where that has to be said
+    advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
+    share: str = ""  # what the measure is a share of; empty for accuracy
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
-        found: dict[str, Any] = _plain(
+        data: dict[str, Any] = _plain(
             {
                 "name": self.name,
                 "state": self.state,
-                # Readers of the JSON know a pruned trial as stopped.
+                # The public JSON format calls a pruned trial "stopped".
                 "trials": {_JSON_STATES.get(s, s): n for s, n in self.trials.items()},
                 "lanes": self.lanes,
                 "occupancy": self.occupancy,
@@ -105,20 +106,20 @@ class Summary:
                 "advice": list(self.advice),
             }
         )
-        return found
+        return data
 
 
 def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
-    """The summary of what the records hold."""
+    """The summary of the search in `records`; `top`: number of trials in its list of the best."""
     trials, finals, tests = (r.trials() for r in (records.search, records.final, records.test))
     ranked = sorted(
         (t for t in trials if t.state == "complete"), key=lambda t: (-t.score, t.number)
     )
     done = records.search.notes.get("state") == "complete"
-    found = _finalists(trials, finals)
-    untrained = next((f for f in found if f.role == "untrained"), None)
-    candidate = _best(found, finals, "searched") if done else None
-    baseline = _best(found, finals, "uniform") if done else None
+    finalists = _finalists(trials, finals)
+    untrained = next((f for f in finalists if f.role == "untrained"), None)
+    candidate = _best(finalists, finals, "searched") if done else None
+    baseline = _best(finalists, finals, "uniform") if done else None
     held_out = [task for t in (*finals, *tests) for task in t.notes.get("tasks", {}).values()]
     classifies = ["accuracy" in task for task in held_out]
     measure = "accuracy" if all(classifies) else "skill"
@@ -127,7 +128,8 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     best = _exported(candidate, baseline, untrained, finals) if done else None
     reference = max((f for f in (baseline, untrained) if f is not None), key=_rank, default=None)
     if best is not None and best.role == "untrained":
-        reference = best  # a mean that is higher within its error is none that is better
+        # The baseline's mean may be higher, but by less than the standard error.
+        reference = best
     difference = _difference(tables, reference, measure)
     return Summary(
         name=name,
@@ -139,7 +141,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         lanes=records.search.notes.get("lanes"),
         occupancy=occupancy((records.search, records.final)),
         top=ranked[:top],
-        finalists=sorted(found, key=lambda f: -_rank(f)),
+        finalists=sorted(finalists, key=lambda f: -_rank(f)),
         best=best,
         candidate=candidate,
         baseline=baseline,
@@ -161,7 +163,7 @@ def summary_of(name: str, home: Home) -> Summary:
     records = read_records(name, home)
     if records is None or not identity.owns(home, name, records.search):
         known = ", ".join(home.searches()) or "none yet"
-        rule = f"is no search of {home.path} that can be shown; there are: {known}."
+        rule = f"must be the name of a search in {home.path}; there are: {known}."
         raise input_error("NAME", rule, name, identity.elsewhere(home, name))
     return summarise(name, records)
 
@@ -178,12 +180,14 @@ def _finalists(trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial]) -
 
 
 def _best(
-    found: Sequence[Finalist], finals: Sequence[StudiedTrial], role: Literal["searched", "uniform"]
+    finalists: Sequence[Finalist],
+    finals: Sequence[StudiedTrial],
+    role: Literal["searched", "uniform"],
 ) -> Finalist | None:
-    """The one of the role that has the best mean, if all its trainings have ended well."""
+    """The finalist of the role with the best mean; None if one of its retrainings failed."""
     number = best_candidate(finals, role)
-    own = (f for f in found if number is not None and f.number == number)
-    return next((f for f in own if not math.isnan(f.score.mean)), None)
+    matching = (f for f in finalists if number is not None and f.number == number)
+    return next((f for f in matching if not math.isnan(f.score.mean)), None)
 
 
 def _exported(
@@ -192,20 +196,20 @@ def _exported(
     untrained: Finalist | None,
     finals: Sequence[StudiedTrial],
 ) -> Finalist | None:
-    """What is exported: the best trained model, if it is better than the untrained one.
+    """The model to export: the best trained model if it is better than the untrained model.
 
-    It has to be better by more than the standard error of the difference: without that, training
-    has not been shown to help, and the untrained model is the safer answer on new tasks.
+    It must be better by more than the standard error of the difference. Otherwise it is not shown
+    that training helps, and the untrained model is the safer choice for new tasks.
     """
     trained = max((f for f in (candidate, baseline) if f is not None), key=_rank, default=None)
     if trained is None or untrained is None:
         return trained or untrained
-    ours = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
-    theirs = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
-    gain = ours - theirs
+    with_training = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
+    without = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
+    gain = with_training - without
     sampled = gain.shape[1] >= MIN_TASKS
     error, _ = standard_error(gain, of_tasks=sampled)
-    if not sampled:  # then the episodes are what the gain was sampled on
+    if not sampled:  # too few tasks to be a sample; the episodes are the sample instead
         error = math.hypot(error, mean_of(_estimates(finals, None)).standard_error)
     return trained if gain.mean() > error else untrained
 
@@ -213,12 +217,12 @@ def _exported(
 def _test_tables(
     tests: Sequence[StudiedTrial], known: Sequence[Finalist], measure: str
 ) -> dict[str, np.ndarray]:
-    """Measures (seeds, tasks) on the test tasks, of the same seeds for all that were trained."""
+    """Measures (seeds, tasks) on the test tasks; all trained models have the same seeds."""
     rows = {f.role: _tested(tests, f.number, measure) for f in known}
     trained = [own for role, own in rows.items() if role != "untrained" and own]
     seeds = sorted(set.intersection(*(set(own) for own in trained))) if trained else [0]
     return {
-        # The untrained model is the same whatever the seed.
+        # The untrained model does not depend on the seed.
         _TESTED[role]: np.array([own[0 if role == "untrained" else j] for j in seeds])
         for role, own in rows.items()
         if own and seeds
@@ -228,7 +232,7 @@ def _test_tables(
 def _difference(
     tables: Mapping[str, np.ndarray], reference: Finalist | None, measure: str
 ) -> Interval | None:
-    """Of the best candidate to the better reference, on the test tasks."""
+    """The best candidate minus the better reference, on the test tasks."""
     if reference is None or not {"candidate", _TESTED[reference.role]} <= tables.keys():
         return None
     gain = tables["candidate"] - tables[_TESTED[reference.role]]
@@ -239,10 +243,11 @@ def _difference(
 def _verdict(difference: Interval | None, best: Finalist | None) -> Verdict | None:
     if difference is None:
         return None
-    found = verdict(difference)
-    # On the validation tasks nothing that was trained was better: the test alone can't overrule it.
-    overruled = found == "better" and best is not None and best.role == "untrained"
-    return "undecided" if overruled else found
+    on_test = verdict(difference)
+    # On the validation tasks no trained model was better than the untrained model. A better result
+    # on the test tasks contradicts that, so the verdict is open.
+    contradicts = on_test == "better" and best is not None and best.role == "untrained"
+    return "undecided" if contradicts else on_test
 
 
 def _test_interval(table: np.ndarray, measure: str) -> Interval:
@@ -251,7 +256,7 @@ def _test_interval(table: np.ndarray, measure: str) -> Interval:
 
 
 def occupancy(records: Sequence[StudyRecord]) -> float:
-    """Share of the lanes' steps that trained a trial; NaN before the first step."""
+    """Share of the lane steps that trained a trial; NaN before the first step."""
     steps = [record.notes.get("steps", (0, 0)) for record in records]
     capacity = sum(step[1] for step in steps)
     return sum(step[0] for step in steps) / capacity if capacity else math.nan
@@ -276,36 +281,36 @@ def _untrained_of(finals: Sequence[StudiedTrial]) -> Finalist:
     tasks = _estimates(finals, None)
     score = Interval(math.nan, math.nan, math.nan)
     if tasks:
-        found = mean_of(tasks)
-        low, high = found.interval()
-        score = Interval(found.mean, low, min(high, _SKILLS[1]), "over episodes: it has no seeds")
+        mean = mean_of(tasks)
+        low, high = mean.interval()
+        score = Interval(mean.mean, low, min(high, _SKILLS[1]), "over episodes: it has no seeds")
     return Finalist(None, "untrained", math.nan, score, {}, {})
 
 
 def _estimates(finals: Sequence[StudiedTrial], candidate: int | None) -> list[Estimate]:
-    """Skill on each validation task, of the first training of a candidate that has ended well."""
-    own = [t for t in finals if t.notes["candidate"] == candidate and t.state == "complete"]
-    return [Estimate(*task["skill"]) for t in own[:1] for task in t.notes["tasks"].values()]
+    """Skill on each validation task, from the candidate's first complete retraining."""
+    complete = [t for t in finals if t.notes["candidate"] == candidate and t.state == "complete"]
+    return [Estimate(*task["skill"]) for t in complete[:1] for task in t.notes["tasks"].values()]
 
 
 def _skills(finals: Sequence[StudiedTrial]) -> list[list[float]]:
-    """Skill (seeds, tasks) of a finalist's trainings; NaN until all of them have ended well."""
+    """Skill (seeds, tasks) of a finalist's retrainings; NaN unless all of them are complete."""
     if any(t.state != "complete" for t in finals):
         return [[math.nan]]
     return [[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals]
 
 
 def _share(classifies: Sequence[bool]) -> str:
-    """What a skill is a share of: of numbers the variance, of classes what guessing leaves."""
+    """What skill is a share of: the variance of numbers, or the gap between chance and perfect."""
     if all(classifies):
         return ""
-    return "the way from guessing to perfect" if any(classifies) else "the variance explained"
+    return "the gap between chance and perfect" if any(classifies) else "the variance explained"
 
 
 def _tested(
     tests: Sequence[StudiedTrial], candidate: int | None, measure: str
 ) -> dict[int, list[float]]:
-    """A candidate's measures on the test tasks, by the seed that it was trained with."""
+    """A candidate's measures on the test tasks, by the index of its training seed."""
     return {
         t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
         for t in tests
@@ -314,7 +319,7 @@ def _tested(
 
 
 def _mean(value: float | Sequence[float]) -> float:
-    """Of an estimate, or a number that is a mean itself."""
+    """The mean of an estimate; a single number is a mean already."""
     return value if isinstance(value, float) else value[0]
 
 

@@ -1,28 +1,31 @@
-"""What a search has found, in plain sentences."""
+"""The result of a search as plain sentences."""
 
 from orchestrator.results.leaderboard import Finalist, Summary
 from orchestrator.search.intervals import Interval
 from orchestrator.space.search_space import SOFT_WEIGHT
 
 _VERDICTS = {
-    "better": "What the search found is better than",
-    "no better": "What the search found is no better than",
-    "undecided": "It can't be told yet whether what the search found is better than",
+    "better": "The best candidate is better than",
+    "no better": "The best candidate is no better than",
+    "undecided": "It is undecided whether the best candidate is better than",
 }
 
 
 def sentence(summary: Summary) -> str:
-    """The answer of the search. It begins with the verdict on all that was trained."""
+    """The result of the search: the verdict first, then the numbers."""
     if summary.best is None:
         ended = summary.state == "complete"
-        return "No trial reached its end." if ended else "The search has not ended yet."
+        return "No trial completed." if ended else "The search has not ended yet."
     if summary.best.role == "untrained":
-        return _nothing_helped(summary)
+        return _training_did_not_help(summary)
     if summary.difference is None:
-        shown = summary.test.get("candidate") or summary.test.get("uniform")
-        where = "" if shown is None else f": {_percent(shown)}{_share(summary)} on the test tasks"
-        return f"Trial {summary.best.number} is best{where}; there was nothing to compare it with."
-    assert summary.reference is not None, "a difference is one to a reference"
+        value = summary.test.get("candidate") or summary.test.get("uniform")
+        where = "" if value is None else f": {_percent(value)}{_share(summary)} on the test tasks"
+        return (
+            f"Trial {summary.best.number} is the best{where}. "
+            "There is no reference to compare it with."
+        )
+    assert summary.reference is not None, "a difference needs a reference"
     ours, theirs = summary.test["candidate"], summary.test[_key(summary.reference)]
     return (
         f"{_VERDICTS[summary.verdict or 'undecided']} {_name(summary, summary.reference)}: "
@@ -31,29 +34,28 @@ def sentence(summary: Summary) -> str:
     )
 
 
-def _nothing_helped(summary: Summary) -> str:
+def _training_did_not_help(summary: Summary) -> str:
     untrained = summary.test.get("untrained")
-    said = "Nothing that was trained is better than the untrained model"
+    text = "No trained model is better than the untrained model"
     if untrained is not None:
-        said += f", which has {_percent(untrained)}{_share(summary)} on the test tasks"
-    said += ". The untrained model is what is exported."
+        text += f", which has {_percent(untrained)}{_share(summary)} on the test tasks"
+    text += ". The untrained model is exported."
     trained = summary.test.get("candidate")
     if trained is None or summary.difference is None:
-        return said
+        return text
     return (
-        f"{said} The best that was trained has {_percent(trained)}, "
-        f"{_difference(summary.difference)}."
+        f"{text} The best trained model has {_percent(trained)}, {_difference(summary.difference)}."
     )
 
 
 def _other(summary: Summary) -> str:
-    """The reference that is not the better one."""
+    """The test results of the references that the verdict does not compare with."""
     both = (summary.baseline, summary.untrained)
     others = [f for f in both if f is not None and f is not summary.reference]
-    shown = [(f, summary.test[_key(f)]) for f in others if _key(f) in summary.test]
+    tested = [(f, summary.test[_key(f)]) for f in others if _key(f) in summary.test]
     return "".join(
         f" {name[0].upper()}{name[1:]}: {_percent(value)}."
-        for f, value in shown
+        for f, value in tested
         for name in [_name(summary, f)]
     )
 
@@ -67,7 +69,7 @@ def _name(summary: Summary, reference: Finalist) -> str:
         return "the untrained model"
     assert summary.best is not None, "only an ended search has references"
     weights = bool(reference.task_weights)
-    what = "uniform task weights" if weights else "labels alone"
+    what = "uniform task weights" if weights else "labels only"
     if weights and reference.hyperparameters.get(SOFT_WEIGHT) == 0:
         what += " without a teacher,"
     return f"{what} with tuned rates"

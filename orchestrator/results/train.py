@@ -1,4 +1,4 @@
-"""One trial by itself: trained as a config with nothing left to search says, and scored."""
+"""Training of one trial from a config that leaves nothing to search."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class Trained:
 
     @property
     def tested(self) -> tuple[str, float]:
-        """The measure that all test tasks have, `accuracy` or else `skill`, and its mean."""
+        """A measure and its mean: `accuracy` if all test tasks have it, else `skill`."""
         skills, metrics = self.test.per_task, self.test.metrics
         accuracies = [metrics.get(f"test/{task}/accuracy") for task in skills]
         known = [value for value in accuracies if value is not None]
@@ -33,14 +33,14 @@ class Trained:
 
 
 def train(config: Config, home: Home) -> Trained:
-    """Train the one trial that `config` describes; raises InputError if it leaves a choice."""
+    """Train and score the trial of `config`; raises InputError if anything is left to search."""
     plan = plan_of(config)
     details = [
-        ErrorDetail(f"space.{name}", "must be a number to train with, not a range.", None)
+        ErrorDetail(f"space.{name}", "must be a number for `train`, not a range.", None)
         for name in plan.space.ranges
     ]
     if isinstance(plan.space.weights, Simplex):
-        rule = "must be given as `fixed` weights, or with `search: false`."
+        rule = "must have `fixed` weights or `search: false`."
         details.append(ErrorDetail("space.task_weights", rule))
     if details:
         raise InputError(details)

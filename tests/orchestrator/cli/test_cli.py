@@ -239,7 +239,7 @@ def test_the_divisors_of_the_losses_are_kept(home, exported, called):
     assert shown["null_losses"] == dict.fromkeys(names, pytest.approx(math.log(5)))
     assert json.loads((exported / "result.json").read_text())["null_losses"].keys() == names
     card = (exported / "README.md").read_text()
-    assert "each loss is divided by that of the best constant answer" in card
+    assert "divided by the loss of the best constant prediction" in card
     assert "1.609" in card
 
 

@@ -89,7 +89,7 @@ def test_a_search_whose_folder_was_removed_is_not_taken_for_a_new_one_of_its_nam
         with pytest.raises(InputError, match=r"another search's|no such search"):
             run(home, config(), resume=again)
     for reading in (summary_of, lambda name, home: export(name, home, home.path / "out")):
-        with pytest.raises(InputError, match="is no search of"):
+        with pytest.raises(InputError, match="must be the name of a search in"):
             reading("toy", home)
     Path(home.storage("toy")).unlink()
     assert run(home, config(seed=3)).summary.state == "complete"
@@ -106,7 +106,7 @@ def test_a_second_home_on_the_same_database_does_not_take_the_first_ones_search(
             with pytest.raises(InputError, match=r"another search's|no such search"):
                 run(other, given, resume=resume)
     assert nothing_written(other)
-    with pytest.raises(InputError, match="is no search of"):
+    with pytest.raises(InputError, match="must be the name of a search in"):
         summary_of("toy", other)
     assert run(home, config(), resume=True).summary.state == "complete"
     assert run(other, config(name="own")).summary.state == "complete"

@@ -153,7 +153,7 @@ def test_a_clear_gain_is_called_better_and_none_is_not() -> None:
 
     better = summarise("toy", searched(score=clean_counts))
     assert better.verdict == "better"
-    assert sentence(better).startswith("What the search found is better than uniform task weights")
+    assert sentence(better).startswith("The best candidate is better than uniform task weights")
     same = summarise("toy", searched(score=nothing_counts))
     assert same.verdict == "no better"
     assert "is no better than" in sentence(same)
@@ -210,7 +210,7 @@ def test_a_baseline_that_diverged_under_a_new_seed_is_no_baseline() -> None:
     assert found["baseline"] is found["difference"] is found["verdict"] is None
     assert found["test"].keys() == {"candidate"}
     assert found["best"]["reference"] is None
-    assert "nothing to compare it with" in sentence(summary)
+    assert sentence(summary).endswith("There is no reference to compare it with.")
 
 
 def test_a_test_that_failed_leaves_the_other_seeds_paired() -> None:
@@ -236,7 +236,7 @@ def test_without_a_reference_the_best_stands_alone() -> None:
     space = SearchSpace(rate, {}, dict.fromkeys(toys.TASKS, 1 / 3))
     summary = summarise("toy", searched(space=space))
     assert strict(summary.to_dict())["baseline"] is None
-    assert sentence(summary).startswith(f"Trial {summary.best.number} is best")
+    assert sentence(summary).startswith(f"Trial {summary.best.number} is the best")
 
 
 class TestUntrained:
@@ -268,7 +268,7 @@ class TestUntrained:
         ours = summary.test["candidate"].mean
         assert summary.difference.mean == pytest.approx(ours - summary.test["untrained"].mean)
         said = sentence(summary)
-        assert said.startswith("What the search found is better than the untrained model: ")
+        assert said.startswith("The best candidate is better than the untrained model: ")
         assert "Uniform task weights with tuned rates: " in said
 
     def test_that_nothing_beats_is_the_answer(self) -> None:
@@ -277,8 +277,8 @@ class TestUntrained:
         assert summary.verdict == "no better"
         assert summary.difference.high < 0
         assert sentence(summary).startswith(
-            "Nothing that was trained is better than the untrained model, which has 92.0 % on the "
-            "test tasks. The untrained model is what is exported. The best that was trained has "
+            "No trained model is better than the untrained model, which has 92.0 % on the "
+            "test tasks. The untrained model is exported. The best trained model has "
         )
 
     def test_is_preferred_to_a_gain_within_its_error(self) -> None:
@@ -314,4 +314,4 @@ def test_the_measure_is_what_all_held_out_tasks_have(monkeypatch) -> None:
     summary = summarise("toy", searched(seeds=3))
     assert summary.measure == "skill"
     assert summary.test.keys() == {"candidate", "uniform"}
-    assert "of the way from guessing to perfect on the test tasks" in sentence(summary)
+    assert "of the gap between chance and perfect on the test tasks" in sentence(summary)
