@@ -72,9 +72,8 @@ def test_a_learner_that_raises_ends_the_search_with_what_to_look_at(command, pac
     place = f"{package / LEARNER}:24, in logits"
     assert paragraph(said) == (
         "failed 4 trials failed for the same reason, and none has a score: ValueError: no width of "
-        f"0.5 ({place}). The whole traceback is in MLflow, in the description of the run "
-        "search-0000. Mend what it names, then go on with `--resume`, or begin again under another "
-        "name."
+        f"0.5 ({place}). The full traceback is in MLflow, in the description of the run "
+        "search-0000. Fix the cause, then continue with `--resume` or start again under a new name."
     )
     assert len(said.splitlines()) < 10
     assert set(states(package)) <= {"failed", "running"}
@@ -92,7 +91,7 @@ def test_a_learner_without_numbers_ends_the_search_with_what_to_look_at(command,
     assert end == 1
     assert re.search(r"[34] trials failed for the same reason", paragraph(said))
     assert "diverged: its parameters are not finite at step" in said
-    assert "Look for what is not finite" in said
+    assert "Check for values that are not finite" in said
     assert "diverged" in runs_of_trials(package)["search-0000"].data.tags["fewtune.error"]
 
 

@@ -1,6 +1,7 @@
-"""A Gaussian process over the unit cube, made of the parts of Optuna's sampler.
+"""A Gaussian process over the unit cube, built from the parts of Optuna's sampler.
 
-Not by way of a study of Optuna's: to copy and check the trials into one took as long as the model.
+Optuna's sampler itself is not used: copying the trials into a study and validating them took as
+long as the model.
 """
 
 import math
@@ -16,21 +17,21 @@ from optuna._gp.search_space import SearchSpace
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-# Points among which some are chosen together, at least, and how often that is done.
+# `together` chooses from at least this many candidate points, in this many rounds.
 _CANDIDATES = 256
 _ROUNDS = 2
-# How far candidates are around the best point seen, and then around those that were chosen.
+# Standard deviation of candidates around the best observed point, then around the chosen points.
 _SPREAD, _NARROW = 0.1, 0.06
-# Functions drawn for the expected improvement (Optuna's own number), and for how many choices: one
-# more hardly improves on the best of many for any of them.
+# Number of functions drawn for the expected improvement (Optuna's number), and the number of
+# choices after which they are redrawn: with more choices, hardly any function improves further.
 _DRAWS, _BLOCK = 128, 64
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Matern's with smoothness 5/2: what values at two points have to do with each other."""
+    """The Matern kernel with smoothness 5/2: the covariance of the values at two points."""
 
-    inverse_squares: Tensor  # of the length scale in each of the d dimensions: (d,)
+    inverse_squares: Tensor  # 1 / length scale ** 2 for each of the d dimensions: (d,)
     scale: Tensor
     noise: Tensor
 
@@ -42,8 +43,8 @@ class Kernel:
 
 
 def fit(points: np.ndarray, values: np.ndarray) -> Kernel:
-    """The likeliest kernel of values (n,) at points (n, d), under Optuna's prior."""
-    found = gp.fit_kernel_params(
+    """The most likely kernel for values (n,) at points (n, d), under Optuna's prior."""
+    fitted = gp.fit_kernel_params(
         X=points,
         Y=_standard(values),
         is_categorical=np.zeros(points.shape[1], bool),
@@ -51,11 +52,11 @@ def fit(points: np.ndarray, values: np.ndarray) -> Kernel:
         minimum_noise=prior.DEFAULT_MINIMUM_NOISE_VAR,
         deterministic_objective=False,
     )
-    return Kernel(found.inverse_squared_lengthscales, found.kernel_scale, found.noise_var)
+    return Kernel(fitted.inverse_squared_lengthscales, fitted.kernel_scale, fitted.noise_var)
 
 
 class Process:
-    """What is believed of a function of which values (n,) at points (n, d) were seen."""
+    """The posterior of a function, given observed values (n,) at points (n, d)."""
 
     def __init__(self, kernel: Kernel, points: np.ndarray, values: np.ndarray) -> None:
         self._kernel, self._points, self._values = kernel, points, _standard(values)
@@ -64,28 +65,29 @@ class Process:
         self._cube = SearchSpace({str(i): FloatDistribution(0, 1) for i in range(d)})
 
     def together(self, n: int, running: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        """Points (n, d) of the most expected improvement together with those of `running` (m, d).
+        """Points (n, d) that maximise the joint expected improvement with `running` (m, d).
 
-        Chosen greedily from candidates, by functions that may be the one, drawn at all of them:
-        Wilson et al., "Maximizing acquisition functions for Bayesian optimization", NeurIPS 2018.
-        Many cost hardly more than one. They are then the middle of new candidates.
+        The points are chosen greedily from candidates. The improvement is estimated with functions
+        drawn from the posterior at all candidates: Wilson et al., "Maximizing acquisition functions
+        for Bayesian optimization", NeurIPS 2018. Many points cost hardly more than one. A second
+        round draws new candidates around the chosen points.
         """
         m = max(_CANDIDATES, 2 * n)
         anywhere = self._cube.sample_normalized_params(m // 2, rng)
         near = self._best() + _SPREAD * rng.standard_normal((m - m // 2, anywhere.shape[1]))
-        found = self._chosen(np.concatenate([anywhere, near.clip(0, 1)]), n, running, rng)
+        chosen = self._choose(np.concatenate([anywhere, near.clip(0, 1)]), n, running, rng)
         for _ in range(1, _ROUNDS):
-            middles = np.concatenate([found, self._best()])
-            of = middles[rng.randint(len(middles), size=m - n)]
+            centres = np.concatenate([chosen, self._best()])
+            of = centres[rng.randint(len(centres), size=m - n)]
             around = of + _NARROW * rng.standard_normal(of.shape)
-            found = self._chosen(np.concatenate([found, around.clip(0, 1)]), n, running, rng)
-        return found
+            chosen = self._choose(np.concatenate([chosen, around.clip(0, 1)]), n, running, rng)
+        return chosen
 
-    def _chosen(
+    def _choose(
         self, points: np.ndarray, n: int, running: np.ndarray, rng: np.random.RandomState
     ) -> np.ndarray:
-        """Those n of the points that improve most on the best seen and on what is running."""
-        mean, root = self._believed(np.concatenate([running, points]))
+        """The n points that improve most on the best observed value and on the running points."""
+        mean, root = self._posterior(np.concatenate([running, points]))
         taken = list(range(len(running)))
         while len(taken) < len(running) + n:
             noise = torch.from_numpy(rng.standard_normal((_DRAWS, len(mean))))
@@ -93,7 +95,7 @@ class Process:
             best = torch.full((_DRAWS,), float(self._values.max()), dtype=torch.float64)
             if taken:
                 best = torch.maximum(best, functions[:, taken].amax(1))
-            likely = 1e-9 * functions.mean(0)  # when none improves on anything
+            likely = 1e-9 * functions.mean(0)  # decides when no point improves on anything
             for _ in range(min(_BLOCK, len(running) + n - len(taken))):
                 gain = (functions - best[:, None]).clamp_(min=0).mean(0) + likely
                 gain[taken] = -torch.inf
@@ -101,18 +103,18 @@ class Process:
                 best = torch.maximum(best, functions[:, taken[-1]])
         return np.asarray(points[np.array(taken[len(running) :]) - len(running)])
 
-    def _believed(self, points: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Mean (m,) of the values at points (m, d), and a root (m, m) of their covariance."""
+    def _posterior(self, points: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Posterior mean (m,) at points (m, d), and a Cholesky factor (m, m) of the covariance."""
         x = torch.from_numpy(points)
-        root, weights = self._known
+        root, weights = self._factors
         white = torch.linalg.solve_triangular(root, self._kernel(self._x, x), upper=False)
         covariance = self._kernel(x, x) - white.T @ white
         covariance.diagonal().add_(1e-6)
         return weights @ white, torch.linalg.cholesky(covariance)
 
     @cached_property
-    def _known(self) -> tuple[Tensor, Tensor]:
-        """The root (n, n) of the covariance of what was seen, and that whitened by it (n,)."""
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """Cholesky factor (n, n) of the observations' covariance, and whitened values (n,)."""
         covariance = self._kernel(self._x, self._x)
         covariance.diagonal().add_(self._kernel.noise)
         root = torch.linalg.cholesky(covariance)
@@ -120,11 +122,11 @@ class Process:
         return root, torch.linalg.solve_triangular(root, y, upper=False)[:, 0]
 
     def one_by_one(self, n: int, running: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        """Points (n, d) of the most expected improvement one after the other, each of which runs
-        in the eyes of the next, as those of `running` (m, d) do.
+        """Points (n, d) that each maximise the expected improvement, chosen one after the other.
 
-        On the value that is believed of a point seen: nothing can be expected to improve on the
-        highest of many noisy ones, and what is left then are corners where nobody has looked.
+        Each point counts as running for the next, like those of `running` (m, d). The improvement
+        is over the highest posterior mean at an observed point. No point can be expected to improve
+        on the highest of many noisy values, and then only unexplored corners would be chosen.
         """
         model = gp.GPRegressor(
             torch.zeros(self._points.shape[1], dtype=torch.bool),
@@ -135,16 +137,16 @@ class Process:
             self._kernel.noise,
         )
         model._cache_matrix()
-        believed, _ = model.posterior(self._x)
-        best, top = float(believed.max()), self._points[[int(believed.argmax())]]
+        mean, _ = model.posterior(self._x)
+        best, top = float(mean.max()), self._points[[int(mean.argmax())]]
         before = len(running)
         for _ in range(n):
-            found, _ = optim_mixed.optimize_acqf_mixed(
+            point, _ = optim_mixed.optimize_acqf_mixed(
                 self._improvement(model, best, running, rng),
                 warmstart_normalized_params_array=top,
                 rng=rng,
             )
-            running = np.vstack([running, found])
+            running = np.vstack([running, point])
         return running[before:]
 
     def _improvement(
@@ -155,7 +157,7 @@ class Process:
         return acqf.qLogEI(model, self._cube, best, _DRAWS, rng.randint(1 << 30), running)
 
     def _best(self) -> np.ndarray:
-        """The point (1, d) of the highest value seen."""
+        """The point (1, d) with the highest observed value."""
         return self._points[[self._values.argmax()]]
 
 
@@ -165,7 +167,7 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The matrices of a few hundred trials are so small that a second thread costs time."""
+    """Use one thread: for matrices of a few hundred trials, a second thread costs time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What the trials of a search say together, at a cost that does not grow with their number."""
+"""The trials of a search in ranked order, updated at a cost of O(running and new trials)."""
 
 import math
 from bisect import insort
@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from orchestrator.record.study import StudiedTrial
 from orchestrator.space.search_space import SearchSpace
 
-# The opposite of the score, the number, the trial: the first of such a list is the best.
+# (negative score, number, trial), ascending: the first entry is the best.
 Ranked = list[tuple[float, int, StudiedTrial]]
-# Gains are summed in this unit: sums of floats would hang on the order in which trials ended.
+# Gains are summed as integers in this unit, because a sum of floats depends on the order in which
+# the trials ended.
 _UNIT = 2.0**-40
 
 
 class RankedTrials:
-    """The trials of a search, and those that have ended by merit.
+    """The trials of a search; those that have ended are ranked by score.
 
     Laws:
-    - they hang on the trials alone, to the last bit, and not on when `update` was told of them;
-    - an update costs what is running and what is new: trials that have ended stay as they are.
+    - the state depends on the trials only, bit for bit, and not on the times of the updates;
+    - an update costs O(running and new trials), because ended trials do not change.
     """
 
     def __init__(
@@ -32,13 +33,13 @@ class RankedTrials:
         self._complete: Mapping[bool, Ranked] = {False: [], True: []}
         self._stopped: defaultdict[int, Ranked] = defaultdict(list)
         self._failed: Ranked = []
-        self._running: list[int] = []  # where those are
+        self._running: list[int] = []  # positions of the running trials in `trials`
         self._worst = math.inf
         self._gained: defaultdict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))  # sum, number
         self.update(trials)
 
     def update(self, trials: Sequence[StudiedTrial]) -> None:
-        """Take in `trials`: those of the last update as they are now, and more."""
+        """Set the current trials: those of the last update in the same order, then new trials."""
         new = range(len(self.trials), len(trials))
         self.references += sum(self.is_reference(trials[i]) for i in new)
         unknown = [*self._running, *new]
@@ -63,36 +64,36 @@ class RankedTrials:
             self._gained[rung] = total + gained, n + 1
 
     def _gains(self, trial: StudiedTrial) -> Iterator[tuple[int, int]]:
-        """What a trial that reached the last rung gained since each, in units."""
+        """(rung, gain from it to the last rung in units) of a trial that reached the last rung."""
         for rung, score in trial.reports.items():
             gained = trial.reports.get(self._last, math.nan) - score
             if math.isfinite(gained):
                 yield rung, round(gained / _UNIT)
 
     def is_reference(self, trial: StudiedTrial) -> bool:
-        """Whether a trial is the reference, at whatever rates."""
+        """Whether a trial is the reference, with any rates."""
         return self._space.is_reference(trial.params)
 
     def complete(self, *, reference: bool) -> Iterator[StudiedTrial]:
-        """The complete trials that have a score and are the reference or are not, best first."""
+        """The complete trials with a score that are (or are not) the reference, best first."""
         return (trial for _, _, trial in self._complete[reference])
 
     def stopped(self) -> list[Iterator[StudiedTrial]]:
-        """The trials that were stopped at each step, best first."""
+        """One iterator per rung over the trials that were pruned there, best first."""
         return [(trial for _, _, trial in ranked) for ranked in self._stopped.values()]
 
     def failed(self) -> Iterator[StudiedTrial]:
-        """The trials that have ended and are none of these, by number."""
+        """All other trials that have ended, by number."""
         return (trial for _, _, trial in self._failed)
 
     def worst(self) -> float:
-        """The lowest score of all, those of running trials too; 0 if there is none."""
+        """The lowest finite score, including the running trials; 0 if there is no score."""
         scores = (t.score for t in self.running)
         worst = min([self._worst, *(score for score in scores if math.isfinite(score))])
         return worst if math.isfinite(worst) else 0.0
 
     def gain(self, rung: int) -> float:
-        """Mean gain between a rung and the last of those that reached both; 0 if none has."""
+        """Mean gain from a rung to the last rung over trials that reached both; 0 if none did."""
         total, n = self._gained.get(rung, (0, 0))
         running = [g for t in self.running for r, g in self._gains(t) if r == rung]
         n += len(running)

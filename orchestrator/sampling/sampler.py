@@ -1,4 +1,4 @@
-"""What to try next: a pure function of the trials so far."""
+"""The sampler: a pure function from the trials so far to the parameters of the next trials."""
 
 import heapq
 import math
@@ -13,26 +13,26 @@ from orchestrator.sampling.gaussian_process import Kernel, Process, fit, one_thr
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.space.search_space import SearchSpace, Values
 
-# Joint trials drawn at random before the Gaussian process is trusted.
+# Number of joint trials drawn at random before the Gaussian process is used.
 _STARTUP = 10
-# A score below this (functions have no lowest) is as bad as one can be.
+# Lower scores are clipped to this value; the skill on regression tasks has no lower bound.
 _FLOOR = -1.0
-# Trials that run or are to run, from which on they are chosen together and not one by one with the
-# utmost care: a hundred for the time of one.
+# From this number of running and wanted trials on, suggestions are chosen together. That takes the
+# time of one suggestion for a hundred; below it, they are optimised more carefully one by one.
 CROWD = 8
-# Ended trials that the Gaussian process is shown, at most.
+# The Gaussian process uses at most this many ended trials.
 _MOST = 200
-# Ended trials from which on its kernel is not fitted anew whenever something is suggested.
+# From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
-# The factor by which those leave the best rates found for the reference.
+# Random trials draw each rate within this factor of the reference's best rate.
 _NEAR = 3.0
 
 
 class Sampler:
-    """Suggests trials.
+    """Suggests the parameters of trials.
 
-    Law: the same trials and seed give the same suggestions, whatever was suggested before. What it
-    keeps is what it would find again.
+    Law: the same trials and seed give the same suggestions, whatever was suggested before. Its only
+    state is a cache of the kernel, which it could recompute.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
@@ -41,14 +41,14 @@ class Sampler:
         self._fitted: tuple[int, Kernel] | None = None
 
     def has_model(self, trials: RankedTrials, ahead: int = 0) -> bool:
-        """Whether there are enough joint trials, ended or not, for suggestions to be modelled."""
+        """Whether there are enough joint trials, ended or not, to use the Gaussian process."""
         return len(trials.trials) + ahead - trials.references >= _STARTUP
 
     def suggest(self, trials: RankedTrials, ahead: Sequence[Values], n: int = 1) -> list[Values]:
-        """Parameters of the next `n` joint trials, when those of `ahead` are as good as running.
+        """Parameters of the next `n` joint trials; those of `ahead` are treated as running.
 
-        At first at random: weights anywhere, rates near the best that the reference was seen with.
-        Then by a Gaussian process, with the running trials in mind.
+        The first suggestions are random: any weights, and rates near the best rates of the
+        reference. Later suggestions come from a Gaussian process that knows the running trials.
         """
         known = len(trials.trials) + len(ahead)
         if not self.has_model(trials, len(ahead)):
@@ -58,49 +58,49 @@ class Sampler:
         running = self._points([*(t.params for t in trials.running), *ahead])
         with one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = self._modelled(trials, running, draw, n)
+            suggested = self._modelled(trials, running, draw, n)
         return [
             {name: r.at(x) for (name, r), x in zip(self._box.items(), point, strict=True)}
-            for point in found.tolist()
+            for point in suggested.tolist()
         ]
 
     def _modelled(
         self, trials: RankedTrials, running: np.ndarray, rng: np.random.RandomState, n: int
     ) -> np.ndarray:
-        points, values = self._seen(trials)
-        if not len(points):  # all that is known is that they run
+        points, values = self._observations(trials)
+        if not len(points):  # no trial has ended
             return rng.uniform(size=(n, len(self._box)))
         process = Process(self._kernel(trials), points, values)
         choose = process.one_by_one if len(running) + n < CROWD else process.together
         return choose(n, running, rng)
 
-    def _seen(self, trials: RankedTrials) -> tuple[np.ndarray, np.ndarray]:
-        shown = view(trials)
-        return self._points([t.params for t, _ in shown]), np.array([value for _, value in shown])
+    def _observations(self, trials: RankedTrials) -> tuple[np.ndarray, np.ndarray]:
+        used = view(trials)
+        return self._points([t.params for t, _ in used]), np.array([value for _, value in used])
 
     def _points(self, params: Sequence[Values]) -> np.ndarray:
-        """Where these parameters (n) are in the unit cube: (n, d)."""
+        """Points (n, d) of the unit cube for n sets of parameters."""
         shares = [[r.share(p[name]) for name, r in self._box.items()] for p in params]
         return np.array(shares).reshape(len(params), len(self._box))
 
     def _kernel(self, trials: RankedTrials) -> Kernel:
-        """Fitted to all that have ended while they are few; then only now and then.
+        """The kernel, fitted to all ended trials while they are few, and refitted rarely later.
 
-        Then it hangs on the first trials alone, up to a round number below the first that runs. So
-        it is known for long, to whoever takes up the search, too.
+        Later it depends only on the first trials, up to a round number that is at most the number
+        of the first running trial. So it changes rarely, and a resumed search gets the same kernel.
         """
         first = trials.running[0].number if trials.running else len(trials.trials)
         settled = _rounded(first)
         if settled < _FEW:
-            return fit(*self._seen(trials))
+            return fit(*self._observations(trials))
         if self._fitted is None or self._fitted[0] != settled:
             early = RankedTrials(self._space, trials.rungs, trials.trials[:settled])
-            self._fitted = settled, fit(*self._seen(early))
+            self._fitted = settled, fit(*self._observations(early))
         return self._fitted[1]
 
 
 def _rounded(n: int) -> int:
-    """The largest number up to `n` that has three significant bits: 48, 56, 64, 80, 96, 112."""
+    """`n` rounded down to a number with three significant bits: 48, 56, 64, 80, 96, 112, ..."""
     return n - n % (1 << max(0, n.bit_length() - 3))
 
 
@@ -118,12 +118,12 @@ def _random(trials: RankedTrials, space: SearchSpace, rng: np.random.Generator) 
 
 
 def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
-    """The ended trials as the sampler is to see them: the best and the latest, by number.
+    """The ended trials that the sampler uses and their values: the best and the latest, by number.
 
-    The record says PRUNED or FAIL, which would not be looked at, and so suggested again. It is
-    shown a stopped trial's score plus what the survivors of its rung gained, and for a diverged one
-    the worst score of all. One outlier must not be all that it sees. That they are not all bounds
-    the cost of a fit, which grows with the cube.
+    Without values for pruned and failed trials the sampler would suggest their parameters again. A
+    pruned trial gets its score plus the mean gain of the trials that continued at its rung. A
+    failed trial gets the worst score of all. Scores are clipped, so that one outlier does not
+    dominate the model. The number of trials is limited, because a fit costs O(number cubed).
     """
     least, gains = min(0.0, trials.worst()), {step: trials.gain(step) for step in trials.rungs}
 

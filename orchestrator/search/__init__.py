@@ -1,1 +1,1 @@
-"""Which trials run, how long, and which become finalists."""
+"""The search itself: its main loop, its trials, pruning, the finalists."""

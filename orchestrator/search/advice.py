@@ -1,4 +1,4 @@
-"""What a search should tell its user early: signs that its answer will be poor, with remedies."""
+"""Early warnings that the result of a search may be poor, each with a remedy."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from orchestrator.record.study import StudiedTrial
 from orchestrator.search.finalists import UNTRAINED, role_of
 from orchestrator.search.intervals import MIN_TASKS, NEGLIGIBLE
 
-# The best of so many trials are looked at, once so many have reached the last rung.
+# The edges of ranges are checked for the `_BEST` best trials, after `_ENOUGH` have completed.
 _BEST, _ENOUGH = 3, 8
-# A rate is at the edge of its range if it is within this share of it.
+# A value is at the edge of its range if its distance is below this share of the range.
 _EDGE = 0.05
-# Values that a parameter can't go beyond, so that its range can't be widened there.
+# Hard limits of a parameter: its range can't be widened beyond them.
 _LIMITS: Mapping[str, tuple[float, ...]] = {
     "distill/soft_weight": (0.0, 1.0),
     "task/own": (0.0, 1.0),
@@ -29,7 +29,7 @@ _LIMITS: Mapping[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Advice:
-    """A key of the config, what is likely to be wrong with it, and what to do."""
+    """A warning about one key of the config, with a remedy."""
 
     path: str
     warning: str
@@ -40,15 +40,15 @@ class Advice:
 
 
 def advice_on_config(config: Config, features: Sequence[int]) -> list[Advice]:
-    """What can be said before the first trial. features: the shape of an example."""
+    """The warnings that need no trial. features: the shape of an example."""
     if config.adapts:
         return []
     return _on_width(config, math.prod(features)) + _on_tasks(config)
 
 
 def _on_width(config: Config, width: int) -> list[Advice]:
-    """A narrow random layer throws pretrained features away before anything is learned."""
-    assert config.learner is not None, "only meta-training is advised on"
+    """Warn about a narrow random layer: it loses pretrained features before training starts."""
+    assert config.learner is not None, "there is advice for meta-training only"
     model = resolve(MODELS, config.model.name, "model.name")
     option = options_of(model, ()).get("n_out")
     pretrained = any(p.options().get("features") == "encoder" for p in config.datasets.values())
@@ -59,10 +59,11 @@ def _on_width(config: Config, width: int) -> list[Advice]:
     if n_out >= width:
         return []
     warning = (
-        f"{n_out} outputs are fewer than the {width} features of the encoder, and start at random: "
-        "the untrained features are often better."
+        f"the layer starts at random and has only {n_out} outputs for the {width} features of the "
+        "encoder. The untrained features are often better."
     )
-    return [Advice("model.n_out", warning, "Use `model: {name: residual}`, which starts as them.")]
+    remedy = "Use `model: {name: residual}`, which starts as the untrained features."
+    return [Advice("model.n_out", warning, remedy)]
 
 
 def _on_tasks(config: Config) -> list[Advice]:
@@ -71,20 +72,21 @@ def _on_tasks(config: Config) -> list[Advice]:
         found.append(
             Advice(
                 "tasks.train",
-                "one training task has the weight 1: there are no weights to search.",
-                "Split it with `each`, or add tasks.",
+                "there is only one training task, so its weight is 1 and there are no weights to "
+                "search.",
+                "Split the task with `each`, or add tasks.",
             )
         )
     held_out = config.tasks.validation
     n = sum(len(task.names()) for task in held_out)
-    # A family of functions stands for all its functions.
+    # A family of functions counts as many tasks.
     if n < MIN_TASKS and not any(isinstance(task, FunctionSection) for task in held_out):
         found.append(
             Advice(
                 "tasks.validation",
-                f"{n} validation {'task is' if n == 1 else 'tasks are'} too few to rank trials by: "
-                "what is best on them may not be best on other tasks.",
-                f"Give at least {MIN_TASKS}, better ten, for example with `each`.",
+                f"{n} validation {'task is' if n == 1 else 'tasks are'} too few to rank trials: "
+                "the best trial on them may not be the best on other tasks.",
+                f"Use at least {MIN_TASKS}, better ten, for example with `each`.",
             )
         )
     return found
@@ -93,12 +95,12 @@ def _on_tasks(config: Config) -> list[Advice]:
 def advice_on_trials(
     plan: Plan, trials: Sequence[StudiedTrial], untrained: float = math.nan
 ) -> list[Advice]:
-    """What the trials so far show. untrained: the untrained model's score, NaN if there is none."""
+    """The warnings from the trials so far. untrained: the untrained model's score, or NaN."""
     scored = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
     ranked = sorted(scored, key=lambda t: (-t.score, t.number))
     ended = sum(t.state != "running" for t in trials)
     found = []
-    # Their episodes differ, so a difference that is not worth having may be chance.
+    # The episodes of the two scores differ, so a negligible difference may be chance.
     if ranked and 3 * ended >= plan.trials and ranked[0].score < untrained - NEGLIGIBLE:
         model = "" if plan.recipe.model.name == "residual" else "`model: {name: residual}`, "
         found.append(
@@ -106,15 +108,15 @@ def advice_on_trials(
                 "model",
                 f"after {ended} of {plan.trials} trials the best score is {ranked[0].score:.3f}, "
                 f"below the untrained model's {untrained:.3f}.",
-                f"Try {model}lower rates, or training tasks that are more alike to the validation "
-                "tasks.",
+                f"Try {model}lower rates, or training tasks that are more similar to the "
+                "validation tasks.",
             )
         )
     return found + _on_edges(plan, ranked)
 
 
 def _on_edges(plan: Plan, ranked: Sequence[StudiedTrial]) -> list[Advice]:
-    """Where the best trials lie at the end of a range, better ones may lie beyond it."""
+    """Warn if the best trials are at the end of a range: better values may lie beyond it."""
     if len(ranked) < _ENOUGH:
         return []
     found = []
@@ -126,13 +128,13 @@ def _on_edges(plan: Plan, ranked: Sequence[StudiedTrial]) -> list[Advice]:
         ):
             if away < _EDGE and value not in _LIMITS.get(name, ()):
                 warning = f"the best {_BEST} trials are at the {end} end of the range, {value:g}."
-                lower = "lower" if end == "low" else "higher"
-                found.append(Advice(f"space.{name}.{end}", warning, f"Set it {lower}."))
+                change = "Decrease" if end == "low" else "Increase"
+                found.append(Advice(f"space.{name}.{end}", warning, f"{change} this limit."))
     return found
 
 
 class Adviser:
-    """Tells each piece of advice once, and keeps it in the record of the search."""
+    """Passes each piece of advice to `advise` once and keeps it in the record of the search."""
 
     def __init__(
         self, plan: Plan, records: SearchRecords, advise: Callable[[Advice], None]
@@ -142,16 +144,17 @@ class Adviser:
         self._stage = ""
 
     def tell(self, found: Sequence[Advice]) -> None:
-        told = dict(self._records.search.notes.get("advice", {}))
-        new = [advice for advice in found if advice.path not in told]
+        """Pass on the advice on keys for which there was no advice before."""
+        known = dict(self._records.search.notes.get("advice", {}))
+        new = [advice for advice in found if advice.path not in known]
         for advice in new:
             self._advise(advice)
         if new:
-            told |= {advice.path: str(advice) for advice in new}
-            self._records.search.note("advice", told)
+            known |= {advice.path: str(advice) for advice in new}
+            self._records.search.note("advice", known)
 
     def watching(self, observe: Callable[[str, SearchRecords], None]) -> Callable[[str], None]:
-        """An observer of stages that looks at the trials before it calls `observe`."""
+        """An observer of stages that checks the trials before it calls `observe`."""
 
         def watch(stage: str) -> None:
             self.look(stage)
@@ -160,7 +163,7 @@ class Adviser:
         return watch
 
     def look(self, stage: str) -> None:
-        """Look at the trials, if there are 10 % more than when they were last looked at."""
+        """Check the trials if the stage is new or there are 10 % more trials than last time."""
         n = len(self._records.search)
         if stage == self._stage and n <= 1.1 * self._seen:
             return

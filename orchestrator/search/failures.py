@@ -1,4 +1,4 @@
-"""When a search gives up because its trials fail, and what it says then."""
+"""The rule by which a search stops because its trials fail."""
 
 import re
 from collections import Counter
@@ -10,23 +10,23 @@ from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.search.finalists import UNTRAINED
 from trials.contract import Stage
 
-# So many failures of one kind before any trial has a score are no accident of one trial.
+# This many equal failures before any trial has a score are a fault of the setup, not of one trial.
 _ENOUGH = 3
 _DIVERGED = "diverged"
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 _NAMES: Mapping[Stage, str] = {
     "search": "trials",
-    "final": "trainings of the finalists",
+    "final": "retrainings of finalists",
     "test": "tests",
 }
 
 
 class SearchFailed(FewtuneError):
-    """There is nothing to be found: no trial succeeds. What was reported is kept."""
+    """The search can't succeed because its trials fail. All reports are kept."""
 
 
 class FailureMonitor:
-    """The failures in the records of some stages, as long as none of their trials has a score."""
+    """Counts failures in the records of some stages until one of their trials has a score."""
 
     def __init__(self, records: Mapping[Stage, StudyRecord]) -> None:
         self._records = records
@@ -36,16 +36,17 @@ class FailureMonitor:
             for trial in _trained(record)
             for score in trial.reports.values()
         )
-        self._awaited: set[str] | None = None  # trials that may yet show that all is well
+        self._awaited: set[str] | None = None  # running trials that may still report a score
 
     def reported(self, score: float) -> None:
-        """A trial has reported this score."""
+        """Take note of the score that a trial has reported."""
         self._scored = self._scored or isfinite(score)
 
     def check(self, live: Collection[str]) -> None:
-        """Raise SearchFailed if enough trials failed for one reason, and none has a score.
+        """Raise SearchFailed if enough trials failed for the same reason and none has a score.
 
-        live: keys of the trials that go on. Those that did when there were enough are waited for.
+        live: keys of the running trials. Trials that run when there are enough failures may still
+        report a score, so the error is raised after they have ended.
         """
         if self._scored:
             return
@@ -62,8 +63,8 @@ class FailureMonitor:
         self._awaited = (set(live) if self._awaited is None else self._awaited) & set(live)
         if not self._awaited:
             stage, number, reason = next(each for each in failed if _kind(each[2]) == kind)
-            said = f"{n} trials failed for the same reason, and none has a score: {reason}."
-            raise SearchFailed(f"{said} {_where_to_look(stage, number, reason)}")
+            message = f"{n} trials failed for the same reason, and none has a score: {reason}."
+            raise SearchFailed(f"{message} {_where_to_look(stage, number, reason)}")
 
     def check_end(self) -> None:
         """Raise SearchFailed if every trial of a stage has failed."""
@@ -74,29 +75,29 @@ class FailureMonitor:
             reasons = [str(trial.notes.get("reason", "")) for trial in trials]
             first = {_kind(reason): reason for reason in reversed(reasons)}
             counted = Counter(map(_kind, reasons)).most_common()
-            said = "; ".join(f"{n} of them: {first[kind]}" for kind, n in counted)
+            counts = "; ".join(f"{n} of them: {first[kind]}" for kind, n in counted)
             place = [_kind(reason) for reason in reasons].index(counted[0][0])
             where = _where_to_look(stage, trials[place].number, reasons[place])
-            raise SearchFailed(f"All {len(trials)} {_NAMES[stage]} failed. {said}. {where}")
+            raise SearchFailed(f"All {len(trials)} {_NAMES[stage]} failed. {counts}. {where}")
 
 
 def _trained(record: StudyRecord) -> list[StudiedTrial]:
-    """All trials but the untrained model's, whose score says nothing of the others."""
+    """All trials except the untrained model's, whose score does not depend on training."""
     return [trial for trial in record.trials() if trial.notes.get("role") != UNTRAINED.role]
 
 
 def _kind(reason: str) -> str:
-    """Equal for failures that differ in nothing but numbers; diverging is one kind."""
+    """The kind of a failure: reasons that differ only in numbers are equal; all divergence is."""
     return _DIVERGED if reason.startswith(_DIVERGED) else _NUMBER.sub("#", reason)
 
 
 def _where_to_look(stage: Stage, number: int, reason: str) -> str:
     if reason.startswith(_DIVERGED):
         return (
-            "Look for what is not finite: numbers in the data, a logarithm or a quotient in a part "
-            "of your own, rates in `space` that are too high."
+            "Check for values that are not finite: numbers in the data, a logarithm or a division "
+            "in your own code, rates in `space` that are too high."
         )
     return (
-        f"The whole traceback is in MLflow, in the description of the run {stage}-{number:04d}. "
-        "Mend what it names, then go on with `--resume`, or begin again under another name."
+        f"The full traceback is in MLflow, in the description of the run {stage}-{number:04d}. "
+        "Fix the cause, then continue with `--resume` or start again under a new name."
     )

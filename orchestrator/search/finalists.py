@@ -1,8 +1,9 @@
-"""Which model is best, and how sure that is.
+"""The choice of the finalists and of the best candidate.
 
-The best observed score is too high on average: it was picked because it was high. So the top trials
-and the best uniform trial are trained again with new seeds, and the choice between them is made on
-fresh episodes. Only the chosen ones and the untrained model are then scored on the test tasks.
+The best observed score of a search is too high on average, because it was selected for being high.
+So the top trials and the best uniform trial are retrained with new seeds, and the best candidate is
+chosen on fresh episodes. Only the chosen candidates and the untrained model are scored on the test
+tasks.
 """
 
 import math
@@ -14,14 +15,14 @@ from typing import Literal
 from orchestrator.record.study import StudiedTrial
 from orchestrator.sampling.ranked_trials import RankedTrials
 
-# What a search compares. `searched`: a trial that the search found. The two references: `uniform`,
-# equal task weights with tuned rates; `untrained`, no meta-training at all.
+# The kinds of models that a search compares. `searched`: a trial of the search. Two references:
+# `uniform`, equal task weights with tuned rates; `untrained`, no meta-training at all.
 Role = Literal["searched", "uniform", "untrained"]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is scored again on fresh episodes; `number` is of the search's trial, if it was one."""
+    """A model to score on fresh episodes; `number`: its trial in the search, None if untrained."""
 
     number: int | None
     params: Mapping[str, float]
@@ -32,7 +33,7 @@ UNTRAINED = Candidate(None, {}, "untrained")
 
 
 def role_of(trial: StudiedTrial) -> Role:
-    """Of a trial of the finals or the tests; studies of version 0.1 know two roles only."""
+    """The role of a trial of stage `final` or `test`; studies of version 0.1 have two roles."""
     if "role" in trial.notes:
         role: Role = trial.notes["role"]
         return role
@@ -42,7 +43,10 @@ def role_of(trial: StudiedTrial) -> Role:
 def best_candidate(
     finals: Sequence[StudiedTrial], role: Literal["searched", "uniform"]
 ) -> int | None:
-    """The candidate of a role with the best mean over the seeds; None if all have diverged."""
+    """The candidate of a role with the best mean over its seeds.
+
+    A candidate is excluded if one of its retrainings is not complete; None if all are excluded.
+    """
     scores: dict[int, list[float]] = {}
     for trial in finals:
         if role_of(trial) == role:
@@ -53,14 +57,14 @@ def best_candidate(
 
 
 def candidates(ranked_trials: RankedTrials, n: int) -> list[Candidate]:
-    """The best complete trial with uniform weights, and the best `n` others.
+    """The best complete trial with uniform weights, and the best `n` other complete trials.
 
-    While trials are running, only those whom none of the running can push out: a reference if no
-    other runs, and of the best `n` as many as if every running trial were to come in first.
+    While trials are running, only candidates that no running trial can replace: the reference if no
+    other reference runs, and the best n - r others if r other trials run.
     """
     running = [ranked_trials.is_reference(t) for t in ranked_trials.running]
     references = islice(ranked_trials.complete(reference=True), 0 if any(running) else 1)
-    found = islice(ranked_trials.complete(reference=False), max(0, n - running.count(False)))
+    others = islice(ranked_trials.complete(reference=False), max(0, n - running.count(False)))
     return [Candidate(t.number, t.params, "uniform") for t in references] + [
-        Candidate(t.number, t.params, "searched") for t in found
+        Candidate(t.number, t.params, "searched") for t in others
     ]

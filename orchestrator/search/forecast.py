@@ -1,4 +1,4 @@
-"""How long a search will take and what a lane costs, from a few steps of one trial."""
+"""An estimate of the time and memory of a search, from a few steps of one trial."""
 
 import os
 import tempfile
@@ -23,34 +23,37 @@ from trials.lanes.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.lanes.lanes import Lanes
 from trials.programs.build import DataSummary, programs, summarise_data
 
-# The sampler learns from trials that have ended, so it is to have some rounds. And lanes empty one
-# by one as a search ends, and again as its finals do: it takes so many rounds for trials to have
-# 95 % of the lanes' steps.
+# Trials per lane that a search should have at least. The sampler learns from trials that have
+# ended, so it needs several rounds. And lanes become empty one by one at the end of the search and
+# of the finals: with this many rounds, trials use 95 % of the lane steps.
 _TRIALS_PER_LANE = 32
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """seconds: of the whole search on one worker like this machine's; bytes_per_lane: of memory."""
+    """The estimate.
+
+    seconds: of the whole search, on workers like this machine; bytes_per_lane: memory.
+    """
 
     seconds: float
     lanes: int
-    seconds_per_step: float  # of one lane, with all lanes live
+    seconds_per_step: float  # of one lane while all lanes train
     bytes_per_lane: float
     task_sizes: Mapping[str, int]
     figures: Mapping[str, float]
     advice: Sequence[Advice]
-    dropped: Mapping[str, int]  # examples of each split that a later split has too
+    dropped: Mapping[str, int]  # examples of each split that a later split contains too
 
 
 def forecast(config: Config, home: Home) -> Forecast:
-    """Run a few steps of the first trial, in one lane and in all of them."""
+    """Estimate the cost of a search: run a few steps of the first trial in one and in all lanes."""
     plan = plan_of(config)
-    found = summarise_data(plan.recipe, home.cache, **concurrency(config))
-    lanes = lanes_of(config, plan, found, home)
+    summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
         lanes = lanes()
-    spec = first_spec(plan, found)
+    spec = first_spec(plan, summary)
     program = programs(plan.recipe, home.cache, threads=config.search.cpus_per_worker)
     device: torch.device = program.keywords["device"]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
@@ -69,15 +72,15 @@ def forecast(config: Config, home: Home) -> Forecast:
         lanes=lanes,
         seconds_per_step=step,
         bytes_per_lane=grown / lanes,
-        task_sizes=found.task_sizes,
-        figures=found.figures,
-        advice=advice_on_config(config, found.features),
-        dropped=found.dropped,
+        task_sizes=summary.task_sizes,
+        figures=summary.figures,
+        advice=advice_on_config(config, summary.features),
+        dropped=summary.dropped,
     )
 
 
 def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int | Callable[[], int]:
-    """How many lanes each worker is to have; where it is `auto`, what finds out by trying."""
+    """The number of lanes per worker; for `auto`, a function that measures it."""
     if config.search.lanes != "auto":
         return config.search.lanes
     workers = config.search.workers
@@ -92,40 +95,41 @@ def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int 
 
 
 def concurrency(config: Config) -> dict[str, int]:
-    """How many lanes and workers this machine has to have memory for, as far as is known."""
+    """The numbers of lanes and workers that this machine needs memory for, as far as known."""
     lanes = 1 if config.search.lanes == "auto" else config.search.lanes
     elsewhere = os.environ.get("RAY_ADDRESS")
     return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
 
 
 def workers_per_gpu(config: Config) -> int:
-    """How many workers share a GPU, if they train on one."""
+    """How many workers share one GPU; 1 without GPUs."""
     share = config.search.gpus_per_worker
     return int(1 / share) if share else 1
 
 
 def first_spec(plan: Plan, found: DataSummary) -> TrialSpec:
-    """The first trial of the search, by which all are judged."""
+    """The first trial of the search; its cost stands for all trials."""
     return plan.spec(0, *plan.space.decode(first_trials(plan, found.task_sizes)[0]))
 
 
 def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
-    """Seconds of a step and of a scoring, of one lane while all are live."""
+    """Seconds per lane of one step and of one scoring, while all lanes train."""
     for number in range(program.lanes):
         program.admit(replace(spec, number=number, rungs=(1, 2, UNREACHED)))
     try:
-        before = advanced(program)[-1].seconds  # allocates, and draws what scores
+        # The first step also allocates memory and draws the validation episodes.
+        before = advanced(program)[-1].seconds
         begun = time.perf_counter()
         trained = advanced(program)[-1].seconds - before
         scored = time.perf_counter() - begun - trained
     except TrialError as error:
         part = "learner" if spec.recipe.program == "meta_training" else "model"
-        raise input_error(part, f"can't be trained. {error}") from error
+        raise input_error(part, f"can't be trained: {error}") from error
     return step_seconds(program) / program.lanes, scored / program.lanes
 
 
 def _expected_share(plan: Plan) -> float:
-    """Share of all steps that a trial runs on average, if halving stops what it is meant to."""
+    """Expected share of its steps that a trial runs, if halving prunes as planned."""
     share, alive, before = 0.0, 1.0, 0
     for rung in plan.rungs:
         share += alive * (rung - before) / plan.rungs[-1]

@@ -1,4 +1,4 @@
-"""How sure a mean over seeds and tasks is, and what follows for the comparison of two models."""
+"""Confidence intervals of means over seeds and tasks, with the verdict that follows from one."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,18 @@ import numpy as np
 from scipy.stats import t as student
 
 Verdict = Literal["better", "no better", "undecided"]
-# A gain of less than this, in accuracy or skill, is not worth having.
+# A smaller gain, in accuracy or skill, is negligible.
 NEGLIGIBLE = 0.01
-# Fewer tasks than these can't stand for all the tasks that there might have been.
+# Fewer tasks than this are not treated as a sample of all tasks.
 MIN_TASKS = 3
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval; `note` says what the interval does not cover, or why it is
-    missing (then both ends are NaN)."""
+    """A mean with its 95 % interval.
+
+    note: what the interval does not cover, or why it is missing; then both ends are NaN.
+    """
 
     mean: float
     low: float
@@ -26,11 +28,12 @@ class Interval:
 
 
 def standard_error(table: np.ndarray, *, of_tasks: bool) -> tuple[float, float]:
-    """Of the mean of a table (seeds, tasks), with its degrees of freedom; NaN if there are none.
+    """Standard error of the mean of a table (seeds, tasks) and its degrees of freedom.
 
-    of_tasks: whether the tasks too are a sample, and not the only ones of interest. Then the
-    variance of the mean is the sum of what each way of averaging shows, with Satterthwaite's
-    degrees of freedom. That is a little too wide, as the residual variance is counted twice.
+    Both are NaN if the table has one value along each sampled axis. of_tasks: whether the tasks are
+    a random sample too, rather than the only tasks of interest. Then the variance of the mean is
+    the sum of the variance over seeds and the variance over tasks, with Satterthwaite's degrees of
+    freedom. It is slightly too large, because the residual variance is counted twice.
     """
     means = [table.mean(axis=1)] + ([table.mean(axis=0)] if of_tasks else [])
     parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
@@ -45,8 +48,8 @@ def interval(
 ) -> Interval:
     """Mean of a table (seeds, tasks) of scores or differences, with its 95 % interval.
 
-    of_tasks: as in `standard_error`; fewer than `MIN_TASKS` are not taken for a sample, and the
-    note says so. within: the range of possible values, which the interval does not leave.
+    of_tasks: as in `standard_error`; fewer than `MIN_TASKS` tasks are not treated as a sample, and
+    the note says so. within: the range of possible values, to which the interval is clipped.
     """
     sampled = of_tasks and table.shape[1] >= MIN_TASKS
     error, freedom = standard_error(table, of_tasks=sampled)
@@ -60,12 +63,12 @@ def interval(
 
 
 def _few_tasks(n: int) -> str:
-    alone = "1 task" if n == 1 else f"{n} tasks"
-    return f"over seeds alone: {alone} can't stand for others"
+    tasks = "1 task is" if n == 1 else f"{n} tasks are"
+    return f"over seeds only: {tasks} too few to represent others"
 
 
 def verdict(difference: Interval, negligible: float = NEGLIGIBLE) -> Verdict:
-    """Better if the interval excludes no gain; no better if it excludes a gain worth having."""
+    """Better if the interval is above 0; no better if it is below `negligible`; else undecided."""
     if difference.low > 0:
         return "better"
     if difference.high < negligible:

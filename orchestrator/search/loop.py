@@ -1,6 +1,7 @@
-"""The main loop of a search: start trials, train them, decide at rungs, record the results.
+"""The main loop of a search.
 
-The order is: the searched trials, the retrained finalists, and last the test tasks.
+It starts trials, trains them, decides at rungs, and records the results. The order is: the searched
+trials, the retrained finalists, and last the test tasks.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +67,8 @@ def score_untrained(
 ) -> None:
     """Score the untrained model once on the episodes of a stage, `final` or `test`.
 
-    recipe: of the untrained model, see `trials.programs.untrained`; executor: of that recipe.
+    recipe: the recipe of the untrained model, see `trials.programs.untrained`; executor: one that
+    runs this recipe.
     """
     only = [Retraining(UNTRAINED, 0, untrained=recipe)]
     scheduler = Scheduler({stage: RetrainTrials(plan, stage, record, lambda: only)}, recorder)

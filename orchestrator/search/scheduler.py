@@ -1,4 +1,4 @@
-"""The trials that are running: which start next, and what a worker's turn means for each."""
+"""The scheduler: it starts trials on free lanes and handles the turns of workers."""
 
 import time
 from collections import Counter, deque
@@ -18,7 +18,7 @@ _MAX_WORKER_LOSSES = 5
 
 
 class Scheduler:
-    """Takes trials from several sources, those of the first source before those of the next.
+    """Starts trials from several sources in order: the first source comes first.
 
     sources: the source of the trials of each stage. live: the running trials by key.
     """
@@ -70,7 +70,7 @@ class Scheduler:
             self._recorder.trial_interrupted(spec, time=time.time())
 
     def handle_turn(self, turn: Turn) -> dict[str, Outcome]:
-        """Record what a worker reports; returns the trials that have to end, with their outcome."""
+        """Record a worker's turn; returns the trials that must end, with their outcomes."""
         _count_steps(next(iter(self._sources.values())).record, turn)
         for result in turn.results:
             spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
@@ -120,7 +120,8 @@ def _end(
 ) -> None:
     """Write the end of a trial to the recorder first and to the study second.
 
-    So every trial that has ended in the study has ended in the recorder too, whenever a kill comes.
+    After a kill at any moment, each trial that has ended in the study has also ended in the
+    recorder.
     """
     recorder.trial_ended(result, state=result.outcome, note=reason)
     notes: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The trials of a search: which one comes next, and what is decided at its rungs."""
+"""The sources of trials: each returns the next trial and decides on its trials at rungs."""
 
 import math
 from collections import defaultdict, deque
@@ -22,18 +22,18 @@ _MEANS = (8, 4)
 
 
 class TrialSource(Protocol):
-    """Where the scheduler gets trials from, and what decides on them at rungs."""
+    """Gives trials to the scheduler and decides on them at rungs."""
 
     record: StudyRecord
 
     def next(self) -> TrialSpec | None:
-        """The next trial to run; None if there is none now (there may be one later)."""
+        """The next trial to run; None if there is none now. There may be one later."""
 
     def prepare(self, n: int) -> None:
-        """Do in one batch the expensive part of the next `n` calls of `next`."""
+        """Do the expensive part of the next `n` calls of `next` in one batch."""
 
     def look_ahead(self, lanes: int) -> None:
-        """Prepare trials while all `lanes` lanes train, for those that will become free.
+        """Prepare trials for lanes that will become free, while all `lanes` lanes train.
 
         Prepared trials are discarded after as many new reports as there are lanes.
         """
@@ -45,8 +45,8 @@ class TrialSource(Protocol):
 class SearchTrials:
     """The trials of the search itself: first the reference trials, then the sampler's suggestions.
 
-    A suggestion that has not been started is not recorded: after a restart the sampler makes a new
-    one, from more reports.
+    A suggestion that has not been started is not recorded. After a restart the sampler makes a new
+    suggestion, which uses more reports.
     """
 
     def __init__(self, plan: Plan, record: StudyRecord, task_sizes: Mapping[str, int]) -> None:
@@ -82,27 +82,27 @@ class SearchTrials:
 
     @property
     def ranked_trials(self) -> RankedTrials:
-        """As they are now."""
+        """The ranked trials, updated from the record."""
         self._standings.update(self.record.trials())
         return self._standings
 
     def _mean(self, left: int) -> Values | None:
-        """The parameters of the trial after which `left` - 1 are to come, if it is to be a mean."""
+        """Parameters of the trial that is `left`-th from the end, if it is a mean; else None."""
         if left > len(_MEANS):
             return None
         return mean_of_best(self.ranked_trials, self._plan.space, _MEANS[-left])
 
     def prepare(self, n: int) -> None:
-        # Random ones cost nothing, and the later they are drawn the more they know of references.
+        # Random suggestions are cheap. They use the best references, so they are drawn late.
         left = self._plan.trials - len(self.record)
-        if left < n + len(_MEANS):  # the means need not be suggested, if there will be any
+        if left < n + len(_MEANS):  # the means, if any, need no suggestion
             left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
         n = min(n, left) - len(self._suggested)
         if n > 0 and self._has_model():
             self._suggest(n)
 
     def look_ahead(self, lanes: int) -> None:
-        # So many are free at once if all reach a rung together, but the last.
+        # This many lanes become free at once if all trials reach a rung together (not the last).
         wanted = math.ceil(lanes * (1 - 1 / self._plan.eta))
         if self._new_reports >= lanes:
             self._suggested.clear()
@@ -146,7 +146,7 @@ def _number(report: RungReport) -> int:
 def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Values | None:
     """The mean of the best `n` complete trials that are not references; None if there are fewer.
 
-    Chance helped each of the best trials; their mean is less affected by it.
+    Each of the best trials is partly best by chance; their mean is less affected by chance.
     """
     best = list(islice(ranked_trials.complete(reference=False), n))
     return space.mean([t.params for t in best]) if len(best) == n else None
@@ -155,8 +155,9 @@ def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Val
 def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
     """Parameters of the trials before the sampler's first suggestion.
 
-    First the reference at rates spread over their ranges, so that it is tuned too. If weights are
-    searched, then weights proportional to the task sizes, and the user's prior if it is different.
+    First the reference with rates spread over their ranges, so that the reference is tuned too. If
+    weights are searched, next weights proportional to the task sizes and the user's prior, each
+    only if it differs from uniform weights.
     """
     first = plan.space.rate_design(plan.reference_trials, plan.seed)
     weights = plan.space.weights
@@ -176,10 +177,10 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
 
 @dataclass(frozen=True)
 class Retraining:
-    """A candidate to be trained with a new seed, or such a training to be tested.
+    """One candidate with one new seed: a training of it, or a test of such a training.
 
     initial: key of the trial whose last checkpoint it starts from. untrained: the recipe of the
-    untrained model if the candidate is that; it takes no step.
+    untrained model if the candidate is the untrained model, which takes no steps; else None.
     """
 
     candidate: Candidate
@@ -255,7 +256,7 @@ def _key_of(trial: StudiedTrial) -> tuple[int | None, int]:
 
 
 def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retraining]:
-    """Each candidate that is certain by now, with each seed."""
+    """The retrainings of each candidate that is certain by now, with each seed."""
     chosen = candidates(ranked_trials, plan.finalists)
     return [Retraining(candidate, j) for candidate in chosen for j in range(plan.seeds)]
 

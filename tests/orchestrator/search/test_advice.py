@@ -35,7 +35,7 @@ def paths(found: list[Advice]) -> list[str]:
 def test_a_layer_narrower_than_pretrained_features_is_told_of() -> None:
     (advice,) = advice_on_config(config(), (384,))
     assert advice.path == "model.n_out"
-    assert "32 outputs are fewer than the 384 features" in advice.warning
+    assert "has only 32 outputs for the 384 features" in advice.warning
     assert "residual" in advice.remedy
     assert advice_on_config(config(), (32,)) == []
     assert advice_on_config(config(model={"name": "residual"}), (384,)) == []
