@@ -211,7 +211,7 @@ def test_a_home_below_a_file_is_bad_input(search: Callable[..., Any], tmp_path: 
     (tmp_path / "file").touch()
     done = search(tmp_path / "file" / "deep" / "home")
     assert done.returncode == 2
-    assert f"leads through the file {tmp_path / 'file'}" in done.stderr
+    assert f"but {tmp_path / 'file'} is a file" in done.stderr
 
 
 # ---- however it is wrapped ---------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""What is kept on disk of a search: its studies, its folder, its identity."""
+"""The record of a search on disk: its studies, its folder, its identity."""

@@ -1,4 +1,4 @@
-"""A full disk or a place that may not be written to, in a sentence with its remedy."""
+"""Error messages for a full disk or a place without write permission, each with a remedy."""
 
 import errno
 import os
@@ -10,24 +10,27 @@ from orchestrator.config.passwords import redacted
 
 
 def disk_error(error: BaseException, home: Path) -> FewtuneError | None:
-    """What to say of an error that is about the disk; None of any other.
+    """The message for an error of the disk; None for any other error.
 
-    home: what is named where the error does not say which file it was.
+    home: the path that the message names if the error does not name a file.
     """
-    found = disk_problem(error)
-    if found is None and isinstance(error, FileNotFoundError):  # as of a new folder in /proc
+    problem = disk_problem(error)
+    if problem is None and isinstance(error, FileNotFoundError):  # e.g. a new folder in /proc
         path = str(error.filename or "")
-        found = DiskProblem(errno.ENOENT, path) if _related(path, home) else None
-    if found is None:
+        problem = DiskProblem(errno.ENOENT, path) if _related(path, home) else None
+    if problem is None:
         return None
-    path = found.path or redacted(os.environ.get("FEWTUNE_STORAGE", "")) or str(home)
-    if found.no_space:
-        remedy = "Free some space there, then run the command again; a search goes on by --resume."
-        return FewtuneError(f"{path} can't be written: {found.reason}. {remedy}")
-    remedy = "Give this user the right to, or name another place, as by `--home DIR`."
-    return FewtuneError(f"{path} can't be used: {found.reason}. {remedy}")
+    path = problem.path or redacted(os.environ.get("FEWTUNE_STORAGE", "")) or str(home)
+    if problem.no_space:
+        remedy = (
+            "Free some space there, then run the command again; add `--resume` to continue a "
+            "search."
+        )
+        return FewtuneError(f"{path} can't be written: {problem.reason}. {remedy}")
+    remedy = "Give this user write permission, or choose a different place: `--home DIR`."
+    return FewtuneError(f"{path} can't be used: {problem.reason}. {remedy}")
 
 
 def _related(path: str, home: Path) -> bool:
-    """Whether the path is in the home, or the home in it."""
+    """Whether the path is inside the home, or the home inside the path."""
     return bool(path) and (home.is_relative_to(path) or Path(path).is_relative_to(home))

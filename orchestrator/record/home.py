@@ -1,4 +1,4 @@
-"""Where the state of searches lies on disk."""
+"""The folder that holds the state of all searches."""
 
 import fcntl
 import os
@@ -14,38 +14,40 @@ DEFAULT = "fewtune-runs"
 
 @dataclass(frozen=True)
 class Home:
-    """The folder of all searches; `path` is absolute."""
+    """The folder of all searches; `path` is an absolute path."""
 
     path: Path
 
     @classmethod
     def at(cls, path: str | None) -> "Home":
-        """The home at `path`, else at FEWTUNE_HOME, else in the working directory."""
+        """The home at `path`, else at FEWTUNE_HOME, else `DEFAULT` in the working directory."""
         chosen = Path(path or os.environ.get("FEWTUNE_HOME") or DEFAULT).expanduser().resolve()
         nearest = next(place for place in (chosen, *chosen.parents) if place.exists())
         if not nearest.is_dir():
             rule = (
-                "must be a folder." if nearest == chosen else f"leads through the file {nearest}."
+                "must be a folder."
+                if nearest == chosen
+                else f"must be a folder, but {nearest} is a file."
             )
-            raise input_error("--home", rule, str(chosen), "Name another place.")
+            raise input_error("--home", rule, str(chosen), "Choose a different folder.")
         return cls(chosen)
 
     @property
     def cache(self) -> Path:
-        """Drawn, resized and embedded inputs, by content hash."""
+        """The cache folder of drawn, resized and embedded inputs, keyed by content hash."""
         return self.path / "features"
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's, from MLFLOW_TRACKING_URI, else the database in this home."""
+        """MLflow's tracking URI: MLFLOW_TRACKING_URI, else the database in this home."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
 
     def storage(self, name: str) -> str:
-        """Optuna's, from FEWTUNE_STORAGE (a database's URL), else a journal in this home."""
+        """Optuna's storage: FEWTUNE_STORAGE (a database URL), else a journal in this home."""
         url = os.environ.get("FEWTUNE_STORAGE")
         if url and "://" not in url:
             raise input_error(
-                "FEWTUNE_STORAGE", "must be a database's URL.", url, "Unset it for a journal."
+                "FEWTUNE_STORAGE", "must be a database URL.", url, "Unset it to use a journal."
             )
         return url or str(self.path / "studies" / f"{name}.journal")
 
@@ -57,7 +59,7 @@ class Home:
         return self.search(name) / "config.yaml"
 
     def identity(self, name: str) -> Path:
-        """The file that says which search the folder is of."""
+        """The file with the identity of the search that the folder belongs to."""
         return self.search(name) / "search.json"
 
     def checkpoints(self, name: str) -> Path:
@@ -68,7 +70,7 @@ class Home:
         return self.search(name) / "best"
 
     def searches(self) -> list[str]:
-        """Names of the searches that this home has."""
+        """Names of the searches in this home."""
         return sorted(path.parent.name for path in self.path.glob("searches/*/config.yaml"))
 
     def is_owned(self, name: str) -> bool:
@@ -85,15 +87,19 @@ class Home:
 
     @contextmanager
     def owned(self, name: str) -> Iterator[None]:
-        """Hold the search: only one driver at a time. The lock goes with the process."""
+        """Hold the lock of the search, so that it has one driver at a time.
+
+        The lock is released when the process ends. Raises InputError if another process holds it.
+        """
         self.search(name).mkdir(parents=True, exist_ok=True)
         with (self.search(name) / "driver.lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
-                remedy = f"Wait for process {file.read().strip() or '?'}, or give another name."
-                raise input_error("name", "is being searched already.", name, remedy) from None
+                remedy = f"Wait for process {file.read().strip() or '?'}, or use a different name."
+                rule = "is the name of a search that is running already."
+                raise input_error("name", rule, name, remedy) from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

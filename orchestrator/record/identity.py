@@ -1,11 +1,11 @@
-"""Which search a folder and its studies belong to: what belongs to another search is refused.
+"""The identity of a search: it links a folder to its studies.
 
-A search draws an id when it is first started. The id is kept in the folder of the search, in each
-of its studies and, as a tag, in its MLflow runs; the first study has the config too. So a study
-that outlived its folder, or that another home began in the same database, is not taken for one's
-own.
+A search draws an id when it is first started. The id is stored in the folder of the search, in each
+of its studies and, as a tag, in its MLflow runs; the first study also stores the config. So a study
+that remained after its folder was deleted, or that a different home created in the same database,
+is not used by mistake.
 
-A kill between any two of the writes of `claim` leaves what the next start goes on from.
+After a kill between any two writes of `claim`, the next start continues from what was written.
 """
 
 import json
@@ -28,21 +28,21 @@ from orchestrator.tracking import outbox
 
 log = logging.getLogger(__name__)
 
-# Attributes of a study.
+# Names of study attributes.
 ID, CONFIG = "search_id", "config"
-_LONGEST = 80  # characters of a value in a message
+_LONGEST = 80  # maximum number of characters of a value in a message
 
 
 @dataclass(frozen=True)
 class Identity:
-    """id: of the search; storage: the URL of its studies without a password, "" for the journal."""
+    """id: the search's id; storage: URL of its studies without the password, "" for the journal."""
 
     id: str
     storage: str
 
 
 def identity_of(home: Home, name: str) -> Identity | None:
-    """What the folder of the search says; None if it says nothing that can be read."""
+    """The identity in the folder of the search; None if it is missing or unreadable."""
     path = home.identity(name)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def identity_of(home: Home, name: str) -> Identity | None:
 
 
 def owns(home: Home, name: str, record: StudyRecord) -> bool:
-    """Whether the study is of the search that this home has under the name."""
+    """Whether the study belongs to the search of this name in this home."""
     own, id = identity_of(home, name), record.notes.get(ID)
     if own is not None and id is not None:
         return bool(own.id == id)
@@ -64,19 +64,19 @@ def owns(home: Home, name: str, record: StudyRecord) -> bool:
 
 
 def elsewhere(home: Home, name: str) -> str:
-    """Where the studies of this search are, if not in the storage of today; else nothing."""
+    """A hint if the studies of this search are in a storage other than the current one; else ""."""
     own = identity_of(home, name)
     if own is None or own.storage == _storage(home, name):
         return ""
     if own.storage:
-        return f"Its study is in {own.storage}: set FEWTUNE_STORAGE to it."
+        return f"Its study is in {own.storage}: set FEWTUNE_STORAGE to this URL."
     return "Its study is in the journal of this home: unset FEWTUNE_STORAGE."
 
 
 def check(config: Config, home: Home, record: StudyRecord | None, *, resume: bool = False) -> None:
-    """Raise InputError unless the search can begin, or go on, with this study (None: without one).
+    """Raise InputError unless the search can start or resume with this study (None: no study).
 
-    Nothing is written.
+    Writes nothing.
     """
     name = config.name
     own, known = identity_of(home, name), home.config(name).exists()
@@ -84,22 +84,22 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
     if record is None or not (record.notes or len(record)):
         if not known and resume:
             raise InputError([ErrorDetail("--resume", "there is no such search to resume.", name)])
-        _check_not_begun(home, name, resume=resume and record is None)
-    elif id is None:  # begun by a version that gave none
+        _check_not_started(home, name, resume=resume and record is None)
+    elif id is None:  # started by a version without ids
         if not known or elsewhere(home, name):
             raise _of_another(config, home, record)
     elif own is None and known and not _storage(home, name):
-        pass  # the journal lies in this home, so it is this home's search
+        pass  # the journal is in this home, so the search belongs to it
     elif own is None or own.id != id:
         raise _of_another(config, home, record)
     _check_config(config, home, record)
 
 
 def claim(config: Config, home: Home, records: SearchRecords) -> Identity:
-    """Make the folder and the studies, new or of before, those of this search.
+    """Mark the folder and the studies, new or existing, as those of this search.
 
-    To be called by the owner of the home's search, before anything else is written. Raises
-    InputError, before it writes, if they are of another one.
+    Call it while holding `Home.owned`, before anything else is written. Raises InputError, before
+    it writes, if the folder or a study belongs to a different search.
     """
     name = config.name
     check(config, home, records.search)
@@ -109,9 +109,9 @@ def claim(config: Config, home: Home, records: SearchRecords) -> Identity:
         strange = record.notes.get(ID, id if records.search.notes or not len(record) else None)
         if strange != id:
             raise _of_another(config, home, record)
-    found = Identity(id, _storage(home, name))
-    if found != own:
-        write_text(home.identity(name), json.dumps(asdict(found)))
+    identity = Identity(id, _storage(home, name))
+    if identity != own:
+        write_text(home.identity(name), json.dumps(asdict(identity)))
     write_text(home.config(name), configs.dump(config))
     for record in (records.search, records.final, records.test):
         if ID not in record.notes:
@@ -119,7 +119,7 @@ def claim(config: Config, home: Home, records: SearchRecords) -> Identity:
     if CONFIG not in records.search.notes:
         records.search.note(CONFIG, configs.data_of(config))
     records.search.sync()
-    return found
+    return identity
 
 
 def _storage(home: Home, name: str) -> str:
@@ -131,15 +131,18 @@ def _shown(home: Home, name: str) -> str:
     return redacted(home.storage(name))
 
 
-def _check_not_begun(home: Home, name: str, *, resume: bool) -> None:
-    """Without a study, what was begun can't go on; and to begin it anew would mix two searches."""
-    begun = (home.search(name) / outbox.FILE).exists()
-    if not (begun or resume):
+def _check_not_started(home: Home, name: str, *, resume: bool) -> None:
+    """Raise InputError if the search was started before but has no study.
+
+    Such a search can't be resumed, and a new search under the name would mix two searches.
+    """
+    started = (home.search(name) / outbox.FILE).exists()
+    if not (started or resume):
         return
     rule = f"there is no study of this search in {_shown(home, name)}."
-    remedy = "Leave out `--resume` to begin it."
-    if begun:
-        remedy = f"Restore the study; or remove {home.search(name)} to begin anew."
+    remedy = "Omit `--resume` to start it."
+    if started:
+        remedy = f"Restore the study, or remove {home.search(name)} to start again."
     raise InputError(
         [ErrorDetail("--resume" if resume else "name", rule, name, elsewhere(home, name) or remedy)]
     )
@@ -148,13 +151,13 @@ def _check_not_begun(home: Home, name: str, *, resume: bool) -> None:
 def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
     name, place = config.name, _shown(home, config.name)
     id = record.notes.get(ID)
-    rule = f"{place} has a study of this name that is another search's"
+    rule = f"{place} has a study of this name that belongs to a different search"
     rule += f", {id}." if id else "."
-    named = "Give this one another name, as by `--set name=NAME`"
+    rename = "Use a different name, for example with `--set name=NAME`"
     remove = f"remove that search's studies {name}, {name}/final and {name}/test"
     if not _storage(home, name):
         remove = f"remove {place}"
-    remedy = elsewhere(home, name) or f"{named}, or {remove}."
+    remedy = elsewhere(home, name) or f"{rename}, or {remove}."
     return InputError([ErrorDetail("name", rule, name, remedy), *_changes(config, record)])
 
 
@@ -166,38 +169,39 @@ def _check_config(config: Config, home: Home, record: StudyRecord | None) -> Non
         except InputError as error:
             changes = list(error.details)
     if changes:
-        rule = f"{path.parent} holds a search of this name with another config."
-        remedy = "Give this one another name, as by `--set name=NAME`, or take back what differs."
+        rule = f"{path.parent} holds a search of this name with a different config."
+        remedy = "Use a different name (`--set name=NAME`), or undo the changes."
         raise InputError([ErrorDetail("name", rule, config.name, remedy), *changes])
 
 
 def _changes(config: Config, record: StudyRecord | None) -> list[ErrorDetail]:
-    """What of the config is not as the study has it, if it has one."""
+    """The differences between the config and the config in the study; empty if it has none."""
     before = None if record is None else record.notes.get(CONFIG)
     return [] if before is None else list(differences(before, config))
 
 
 def differences(before: Mapping[str, Any], config: Config) -> Iterator[ErrorDetail]:
-    """One fault for each key whose value is not what it was when the search was begun."""
-    with suppress(InputError):  # of what was right by the rules of an earlier version
-        # So that a new key, which has its default, is no difference.
+    """One error for each key whose value has changed since the search was started."""
+    # An old config may break the rules of this version; then it is compared as it is.
+    with suppress(InputError):
+        # Fills in defaults, so that a key that is new in this version is no difference.
         before = configs.data_of(configs.parse(before))
     old, new = dict(_leaves(before)), dict(_leaves(configs.data_of(config)))
     for key in [*old, *(key for key in new if key not in old)]:
         if key not in new:
             yield ErrorDetail(
-                key, f"was {_short(old[key])} when the search was begun; now it is not set."
+                key, f"was {_short(old[key])} when the search was started; now it is not set."
             )
         elif key not in old:
-            rule = f"was not set when the search was begun; now it is {_short(new[key])}."
+            rule = f"was not set when the search was started; now it is {_short(new[key])}."
             yield ErrorDetail(key, rule)
         elif old[key] != new[key]:
-            rule = f"was {_short(old[key])} when the search was begun; now it is"
+            rule = f"was {_short(old[key])} when the search was started; now it is"
             yield ErrorDetail(key, f"{rule} {_short(new[key])}.")
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping and no list of mappings, with its path."""
+    """(path, value) of every value that is neither a mapping nor a list of mappings."""
     if isinstance(value, list) and any(isinstance(part, dict) for part in value):
         value = dict(enumerate(value))
     if isinstance(value, dict) and value:

@@ -1,7 +1,7 @@
-"""Optuna's journal, in a file that a single process writes.
+"""Optuna's journal storage for a single writing process.
 
-Optuna's own backend lets many processes write. So for each of a trial's dozen operations it takes a
-lock, opens the file, forces it to the disk, and opens it again to see what others have written.
+Optuna's own backend supports many writers. So for each of the dozen operations of a trial it takes
+a lock, opens the file, calls fsync, and opens the file again to read what others have written.
 """
 
 import json
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class Journal(JournalStorage):
-    """The storage at `path`. Nobody else may write to the file while it is open; all may read it.
+    """The storage at `path`. No other process may write to the file while it is open; all may read.
 
     Laws:
-    - what was written survives the death of the process at once, that of the machine after `sync`;
-    - the file is what Optuna's own backend would have written, but for the locks.
+    - written data survives a crash of the process at once, and a crash of the machine after `sync`;
+    - the file has the same content as with Optuna's own backend; only the locks are missing.
 
-    Raises FewtuneError, with the number of the line, where there is one that can't be read.
+    Raises FewtuneError with the line number if a line can't be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,31 +47,31 @@ class Journal(JournalStorage):
 
 
 def open_for_reading(path: Path) -> JournalStorage:
-    """The journal at `path`, which another process may be writing; raises as `Journal`."""
+    """The journal at `path`, to which another process may write; raises like `Journal`."""
     storage = JournalStorage.__new__(JournalStorage)
     _replay(storage, _Numbered(str(path)))
     return storage
 
 
 def _replay(storage: JournalStorage, file: "_Numbered") -> None:
-    """Have Optuna read the file into the storage that is to be."""
+    """Initialise the storage from the file."""
     try:
         JournalStorage.__init__(storage, file)
     except OSError:
         raise
-    except Exception as error:  # whatever Optuna makes of a line that it has not written
+    except Exception as error:  # Optuna raises various errors on a damaged line
         path, line = file.path, file.line
         before = f"head -n {line - 1} {shlex.quote(path)} > {shlex.quote(path + '.new')}"
         raise FewtuneError(
             f"Line {line} of {path} can't be read ({type(error).__name__}: {error}). Restore the "
-            f"file from a copy; or keep what is before that line, by `{before} && mv "
-            f"{shlex.quote(path + '.new')} {shlex.quote(path)}`, and go on by --resume: what was "
-            "recorded after it is done again."
+            f"file from a backup. Or keep the lines before it with `{before} && mv "
+            f"{shlex.quote(path + '.new')} {shlex.quote(path)}` and continue with `--resume`; "
+            "work recorded after that line is repeated."
         ) from error
 
 
 class _Numbered(JournalFileBackend):
-    """Knows which line is being read, or made use of."""
+    """Keeps the number of the line that is being read or applied."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -97,7 +97,7 @@ class _File(_Numbered):
         with naming_path(self._place):
             self._end.write("".join(line + "\n" for line in lines).encode())
             self._end.flush()
-        self._unread += map(json.loads, lines)  # what a reader of the file would get
+        self._unread += map(json.loads, lines)  # the same values as when read from the file
         self._synced = False
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:  # type: ignore[override]
@@ -119,12 +119,12 @@ class _File(_Numbered):
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off what a crash of the machine left half written: what comes after it would be lost."""
+    """Cut off a half-written last line that a crash left: lines appended to it would be lost."""
     with path.open("rb+") as file:
         content = file.read()
         end = content.rfind(b"\n") + 1
         last = content.rfind(b"\n", 0, end - 1) + 1 if end else 0
-        if not _is_json(content[last:end]):  # its end was written, and what is before it was not
+        if not _is_json(content[last:end]):  # its end reached the disk, but not all of it
             end = last
         if end < len(content):
             log.warning("cut_torn_line path=%s at=%d", path, end)

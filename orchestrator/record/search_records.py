@@ -11,7 +11,7 @@ from orchestrator.record.study import StudyRecord, read_study
 
 @dataclass(frozen=True)
 class SearchRecords:
-    """The studies of a search's trials, of the retrained finalists, and of their tests."""
+    """The studies of the searched trials, of the retrained finalists, and of the tests."""
 
     search: StudyRecord
     final: StudyRecord
@@ -19,7 +19,7 @@ class SearchRecords:
 
 
 def open_records(plan: Plan, storage: BaseStorage) -> SearchRecords:
-    """The studies of the search for writing; creates those that do not exist."""
+    """Open the studies of the search for writing; creates those that do not exist."""
     return SearchRecords(
         StudyRecord.open(storage, plan.name, plan.space.box()),
         StudyRecord.open(storage, f"{plan.name}/final", {}),
@@ -28,7 +28,7 @@ def open_records(plan: Plan, storage: BaseStorage) -> SearchRecords:
 
 
 def read_records(name: str, home: Home) -> SearchRecords | None:
-    """The studies of a search for reading, whether or not it is running; None if one is missing."""
+    """Read the studies of a search, running or not; None if one of them is missing."""
     storage = home.storage(name)
     search = read_study(storage, name)
     final = read_study(storage, f"{name}/final")

@@ -31,10 +31,10 @@ _STATES: Mapping[TrialState, str] = {
 
 @dataclass(frozen=True)
 class StudiedTrial:
-    """A trial as the study has it: `reports` are scores by step, `notes` what else was kept."""
+    """A trial in the study. `reports`: scores by step; `notes`: its other attributes."""
 
     number: int
-    state: str  # complete, stopped, failed or running
+    state: str  # complete, pruned, failed or running
     params: Values
     reports: Mapping[int, float]
     notes: Mapping[str, Any]
@@ -46,28 +46,28 @@ class StudiedTrial:
 
 
 def distributions(box: Mapping[str, Range]) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Optuna's words for the ranges."""
+    """The ranges as Optuna distributions."""
     return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in box.items()}
 
 
 class StudyRecord:
-    """One study. Trials are asked for with parameters that were decided elsewhere.
+    """One study. The caller gives the parameters of each new trial.
 
-    Only one process writes to a study, so it reads it once; what it holds of it costs the same
-    however many trials there are.
+    Only one process writes to a study, so the study is read once and then cached; the cost of an
+    operation does not grow with the number of trials.
     """
 
     def __init__(self, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> None:
         self._storage, self._distributions = storage, distributions(box)
         self._study = storage.get_study_id_from_name(name)
-        found = storage.get_all_trials(self._study, deepcopy=False)
-        self._ids = [trial._trial_id for trial in found]
-        self._trials = [_studied(trial) for trial in found]
+        trials = storage.get_all_trials(self._study, deepcopy=False)
+        self._ids = [trial._trial_id for trial in trials]
+        self._trials = [_studied(trial) for trial in trials]
         self._notes = dict(storage.get_study_user_attrs(self._study))
 
     @classmethod
     def open(cls, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> "StudyRecord":
-        """The study `name`, made if it is not there."""
+        """The study `name`; creates it if it does not exist."""
         try:
             return cls(storage, name, box)
         except KeyError:
@@ -81,40 +81,40 @@ class StudyRecord:
         return self._trials[number]
 
     def trials(self) -> list[StudiedTrial]:
-        """All trials as they are now, by number."""
+        """All trials in their current state, by number."""
         return list(self._trials)
 
     def ask(
         self, params: Mapping[str, float], notes: Mapping[str, Any] | None = None
     ) -> StudiedTrial:
-        """A new running trial with these parameters."""
+        """Create a running trial with these parameters."""
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
             distributions=self._distributions,
             user_attrs=dict(notes or {}),
         )
-        # In one operation, so that a crash leaves all of a trial or none of it.
+        # One operation, so that a crash leaves either the whole trial or nothing.
         self._ids.append(self._storage.create_new_trial(self._study, trial))
         trial.number = len(self._trials)
         self._trials.append(_studied(trial))
         return self._trials[-1]
 
     def adopt(self, number: int) -> int:
-        """Take over a running trial whose driver or worker is gone; returns which attempt it is."""
+        """Take over a running trial whose driver or worker is gone; returns the attempt number."""
         attempt = int(self._trials[number].notes.get("attempt", 0)) + 1
         self._note_of(number, {"attempt": attempt})
         return attempt
 
     def report(self, number: int, step: int, score: float) -> None:
-        """Keep the score at a step; the first one given for a step stays."""
+        """Record the score at a step; a later score for the same step is ignored."""
         trial = self._trials[number]
         if step not in trial.reports:
             self._storage.set_trial_intermediate_value(self._ids[number], step, score)
             self._trials[number] = replace(trial, reports={**trial.reports, step: score})
 
     def finish(self, number: int, outcome: Outcome, score: float, notes: Mapping[str, Any]) -> None:
-        """End a running trial; one that has ended stays as it is."""
+        """End a running trial; does nothing if the trial has ended."""
         if self._trials[number].state != "running":
             return
         self._note_of(number, notes)
@@ -128,7 +128,7 @@ class StudyRecord:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What was kept of the study as a whole."""
+        """The attributes of the study."""
         return self._notes
 
     def note(self, key: str, value: Any) -> None:
@@ -136,8 +136,8 @@ class StudyRecord:
         self._notes[key] = value
 
     def sync(self) -> None:
-        """From here on even a loss of power does not lose what was kept so far."""
-        if isinstance(self._storage, Journal):  # databases see to it themselves
+        """Write everything to the disk, so that it survives a power failure."""
+        if isinstance(self._storage, Journal):  # databases do this themselves
             self._storage.sync()
 
     def _note_of(self, number: int, notes: Mapping[str, Any]) -> None:
@@ -159,7 +159,7 @@ def _studied(trial: FrozenTrial) -> StudiedTrial:
 
 @contextmanager
 def open_storage(storage: str) -> Iterator[BaseStorage]:
-    """The storage at a path of a journal file, which no other process may write to, or at a URL."""
+    """Open a storage: a journal file, to which no other process may write, or a database URL."""
     if "://" in storage:
         yield _database(storage)
         return
@@ -176,16 +176,16 @@ def _database(url: str) -> RDBStorage:
     try:
         return RDBStorage(url)
     except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error).partition("\n")[0]  # and not the URL, which may have a password
+        reason = str(error).partition("\n")[0]  # the rest has the URL, maybe with a password
         raise input_error(
             "FEWTUNE_STORAGE", f"can't be used: {reason}", None, "Check the URL."
         ) from None
 
 
 def read_study(storage: str, name: str) -> StudyRecord | None:
-    """The study `name` for reading only; None if there is none.
+    """Open the study `name` for reading; None if it does not exist.
 
-    Raises FewtuneError where a line of a journal can't be read.
+    Raises FewtuneError if a line of the journal can't be read.
     """
     if "://" not in storage and not Path(storage).exists():
         return None

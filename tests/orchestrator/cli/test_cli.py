@@ -187,7 +187,7 @@ def test_a_search_that_is_asked_to_stop_does_not_wait_for_mlflow(home, monkeypat
 def test_another_config_of_the_same_name_is_refused(home, called):
     other = called("search", QUICKSTART, "--home", home, *sets(steps=31))
     assert other.returncode == 2
-    assert "another config" in other.stderr
+    assert "different config" in other.stderr
     assert "--set name=" in other.stderr
 
 

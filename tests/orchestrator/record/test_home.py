@@ -102,7 +102,7 @@ def test_servers_are_taken_from_the_environment(
     assert home.tracking_uri == "http://tracking:5000"
     assert home.storage("toy") == "postgresql://db/optuna"
     monkeypatch.setenv("FEWTUNE_STORAGE", "optuna.db")
-    with pytest.raises(InputError, match="FEWTUNE_STORAGE: must be a database's URL"):
+    with pytest.raises(InputError, match="FEWTUNE_STORAGE: must be a database URL"):
         home.storage("toy")
 
 

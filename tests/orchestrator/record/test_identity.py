@@ -77,16 +77,16 @@ def test_a_search_whose_folder_was_removed_is_not_taken_for_a_new_one_of_its_nam
     with pytest.raises(InputError) as error:
         run(home, config(seed=3, steps=4, space=wider))
     details = said(error)
-    assert "has a study of this name that is another search's" in details["name"]
+    assert "has a study of this name that belongs to a different search" in details["name"]
     assert f"remove {home.storage('toy')}" in details["name"]
     assert "--set name=NAME" in details["name"]
-    assert "was 0 when the search was begun; now it is 3." in details["seed"]
-    assert "was 2 when the search was begun; now it is 4." in details["steps"]
-    assert "was 0.01 when the search was begun; now it is 0.1." in details["space.lr/outer.high"]
+    assert "was 0 when the search was started; now it is 3." in details["seed"]
+    assert "was 2 when the search was started; now it is 4." in details["steps"]
+    assert "was 0.01 when the search was started; now it is 0.1." in details["space.lr/outer.high"]
     assert len(details) == 4
     assert nothing_written(home)
     for again in (False, True):
-        with pytest.raises(InputError, match=r"another search's|no such search"):
+        with pytest.raises(InputError, match=r"different search|no such search"):
             run(home, config(), resume=again)
     for reading in (summary_of, lambda name, home: export(name, home, home.path / "out")):
         with pytest.raises(InputError, match="must be the name of a search in"):
@@ -103,7 +103,7 @@ def test_a_second_home_on_the_same_database_does_not_take_the_first_ones_search(
     other = Home.at(str(tmp_path / "other"))
     for given in (config(), config(steps=4)):
         for resume in (False, True):
-            with pytest.raises(InputError, match=r"another search's|no such search"):
+            with pytest.raises(InputError, match=r"different search|no such search"):
                 run(other, given, resume=resume)
     assert nothing_written(other)
     with pytest.raises(InputError, match="must be the name of a search in"):
@@ -163,8 +163,8 @@ def test_another_config_is_refused_key_by_key(home: Home, resume: bool) -> None:
     with pytest.raises(InputError) as error:
         run(home, given, resume=resume)
     details = said(error)
-    assert "with another config" in details.pop("name")
-    assert "was [4] when the search was begun; now it is [8, 8]." in details["model.hidden"]
+    assert "with a different config" in details.pop("name")
+    assert "was [4] when the search was started; now it is [8, 8]." in details["model.hidden"]
     assert "was 'sinusoid'" in details["tasks.test.0.function"]
     assert "was not set" in details["tasks.train.1.function"]
     assert all("when the search was begun" in text for text in details.values())
@@ -176,7 +176,7 @@ def test_the_config_that_the_folder_has_is_asked_where_the_study_has_none(home: 
     forget(home, "search_id", "config")
     with pytest.raises(InputError) as error:
         run(home, config(steps=4), resume=True)
-    assert "was 2 when the search was begun; now it is 4." in said(error)["steps"]
+    assert "was 2 when the search was started; now it is 4." in said(error)["steps"]
 
 
 def forget(home: Home, *keys: str) -> None:

@@ -51,7 +51,7 @@ def test_without_a_sample_of_tasks_the_interval_speaks_of_the_seeds() -> None:
     assert of_both.high - of_both.mean > of_seeds.high - of_seeds.mean
 
 
-@pytest.mark.parametrize(("n", "said"), [(1, "1 task can't"), (2, "2 tasks can't")])
+@pytest.mark.parametrize(("n", "said"), [(1, "1 task is too few"), (2, "2 tasks are too few")])
 def test_too_few_tasks_are_no_sample_and_the_interval_says_so(n, said) -> None:
     table = np.array([[0.1, 0.8], [0.2, 0.8], [0.4, 0.8]])[:, :n]
     of_both, of_seeds = (interval(table, of_tasks=choice) for choice in (True, False))

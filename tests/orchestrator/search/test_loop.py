@@ -291,7 +291,7 @@ def test_a_search_in_which_all_trials_fail_counts_the_reasons() -> None:
     assert records.final.trials() == records.test.trials() == []
 
 
-@pytest.mark.parametrize(("stage", "what"), [("final", "trainings of the f"), ("test", "tests")])
+@pytest.mark.parametrize(("stage", "what"), [("final", "retrainings of f"), ("test", "tests")])
 def test_a_search_whose_last_stages_fail_has_failed(stage: str, what: str) -> None:
     said, records, _ = given_up(raising(lambda spec, step: "b" if spec.stage == stage else None))
     assert (f"{what}" in said) or "4 trials failed" in said
