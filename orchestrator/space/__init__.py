@@ -1,1 +1,1 @@
-"""The space that is searched: ranges and the simplex of task weights."""
+"""The search space: ranges and the simplex of task weights."""

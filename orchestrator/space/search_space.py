@@ -1,8 +1,8 @@
-"""The searched space: a study's parameters, and the hyperparameters and weights they stand for.
+"""The search space: it maps a study's parameters to hyperparameters and task weights.
 
 The `reference` of a space is the choice that a user would make without a search: uniform weights,
-no distillation, nothing of a task's own. What the search finds is judged against it, with its rates
-tuned too.
+no distillation, no parameters per task. The best candidate is compared with the reference at tuned
+rates.
 """
 
 import math
@@ -29,13 +29,13 @@ class Range:
     log: bool = False
 
     def mean(self, values: Sequence[float]) -> float:
-        """The mean of some values, on the range's own scale."""
+        """The mean of values on the scale of the range: geometric if `log`, else arithmetic."""
         scaled = [math.log(value) for value in values] if self.log else values
         mean = sum(scaled) / len(scaled)
         return self._within(math.exp(mean) if self.log else mean)
 
     def at(self, share: float) -> float:
-        """The value a `share` in [0, 1] of the way from low to high."""
+        """The value at `share` in [0, 1] of the range: low at 0, high at 1."""
         if self.log:
             value = float(self.low * (self.high / self.low) ** share)
         else:
@@ -43,7 +43,7 @@ class Range:
         return self._within(value)
 
     def share(self, value: float) -> float:
-        """The share at which `value` is: the inverse of `at`."""
+        """The share of the range at `value`: the inverse of `at`."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -54,7 +54,7 @@ class Range:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """ranges: the searched scalars; fixed: the others; weights: a simplex, or fixed weights."""
+    """ranges: the searched scalars; fixed: other scalars; weights: a simplex or fixed weights."""
 
     ranges: Mapping[str, Range]
     fixed: Mapping[str, float]
@@ -68,41 +68,41 @@ class SearchSpace:
         return dict(self.ranges) | {name: Range(-half, half) for name in self.weights.names}
 
     def decode(self, params: Mapping[str, float]) -> tuple[Values, Values]:
-        """Hyperparameters and task weights of the parameters of a trial."""
+        """Hyperparameters and task weights for a trial's parameters."""
         hyperparameters = dict(self.fixed) | {name: params[name] for name in self.ranges}
         if isinstance(self.weights, Simplex):
             return hyperparameters, self.weights.decode(params)
         return hyperparameters, dict(self.weights)
 
     def reference(self) -> Values:
-        """The parameters that make the reference; empty if nothing but rates is searched."""
+        """The parameters that define the reference; empty if only rates are searched."""
         return dict(self._reference)
 
     @cached_property
     def _reference(self) -> Values:
-        found: Values = {}
+        params: Values = {}
         if isinstance(self.weights, Simplex):
             tasks = self.weights.tasks
-            found |= self.weights.encode(dict.fromkeys(tasks, 1 / len(tasks)))
+            params |= self.weights.encode(dict.fromkeys(tasks, 1 / len(tasks)))
         if SOFT_WEIGHT in self.ranges:
-            found[SOFT_WEIGHT] = self.ranges[SOFT_WEIGHT].low
+            params[SOFT_WEIGHT] = self.ranges[SOFT_WEIGHT].low
             if TEMPERATURE in self.ranges:
-                found[TEMPERATURE] = self.ranges[TEMPERATURE].low
+                params[TEMPERATURE] = self.ranges[TEMPERATURE].low
         if OWN in self.ranges:
-            found[OWN] = self.ranges[OWN].low
-        return found
+            params[OWN] = self.ranges[OWN].low
+        return params
 
     def is_reference(self, params: Mapping[str, float]) -> bool:
-        """Whether the parameters are those of the reference, whatever the rates."""
+        """Whether the parameters are those of the reference, with any rates."""
         reference = self._reference
         return bool(reference) and all(params[k] == v for k, v in reference.items())
 
     def with_weights(self, weights: Mapping[str, float]) -> Values:
-        """The reference at middling rates, but with these task weights.
+        """The reference with these task weights and with rates in the middle of their ranges.
 
-        Weights too extreme for the space are drawn towards the uniform ones until they fit.
+        Weights that are too extreme for the space are moved towards uniform weights until they fit.
         """
-        assert isinstance(self.weights, Simplex), "only searched weights can be chosen"
+        assert isinstance(self.weights, Simplex), "the weights must be searched"
         middle = self.rate_design(1, 0)[0]
         for temper in (1.0, 0.75, 0.5, 0.25, 0.0):
             tempered = {task: weight**temper for task, weight in weights.items()}
@@ -115,13 +115,13 @@ class SearchSpace:
         raise AssertionError("uniform weights fit every space")
 
     def mean(self, points: Sequence[Mapping[str, float]]) -> Values:
-        """The mean of some points: of their task weights, and of their scalars."""
+        """The mean of several points: the mean of their task weights and of each scalar."""
         scalars = {name: r.mean([p[name] for p in points]) for name, r in self.ranges.items()}
         if not isinstance(self.weights, Simplex):
             return scalars
         decoded = [self.weights.decode(p) for p in points]
         means = {task: sum(w[task] for w in decoded) / len(decoded) for task in self.weights.tasks}
-        # Weights that are too small to be told from zero are dropped, the smallest first.
+        # Weights that are too small to be encoded become zero, the smallest first.
         for least in sorted(set(means.values())):
             kept = {task: w for task, w in means.items() if w >= least}
             try:
@@ -132,17 +132,17 @@ class SearchSpace:
         return self.with_weights(means) | scalars
 
     def rates(self) -> tuple[str, ...]:
-        """The searched parameters that the reference leaves open."""
+        """The searched scalars that the reference does not define."""
         return tuple(name for name in self.ranges if name not in self.reference())
 
     def rate_design(self, n: int, seed: int) -> list[Values]:
-        """n reference points whose rates are spread evenly over their ranges."""
+        """n points of the reference with rates spread evenly over their ranges."""
         names = self.rates()
-        if len(names) == 1:  # evenly on a line, the middle first
+        if len(names) == 1:  # equal distances, the middle first
             order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
             points = [[(i + 0.5) / n] for i in order]
         else:
-            # Sobol's points are balanced in powers of two only; the first n are the same.
+            # Sobol points are balanced only for powers of two; the first n points are the same.
             drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
             points = drawn[:n].tolist()
         return [

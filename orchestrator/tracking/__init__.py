@@ -1,1 +1,1 @@
-"""Events of a search on their way to MLflow, and what MLflow shows of them."""
+"""The display of a search in MLflow: its events, their delivery, its pages."""

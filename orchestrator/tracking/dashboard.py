@@ -1,4 +1,4 @@
-"""The web page of a home folder's searches: MLflow's server, as a process of its own."""
+"""The dashboard of a home folder: an MLflow server in a separate process."""
 
 import os
 import socket
@@ -15,19 +15,20 @@ from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.saved_views import view_id
 
 ENVIRONMENT = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes more, for judges we don't use
+    # Job execution would start ten more processes, for LLM judges that we do not use.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
 def tracking_uri(home: Path) -> str:
-    """Where the searches of a home folder on one machine are recorded."""
+    """The tracking URI of the database in a home folder on one machine."""
     return f"sqlite:///{home.resolve() / 'mlflow.db'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running dashboard. Whoever started it closes it."""
+    """A running dashboard. The code that started it must close it."""
 
     process: "subprocess.Popen[bytes]"
     base: str  # http://host:port
@@ -35,13 +36,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The list of experiments, in MLflow's layout for training rather than for chatbots."""
+        """The page with the list of experiments, in MLflow's layout for model training."""
         return (
             f"{self.base}/?workflowType=machine_learning#/experiments?workflowType=machine_learning"
         )
 
     def wait(self, timeout: float) -> None:
-        """Return once pages are served."""
+        """Wait until pages are served; raises FewtuneError if not within `timeout` seconds."""
         end = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < end:
             try:
@@ -55,7 +56,7 @@ class Server:
         )
 
     def close(self) -> None:
-        """End the server and its workers."""
+        """Stop the server and its workers."""
         self.process.terminate()
         try:
             self.process.wait(timeout=10)
@@ -65,8 +66,8 @@ class Server:
 
 
 def server(home: Path, port: int, host: str = "127.0.0.1") -> Server:
-    """Start the dashboard of `home`, at another port if `port` is taken."""
-    connect(tracking_uri(home))  # a new database is set up by one process alone
+    """Start the dashboard of `home`; uses a different port if `port` is taken."""
+    connect(tracking_uri(home))  # creates a new database here, before several processes use it
     port = _free_port(host, port)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
@@ -81,16 +82,19 @@ def server(home: Path, port: int, host: str = "127.0.0.1") -> Server:
 
 
 def search_url(base: str, tracking_uri: str, experiment: str, search: str) -> str:
-    """The page of a search's trials, best first; `base` is the server's own address."""
-    found = connect(tracking_uri).get_experiment_by_name(experiment)
-    if found is None:
+    """The page with a search's trials, best first; `base`: the address of the server.
+
+    Raises FewtuneError if there is no such experiment.
+    """
+    record = connect(tracking_uri).get_experiment_by_name(experiment)
+    if record is None:
         raise FewtuneError(f"No experiment {experiment!r} is recorded at {tracking_uri}.")
     query = f"workflowType=machine_learning&viewStateShareKey={view_id(search, 'trials')}"
-    return f"{base}/#/experiments/{found.experiment_id}/runs?{query}"
+    return f"{base}/#/experiments/{record.experiment_id}/runs?{query}"
 
 
 def _free_port(host: str, wanted: int) -> int:
-    """`wanted`, or any port if somebody listens there."""
+    """`wanted` if it is free, else any free port."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

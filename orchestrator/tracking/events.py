@@ -1,4 +1,4 @@
-"""Events: what an MLflow run has to contain, in the form that the outbox stores."""
+"""Events: the data of MLflow runs in the form that the outbox stores."""
 
 import getpass
 import re
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 Kind = Literal["search", "trial", "adaptation"]
 
-_BATCH = 1000  # the most metrics, parameters and tags together that MLflow takes in one request
+_BATCH = 1000  # MLflow accepts at most this many metrics, parameters and tags in one request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +22,8 @@ class RunEvent:
     kind: Kind
     name: str
     parent: str | None = None
-    time: float  # of the metrics, and of the end if there is a status that ends it
-    start: float | None = None  # of a run that has to be made; `time` if None
+    time: float  # time of the metrics, and of the run's end if `status` ends it
+    start: float | None = None  # start time of a new run; None means `time`
     status: str | None = None
     step: int = 0
     params: Mapping[str, str] = field(default_factory=dict)
@@ -33,15 +33,15 @@ class RunEvent:
 
 
 def event_of(data: Mapping[str, Any]) -> RunEvent:
-    """The event that a line of an outbox has; raises ValueError if it is none of this version."""
+    """The event in a line of an outbox; raises ValueError if the format is not this version's."""
     wrong = [f"unknown {name}" for name in data if name not in _FITS]
     wrong += [name for name, fits in _FITS.items() if name in data and not fits(data[name])]
     try:
         if not wrong:
             return RunEvent(**data)
-    except TypeError as error:  # a field that is missing
+    except TypeError as error:  # a missing field
         raise ValueError(str(error)) from None
-    raise ValueError(f"not as this version has them: {', '.join(wrong)}")
+    raise ValueError(f"fields that do not fit this version: {', '.join(wrong)}")
 
 
 def _text(value: Any) -> bool:
@@ -74,17 +74,17 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def by_run(events: Iterable[RunEvent]) -> list[list[RunEvent]]:
-    """Events of one run each, in their order, as many together as MLflow takes in one batch.
+    """Group events into batches of one run each, in order; each batch fits into one request.
 
-    The runs come in the order in which they first occur, so that a parent is before its children.
+    The runs are in the order of their first event, so a parent comes before its children.
     """
     batches: dict[str, list[list[RunEvent]]] = {}
     for event in events:
-        own = batches.setdefault(event.key, [[]])
-        if sum(map(_size, (*own[-1], event))) > _BATCH:
-            own.append([])
-        own[-1].append(event)
-    return [batch for own in batches.values() for batch in own if batch]
+        of_run = batches.setdefault(event.key, [[]])
+        if sum(map(_size, (*of_run[-1], event))) > _BATCH:
+            of_run.append([])
+        of_run[-1].append(event)
+    return [batch for of_run in batches.values() for batch in of_run if batch]
 
 
 def _size(event: RunEvent) -> int:
@@ -92,7 +92,7 @@ def _size(event: RunEvent) -> int:
 
 
 def common_tags(event: RunEvent) -> dict[str, str]:
-    """Tags that every run has, whatever happens to it."""
+    """Tags that every run has, in every state."""
     return {
         "fewtune.search": event.search,
         "fewtune.kind": event.kind,
@@ -104,7 +104,7 @@ def common_tags(event: RunEvent) -> dict[str, str]:
 
 
 def clean(name: str) -> str:
-    """`name` as MLflow accepts it for a metric or parameter; other characters become `_<hex>`."""
+    """A name that MLflow accepts for a metric or parameter; other characters become `_<hex>`."""
     name = re.sub(r"[^\w\-. :/]", lambda match: f"_{ord(match[0]):x}", name)
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))[:250]
 
@@ -112,5 +112,5 @@ def clean(name: str) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
+    except (KeyError, OSError):  # in a container, a user id may have no name
         return "unknown"

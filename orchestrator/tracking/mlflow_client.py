@@ -1,4 +1,4 @@
-"""A client of MLflow, whose database is set up if need be."""
+"""The MLflow client; it creates MLflow's database if there is none."""
 
 import fcntl
 import logging
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ENVIRONMENT = {
-    # A request that is repeated after its answer was lost would make a run twice. So MLflow's
-    # client does not repeat; the sender does, and looks first.
+    # If a response is lost and the request is repeated, MLflow creates a run twice. So MLflow's
+    # client does not retry; the sender retries, after it has checked which runs exist.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -19,7 +19,7 @@ ENVIRONMENT = {
 
 
 def connect(tracking_uri: str) -> Any:
-    """An `MlflowClient`. A database is set up first, by one process at a time."""
+    """An `MlflowClient`. Creates a missing database first, in one process at a time."""
     os.environ.update(ENVIRONMENT)
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -42,15 +42,15 @@ def connect(tracking_uri: str) -> Any:
 
 
 def artifacts(tracking_uri: str) -> str | None:
-    """Where a client without a server puts artifacts, so that a server finds them; else None."""
+    """The artifact URI for a client without a server, where a server finds them; else None."""
     database = _sqlite_file(tracking_uri)
     return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
 def _set_up(database: Path, tracking_uri: str) -> None:
-    """Make the database whole or not at all: with half of its tables MLflow can't go on.
+    """Create the database atomically: MLflow can't use a database with half of its tables.
 
-    Setting it up takes seconds, in which the process may be killed.
+    Creation takes seconds, and the process may be killed meanwhile.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

@@ -1,4 +1,7 @@
-"""Shows the record in MLflow, which is never waited for: it is a view, the study is the truth."""
+"""The sender, which writes the events of a search to MLflow in the background.
+
+A search never waits for MLflow. MLflow is a view; the study is the source of truth.
+"""
 
 import json
 import logging
@@ -22,19 +25,19 @@ from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 15.0
-# MLflow wants tens of milliseconds of CPU for each run, which the trials want too. So after each
-# batch it rests for so many times the CPU time that this took, until somebody waits for the record.
+# MLflow needs tens of milliseconds of CPU per run, which the trials need too. So after each batch
+# the sender sleeps for this many times the CPU time of the batch, until `drained` is called.
 _RESTS = 19
-_AT_ONCE = 512  # events at the most, of which those of one run make one batch
+_AT_ONCE = 512  # maximum number of events read together; those of one run make one batch
 # The view of all searches stays when one of them is deleted.
 _SHARED_VIEWS = {PREFIX + view_id("", "searches")}
 SEARCH_ID = "fewtune.search_id"  # a tag of every run
-# What MLflow says of an event that it will not accept at the next try either.
+# Error codes of events that MLflow will not accept on a retry either.
 HOPELESS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
 def recorder(folder: Path, tracking_uri: str, search_id: str) -> OutboxRecorder:
-    """A recorder for the search with this id whose folder this is, shown at `tracking_uri`."""
+    """A recorder for the search with this id and folder; it sends to `tracking_uri`."""
     outbox = Outbox(folder)
     sender = Sender(outbox, folder, tracking_uri, search_id)
     sender.start()
@@ -42,23 +45,23 @@ def recorder(folder: Path, tracking_uri: str, search_id: str) -> OutboxRecorder:
 
 
 def counts(tracking_uri: str, search: str) -> dict[str, dict[str, int]]:
-    """How many runs of a search there are, by kind and status."""
+    """The number of runs of a search, by kind and status."""
     client = connect(tracking_uri)
-    found: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    n: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for run in _runs(client, f"tags.`fewtune.search` = {_quoted(search)}"):
-        found[run.data.tags["fewtune.kind"]][run.info.status] += 1
-    return {kind: dict(statuses) for kind, statuses in found.items()}
+        n[run.data.tags["fewtune.kind"]][run.info.status] += 1
+    return {kind: dict(statuses) for kind, statuses in n.items()}
 
 
 def ensure_saved_views(tracking_uri: str, experiment: str, search: str) -> bool:
-    """Give the experiment's page tables and charts of the search; False if it can't be done now."""
+    """Add tables and charts of the search to the experiment's page; False if that fails."""
     try:
         client = connect(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
+        id = client.get_experiment_by_name(experiment).experiment_id
         filter = f"tags.`fewtune.search` = {_quoted(search)} and tags.`fewtune.kind` = 'trial'"
-        trials = client.search_runs([found.experiment_id], filter, max_results=1)
-        _set_views(client, found.experiment_id, search, list(trials[0].data.params))
-    except Exception as error:  # the format is MLflow's own affair, and nothing hangs on it
+        trials = client.search_runs([id], filter, max_results=1)
+        _set_views(client, id, search, list(trials[0].data.params))
+    except Exception as error:  # the format is private to MLflow, and the views are optional
         log.warning("no_saved_views search=%s error=%s", search, error)
         return False
     return True
@@ -88,11 +91,11 @@ def delete_runs(tracking_uri: str, search_id: str, search: str) -> None:
 
 
 class Sender(threading.Thread):
-    """Empties an outbox into MLflow, for as long as it takes.
+    """A thread that sends the events of an outbox to MLflow and retries without limit.
 
-    Sending an event again changes nothing: its run is found by the ledger or by the tags
-    `fewtune.key` and `fewtune.search_id`, points have fixed times, and parameters and tags are what
-    they were. Another search of the same name on the same server has runs of its own.
+    Sending an event again changes nothing: its run is found by `RunIds` or by the tags
+    `fewtune.key` and `fewtune.search_id`, metric points have fixed times, and parameters and tags
+    get the same values. A different search of the same name on the same server has separate runs.
     """
 
     def __init__(self, outbox: Outbox, folder: Path, tracking_uri: str, search_id: str) -> None:
@@ -104,7 +107,7 @@ class Sender(threading.Thread):
         self._run_ids = RunIds(folder / "mlflow_runs.jsonl", _public(tracking_uri))
         self._client: Any = None
         self._experiments: dict[str, str] = {}
-        self._empty = False  # MLflow had no run of this search, and no request has failed since
+        self._empty = False  # MLflow had no runs of this search, and no request has failed since
         self._views = False
 
     def run(self) -> None:
@@ -117,27 +120,27 @@ class Sender(threading.Thread):
                 if self._send(self._events(pending.events)):
                     self._outbox.sent(pending)
                 failures, n = 0, min(2 * n, _AT_ONCE)
-            except Exception as error:  # away, restarting, full, forbidden for now: all may pass
+            # MLflow may be unreachable, restarting, full or forbidden; all of these can end.
+            except Exception as error:
                 failures, n = failures + 1, 1
                 self._empty = False
                 wait = min(LONGEST_WAIT, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1)  # noqa: S311
                 level = logging.WARNING if failures in (1, 5) else logging.DEBUG
-                said = _public(str(error))
-                log.log(level, "mlflow_away retry_in=%.1f error=%s", wait, said)
+                log.log(level, "mlflow_away retry_in=%.1f error=%s", wait, _public(str(error)))
                 self._outbox.wait_closed(wait)
 
     @property
     def _own(self) -> str:
-        """Finds the runs of this search."""
+        """The filter for the runs of this search."""
         return f"tags.`{SEARCH_ID}` = {_quoted(self._search_id)}"
 
     def close(self) -> None:
-        """Stop after the run that is being sent; what is left waits for the next process."""
+        """Stop after the current batch; the next process sends the events that are left."""
         self._outbox.close()
         self.join(timeout=5)
 
     def _events(self, lines: list[dict[str, Any]]) -> list[RunEvent]:
-        """Those that are events; what else there is, is set aside."""
+        """The events in the lines; lines that are not events are set aside."""
         events = []
         for line in lines:
             try:
@@ -147,7 +150,7 @@ class Sender(threading.Thread):
         return events
 
     def _send(self, events: list[RunEvent]) -> bool:
-        """Make the events true; False if the outbox was rewound or closed instead."""
+        """Write the events to MLflow; False if the outbox was rewound or closed instead."""
         if self._client is None:
             client = connect(self._uri)
             if self._run_ids and not _alive(client, next(iter(self._run_ids.runs.values()))):
@@ -168,7 +171,7 @@ class Sender(threading.Thread):
         return True
 
     def _try(self, batch: list[RunEvent]) -> None:
-        """Make events of one run true, or as many of them as MLflow accepts."""
+        """Write the events of one run to MLflow; events that it does not accept are rejected."""
         try:
             self._apply(batch)
         except Exception as error:
@@ -214,7 +217,7 @@ class Sender(threading.Thread):
             for event in batch
             for name, value in event.metrics.items()
         ]
-        # The first value of a parameter is the one that stays.
+        # Parameters keep their first value.
         values = {name: value for event in batch[::-1] for name, value in event.params.items()}
         params = [Param(name, value) for name, value in values.items()]
         labels = [RunTag(name, value) for name, value in tags.items()]
@@ -225,7 +228,7 @@ class Sender(threading.Thread):
         except Exception as error:
             if not params or _code(error) not in HOPELESS:
                 raise
-            # A search went on with another configuration. The first value stays.
+            # The search was resumed with a different configuration. The first value stays.
             there = self._client.get_run(run_id).data.params
             changed = [p.key for p in params if there.get(p.key, p.value) != p.value]
             log.warning("params_keep_first_value key=%s params=%s", batch[0].key, changed)
@@ -233,7 +236,7 @@ class Sender(threading.Thread):
             self._client.log_batch(run_id, metrics=metrics, params=params, tags=labels)
 
     def _run(self, batch: list[RunEvent]) -> tuple[str, bool]:
-        """Id of the events' run, and whether it was made just now."""
+        """Id of the events' run, and whether it was created by this call."""
         event = batch[0]
         if known := self._known(event.key, event):
             return known, False
@@ -254,25 +257,25 @@ class Sender(threading.Thread):
         if key in self._run_ids.runs or self._empty:
             return self._run_ids.runs.get(key)
         filter = f"tags.`fewtune.key` = {_quoted(key)} and {self._own}"
-        found = self._client.search_runs(
+        runs = self._client.search_runs(
             [self._experiment(event.experiment)], filter, order_by=["attributes.start_time ASC"]
         )
-        for ghost in found[1:]:  # of requests whose answer was lost
-            self._client.delete_run(ghost.info.run_id)
-        if not found:
+        for duplicate in runs[1:]:  # created by requests whose response was lost
+            self._client.delete_run(duplicate.info.run_id)
+        if not runs:
             return None
-        self._run_ids.add(key, found[0].info.run_id)
-        return str(found[0].info.run_id)
+        self._run_ids.add(key, runs[0].info.run_id)
+        return str(runs[0].info.run_id)
 
     def _experiment(self, name: str) -> str:
-        """Id of the experiment, which is made if need be."""
+        """Id of the experiment; creates it if it does not exist."""
         if name not in self._experiments:
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
+            existing = self._client.get_experiment_by_name(name)
+            if existing is None:
                 id = self._client.create_experiment(name, artifact_location=artifacts(self._uri))
             else:
-                id = found.experiment_id
-                if found.lifecycle_stage == "deleted":
+                id = existing.experiment_id
+                if existing.lifecycle_stage == "deleted":
                     self._client.restore_experiment(id)
             self._experiments[name] = id
         return self._experiments[name]
@@ -281,7 +284,7 @@ class Sender(threading.Thread):
         try:
             id = self._experiment(event.experiment)
             _set_views(self._client, id, event.search, list(event.params))
-        except Exception as error:  # the format is MLflow's own affair, and nothing hangs on it
+        except Exception as error:  # the format is private to MLflow, and the views are optional
             log.warning("no_saved_views search=%s error=%s", event.search, error)
 
 
@@ -295,8 +298,8 @@ def _set_views(client: Any, experiment_id: str, search: str, params: list[str]) 
 
 
 def _runs(client: Any, filter: str) -> Iterator[Any]:
-    """All runs of all experiments that fit, page by page."""
-    ids = [found.experiment_id for found in client.search_experiments()]
+    """All runs of all experiments that match the filter, page by page."""
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
     token = None
     while True:
         page = client.search_runs(ids, filter, max_results=5000, page_token=token)
@@ -307,7 +310,7 @@ def _runs(client: Any, filter: str) -> Iterator[Any]:
 
 
 def _alive(client: Any, run_id: str) -> bool:
-    """Whether the run is there and was not deleted."""
+    """Whether the run exists and is not deleted."""
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except Exception as error:
@@ -321,7 +324,7 @@ def _code(error: Exception) -> str:
 
 
 def _public(tracking_uri: str) -> str:
-    """Without the name and password it may hold."""
+    """The URI without a user name and password."""
     return re.sub(r"//[^/@]*@", "//", tracking_uri)
 
 

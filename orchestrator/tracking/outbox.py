@@ -1,4 +1,4 @@
-"""What is to be told to others, kept on disk until it has been told."""
+"""The outbox: a durable queue of events that are sent to MLflow."""
 
 import json
 import logging
@@ -19,21 +19,21 @@ SYNC_SECONDS = 1.0
 
 
 class Pending(NamedTuple):
-    """Events that have not been sent, in order, and where the next one begins."""
+    """Events that have not been sent, in order, and the file position after them."""
 
     events: list[dict[str, Any]]
     next: int
 
 
 class Outbox:
-    """A file of events in the order in which they were recorded; one process at a time has it open.
+    """A file of events in the order in which they were recorded; one process at a time opens it.
 
     Laws:
-    - an event that was appended survives the death of the process;
-    - an id is kept once: appending it again, also after a restart, does nothing;
-    - events are given in order, each at least once: one whose `sent` was lost is given again;
-    - the file is never shortened, so that `rewind` can tell everything anew;
-    - a line that is no event holds nobody up: it is set aside, in a file of its own.
+    - an appended event survives a crash of the process;
+    - each id is stored once: appending it again does nothing, also after a restart;
+    - `next` returns events in order, each at least once; it repeats an event whose `sent` was lost;
+    - the file is never shortened, so that `rewind` can send everything again;
+    - a line that is not an event does not block the others: it is moved to a separate file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,9 +41,9 @@ class Outbox:
         self._path = folder / FILE
         self._mark = folder / "outbox.sent"
         self._aside = folder / "outbox.rejected.jsonl"
-        self.rejected = 0  # lines that this process has set aside
+        self.rejected = 0  # number of lines that this process has set aside
         self._changed = threading.Condition()
-        self._ends: dict[str, int] = {}  # id -> where its line ends
+        self._ends: dict[str, int] = {}  # id -> file position of the end of its line
         self._counts: Counter[str] = Counter()
         lines = read_lines(self._path)
         for event, end in lines:
@@ -51,15 +51,15 @@ class Outbox:
                 self._add(event["id"], end)
         self._sent = self._read_mark({end for _, end in lines})
         self._n_sent = sum(end <= self._sent for end in self._ends.values())
-        self._n_told = 0  # of those that `next` gave last
+        self._n_told = 0  # sent events among those that `next` returned last
         self._file = self._path.open("ab")
         self._size = self._file.tell()
         self._synced = time.monotonic()
         self.closed = False
-        self._awaited = False  # whether somebody waits for all to be sent
+        self._awaited = False  # whether `drained` has been called
 
     def append(self, event: Mapping[str, Any]) -> bool:
-        """Record `event`, which has an "id"; False if that id is there already."""
+        """Record `event`, which must have an "id"; returns False if that id exists already."""
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         with self._changed:
             if event["id"] in self._ends:
@@ -76,22 +76,25 @@ class Outbox:
         return True
 
     def count(self, group: str) -> int:
-        """How many ids are `group/<something without a slash>`."""
+        """The number of ids of the form `group/<text without a slash>`."""
         with self._changed:
             return self._counts[group]
 
     def ids(self, prefix: str) -> list[str]:
-        """Ids that begin with `prefix`, in order."""
+        """Ids that start with `prefix`, in order."""
         with self._changed:
             return [id for id in self._ends if id.startswith(prefix)]
 
     def backlog(self) -> int:
-        """Events that were not sent yet."""
+        """The number of events that have not been sent yet."""
         with self._changed:
             return len(self._ends) - self._n_sent - self._n_told
 
     def next(self, timeout: float, at_most: int = 1) -> Pending | None:
-        """The first events not sent yet; None after `timeout` seconds without any, or if closed."""
+        """The first `at_most` unsent events; waits for one.
+
+        Returns None after `timeout` seconds without an event, or when the outbox is closed.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self.closed or self._sent < self._size, timeout)
             if self.closed or self._sent >= self._size:
@@ -107,16 +110,16 @@ class Outbox:
                 if _is_event(event):
                     events.append(event)
                 else:
-                    self.set_aside(line, "it is no event")
+                    self.set_aside(line, "it is not an event")
             end = file.tell()
         if events:
             return Pending(events, end)
-        with self._changed:  # nothing readable is left
+        with self._changed:  # no readable line is left
             self._sent = size
         return None
 
     def set_aside(self, line: bytes, reason: str) -> None:
-        """Keep a line that nobody can make use of where people can look at it; say so once."""
+        """Copy an unusable line to the file of rejected lines; logs each line once."""
         if self._aside.exists() and line in self._aside.read_bytes().splitlines(keepends=True):
             return
         with self._aside.open("ab") as file:
@@ -125,12 +128,12 @@ class Outbox:
         log.error("outbox_rejects reason=%s kept_in=%s", reason, self._aside)
 
     def told(self, n: int) -> None:
-        """Note that `n` more of what `next` gave last were sent; they may yet be given again."""
+        """Count `n` more of the last `next` as sent, for `backlog`; `next` may repeat them."""
         with self._changed:
             self._n_told += n
 
     def sent(self, pending: Pending) -> None:
-        """Note that all of `pending`, which `next` gave, need not be sent again."""
+        """Mark all of `pending` as sent, so that `next` does not return them again."""
         with self._changed:
             self._sent = pending.next
             self._n_sent += len(pending.events)
@@ -139,7 +142,7 @@ class Outbox:
             self._changed.notify_all()
 
     def rewind(self) -> bool:
-        """Have every event sent again, from the first; False if none was sent."""
+        """Mark every event as unsent; returns False if none was sent."""
         with self._changed:
             if self._sent == 0:
                 return False
@@ -148,19 +151,19 @@ class Outbox:
             return True
 
     def drained(self, timeout: float) -> bool:
-        """Wait until all is sent; False if it was not within `timeout` seconds."""
+        """Wait until all events are sent; returns False after `timeout` seconds."""
         with self._changed:
             self._awaited = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: len(self._ends) == self._n_sent, timeout)
 
     def rest(self, seconds: float) -> None:
-        """Sleep, unless somebody waits for all to be sent, or the outbox is closed."""
+        """Sleep for `seconds`, but at most until `drained` or `close` is called."""
         with self._changed:
             self._changed.wait_for(lambda: self._awaited or self.closed, seconds)
 
     def close(self) -> None:
-        """Flush to the disk; whoever waits for events gets None."""
+        """Flush the file to disk; waiting calls of `next` return None."""
         with self._changed:
             if self.closed:
                 return
@@ -170,7 +173,7 @@ class Outbox:
                 os.fsync(self._file.fileno())
 
     def wait_closed(self, timeout: float) -> bool:
-        """Sleep for `timeout` seconds, or until the outbox is closed: True."""
+        """Wait until the outbox is closed; returns False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.closed, timeout)
 
@@ -179,7 +182,7 @@ class Outbox:
         self._counts[id.rpartition("/")[0]] += 1
 
     def _read_mark(self, ends: set[int]) -> int:
-        """Where to go on sending; from the start if the mark is not at the end of a line."""
+        """The file position of the first unsent event; 0 if the mark is not the end of a line."""
         try:
             mark = int(self._mark.read_text())
         except (FileNotFoundError, ValueError):
@@ -188,9 +191,9 @@ class Outbox:
 
 
 def read_lines(path: Path) -> list[tuple[Any, int]]:
-    """Values of the JSON lines of `path`, with where each ends; None of a line that is not JSON.
+    """(value, end position) of each JSON line of `path`; the value is None if it is not JSON.
 
-    A last line that was torn by a crash is cut off.
+    Cuts off an incomplete last line, which a crash may leave.
     """
     if not path.exists():
         return []
@@ -210,7 +213,7 @@ def read_lines(path: Path) -> list[tuple[Any, int]]:
 def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:  # blocks that never reached the disk before the power went
+    except ValueError:  # after a power failure, blocks of the file may be missing
         return None
 
 

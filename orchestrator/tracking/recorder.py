@@ -1,4 +1,4 @@
-"""Records what happens in a search as events that can safely be sent twice."""
+"""The recorder of a search: it writes events that can safely be sent twice."""
 
 import math
 import time as clock
@@ -91,7 +91,7 @@ class OutboxRecorder:
 
     @property
     def rejected(self) -> int:
-        """Events that this process found will never be seen."""
+        """Number of events that this process rejected; MLflow will never show them."""
         return self._outbox.rejected + (self._sending.rejected if self._sending else 0)
 
     def search_started(
@@ -150,7 +150,7 @@ class OutboxRecorder:
             tags["mlflow.note.content"] = _described(note, result.traceback)
         if result.error:
             tags["fewtune.error"] = result.error[:500]
-        # One end for each start: a trial that is admitted again ends again.
+        # One end per start: a restarted trial ends again.
         self._record(
             f"{result.key}/ended/{self._outbox.count(f'{result.key}/started')}",
             trial=result.key,
@@ -236,7 +236,7 @@ class OutboxRecorder:
             parent="/".join(parts[:-1]) or None,
             **{"name": parts[-1], **what},
         )
-        # Not by `asdict`, whose deep copies were a fourth of the driver's time.
+        # Not with `asdict`: its deep copies took a quarter of the driver's time.
         self._outbox.append({name: getattr(event, name) for name in RunEvent.__slots__})
 
 
@@ -252,14 +252,14 @@ def _params_of(spec: TrialSpec) -> dict[str, object]:
 
 
 def _described(note: str, traceback: str | None) -> str:
-    """A run's description, which MLflow shows as Markdown and takes 8000 characters of."""
+    """A run's description; MLflow shows it as Markdown and accepts at most 8000 characters."""
     if not traceback:
         return note
     return f"{note[:1000]}\n\n```\n{traceback[-6500:]}\n```"
 
 
 def _as_params(values: Mapping[str, object]) -> dict[str, str]:
-    """Parameters as text. A rate gets its logarithm too: MLflow's charts have no such axis."""
+    """Parameters as text. Rates get their log10 too: MLflow's charts have no logarithmic axis."""
     params = {}
     for name, value in values.items():
         params[clean(name)] = f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -273,11 +273,12 @@ def _as_metrics(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _scored(score: Estimate, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with the score beside them, and where there is one its standard error over episodes,
-    with the 95 % interval that it makes.
+    """The metrics and the score.
+
+    If the score has a standard error over episodes, also this error and the 95 % interval.
     """
-    found = {**metrics, "score": score.mean}
+    values = {**metrics, "score": score.mean}
     if not math.isnan(score.standard_error):
         low, high = score.interval()
-        found |= {"score_se": score.standard_error, "score_low": low, "score_high": high}
-    return _as_metrics(found)
+        values |= {"score_se": score.standard_error, "score_low": low, "score_high": high}
+    return _as_metrics(values)

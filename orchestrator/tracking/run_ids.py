@@ -1,4 +1,4 @@
-"""Which run of MLflow is which."""
+"""The map from event keys to MLflow run ids."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from orchestrator.tracking.outbox import read_lines
 
 
 class RunIds:
-    """Run ids by key, kept beside the outbox; only a shortcut, since runs are found by tag too."""
+    """Run ids by key, in a file beside the outbox. A cache: runs can be found by their tags too."""
 
     def __init__(self, path: Path, tracking_uri: str) -> None:
         self._path = path
@@ -36,5 +36,5 @@ class RunIds:
 
 
 def _is_pair(line: Any) -> bool:
-    """Not of a line that was damaged."""
+    """Whether a line is a valid (key, run id) pair; a damaged line is not."""
     return isinstance(line, list) and len(line) == 2 and all(isinstance(x, str) for x in line)

@@ -1,4 +1,4 @@
-"""Tables and charts of a search for MLflow's experiment page, in its own undocumented format."""
+"""Tables and charts of a search for MLflow's experiment page, in MLflow's undocumented format."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 
 PREFIX = "mlflow.sharedViewState."
 BOOKKEEPING = ("seed", "trial_number")
-PAGE: Mapping[str, Any] = {  # what all views share
+PAGE: Mapping[str, Any] = {  # the state that all views share
     "orderByAsc": False,
     "startTime": "ALL",
     "lifecycleFilter": "Active",
@@ -36,12 +36,12 @@ PAGE: Mapping[str, Any] = {  # what all views share
 
 
 def view_id(search: str, view: str) -> str:
-    """The same for the same view of the same search, so that writing it again replaces it."""
+    """A fixed id for a view of a search, so that writing the view again replaces it."""
     return hashlib.sha256(f"{search}/{view}".encode()).hexdigest()[:32]
 
 
 def saved_views(search: str, params: Sequence[str], *, at: int) -> dict[str, str]:
-    """Experiment tags that hold three views; `params` are those of a trial, `at` in ms."""
+    """Experiment tags with three views. params: names of a trial's parameters; at: time in ms."""
     views = {
         ("", "searches"): ("Searches", _searches()),
         (search, "trials"): (f"Trials by score: {search}", _trials(search, params)),
@@ -81,10 +81,10 @@ def _trials(search: str, params: Sequence[str]) -> dict[str, Any]:
         ends = {"xaxis": _axis(weights[0], "PARAM"), "yaxis": _axis(weights[1], "PARAM")}
         first.append({"type": "CONTOUR", "zaxis": _axis("score", "METRIC"), **ends})
     charts = {
-        "What was searched, and the score": first,
-        "While the trials trained": [_line("score"), _line("train/loss")],
+        "Searched parameters and score": first,
+        "During training": [_line("score"), _line("train/loss")],
     }
-    # Not the finalists and their tests, whose scores are of other episodes.
+    # Excludes finalists and tests: their scores are on different episodes.
     filter = f"tags.`fewtune.search` = '{search}' and params.stage = 'search'"
     filter += " and tags.`fewtune.kind` = 'trial'"
     return _state(filter, "metrics.`score`", columns, charts)
@@ -96,7 +96,7 @@ def _adaptations(search: str) -> dict[str, Any]:
     filter = f"tags.`fewtune.kind` = 'adaptation' and tags.`fewtune.search` = '{search}'"
     bars: list[dict[str, Any]] = [
         {"type": "BAR", "metricKey": name, "displayName": name, "runsCountToCompare": 50}
-        for name in ("score", "accuracy", "mse")  # a chart without a value is hidden
+        for name in ("score", "accuracy", "mse")  # MLflow hides a chart without values
     ]
     state = _state(filter, "metrics.`score`", columns, {"Each held-out task": bars})
     by_task = [{"mode": "param", "groupByData": "task"}]
@@ -133,7 +133,7 @@ def _line(metric: str) -> dict[str, Any]:
 def _state(
     filter: str, order: str, columns: list[str], charts: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """The page's whole state: the table, and sections of charts."""
+    """The whole state of the page: the table and the sections of charts."""
     sections: list[dict[str, Any]] = []
     flat: list[dict[str, Any]] = []
     shared = {"deleted": False, "isGenerated": False}

@@ -128,9 +128,9 @@ def test_without_the_storages_variable_a_search_is_not_begun_again(
             run(home, config(), resume=resume)
         (disk_problem,) = said(error).values()
         assert f"there is no study of this search in {home.path}" in disk_problem
-        assert f"{database}?password=***: set FEWTUNE_STORAGE to it" in disk_problem
+        assert f"{database}?password=***: set FEWTUNE_STORAGE to this URL" in disk_problem
     assert not Path(home.storage("toy")).exists()
-    with pytest.raises(InputError, match="set FEWTUNE_STORAGE to it"):
+    with pytest.raises(InputError, match="set FEWTUNE_STORAGE to this URL"):
         summary_of("toy", home)
     monkeypatch.setenv("FEWTUNE_STORAGE", database)  # it is the id that counts
     assert run(home, config(), resume=True).summary.state == "complete"
@@ -146,7 +146,7 @@ def test_a_search_whose_study_is_gone_is_not_begun_again_in_its_old_folder(home:
         with pytest.raises(InputError) as error:
             run(home, config(), resume=resume)
         (disk_problem,) = said(error).values()
-        assert f"remove {home.search('toy')} to begin anew" in disk_problem
+        assert f"remove {home.search('toy')} to start again" in disk_problem
     shutil.rmtree(home.search("toy"))
     assert run(home, config()).summary.state == "complete"
 
@@ -167,7 +167,7 @@ def test_another_config_is_refused_key_by_key(home: Home, resume: bool) -> None:
     assert "was [4] when the search was started; now it is [8, 8]." in details["model.hidden"]
     assert "was 'sinusoid'" in details["tasks.test.0.function"]
     assert "was not set" in details["tasks.train.1.function"]
-    assert all("when the search was begun" in text for text in details.values())
+    assert all("when the search was started" in text for text in details.values())
     assert all(path.startswith(("tasks.t", "model.hidden")) for path in details)
 
 

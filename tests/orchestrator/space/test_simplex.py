@@ -145,8 +145,8 @@ def test_what_is_no_simplex_is_refused(more: dict[str, object], said: str) -> No
         ({"t0": math.nan, "t1": 0.5}, 0.0, "sum to 1"),
         ({"t0": 0.5, "other": 0.5}, 0.1, "sum to 1"),
         ({"t0": 0.999999, "t1": 0.000001}, 0.0, "`half_width` must be at least 9.77"),
-        ({"t0": 1.0}, 0.0, "needs `zero_below` above zero"),
-        ({"t0": 0.95, "t1": 0.05}, 0.1, "can't be told from zero"),
+        ({"t0": 1.0}, 0.0, "needs `zero_below` > 0"),
+        ({"t0": 0.95, "t1": 0.05}, 0.1, "Positive weights must not be below"),
     ],
 )
 def test_weights_that_no_coordinates_stand_for_are_refused(
@@ -198,7 +198,7 @@ def test_groups_are_weighed_as_the_same_number_of_tasks_is() -> None:
 
 def test_weights_that_differ_in_a_group_have_no_coordinates() -> None:
     weights = dict(zip(grouped().tasks, (0.2, 0.2, 0.1, 0.2, 0.2, 0.1), strict=True))
-    with pytest.raises(ValueError, match="equal in a group"):
+    with pytest.raises(ValueError, match="equal within a group"):
         grouped().encode(weights)
     assert list(shared(weights, grouped().groups).values()) == pytest.approx(
         [0.2, 0.15, 0.15, 1 / 6, 1 / 6, 1 / 6]
