@@ -1,1 +1,1 @@
-"""From YAML to a checked config and a plan."""
+"""The configuration of a search: from YAML to a validated config, then to a plan."""

@@ -1,4 +1,4 @@
-"""What no section of a config can see alone."""
+"""Checks that involve several sections of a config."""
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
@@ -11,14 +11,14 @@ from trials.programs.teachers import EPISODIC_HEADS, TRAINED
 
 
 def cross_check(config: Config) -> list[ErrorDetail]:
-    """Every fault of how the sections of a config go together."""
+    """All errors between the sections of a config."""
     if config.adapts and config.teacher is None and config.tasks.train:
-        return [ErrorDetail("learner", "is needed to learn from `tasks.train`.")]
+        return [ErrorDetail("learner", "is needed to train on `tasks.train`.")]
     searched = config.space.task_weights.search or any(
         isinstance(value, RangeSection) for value in config.space.scalars().values()
     )
     if config.steps == 0 and searched:
-        rule = "must be above 0 where anything is searched: without a step nothing is trained."
+        rule = "must be above 0 if anything is searched: with 0 steps nothing is trained."
         return [ErrorDetail("steps", rule, 0)]
     details = (
         _check_tasks(config)
@@ -45,18 +45,18 @@ def cross_check(config: Config) -> list[ErrorDetail]:
 def _check_tasks(config: Config) -> list[ErrorDetail]:
     details = []
     if config.adapts and (config.tasks.train or len(config.tasks.validation) != 1):
-        rule = "without a `learner` there is one new task, and nothing to train on before."
+        rule = "must be one validation task and no training tasks, because there is no `learner`."
         details.append(ErrorDetail("tasks", rule))
     if not config.adapts and not config.tasks.train:
-        details.append(ErrorDetail("tasks.train", "needs at least one task to learn from."))
+        details.append(ErrorDetail("tasks.train", "needs at least one task."))
     details += _check_numbers(config) + _check_shapes(config)
     tasks = config.all_tasks()
     of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
     if of_rows and not config.datasets:
         return [*details, ErrorDetail("datasets", "must not be empty.")]
     if config.datasets and not of_rows and not details:
-        rule = "are not read where the tasks are functions."
-        details.append(ErrorDetail("datasets", rule, None, "Take them out."))
+        rule = "is not used, because all tasks are functions."
+        details.append(ErrorDetail("datasets", rule, None, "Remove it."))
     for place, task in tasks.items():
         if isinstance(task, TaskSection) and task.dataset not in config.datasets:
             rule = f"must be one of {', '.join(config.datasets)}."
@@ -65,27 +65,32 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
 
 
 def _check_shapes(config: Config) -> list[ErrorDetail]:
-    """Of what is learned from problems that are all of one shape."""
+    """Check the episode shapes, which must be fixed with numbers, a teacher, or one new task."""
     shapes, numbers = config.episodes, "regression" in config.kinds
     taught = config.adapts or config.teacher is not None
-    where = "tasks have numbers" if numbers else "there is a teacher, or one new task alone"
+    where = (
+        "tasks have numbers" if numbers else "there is a teacher, or only one new task is learned"
+    )
     details = [
-        ErrorDetail(f"episodes.{name}", f"must be one number where {where}.", list(count))
+        ErrorDetail(f"episodes.{name}", f"must be a single number if {where}.", list(count))
         for name in ("shot", "query", *(() if numbers else ("way",)))
         if (numbers or taught) and isinstance(count := getattr(shapes, name), tuple)
     ]
     if config.kinds == {"regression"} and shapes.way is not None:
-        rule = "is not read where no task has classes."
-        details.append(ErrorDetail("episodes.way", rule, shapes.way, "Take it out."))
+        rule = "is not used, because no task has classes."
+        details.append(ErrorDetail("episodes.way", rule, shapes.way, "Remove it."))
     return details
 
 
 def _check_numbers(config: Config) -> list[ErrorDetail]:
-    """Numbers are learned by those that can, or beside the classes of those that embed."""
+    """Check the learner of regression tasks.
+
+    It must support regression, or, if there are classification tasks too, use embeddings.
+    """
     if "regression" not in config.kinds:
         return []
     if config.learner is None:
-        return [ErrorDetail("teacher", "can't be learned from where the tasks have numbers.")]
+        return [ErrorDetail("teacher", "can't be used without a `learner` if tasks have numbers.")]
     name = config.learner.name
     learner = learner_named(name)
     embeds = not learner.model_scores_classes
@@ -98,29 +103,29 @@ def _check_numbers(config: Config) -> list[ErrorDetail]:
 def _check_teacher(config: Config) -> list[ErrorDetail]:
     teacher, learner = config.teacher, config.learner
     if teacher is None:
-        rule = "is not read without a `teacher`."
+        rule = "is not used without a `teacher`."
         return (
-            [ErrorDetail("distillation", rule, None, "Take it out.")] if config.distillation else []
+            [ErrorDetail("distillation", rule, None, "Remove it.")] if config.distillation else []
         )
     details = []
     if learner is not None and has_own_loss(learner_named(learner.name)):
-        rule = "must have a loss that a teacher can be part of; this one has a rule of its own."
+        rule = "must be a learner whose loss can include a teacher; this one has its own update."
         details.append(ErrorDetail("learner.name", rule, learner.name))
     if learner is not None and teacher.head not in (None, *EPISODIC_HEADS):
-        rule = f"must be one of {', '.join(EPISODIC_HEADS)} beside a `learner`."
+        rule = f"must be one of {', '.join(EPISODIC_HEADS)} together with a `learner`."
         remedy = "A logistic regression is fitted to one task at a time."
         details.append(ErrorDetail("teacher.head", rule, teacher.head, remedy))
     if learner is not None and "regression" in config.kinds and teacher.source not in TRAINED:
-        rule = f"must be one of {', '.join(TRAINED)} where numbers are learned."
+        rule = f"must be one of {', '.join(TRAINED)} if tasks have numbers."
         details.append(ErrorDetail("teacher.source", rule, teacher.source))
     if config.kinds == {"regression"} and config.distillation:
-        rule = "is not read where numbers are learned: they are compared by their squared error."
-        details.append(ErrorDetail("distillation", rule, None, "Take it out."))
+        rule = "is not used for numbers: their distillation loss is the squared error."
+        details.append(ErrorDetail("distillation", rule, None, "Remove it."))
     return details
 
 
 def _check_model(config: Config) -> list[ErrorDetail]:
-    """A transformer reads the tokens of its own tokenizer."""
+    """Check that a transformer gets the tokens of its own tokenizer."""
     if config.model.name != "transformer":
         return []
     encoder = config.model.options()["encoder"]
@@ -128,7 +133,7 @@ def _check_model(config: Config) -> list[ErrorDetail]:
     return [
         ErrorDetail(
             f"datasets.{name}",
-            f"must be text with `features: tokens` and `encoder: {encoder}`, as the model's.",
+            f"must be text with `features: tokens` and `encoder: {encoder}`, like the model.",
             {key: part.options().get(key) for key in wanted},
         )
         for name, part in config.datasets.items()
@@ -142,9 +147,7 @@ def _check_space(config: Config) -> list[ErrorDetail]:
         ErrorDetail(f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}.")
         for name in sorted(read - given.keys())
     ] + [
-        ErrorDetail(
-            f"space.{name}", "is not read by any part of this search.", None, "Take it out."
-        )
+        ErrorDetail(f"space.{name}", "is not used by any part of this search.", None, "Remove it.")
         for name in sorted(given.keys() - read - {WEIGHT_DECAY})
     ]
 
@@ -154,16 +157,16 @@ def _check_weights(config: Config) -> list[ErrorDetail]:
     weights, names = config.space.task_weights, config.train_names()
     options = {} if config.learner is None else config.learner.options()
     if weights.weights_as == "sampling" and "per_task" in options.values():
-        rule = "must be loss where tasks have parameters of their own, which are trained together."
+        rule = "must be loss if tasks have parameters of their own, which are trained together."
         place = "space.task_weights.weights_as"
         details.append(ErrorDetail(place, rule, weights.weights_as))
     for key in ("prior", "fixed"):
         for name in sorted((getattr(weights, key) or {}).keys() - set(names)):
-            remedy = f"There are {', '.join(names) or 'none'}."
+            remedy = f"Training tasks: {', '.join(names) or 'none'}."
             place = f"space.task_weights.{key}.{name}"
-            details.append(ErrorDetail(place, "is no training task.", None, remedy))
+            details.append(ErrorDetail(place, "is not a training task.", None, remedy))
     if weights.prior is not None:
-        rule = "must be above 0: a prior gives every training task a weight."
+        rule = "must be above 0: a prior has a positive weight for every training task."
         for name in names:
             if not weights.prior.get(name):
                 place = f"space.task_weights.prior.{name}"

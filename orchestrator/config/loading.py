@@ -1,4 +1,4 @@
-"""The door: a search's YAML, checked, as plain values that the rest of fewtune understands."""
+"""Loading of a search's YAML file as a validated config."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from orchestrator.config.cross_checks import cross_check
 from orchestrator.config.sections.config import Config
 from trials.programs.teachers import TRAINED
 
-_TRUST = "It comes with an export: if you trust whoever made it, add `--trust-code`."
+_TRUST = "It comes from an export. If you trust the author of the export, add `--trust-code`."
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers (1e-3 is one), and no key twice."""
+    """Reads numbers as in YAML 1.2 (1e-3 is a number), and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [
@@ -31,17 +31,17 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
+                    None, None, f"the key {key!r} is there twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that the loader would take for a number."""
+    """Puts quotes around text that the loader would read as a number."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # Plain, these would be read back as line breaks; quoted, they are written as escapes.
+    # Without quotes these characters are read back as line breaks; with quotes they are escaped.
     style = '"' if set(text) & set("\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -65,19 +65,19 @@ def _loaded(text: str, path: str) -> Any:
         raise input_error(path, f"is not YAML: {error.problem}{where}.") from None
     except yaml.YAMLError as error:
         raise input_error(path, f"is not YAML: {error}".replace("\n", " ")) from None
-    except ValueError as error:  # such as a date that does not exist
+    except ValueError as error:  # for example a date that does not exist
         raise input_error(path, f"has a value that can't be read: {error}.") from None
 
 
 def load_config(
     path: Path, overrides: Sequence[str] = (), *, foreign: bool = False, trust_code: bool = False
 ) -> Config:
-    """The config at `path`, with `key.sub=value` overrides; raises InputError with every fault.
+    """The config at `path` with `key.sub=value` overrides; raises InputError with all errors.
 
-    Relative paths in it stay as they are, see `orchestrator.config.paths`; those of overrides begin
-    in the working directory.
-    foreign: whether somebody else may have made it. What it names is then imported only with
-    `trust_code`, which also goes for what the file of a teacher's model names.
+    Relative paths in the file are kept, see `orchestrator.config.paths`; relative paths in
+    overrides are relative to the working directory.
+    foreign: whether the file may come from an untrusted source. Then code that it names is imported
+    only with `trust_code`, which also applies to code named in the file of a teacher's model.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def load_config(
 
 
 def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
-    """A fault for all that would be imported because a config names it."""
+    """One error for each value of a config that names code to import."""
     sections = [(key, data.get(key)) for key in ("model", "learner", "teacher")]
     if isinstance(datasets := data.get("datasets"), dict):
         sections += [(f"datasets.{name}", part) for name, part in datasets.items()]
@@ -128,14 +128,14 @@ def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
 def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
-        raise input_error("--set", "must be key=value, such as search.trials=16.", override)
+        raise input_error("--set", "must be key=value, like search.trials=16.", override)
     *parents, last = path.split(".")
     place: Any = data
     for parent in parents:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise input_error(
-            "--set", f"{path!r} leads through something that is not a mapping.", override
+            "--set", f"a part of {path!r} before the last is not a mapping of keys.", override
         )
     value = _loaded(text, f"--set {path}")
     if last in ("path", "encoder") and isinstance(value, str) and Path(value).exists():
@@ -144,7 +144,7 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 
 def parse(data: Mapping[str, Any]) -> Config:
-    """Check what YAML gave."""
+    """Validate the values of a YAML file; raises InputError with all errors."""
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -162,14 +162,14 @@ def parse(data: Mapping[str, Any]) -> Config:
 def _between_sections(
     data: Mapping[str, Any], errors: Sequence[dict[str, Any]]
 ) -> list[ErrorDetail]:
-    """The cross faults of a config with faulty sections, as far as the sound ones show them."""
+    """The errors between sections that can be found although some sections have errors."""
     pruned = {key: dict(part) if isinstance(part, dict) else part for key, part in data.items()}
     for top, key, *_ in ([*error["loc"], None] for error in errors):
         if top in ("space", "search", "episodes") and isinstance(pruned.get(top), dict):
             pruned[top].pop(key, None)
         elif top not in ("datasets", "tasks", "model", "learner", "teacher"):
             pruned.pop(top, None)
-    # What the trials need, but no other section depends on.
+    # Required keys on which no other section depends.
     pruned.setdefault("name", "unnamed")
     pruned.setdefault("steps", 1)
     pruned.setdefault("space", {})
@@ -212,23 +212,23 @@ _REMEDIES = {
 
 
 def _detail_of(error: dict[str, Any]) -> ErrorDetail:
-    kind, said, found = error["type"], error.get("ctx", {}), error["input"]
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     path = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    remedy = said.get("remedy", _REMEDIES.get(kind, ""))
-    if kind == "string_type" and isinstance(found, list | dict):
-        remedy = "Give one text."
+    remedy = context.get("remedy", _REMEDIES.get(kind, ""))
+    if kind == "string_type" and isinstance(value, list | dict):
+        remedy = "Give a single text."
     if kind == "extra_forbidden":
         known = ", ".join(_known_at(error["loc"][:-1]))
-        return ErrorDetail(path, "is not a known key.", _short(found), f"Known are {known}.")
-    if found is None and kind != "fault":
-        return ErrorDetail(path, "must not be empty.", None, "Give it a value, or take it out.")
-    rule = _RULES[kind].format(**said) if kind in _RULES else f"{error['msg']}."
-    return ErrorDetail(path or "config", rule, _short(found), remedy)
+        return ErrorDetail(path, "is not a known key.", _short(value), f"Known keys: {known}.")
+    if value is None and kind != "fault":
+        return ErrorDetail(path, "must not be empty.", None, "Give it a value, or remove it.")
+    rule = _RULES[kind].format(**context) if kind in _RULES else f"{error['msg']}."
+    return ErrorDetail(path or "config", rule, _short(value), remedy)
 
 
-def _short(found: Any) -> Any:
-    """What was found, if it says more than the path does."""
-    return None if isinstance(found, dict | BaseModel) else found
+def _short(value: Any) -> Any:
+    """The value for an error message; None for a whole section, which would be too long."""
+    return None if isinstance(value, dict | BaseModel) else value
 
 
 def _known_at(place: Sequence[str | int]) -> list[str]:
@@ -236,7 +236,7 @@ def _known_at(place: Sequence[str | int]) -> list[str]:
     section: type[BaseModel] = Config
     for part in place:
         fields = {f.alias or key: f.annotation for key, f in section.model_fields.items()}
-        section = _section_in(fields.get(str(part))) or section  # an index leads no further
+        section = _section_in(fields.get(str(part))) or section  # an index stays in the section
     return [f.alias or key for key, f in section.model_fields.items()]
 
 
@@ -247,10 +247,10 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def data_of(config: Config) -> dict[str, Any]:
-    """The config as plain values, by the names that it has in YAML, with its defaults."""
+    """The config as plain values under its YAML names, with defaults filled in."""
     return config.model_dump(by_alias=True, exclude_none=True, mode="json")
 
 
 def dump(config: Config) -> str:
-    """YAML that `load_config` reads back to the same config, but for defaults spelled out."""
+    """The config as YAML, with defaults filled in; `load_config` reads back an equal config."""
     return yaml.dump(data_of(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""Addresses without the passwords that are in them."""
+"""Removal of passwords from URLs that are shown or stored."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Where the files of a config lie: relative to the config; and what of them an export keeps."""
+"""The paths in a config: relative to the config's folder, made absolute or portable here."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -11,17 +11,18 @@ from orchestrator.config.loading import parse
 from orchestrator.config.sections.config import Config
 
 _VARIABLE = "FEWTUNE_DATA"
-_SET = "Say where it is: --set {place}=PATH"
+_SET = "Set its path: --set {place}=PATH"
 
-# From the place of an option (such as datasets.texts.path) and its value to another value.
+# Maps the key of an option (such as datasets.texts.path) and its value to a new value.
 Change = Callable[[str, str], str]
 
 
 def with_absolute_paths(config: Config, folder: Path) -> Config:
-    """The same config with all relative paths made absolute: they begin in `folder`, its own.
+    """The config with all relative paths made absolute; they are relative to its `folder`.
 
-    What begins with `~` or a variable stays as it is, as do names of encoders. Raises InputError
-    where a file is not there, but is in the working directory: it must be clear which is meant.
+    Paths that start with `~` or a variable are kept, and so are names of encoders. Raises
+    InputError if a file does not exist in `folder` but exists in the working directory, because
+    then it is unclear which file is meant.
     """
     details: list[ErrorDetail] = []
 
@@ -31,21 +32,27 @@ def with_absolute_paths(config: Config, folder: Path) -> Config:
         beside, here = folder.absolute() / value, Path(value).absolute()
         if Path(value).is_absolute() or beside.exists() or not here.exists():
             return str(beside)
-        rule = f"begins in the folder of the config, {folder.absolute()}, where it does not exist."
-        remedy = f"It does in the working directory: write {here}, or move it beside the config."
+        rule = (
+            f"is relative to the folder of the config, {folder.absolute()}, where it does not "
+            "exist."
+        )
+        remedy = (
+            f"It exists in the working directory: write {here}, or move it to the config's folder."
+        )
         details.append(ErrorDetail(place, rule, value, remedy))
         return value
 
-    found = _changed(config, change)
+    changed = _changed(config, change)
     if details:
         raise InputError(details)
-    return found
+    return changed
 
 
 def export_with_absolute_paths(config: Config, folder: Path) -> Config:
-    """As `located`, of an export in `folder`: its data lie beside it, or in the working directory.
+    """Like `with_absolute_paths`, for the config of an export in `folder`.
 
-    Raises InputError with all that is in neither place, and how to say where it is.
+    The data are searched for in the folder of the export, then in the working directory. Raises
+    InputError with every path that is in neither, and how to set it.
     """
     details: list[ErrorDetail] = []
 
@@ -55,18 +62,24 @@ def export_with_absolute_paths(config: Config, folder: Path) -> Config:
         for where in (folder, Path.cwd()):
             if (where.absolute() / value).exists():
                 return str(where.absolute() / value)
-        rule = "is not beside the export, and not in the working directory: exports have no data."
+        rule = (
+            "is neither in the folder of the export nor in the working directory. An export does "
+            "not contain the data."
+        )
         details.append(ErrorDetail(place, rule, value, _SET.format(place=place)))
         return value
 
-    found = _changed(config, change)
+    changed = _changed(config, change)
     if details:
         raise InputError(details)
-    return found
+    return changed
 
 
 def own_files(config: Config, folder: Path) -> Config:
-    """As `located`, of an export whose data are not read: what lies in it is found there."""
+    """The config of an export with absolute paths for the files in `folder`; others are kept.
+
+    For uses of an export that do not read its training data.
+    """
     return _changed(
         config,
         lambda place, value: (
@@ -78,10 +91,10 @@ def own_files(config: Config, folder: Path) -> Config:
 
 
 def with_portable_paths(config: Config, folder: Path, encoders: Mapping[str, str]) -> Config:
-    """The same config without any path that only this machine has.
+    """The config without paths that exist on this machine only.
 
-    Paths begin in `folder`, the one of the config, or in `${FEWTUNE_DATA}`; of those that are in
-    neither, the name is left. encoders: folders of an export by the encoders that lie in them.
+    Paths become relative to `folder`, the folder of the config, or to `${FEWTUNE_DATA}`; of a path
+    in neither, only the name is kept. encoders: the folder in an export for each encoder in it.
     """
     shortened: dict[str, str] = {}
 
@@ -106,12 +119,12 @@ def _short(path: Path, folder: Path, taken: set[str]) -> str:
 
 
 def is_folder(encoder: str, folder: Path) -> bool:
-    """Whether an encoder of a config in `folder` is a folder, not a name."""
+    """Whether an encoder of a config in `folder` is a path to a folder rather than a name."""
     return _is_file(".encoder", encoder, folder) or encoder.startswith(("~", "$"))
 
 
 def _is_file(place: str, value: str, folder: Path) -> bool:
-    """Whether an option is a path that begins here or in `folder`."""
+    """Whether the value of an option is a path, relative to `folder` or the working directory."""
     if not value or value.startswith(("~", "$")) or "://" in value:
         return False
     if place.endswith(".path") or (folder / value).is_dir() or Path(value).is_dir():
@@ -133,5 +146,5 @@ def _changed(config: Config, change: Change) -> Config:
 
 
 def is_export(config: Path) -> bool:
-    """Whether a config lies in an export, which somebody else may have made."""
+    """Whether a config file is part of an export; an export may come from an untrusted source."""
     return any((config.parent / name).exists() for name in ("result.json", "model.safetensors"))

@@ -1,4 +1,4 @@
-"""From a config to what the search runs: a recipe, a space, and the trials' specs."""
+"""The plan of a search: the recipe, the space and the trial specs of a config."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _LOG = ("lr/outer", "lr/inner", "lr/adapt", "distill/temperature")
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a search needs to know, and nothing of where it came from."""
+    """Everything that a search needs to know; independent of YAML."""
 
     name: str
     seed: int
@@ -44,13 +44,13 @@ class Plan:
         stage: Stage = "search",
         seed: int | None = None,
     ) -> TrialSpec:
-        """The spec of a trial; its seed hangs on the search's seed, the stage and the number."""
-        own = derived_seed(self.seed, stage, number) if seed is None else seed
+        """The spec of a trial; `seed` is derived from the search seed, stage and number if None."""
+        trial_seed = derived_seed(self.seed, stage, number) if seed is None else seed
         return TrialSpec(
             number=number,
             stage=stage,
             attempt=attempt,
-            seed=own,
+            seed=trial_seed,
             recipe=self.recipe,
             hyperparameters=dict(hyperparameters),
             task_weights=dict(task_weights),
@@ -65,7 +65,7 @@ def derived_seed(*parts: int | str) -> int:
 
 
 def plan_of(config: Config) -> Plan:
-    """The plan that `config` describes."""
+    """The plan of `config`."""
     steps = config.steps
     before = {max(1, round(share * steps)) for share in config.search.rungs}
     rungs = sorted({rung for rung in before if rung < steps} | {steps})
@@ -85,7 +85,7 @@ def plan_of(config: Config) -> Plan:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The recipe: all that the trials of this search have in common."""
+    """The recipe: everything that all trials of this search share."""
     shapes = config.episodes
     learner = config.learner
     return Recipe(
@@ -167,7 +167,7 @@ def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
 
 
 def space_of(config: Config) -> SearchSpace:
-    """What is searched."""
+    """The search space of `config`."""
     ranges: dict[str, Range] = {}
     fixed: dict[str, float] = {}
     for name, value in config.space.scalars().items():
@@ -184,7 +184,7 @@ def _weights(config: Config) -> Simplex | dict[str, float]:
     if section.fixed is not None:
         return {name: section.fixed.get(name, 0.0) for name in names}
     prior = dict.fromkeys(names, 1 / max(1, len(names)))
-    if section.prior is not None:  # the user's sums to 1 to six digits only
+    if section.prior is not None:  # the user's values need to sum to 1 within 1e-6 only
         prior = {name: section.prior[name] / sum(section.prior.values()) for name in names}
     groups = tuple(config.train_groups())
     if len(set(groups)) < 2 or not section.search:

@@ -1,1 +1,1 @@
-"""Where trials run: in this process, on a Ray cluster, as a submitted job."""
+"""The executors, which run trials in this process, on a Ray cluster, or as a submitted job."""

@@ -1,4 +1,4 @@
-"""Workers in this very process, and what they have in common with those that are far away."""
+"""The executor that runs workers in this process; other executors share its parts."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +11,17 @@ from trials.errors import WorkerError
 
 
 class Worker:
-    """One program, and the order in which it is told things."""
+    """One program, with the order of the calls in one turn."""
 
     def __init__(self, number: int, program: TrialProgram) -> None:
         self._number, self._program = number, program
         self._counted = (0, 0)
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
-        """End some trials, take in others, and train until there is something to say.
+        """Release some trials, admit others, and train until there is something to report.
 
-        That is at once if trials have ended and left lanes free. Raises WorkerError if the program
-        can't go on, whatever trials it has.
+        Returns without training if trials were released and lanes are free now. Raises WorkerError
+        if the program can't continue with any trials.
         """
         try:
             return self._turn(release, admit)
@@ -33,7 +33,7 @@ class Worker:
         results = tuple(program.release(key, outcome) for key, outcome in release.items())
         for spec in admit:
             program.admit(spec)
-        # Ends may be what is waited for before a free lane can be filled.
+        # The driver may need these results before it can fill the free lanes.
         reports = () if results and program.free else tuple(program.advance())
         results += tuple(program.ended())
         before, self._counted = self._counted, (program.lane_steps, program.capacity_steps)
@@ -48,14 +48,14 @@ class Worker:
 
 
 def as_worker_error(error: Exception, worker: int) -> Exception:
-    """What is told of an exception of a worker; it is the same wherever the worker is."""
-    if isinstance(error, FewtuneError) or disk_problem(error):  # of the disk, see `disk_errors`
+    """The exception to raise for an exception in a worker; the same for all executors."""
+    if isinstance(error, FewtuneError) or disk_problem(error):  # disk errors: see `disk_errors`
         return error
-    return WorkerError(f"Worker {worker} can't go on: {failure_of(error).message}.")
+    return WorkerError(f"Worker {worker} can't continue: {failure_of(error).message}.")
 
 
 class WorkerStates:
-    """Which workers wait for orders, and which trials each holds."""
+    """Which workers are idle, and which trials each worker holds."""
 
     def __init__(self, workers: int, lanes: int) -> None:
         self._lanes = lanes
@@ -65,9 +65,9 @@ class WorkerStates:
     def ordered(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> bool:
-        """Note the orders; whether they give the worker anything to do."""
+        """Record the orders; returns whether the worker has anything to do."""
         if worker not in self.idle:
-            raise ValueError(f"Worker {worker} is not waiting for orders.")
+            raise ValueError(f"Worker {worker} is not idle.")
         self._held[worker] -= release.keys()
         self._held[worker] |= {spec.key for spec in admit}
         busy = bool(release or self._held[worker])
@@ -80,7 +80,7 @@ class WorkerStates:
         self._held[turn.worker] -= {result.key for result in turn.results}
 
     def lost(self, worker: int, releasing: Mapping[str, Outcome]) -> Turn:
-        """The worker is gone, and with it its trials and those it was about to end."""
+        """Record that the worker died, with its trials and those that it was to release."""
         keys = tuple(sorted(self._held[worker] | releasing.keys()))
         self._held[worker] = set()
         self.idle[worker] = self._lanes
@@ -88,7 +88,7 @@ class WorkerStates:
 
 
 class InlineExecutor:
-    """The `Executor` that trains in this process, one worker after the other."""
+    """The `Executor` that trains in this process; its workers take turns."""
 
     def __init__(self, make: Callable[[], TrialProgram], *, workers: int = 1) -> None:
         try:

@@ -1,16 +1,15 @@
-"""The same search as a job on a running Ray cluster, by way of Ray's Jobs API.
+"""Submission of a search as a job to a running Ray cluster, through Ray's Jobs API.
 
-What crosses over: the configuration file alone in the job's working directory, the command line,
-and the environment variables of `PASSED_ON` that are set here.
+The cluster gets the configuration file, which is the only file in the job's working directory, the
+command line, and the environment variables in `PASSED_ON` that are set here.
 
-Secrets. Whoever holds the cluster's token can read a job's entrypoint, metadata and environment
-variables; the entrypoint is also in the head's process list, the variables in the nodes' logs. So
-nothing with a password in it is passed on by any of these ways: it is refused, and belongs into
-the environment of `ray start` on the head, which the driver inherits. The configuration file is
-passed on as it is.
+Secrets: everyone with the cluster's token can read a job's entrypoint, metadata and environment
+variables. The entrypoint is also in the head's process list, and the variables are in the nodes'
+logs. So a value with a password is refused. Set passwords in the environment of `ray start` on the
+head, which the driver inherits. The configuration file is not checked for passwords.
 
-Trust in states: a job that a lost head was running can be listed as RUNNING for ever. The study is
-the truth; `stop` and submitting again with `resume` is always safe.
+States: after the head is lost, its job may be listed as RUNNING for ever. The study is the source
+of truth; it is always safe to call `stop` and to submit again with `resume`.
 """
 
 import asyncio
@@ -35,9 +34,9 @@ logger = logging.getLogger(__name__)
 State = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # in the order `ray job` has
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # in the order of `ray job`
 PASSED_ON = ("FEWTUNE_DATA", "MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
-STOP_SECONDS = 60  # the driver has to let go of its workers; Ray's own 3 s would kill it at that
+STOP_SECONDS = 60  # the driver must release its workers; Ray's default of 3 s is too short
 
 _NO_AGENT = "No available agent to submit job"
 _WAITS = (2, 4, 8, 16, 30)  # seconds
@@ -46,8 +45,8 @@ _PROGRAM: Sequence[str] = ("python", "-m", "orchestrator.cli")
 _LABEL = "fewtune.search"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _AUTHENTICATION = (
-    "Set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN, in a file named by "
-    "RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token."
+    "Set RAY_AUTH_MODE=token, and put the cluster's token into RAY_AUTH_TOKEN, into the file that "
+    "RAY_AUTH_TOKEN_PATH names, or into ~/.ray/auth_token."
 )
 
 
@@ -75,14 +74,14 @@ def submit(
     overrides: Sequence[str] = (),
     resume: bool = False,
 ) -> str:
-    """Start the search `name` on the cluster's head; its submission id, `<name>-<n>`.
+    """Start the search `name` on the cluster's head; returns the submission id `<name>-<n>`.
 
-    `n` counts the submissions of that name, and an id is never used twice. While the latest one
-    is live there can't be another. `home` and paths inside the configuration are the cluster's.
+    `n` counts the submissions of that name, and an id is never used twice. Raises InputError if the
+    latest submission is live. `home` and the paths in the configuration are paths on the cluster.
     """
     _check_name(name)
     if not config.is_file():
-        raise input_error("CONFIG", "is no file.", str(config))
+        raise input_error("CONFIG", "must be a file.", str(config))
     for path, value in (("--home", home), *(("--set", override) for override in overrides)):
         _refuse_password(path, value)
     variables = _variables()
@@ -99,8 +98,8 @@ def submit(
         number = _number(earlier[-1]) + 1 if earlier else 0
         with tempfile.TemporaryDirectory() as folder:
             shutil.copyfile(config, Path(folder) / "config.yaml")
-            # No entrypoint resources: with any, the driver would leave the head, and wait there
-            # for a node that nobody starts.
+            # No entrypoint resources: with any, the driver would not run on the head, and would
+            # wait for a node that nobody starts.
             submission = _accepted(
                 client,
                 entrypoint=_entrypoint(home, overrides, resume),
@@ -113,7 +112,7 @@ def submit(
 
 
 def _accepted(client: Any, **job: Any) -> str:
-    """The id of a submitted job. A head of a few seconds has no agent yet that would run it."""
+    """Submit a job; returns its id. Retries, because a new head has no job agent at first."""
     for wait in _WAITS:
         try:
             return str(client.submit_job(**job))
@@ -132,7 +131,7 @@ def status(name: str, *, address: str | None = None) -> Submission:
 
 
 def logs(name: str, *, address: str | None = None, follow: bool = False) -> Iterator[str]:
-    """What the driver of the latest submission wrote, in pieces; `follow` waits for its end."""
+    """The log of the latest submission's driver, in pieces; `follow` continues until it ends."""
     with _answered(where := _where(address)):
         client = _client(where)
         submission = _latest(client, name, where).submission_id
@@ -142,10 +141,10 @@ def logs(name: str, *, address: str | None = None, follow: bool = False) -> Iter
 
 
 def stop(name: str, *, address: str | None = None) -> Submission:
-    """Ask the latest submission to stop; how it stood when it was asked.
+    """Ask the latest submission to stop; returns its state before that.
 
-    The driver gets SIGINT, and is killed if it has not ended `STOP_SECONDS` later. Of a
-    submission that has ended already, nothing is asked.
+    The driver gets SIGINT, and is killed if it has not ended after `STOP_SECONDS`. Does nothing if
+    the submission has ended.
     """
     with _answered(where := _where(address)):
         client = _client(where)
@@ -164,7 +163,7 @@ def _entrypoint(home: str, overrides: Sequence[str], resume: bool) -> str:
 
 
 def _variables() -> dict[str, str]:
-    """Environment of the job: those of `PASSED_ON` that are set here, and how it is stopped."""
+    """Environment of the job: the set variables of `PASSED_ON`, and how Ray stops the job."""
     passed = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
     for name, value in passed.items():
         _refuse_password(name, value)
@@ -176,14 +175,14 @@ def _variables() -> dict[str, str]:
 
 
 def _where(address: str | None) -> str:
-    """The address given, or else the one that `ray job` would use.
+    """The given address, else the address that `ray job` would use.
 
-    Ray lets its variables overrule the address that is given; here what is given counts.
+    In Ray, its environment variables override a given address; here the given address wins.
     """
     if not address:
         usual = (os.environ.get(variable) for variable in ADDRESS_VARIABLES)
         return next((where for where in usual if where), DEFAULT_ADDRESS)
-    # Ray would take a bare host and port for another service's, and wait for it for 40 s.
+    # Ray would treat a bare host and port as the address of a different service and wait 40 s.
     if address != "auto" and "://" not in address:
         rule = "must be the URL of the cluster's dashboard."
         raise input_error("--address", rule, address, f"Write it like {DEFAULT_ADDRESS}.")
@@ -202,36 +201,37 @@ def _client(where: str) -> Any:
 
 @contextmanager
 def _answered(where: str) -> Iterator[None]:
-    """Turn what the cluster refuses, or can't be asked, into a fault of `--address`."""
+    """Turn errors of the cluster or of the connection into an InputError about `--address`."""
     from aiohttp import ClientError
     from ray.exceptions import AuthenticationError, RayError
 
-    found = redacted(where)
+    shown = redacted(where)
     try:
         yield
     except InputError:
         raise
     except AuthenticationError:
-        wrong = "has a cluster that does not take the token that was sent, or none was sent."
-        raise input_error("--address", wrong, found, _AUTHENTICATION) from None
+        rule = "has a Ray cluster that rejected the token, or no token was sent."
+        raise input_error("--address", rule, shown, _AUTHENTICATION) from None
     except ConnectionError:
         raise input_error(
             "--address",
             "has no Ray cluster that answers.",
-            found,
+            shown,
             "Start one, or reach its dashboard through `ray dashboard cluster.yaml`.",
         ) from None
-    # Ray's own words for any other refusal; requests' exceptions are OSErrors.
+    # Show Ray's message for any other error; the exceptions of `requests` are OSErrors.
     except (OSError, ClientError, RayError, RuntimeError, ValueError, KeyError) as error:
-        said = redacted(str(error).strip().rpartition("\n")[2])  # of a traceback, what happened
-        rule = "has no Ray jobs server that understands us."
-        raise input_error("--address", rule, found, f"It said: {said}") from None
+        # The last line of a traceback has the error.
+        message = redacted(str(error).strip().rpartition("\n")[2])
+        rule = "has no Ray jobs server that accepts this request."
+        raise input_error("--address", rule, shown, f"Its answer: {message}") from None
 
 
 def _submissions(client: Any, name: str) -> list[Any]:
-    """Every submission of the search that the cluster knows, oldest first."""
-    mine = (job for job in client.list_jobs() if (job.metadata or {}).get(_LABEL) == name)
-    return sorted((job for job in mine if job.type == "SUBMISSION"), key=_number)
+    """All submissions of the search on the cluster, oldest first."""
+    jobs = (job for job in client.list_jobs() if (job.metadata or {}).get(_LABEL) == name)
+    return sorted((job for job in jobs if job.type == "SUBMISSION"), key=_number)
 
 
 def _number(job: Any) -> int:
@@ -241,7 +241,7 @@ def _number(job: Any) -> int:
 def _latest(client: Any, name: str, where: str) -> Any:
     submissions = _submissions(client, name)
     if not submissions:
-        remedy = f"Nothing of that name was submitted to {redacted(where)}."
+        remedy = f"No search of that name was submitted to {redacted(where)}."
         raise input_error("NAME", "must be the name of a submitted search.", name, remedy)
     return submissions[-1]
 
@@ -281,8 +281,8 @@ def _refuse_password(path: str, value: str) -> None:
     if has_password(value):
         raise input_error(
             path,
-            "must have no password in it: everyone with the cluster's token could read it.",
+            "must not contain a password: everyone with the cluster's token could read it.",
             redacted(value),
-            "Leave the password out and set it on the head, in the environment of `ray start` "
+            "Remove the password and set it on the head, in the environment of `ray start` "
             "(PGPASSWORD or ~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow).",
         )

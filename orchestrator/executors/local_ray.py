@@ -1,4 +1,4 @@
-"""What a Ray that is started on this machine for one search opens: 127.0.0.1, with a token."""
+"""Security of a local Ray that runs one search: it listens on 127.0.0.1 and requires a token."""
 
 import logging
 import os
@@ -12,22 +12,22 @@ log = logging.getLogger(__name__)
 
 
 def keep_to_this_machine() -> None:
-    """Set what Ray reads from the environment when it is imported, so call it before that.
+    """Set environment variables that Ray reads at import; call this before Ray is imported.
 
-    Variables that the user has set stay as they are. Where Ray is imported already nothing changes.
+    Variables that the user has set are kept. Does nothing if Ray is already imported.
     """
     if "ray" in sys.modules:
         return
-    # Whether other machines can reach a node. It is off by default on macOS and on Windows, and all
-    # of Ray listens on 127.0.0.1 there. `ray.init` and `ray start` can't be told an address of the
-    # loopback interface: they replace it by the machine's own.
+    # Controls whether other machines can reach a node. It is off by default on macOS and Windows;
+    # then all of Ray listens on 127.0.0.1. `ray.init` and `ray start` do not accept a loopback
+    # address: they replace it by the machine's address.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         _provide_token()
 
 
 def _provide_token() -> None:
-    """A token that only this user can read, where Ray would find none or one that all can read."""
+    """Ensure that Ray finds a token, and that only this user can read it."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     token = secrets.token_hex(32)
@@ -37,16 +37,16 @@ def _provide_token() -> None:
         _write_new(path, token)
     except FileExistsError:
         if path.stat().st_mode & 0o077:
-            log.warning("others could read the token, now only you can path=%s", path)
+            log.warning("token was readable by others; now only you can read it path=%s", path)
             with suppress(OSError):  # another user's file
                 path.chmod(0o600)
-    except (OSError, RuntimeError):  # no home, or none that can be written to
+    except (OSError, RuntimeError):  # no home directory, or no write permission
         os.environ["RAY_AUTH_TOKEN"] = token
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a private file whole or not at all; raises FileExistsError if it is there."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent)  # its mode is 0600
+    """Write a private file atomically; raises FileExistsError if the file exists."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent)  # with mode 0600
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: one actor each, with a GPU or a share of one where there are GPUs."""
+"""The executor whose workers are Ray actors, each with CPUs or a share of a GPU."""
 
 import gc
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class _Actor:
-    """A worker, in a process that Ray placed."""
+    """A worker in a process that Ray starts."""
 
     def __init__(
         self, number: int, recipe: Recipe, lanes: int, folder: str, cache: str, threads: int
@@ -33,9 +33,10 @@ class _Actor:
                 recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
             )
             self._worker = Worker(number, program)
-        except Exception as error:  # said at the first turn: Ray would tell it as a death
+        # Raised at the first turn, because Ray reports an error in `__init__` as a dead actor.
+        except Exception as error:
             self._worker = as_worker_error(error, number)
-        gc.freeze()  # looking for garbage in all that was imported takes .2 s each time
+        gc.freeze()  # a garbage collection over all imported modules takes .2 s each time
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
         if isinstance(self._worker, Exception):
@@ -50,16 +51,18 @@ def _called(function: Callable[[], int]) -> int:
 class RayExecutor:
     """The `Executor` whose workers are Ray actors.
 
-    Joins the cluster that RAY_ADDRESS names (as it does inside a Ray job), or else starts one on
-    this machine for as long as the search lasts. A worker that dies is started again by us, not by
-    Ray, which would hide that its trials were lost.
+    It joins the cluster that RAY_ADDRESS names (Ray sets it inside a Ray job). Without RAY_ADDRESS
+    it starts Ray on this machine for the time of the search. A worker that dies is restarted here
+    and not by Ray, because Ray would hide that its trials were lost.
 
-    lanes: of each worker; or what finds how many, which is run where the first worker will be.
-    workers: how many; None for one per GPU of the cluster, or a single one if there is none.
-    cpus_per_worker: cores of each, and threads; the small matrices of most recipes want one.
-    gpus_per_worker: 0 to 1; None for a GPU of its own where the cluster has any. Of two that share
-    one, one can train while the other waits for its orders. Ray fills GPU after GPU.
-    folder, cache: must be the same files for every node.
+    lanes: number per worker, or a function that returns it; the function runs with the resources of
+    a worker.
+    workers: number of workers; None for one per GPU of the cluster, or one if there is no GPU.
+    cpus_per_worker: cores and threads per worker; one is enough for the small matrices of most
+    recipes.
+    gpus_per_worker: 0 to 1; None for one GPU per worker if the cluster has GPUs. If two workers
+    share a GPU, one trains while the other waits for orders. Ray fills one GPU after the other.
+    folder, cache: every node must see the same files there.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class RayExecutor:
             raise
 
     def _ask_worker(self, lanes: Callable[[], int]) -> int:
-        # The process ends with its only call, and gives its memory back.
+        # With `max_calls=1` the process ends after the call and frees its memory.
         task = ray.remote(max_calls=1, **self._share)(_called)
         try:
             return int(ray.get(task.remote(lanes)))
@@ -120,12 +123,12 @@ class RayExecutor:
         try:
             turn: Turn = ray.get(ready[0])
         except RayActorError as error:
-            if disk_problem(error):  # a full disk: the next worker would fare no better
+            if disk_problem(error):  # a full disk would kill the next worker too
                 raise
             log.warning("worker lost worker=%d error=%s", worker, str(error).splitlines()[0])
             self._actors[worker] = self._spawn(worker)
             return self._roster.lost(worker, release)
-        except RayTaskError as error:  # whose text is the whole traceback, twice
+        except RayTaskError as error:  # its own text has the whole traceback twice
             raise as_worker_error(error.cause, worker) from None
         self._roster.finish_turn(turn)
         return turn
@@ -139,10 +142,11 @@ class RayExecutor:
 
 
 class _Connection(threading.Thread):
-    """The thread that connects to a cluster, and lives for as long as we are connected.
+    """A thread that connects to a cluster and lives as long as the connection.
 
-    Not the main thread, where `ray.init` would replace our handler of SIGTERM. It must not end
-    before the cluster: Linux kills what Ray starts with the thread that started it.
+    `ray.init` does not run in the main thread, because there it would replace our SIGTERM handler.
+    The thread must outlive the cluster: Linux kills the processes that Ray starts when the thread
+    that started them ends.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -152,7 +156,7 @@ class _Connection(threading.Thread):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        # What Ray starts inherits this: a terminal that is closed must not end it before us.
+        # Ray's processes inherit this mask: closing the terminal must not end them before us.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             ray.init(**self._options)
@@ -162,7 +166,7 @@ class _Connection(threading.Thread):
         self._closed.wait()
 
     def open(self) -> None:
-        """Connect; returns when that is done, and raises what `ray.init` raises."""
+        """Connect and wait until connected; raises the exceptions of `ray.init`."""
         self.start()
         while not self._connected.wait(0.05):
             _keep_handler()
@@ -177,7 +181,7 @@ class _Connection(threading.Thread):
 
 
 def _keep_handler() -> None:
-    """Have Python handle SIGTERM again: Ray's C++ code handles it by aborting the process."""
+    """Restore Python's SIGTERM handler: the handler of Ray's C++ code aborts the process."""
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGTERM)
         if handler is not None:
@@ -185,13 +189,13 @@ def _keep_handler() -> None:
 
 
 def _join() -> _Connection | None:
-    """Connect to a cluster; None if this process is connected to one already."""
+    """Connect to a cluster; returns None if this process is already connected to one."""
     if ray.is_initialized():
         return None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = not os.environ.get("RAY_ADDRESS")
-    if local:  # only this process talks to it, so it needs no dashboard
+    if local:  # only this process uses it, so it needs no dashboard
         options |= {"address": "local", "include_dashboard": False}
     else:
         options["address"] = "auto"
@@ -199,7 +203,7 @@ def _join() -> _Connection | None:
     connection.open()
     if local and not ip_address(ray.util.get_node_ip_address()).is_loopback:
         log.warning(
-            "other machines can reach this Ray, as it was imported before address=%s",
+            "other machines can reach this Ray, because ray was imported too early address=%s",
             ray.util.get_node_ip_address(),
         )
     return connection

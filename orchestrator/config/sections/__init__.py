@@ -1,1 +1,1 @@
-"""The sections of a config, each of which checks itself."""
+"""The sections of a config, each with its own checks."""

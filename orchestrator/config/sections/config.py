@@ -1,4 +1,4 @@
-"""A search's config, each section of which checks itself."""
+"""The config of a search, composed of its sections."""
 
 from typing import Annotated, Any, Literal
 
@@ -36,15 +36,15 @@ from trials.programs.meta_training import MetaTraining
 def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
     if value != "auto" and (type(value) is not int or value < 1):
         raise refused(ErrorDetail("", "must be a whole number of at least 1, or auto.", value))
-    found: int | Literal["auto"] = value
-    return found
+    lanes: int | Literal["auto"] = value
+    return lanes
 
 
 class SearchSection(Section):
     trials: PositiveInt = 48
-    reference_trials: PositiveInt = 8  # of the reference (uniform weights), to tune its rates
+    reference_trials: PositiveInt = 8  # trials that tune the rates of the reference
     rungs: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default_factory=lambda: [0.3, 0.6]  # shares of the steps
+        default_factory=lambda: [0.3, 0.6]  # as shares of the steps
     )
     eta: float = Field(2.0, gt=1)
     finalists: PositiveInt = 3
@@ -52,16 +52,16 @@ class SearchSection(Section):
     lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
-    # None: a whole one, where the cluster has any when the search begins.
+    # None: one whole GPU per worker if the cluster has GPUs when the search starts.
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Config(Section):
-    """A whole search."""
+    """The config of a whole search."""
 
     name: Name
     seed: int = Field(0, ge=0, lt=2**31)
-    trial_seed: int | None = Field(None, ge=0, lt=2**31)  # of the one trial that `train` runs
+    trial_seed: int | None = Field(None, ge=0, lt=2**31)  # seed of the one trial of `train`
     datasets: dict[str, DatasetPart] = Field(default_factory=dict)
     tasks: TasksSection
     model: ModelPart
@@ -71,24 +71,24 @@ class Config(Section):
     episodes: EpisodesSection = EpisodesSection()
     batch: PositiveInt = 128
     optimizer: Literal["adam", "sgd"] = "adam"
-    precision: Precision = "float32"  # of products on a GPU
-    steps: NonNegativeInt  # 0 leaves the model untrained
+    precision: Precision = "float32"  # of matrix products on a GPU
+    steps: NonNegativeInt  # 0: the model stays untrained
     space: SpaceSection
     search: SearchSection = SearchSection()
 
     @property
     def adapts(self) -> bool:
-        """Whether there is the adaptation stage alone: one new task, and none to learn before."""
+        """Whether the search has only the adaptation stage: one new task, no training tasks."""
         return self.learner is None
 
     @property
     def kinds(self) -> set[str]:
-        """What is predicted: classification, regression, or both."""
+        """The kinds of the tasks: classification, regression, or both."""
         tasks = self.all_tasks().values()
         return {"regression" if task.regresses else "classification" for task in tasks}
 
     def all_tasks(self) -> dict[str, TaskSection | FunctionSection]:
-        """Every task section, by its place in the config."""
+        """Every task section, by its path in the config."""
         return {
             f"tasks.{split}.{i}": task
             for split in ("train", "validation", "test")
@@ -96,21 +96,21 @@ class Config(Section):
         }
 
     def hyperparameters(self) -> tuple[str, ...]:
-        """The scalars that the trials need. Each may have a weight decay besides."""
+        """The scalars that the trials need. In addition, every search may have a weight decay."""
         if self.learner is None:
             return Adaptation.alone if self.teacher is None else Adaptation.hyperparameters
         own: tuple[str, ...] = (OWN,) if "per_task" in self.learner.options().values() else ()
         if self.teacher is not None:
             own += soft_hyperparameters(regresses="classification" not in self.kinds)
         read = learner_named(self.learner.name).hyperparameters + own
-        # Without a step there is no rate to take it at.
+        # With 0 steps there is no learning rate.
         return read if self.steps else tuple(n for n in read if n != MetaTraining.learning_rate)
 
     def train_names(self) -> list[str]:
         return [name for task in self.tasks.train for name in task.names()]
 
     def train_groups(self) -> list[str]:
-        """Of each training task what tells its group from others: tasks without one are alone."""
+        """A group name for each training task; a task without a group gets its own."""
         return [
             f"task {name}" if task.group is None else f"group {task.group}"
             for task in self.tasks.train

@@ -1,4 +1,4 @@
-"""The registered parts that a config names, with their own options beside them."""
+"""Config sections that name a registered part and give its options."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from trials.programs.teachers import HEADS, TRAINED
 
 
 class _Part(BaseModel):
-    """A part of fewshot.registry: its name, and its own options beside it."""
+    """A registered part (see fewshot.registry): its name and, in the same section, its options."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -38,11 +38,11 @@ def _check_options(
     given: set[str],
     found_elsewhere: str | None = None,
 ) -> None:
-    """Every unknown and missing option; those in `given` the builder supplies itself."""
+    """Refuse unknown and missing options; the builder supplies the options in `given` itself."""
     name, options = getattr(part, key), dict(part.__pydantic_extra__ or {})
     with refusing():
         known = options_of(resolve(registry, name, key), given)
-    remedy = f"Its options are {', '.join(known)}." if known else "It has none: take it out."
+    remedy = f"Its options are {', '.join(known)}." if known else "It has no options: remove it."
     details = [
         ErrorDetail(option, f"is not an option of {name}.", value, remedy)
         for option, value in options.items()
@@ -59,13 +59,13 @@ def _check_options(
 
 
 def _name_of(*registries: Mapping[str, Any]) -> BeforeValidator:
-    """One name, registered or a user's own, and no list of them."""
+    """Checks that the value is one name, of a registered part or a user's own."""
     known = ", ".join(sorted(name for registry in registries for name in registry))
 
     def check(value: Any) -> str:
         if not isinstance(value, str):
-            remedy = f"Give one of {known}, or your own package.module:factory."
-            raise refused(ErrorDetail("", "must be one name.", value, remedy))
+            remedy = f"Use one of {known}, or your own package.module:factory."
+            raise refused(ErrorDetail("", "must be a single name.", value, remedy))
         return value
 
     return BeforeValidator(check)
@@ -101,9 +101,9 @@ class LearnerPart(_Part):
 
 
 class TeacherPart(_Part):
-    """Frozen features, by the name of a dataset, with a `head` on them; or what was trained before.
+    """A teacher: frozen features of a dataset with a `head` on them, or models trained before.
 
-    The features are of the student's own `path` unless they have another.
+    The features are computed for the student's `path`, unless the teacher has its own `path`.
     """
 
     source: Annotated[str, _name_of(TRAINED, DATASETS)]
@@ -115,8 +115,8 @@ class TeacherPart(_Part):
         elsewhere = None if trained else "path"
         _check_options({**TRAINED, **DATASETS}, "source", self, {"cache"}, elsewhere)
         if self.head is not None and trained:
-            rule = f"does not go with {self.source}, which has learned how to answer."
-            raise refused(ErrorDetail("head", rule, self.head, "Take it out."))
+            rule = f"can't be used with {self.source}, whose models have a trained head."
+            raise refused(ErrorDetail("head", rule, self.head, "Remove it."))
         if self.head is not None and self.head not in HEADS:
             raise refused(ErrorDetail("head", f"must be one of {', '.join(HEADS)}.", self.head))
         return self
@@ -126,14 +126,14 @@ class TeacherPart(_Part):
 
 
 class DecoupledSection(Section):
-    """Weights of the target class against the others, and of the others among themselves."""
+    """Weights of two parts: target class against all others, and the others among themselves."""
 
     target: float = Field(1.0, ge=0)
     non_target: float = Field(1.0, ge=0)
 
 
 class DistillationSection(Section):
-    """Which soft loss, see fewshot.losses.distillation."""
+    """The choice of the soft loss, see fewshot.losses.distillation."""
 
     direction: Direction = "forward"
     standardise: bool = False
@@ -142,6 +142,6 @@ class DistillationSection(Section):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.decoupled is not None and self.direction == "reverse":
-            rule = "parts the forward divergence: it does not go with direction: reverse."
-            raise refused(ErrorDetail("decoupled", rule, None, "Take one of them out."))
+            rule = "splits the forward divergence: it can't be used with `direction: reverse`."
+            raise refused(ErrorDetail("decoupled", rule, None, "Remove one of the two."))
         return self

@@ -1,4 +1,4 @@
-"""What the sections of a config have in common."""
+"""The base class of config sections, with the types and checks that they share."""
 
 import re
 import unicodedata
@@ -19,7 +19,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError
 
 
 def refused(*details: ErrorDetail) -> ValidationError:
-    """What a section says of itself; a path leads on from the section's own."""
+    """The error of a section; the path of each detail is relative to the section."""
     return ValidationError.from_exception_data(
         "",
         [
@@ -35,7 +35,7 @@ def refused(*details: ErrorDetail) -> ValidationError:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Faults found by those who know nothing of sections."""
+    """Turn an InputError of code outside this package into the error of a section."""
     try:
         yield
     except InputError as error:
@@ -45,14 +45,14 @@ def refusing() -> Iterator[None]:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) or ".." in value:
         rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
-        raise refused(ErrorDetail("", rule, value, "It becomes the name of a folder."))
+        raise refused(ErrorDetail("", rule, value, "It is used as the name of a folder."))
     return value
 
 
 def plain(text: str) -> str:
-    """A task's name from any text: letters, accents and digits of every script, '.', '_' and '-'.
+    """A task name made from any text: letters, accents, digits of every script, '.', '_', '-'.
 
-    What lies between them becomes '_', so that two texts can have one name.
+    Each run of other characters becomes '_', so two texts may get the same name.
     """
     composed = unicodedata.normalize("NFC", text)
     kept = "".join(
@@ -71,7 +71,7 @@ def _task_name(value: str) -> str:
 
 
 def _cells(value: Any, usual: object) -> Any:
-    """One value of a column, or a list of them."""
+    """Check one value of a column, or a list of values."""
     if value == []:
         raise refused(ErrorDetail("", "must not be empty.", value))
     listed = isinstance(value, list)

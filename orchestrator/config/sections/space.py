@@ -1,4 +1,4 @@
-"""The space of a config: what is searched."""
+"""The `space` section of a config."""
 
 import math
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def _sums_to_one(value: dict[str, float]) -> dict[str, float]:
     details = [ErrorDetail(k, "must not be negative.", v) for k, v in value.items() if v < 0]
     total = sum(value.values())
     if not details and abs(total - 1.0) > 1e-6:
-        rule = f"must sum to 1, the sum is {total:.6g}."
+        rule = f"must sum to 1, but the sum is {total:.6g}."
         details = [ErrorDetail("", rule, None, "Divide each weight by their sum.")]
     if details:
         raise refused(*details)
@@ -56,10 +56,11 @@ Weights = Annotated[dict[str, float], AfterValidator(_sums_to_one)]
 
 
 class WeightsSection(Section):
-    """Searched around a prior, or fixed. `zero_below` is a share of the uniform weight.
+    """Task weights, searched around a prior or fixed.
 
-    The tasks of a group share its weight equally, and in the prior the mean of what they have.
-    weights_as: a task's weight is that of its loss, or its share of the episodes that are drawn.
+    zero_below: as a share of the uniform weight. prior: is averaged within each group; the tasks of
+    a group always have equal weights. weights_as: whether a weight multiplies the task's loss, or
+    is the task's share of the drawn episodes.
     """
 
     search: bool = True
@@ -71,7 +72,7 @@ class WeightsSection(Section):
 
 
 class SpaceSection(Section):
-    """What is searched: a range, or a number to fix it."""
+    """The searched scalars and weights: a range is searched, a number is fixed."""
 
     task_weights: WeightsSection = WeightsSection()
     lr_outer: Scalar | None = Field(None, alias="lr/outer")
@@ -108,6 +109,6 @@ class SpaceSection(Section):
         return value
 
     def scalars(self) -> dict[str, RangeSection | float]:
-        """What was given, under the names that users know."""
+        """The scalars that are set, by their names in YAML."""
         fields = {f.alias: getattr(self, key) for key, f in type(self).model_fields.items()}
         return {name: value for name, value in fields.items() if name and value is not None}

@@ -1,4 +1,4 @@
-"""The tasks of a config, and the episodes that are drawn from them."""
+"""The `tasks` section of a config, with the `episodes` that are drawn from the tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -29,7 +29,7 @@ from trials.contract import Overlap
 
 
 class NoiseSection(Section):
-    """A share of the labels that is drawn anew."""
+    """The share of labels that is replaced by random labels."""
 
     noise: float = Field(gt=0, le=1)
 
@@ -43,7 +43,7 @@ def _corruption(value: Any, usual: object) -> Literal["shuffle"] | NoiseSection 
 
 
 class TaskSection(Section):
-    """One task by `name`, or one for `each` value of a column, named after the value."""
+    """One task with a `name`, or one task for `each` value of a column, named after the value."""
 
     name: TaskName | None = None
     each: dict[str, Annotated[list[str | int], WrapValidator(listed)]] | None = None
@@ -64,15 +64,16 @@ class TaskSection(Section):
             raise refused(ErrorDetail("", "needs either `name` or `each`."))
         if self.each is not None and len(self.each) != 1:
             raise refused(
-                ErrorDetail("each", "must name one column, with its values.", list(self.each))
+                ErrorDetail("each", "must be one column with its values.", list(self.each))
             )
         if self.regresses and self.within is not None:
-            raise refused(ErrorDetail("within", "is for classes, not for numbers.", self.within))
+            rule = "can be used for classes only, not for numbers."
+            raise refused(ErrorDetail("within", rule, self.within))
         return self
 
     @property
     def regresses(self) -> bool:
-        """Whether the label is a number."""
+        """Whether this is a regression task: its label is a number."""
         return self.kind == "regression"
 
     def names(self) -> list[str]:
@@ -82,7 +83,7 @@ class TaskSection(Section):
         return [plain(str(value)) for value in values]
 
     def values(self) -> list[str]:
-        """What each of the tasks is named after."""
+        """The text from which the name of each task was made."""
         if self.each is None:
             return self.names()
         ((_, values),) = self.each.items()
@@ -90,7 +91,7 @@ class TaskSection(Section):
 
 
 class FunctionSection(Section):
-    """A task that is a family of functions, named after it unless it has another `name`."""
+    """A task that is a family of functions; its default `name` is that of the family."""
 
     function: str
     name: TaskName | None = None
@@ -99,12 +100,10 @@ class FunctionSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _nothing_else(cls, data: Any) -> Any:
-        rule = "does not go with `function`, which has no rows and no labels."
+        rule = "can't be used with `function`, which has no rows and no labels."
         others = data.keys() - cls.model_fields.keys()
         if others:
-            raise refused(
-                *(ErrorDetail(str(key), rule, data[key], "Take it out.") for key in others)
-            )
+            raise refused(*(ErrorDetail(str(key), rule, data[key], "Remove it.") for key in others))
         return data
 
     @field_validator("function")
@@ -116,18 +115,18 @@ class FunctionSection(Section):
 
     @property
     def regresses(self) -> bool:
-        """Functions have numbers, no classes."""
+        """True: the values of functions are numbers."""
         return True
 
     def names(self) -> list[str]:
         return [self.name or self.function.rpartition(":")[2]]
 
     def values(self) -> list[str]:
-        """What the task is named after."""
+        """The text from which the name of the task was made."""
         return self.names()
 
 
-# In place of pydantic's usual checks of a union, which complain once for each of its members.
+# Replaces pydantic's check of a union, which reports one error for each member of the union.
 def _task(value: Any, usual: object) -> TaskSection | FunctionSection:
     if isinstance(value, Mapping) and "function" in value:
         return FunctionSection.model_validate(value)
@@ -139,23 +138,23 @@ Task = Annotated[TaskSection | FunctionSection, WrapValidator(_task)]
 
 def _overlap(value: Any, usual: object) -> Overlap:
     if not isinstance(value, bool) and value != "drop":
-        raise refused(ErrorDetail("", "must be true or false, or drop.", value))
+        raise refused(ErrorDetail("", "must be true, false or drop.", value))
     return value  # type: ignore[no-any-return]
 
 
-_OWN_NAMES = "Give each its own name: by `name` and `where` instead of `each`."
+_OWN_NAMES = "Give each task its own name: use `name` and `where` instead of `each`."
 
 
-def _twice(tasks: Sequence[TaskSection | FunctionSection]) -> list[str]:
-    """Names that several of the tasks have, with what these are named after."""
+def _duplicates(tasks: Sequence[TaskSection | FunctionSection]) -> list[str]:
+    """Names that several tasks have, with the texts from which the names were made."""
     values: dict[str, list[str]] = {}
     for task in tasks:
         for name, value in zip(task.names(), task.values(), strict=True):
             values.setdefault(name, []).append(value)
     return [
-        f"{name} ({', '.join(map(repr, own))})" if set(own) != {name} else name
-        for name, own in sorted(values.items())
-        if len(own) > 1
+        f"{name} ({', '.join(map(repr, texts))})" if set(texts) != {name} else name
+        for name, texts in sorted(values.items())
+        if len(texts) > 1
     ]
 
 
@@ -163,19 +162,22 @@ class TasksSection(Section):
     train: list[Task] = Field(default_factory=list)
     validation: list[Task] = Field(min_length=1)
     test: list[Task] = Field(min_length=1)
-    # What is done about examples that tasks of different splits share.
+    # Examples that tasks of different splits share: refused (false), allowed (true), or dropped.
     overlap: Annotated[Overlap, WrapValidator(_overlap)] = False
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
         details = []
         for split in ("train", "validation", "test"):
-            twice = _twice(getattr(self, split))
-            if twice:
-                details.append(ErrorDetail(split, "names tasks twice.", twice, _OWN_NAMES))
+            duplicates = _duplicates(getattr(self, split))
+            if duplicates:
+                rule = "must not use a task name twice."
+                details.append(ErrorDetail(split, rule, duplicates, _OWN_NAMES))
             details += [
                 ErrorDetail(
-                    f"{split}.{i}.group", "is for training tasks, which have weights.", task.group
+                    f"{split}.{i}.group",
+                    "can be used for training tasks only, because only they have weights.",
+                    task.group,
                 )
                 for i, task in enumerate(getattr(self, split))
                 if split != "train" and task.group is not None
@@ -186,7 +188,7 @@ class TasksSection(Section):
 
 
 def _count(least: int) -> WrapValidator:
-    """A whole number that is at least this, or two of them of which the first is lower."""
+    """Checks for a whole number >= `least`, or a pair [low, high] of them with low < high."""
 
     def check(value: Any, usual: object) -> Count:
         ranges = isinstance(value, list | tuple) and len(value) == 2
@@ -197,20 +199,21 @@ def _count(least: int) -> WrapValidator:
             rule = f"must be at least {least}." if least > 1 else "must be above 0."
             raise refused(ErrorDetail("", rule, value))
         if ranges and low >= high:
-            raise refused(ErrorDetail("", "must have its lower end first: [low, high].", value))
+            raise refused(ErrorDetail("", "must have the lower number first: [low, high].", value))
         return (int(low), int(high)) if ranges else int(low)
 
     return WrapValidator(check)
 
 
 class EpisodesSection(Section):
-    """Shapes of the episodes, and how many are drawn. Functions have points for shots, no `way`.
+    """Shapes of the episodes, and how many are drawn.
 
-    A shape is a number, or is drawn for each episode from [low, high]; with imbalance the shots are
-    drawn for each class of an episode.
+    `way`, `shot` and `query` are a number, or a range [low, high] from which each episode draws;
+    with imbalance the shots are drawn for each class of an episode. For functions, shots are
+    points, and there is no `way`.
     """
 
-    way: Annotated[Count, _count(2)] | None = None  # 5 where there are classes
+    way: Annotated[Count, _count(2)] | None = None  # None: 5 if there are classes
     shot: Annotated[Count, _count(1)] = 1
     query: Annotated[Count, _count(1)] = 5
     imbalance: Imbalance | None = None
@@ -221,10 +224,10 @@ class EpisodesSection(Section):
     @model_validator(mode="after")
     def _something_to_draw(self) -> Self:
         if self.imbalance and isinstance(self.shot, int):
-            rule = "needs shots to draw: `shot: [low, high]`."
+            rule = "needs a range of shots: `shot: [low, high]`."
             raise refused(ErrorDetail("imbalance", rule, self.imbalance))
         return self
 
     def ways(self) -> Count:
-        """Of episodes of classes."""
+        """The way of classification episodes."""
         return 5 if self.way is None else self.way

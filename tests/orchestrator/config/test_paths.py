@@ -84,10 +84,12 @@ class TestPathsOfAConfig:
             with_absolute_paths(parse(config_of(path="t.csv")), tmp_path / "configs")
         (input_error,) = caught.value.details
         assert input_error.path == "datasets.texts.path"
-        assert "begins in the folder of the config" in input_error.rule
+        assert "is relative to the folder of the config" in input_error.rule
         assert str(tmp_path / "t.csv") in input_error.remedy
         (tmp_path / "tiny").mkdir()
-        with pytest.raises(InputError, match=r"texts\.encoder: begins in the folder of the config"):
+        with pytest.raises(
+            InputError, match=r"texts\.encoder: is relative to the folder of the config"
+        ):
             with_absolute_paths(
                 parse(config_of(path="/t", features="encoder", encoder="tiny")), tmp_path / "a"
             )

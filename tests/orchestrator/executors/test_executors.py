@@ -134,7 +134,7 @@ class TestEveryExecutor:
         spec, other = case.spec(10, rungs=(2,)), case.spec(11)
         executor.send_orders(0, {}, [spec])
         assert executor.idle().keys() == idle.keys() - {0}
-        with pytest.raises(ValueError, match="Worker 0 is not waiting"):
+        with pytest.raises(ValueError, match="Worker 0 is not idle"):
             executor.send_orders(0, {}, [other])
         turn = wait(executor)
         assert (turn.worker, turn.free) == (0, 1)
@@ -216,7 +216,7 @@ class TestAWorkerThatCanNotGoOn:
             path.unlink()
         (tmp_path / "runs").rmdir()
         executor.send_orders(0, {}, [])
-        with pytest.raises(WorkerError, match=r"^Worker 0 can't go on: \w+: .*$") as caught:
+        with pytest.raises(WorkerError, match=r"^Worker 0 can't continue: \w+: .*$") as caught:
             wait(executor)
         assert "checkpoint.py:" in str(caught.value)
 

@@ -222,7 +222,7 @@ class TestWithoutACluster:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:3")
         with HTTPServer(("127.0.0.1", 0), Guard) as server:
             Thread(target=server.handle_request, daemon=True).start()
-            with pytest.raises(InputError, match="does not take the token"):
+            with pytest.raises(InputError, match="rejected the token"):
                 jobs.status("plain", address=f"http://127.0.0.1:{server.server_port}")
         # What Ray was not to see is back.
         with pytest.raises(InputError, match=r"no Ray cluster that answers.*'http://127.0.0.1:3'"):

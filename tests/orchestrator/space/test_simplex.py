@@ -207,5 +207,5 @@ def test_weights_that_differ_in_a_group_have_no_coordinates() -> None:
 
 @pytest.mark.parametrize("groups", [("a",) * 6, ("a", "b")])
 def test_there_are_two_groups_and_each_task_is_in_one(groups: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"two|for each task"):
+    with pytest.raises(ValueError, match=r"two|one name per task"):
         Simplex(tuple("abcdef"), (1 / 6,) * 6, groups=groups)
