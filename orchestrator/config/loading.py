@@ -107,8 +107,10 @@ def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
     if isinstance(datasets := data.get("datasets"), dict):
         sections += [(f"datasets.{name}", part) for name, part in datasets.items()]
     if isinstance(tasks := data.get("tasks"), dict):
-        splits = [(split, own) for split, own in tasks.items() if isinstance(own, list)]
-        sections += [(f"tasks.{split}.{i}", t) for split, own in splits for i, t in enumerate(own)]
+        splits = [(split, entries) for split, entries in tasks.items() if isinstance(entries, list)]
+        sections += [
+            (f"tasks.{split}.{i}", t) for split, entries in splits for i, t in enumerate(entries)
+        ]
     return [
         ErrorDetail(f"{place}.{key}", "names code, which is not run.", part[key], _TRUST)
         for place, part in sections

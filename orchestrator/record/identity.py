@@ -56,20 +56,20 @@ def identity_of(home: Home, name: str) -> Identity | None:
 
 def owns(home: Home, name: str, record: StudyRecord) -> bool:
     """Whether the study belongs to the search of this name in this home."""
-    own, id = identity_of(home, name), record.notes.get(ID)
-    if own is not None and id is not None:
-        return bool(own.id == id)
+    stored, id = identity_of(home, name), record.notes.get(ID)
+    if stored is not None and id is not None:
+        return bool(stored.id == id)
     here = not elsewhere(home, name) if id is None else not _storage(home, name)
     return here and home.config(name).exists()
 
 
 def elsewhere(home: Home, name: str) -> str:
     """A hint if the studies of this search are in a storage other than the current one; else ""."""
-    own = identity_of(home, name)
-    if own is None or own.storage == _storage(home, name):
+    stored = identity_of(home, name)
+    if stored is None or stored.storage == _storage(home, name):
         return ""
-    if own.storage:
-        return f"Its study is in {own.storage}: set FEWTUNE_STORAGE to this URL."
+    if stored.storage:
+        return f"Its study is in {stored.storage}: set FEWTUNE_STORAGE to this URL."
     return "Its study is in the journal of this home: unset FEWTUNE_STORAGE."
 
 
@@ -79,7 +79,7 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
     Writes nothing.
     """
     name = config.name
-    own, known = identity_of(home, name), home.config(name).exists()
+    stored, known = identity_of(home, name), home.config(name).exists()
     id = None if record is None else record.notes.get(ID)
     if record is None or not (record.notes or len(record)):
         if not known and resume:
@@ -88,9 +88,9 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
     elif id is None:  # started by a version without ids
         if not known or elsewhere(home, name):
             raise _of_another(config, home, record)
-    elif own is None and known and not _storage(home, name):
+    elif stored is None and known and not _storage(home, name):
         pass  # the journal is in this home, so the search belongs to it
-    elif own is None or own.id != id:
+    elif stored is None or stored.id != id:
         raise _of_another(config, home, record)
     _check_config(config, home, record)
 
@@ -103,14 +103,14 @@ def claim(config: Config, home: Home, records: SearchRecords) -> Identity:
     """
     name = config.name
     check(config, home, records.search)
-    own, noted = identity_of(home, name), records.search.notes.get(ID)
-    id = own.id if own else noted or secrets.token_hex(8)
+    stored, noted = identity_of(home, name), records.search.notes.get(ID)
+    id = stored.id if stored else noted or secrets.token_hex(8)
     for record in (records.final, records.test):
         strange = record.notes.get(ID, id if records.search.notes or not len(record) else None)
         if strange != id:
             raise _of_another(config, home, record)
     identity = Identity(id, _storage(home, name))
-    if identity != own:
+    if identity != stored:
         write_text(home.identity(name), json.dumps(asdict(identity)))
     write_text(home.config(name), configs.dump(config))
     for record in (records.search, records.final, records.test):

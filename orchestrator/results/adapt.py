@@ -178,10 +178,10 @@ def _model(model: Component, folder: Path) -> Component:
 
 def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The options; the encoder's name is replaced by the folder of its copy in the export."""
-    name, own = options.get("encoder"), folder / "encoder"
-    if not name or Path(str(name)).is_absolute() or not own.exists():
+    name, copied = options.get("encoder"), folder / "encoder"
+    if not name or Path(str(name)).is_absolute() or not copied.exists():
         return dict(options)
-    return {**options, "encoder": str(own)}
+    return {**options, "encoder": str(copied)}
 
 
 def _logits(

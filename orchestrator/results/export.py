@@ -93,8 +93,8 @@ def export(name: str, home: Home, out: Path) -> Summary:
 
 def _best_training(best: Finalist, finals: list[StudiedTrial]) -> StudiedTrial:
     """The finalist's retraining with the best score on the fresh validation episodes."""
-    own = [t for t in finals if t.notes["candidate"] == best.number and t.state == "complete"]
-    return max(own, key=lambda t: t.score)
+    complete = [t for t in finals if t.notes["candidate"] == best.number and t.state == "complete"]
+    return max(complete, key=lambda t: t.score)
 
 
 def _logit_scale(chosen: StudiedTrial) -> float | None:
@@ -134,12 +134,12 @@ def encoders(config: Config, base: Path) -> dict[str, str]:
     local folder, which other machines do not have. base: the folder that the config's relative
     paths start from.
     """
-    found = {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
-    own = sorted(found)
+    read = {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
+    kept = sorted(read)
     teacher = config.teacher and config.teacher.options().get("encoder")
-    if teacher and teacher not in found and is_folder(str(teacher), base):
-        own.append(str(teacher))
-    return {name: f"./encoder{'' if i == 0 else f'_{i + 1}'}" for i, name in enumerate(own)}
+    if teacher and teacher not in read and is_folder(str(teacher), base):
+        kept.append(str(teacher))
+    return {name: f"./encoder{'' if i == 0 else f'_{i + 1}'}" for i, name in enumerate(kept)}
 
 
 def _found(source: str, base: Path) -> str:
@@ -152,8 +152,8 @@ def _bring_teacher(config: Config, out: Path) -> None:
     teacher = config.teacher
     if not config.adapts or teacher is None or teacher.source not in TRAINED:
         return
-    own = {name: value for name, value in teacher.options().items() if name != "head"}
-    for file in TRAINED[teacher.source](**own):
+    options = {name: value for name, value in teacher.options().items() if name != "head"}
+    for file in TRAINED[teacher.source](**options):
         place = out / TEACHER / ("checkpoints" if teacher.source == "finalists" else "")
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, place)

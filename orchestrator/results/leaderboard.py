@@ -174,8 +174,8 @@ def _finalists(trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial]) -
     for final in finals:
         groups.setdefault(final.notes["candidate"], []).append(final)
     return [
-        _untrained_of(own) if number is None else _finalist_of(by_number[number], own)
-        for number, own in groups.items()
+        _untrained_of(trainings) if number is None else _finalist_of(by_number[number], trainings)
+        for number, trainings in groups.items()
     ]
 
 
@@ -219,13 +219,13 @@ def _test_tables(
 ) -> dict[str, np.ndarray]:
     """Measures (seeds, tasks) on the test tasks; all trained models have the same seeds."""
     rows = {f.role: _tested(tests, f.number, measure) for f in known}
-    trained = [own for role, own in rows.items() if role != "untrained" and own]
-    seeds = sorted(set.intersection(*(set(own) for own in trained))) if trained else [0]
+    trained = [by_seed for role, by_seed in rows.items() if role != "untrained" and by_seed]
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in trained))) if trained else [0]
     return {
         # The untrained model does not depend on the seed.
-        _TESTED[role]: np.array([own[0 if role == "untrained" else j] for j in seeds])
-        for role, own in rows.items()
-        if own and seeds
+        _TESTED[role]: np.array([by_seed[0 if role == "untrained" else j] for j in seeds])
+        for role, by_seed in rows.items()
+        if by_seed and seeds
     }
 
 

@@ -67,9 +67,9 @@ def _on_width(config: Config, width: int) -> list[Advice]:
 
 
 def _on_tasks(config: Config) -> list[Advice]:
-    found, n_train = [], len(config.train_names())
+    advice, n_train = [], len(config.train_names())
     if n_train == 1 and config.space.task_weights.search:
-        found.append(
+        advice.append(
             Advice(
                 "tasks.train",
                 "there is only one training task, so its weight is 1 and there are no weights to "
@@ -81,7 +81,7 @@ def _on_tasks(config: Config) -> list[Advice]:
     n = sum(len(task.names()) for task in held_out)
     # A family of functions counts as many tasks.
     if n < MIN_TASKS and not any(isinstance(task, FunctionSection) for task in held_out):
-        found.append(
+        advice.append(
             Advice(
                 "tasks.validation",
                 f"{n} validation {'task is' if n == 1 else 'tasks are'} too few to rank trials: "
@@ -89,7 +89,7 @@ def _on_tasks(config: Config) -> list[Advice]:
                 f"Use at least {MIN_TASKS}, better ten, for example with `each`.",
             )
         )
-    return found
+    return advice
 
 
 def advice_on_trials(
@@ -99,11 +99,11 @@ def advice_on_trials(
     scored = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
     ranked = sorted(scored, key=lambda t: (-t.score, t.number))
     ended = sum(t.state != "running" for t in trials)
-    found = []
+    advice = []
     # The episodes of the two scores differ, so a negligible difference may be chance.
     if ranked and 3 * ended >= plan.trials and ranked[0].score < untrained - NEGLIGIBLE:
         model = "" if plan.recipe.model.name == "residual" else "`model: {name: residual}`, "
-        found.append(
+        advice.append(
             Advice(
                 "model",
                 f"after {ended} of {plan.trials} trials the best score is {ranked[0].score:.3f}, "
@@ -112,14 +112,14 @@ def advice_on_trials(
                 "validation tasks.",
             )
         )
-    return found + _on_edges(plan, ranked)
+    return advice + _on_edges(plan, ranked)
 
 
 def _on_edges(plan: Plan, ranked: Sequence[StudiedTrial]) -> list[Advice]:
     """Warn if the best trials are at the end of a range: better values may lie beyond it."""
     if len(ranked) < _ENOUGH:
         return []
-    found = []
+    advice = []
     for name, range_ in plan.space.ranges.items():
         shares = [range_.share(t.params[name]) for t in ranked[:_BEST]]
         for end, value, away in (
@@ -129,8 +129,8 @@ def _on_edges(plan: Plan, ranked: Sequence[StudiedTrial]) -> list[Advice]:
             if away < _EDGE and value not in _LIMITS.get(name, ()):
                 warning = f"the best {_BEST} trials are at the {end} end of the range, {value:g}."
                 change = "Decrease" if end == "low" else "Increase"
-                found.append(Advice(f"space.{name}.{end}", warning, f"{change} this limit."))
-    return found
+                advice.append(Advice(f"space.{name}.{end}", warning, f"{change} this limit."))
+    return advice
 
 
 class Adviser:

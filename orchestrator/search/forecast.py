@@ -119,9 +119,9 @@ def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
     try:
         # The first step also allocates memory and draws the validation episodes.
         before = advanced(program)[-1].seconds
-        begun = time.perf_counter()
+        started = time.perf_counter()
         trained = advanced(program)[-1].seconds - before
-        scored = time.perf_counter() - begun - trained
+        scored = time.perf_counter() - started - trained
     except TrialError as error:
         part = "learner" if spec.recipe.program == "meta_training" else "model"
         raise input_error(part, f"can't be trained: {error}") from error

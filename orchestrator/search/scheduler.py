@@ -25,7 +25,7 @@ class Scheduler:
 
     def __init__(self, sources: Mapping[Stage, TrialSource], recorder: Recorder) -> None:
         self.live: dict[str, TrialSpec] = {}
-        self.failures = FailureMonitor({stage: own.record for stage, own in sources.items()})
+        self.failures = FailureMonitor({stage: source.record for stage, source in sources.items()})
         self._sources, self._recorder = sources, recorder
         self._to_restart: deque[TrialSpec] = deque()
         self._worker_losses: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class Scheduler:
         return specs
 
     def _next(self) -> TrialSpec | None:
-        return next((spec for own in self._sources.values() if (spec := own.next())), None)
+        return next((spec for source in self._sources.values() if (spec := source.next())), None)
 
     def look_ahead(self, lanes: int) -> None:
         """Prepare trials for lanes that will become free."""
@@ -96,10 +96,12 @@ class Scheduler:
     def _decisions(self, reports: Sequence[RungReport]) -> dict[str, Decision]:
         # A restarted trial repeats its earlier reports; only its last one is decided on.
         latest = {report.key: report for report in reports}
-        found: dict[str, Decision] = {}
+        decisions: dict[str, Decision] = {}
         for stage, source in self._sources.items():
-            found |= source.decide([r for r in latest.values() if self.live[r.key].stage == stage])
-        return found
+            decisions |= source.decide(
+                [r for r in latest.values() if self.live[r.key].stage == stage]
+            )
+        return decisions
 
     def _restarted(self, spec: TrialSpec) -> TrialSpec:
         self._worker_losses[spec.key] += 1

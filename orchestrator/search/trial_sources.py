@@ -230,16 +230,16 @@ class RetrainTrials:
     def _spec(self, retraining: Retraining, number: int, attempt: int) -> TrialSpec:
         plan = self._plan
         # All candidates have the same seeds, so that they can be compared in pairs.
-        own: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "attempt": attempt,
             "stage": self._stage,
             "seed": derived_seed(plan.seed, "final", retraining.seed_index),
         }
         if retraining.untrained is not None:
             return replace(
-                plan.spec(number, {}, {}, **own), recipe=retraining.untrained, rungs=(0,)
+                plan.spec(number, {}, {}, **fields), recipe=retraining.untrained, rungs=(0,)
             )
-        spec = plan.spec(number, *plan.space.decode(retraining.candidate.params), **own)
+        spec = plan.spec(number, *plan.space.decode(retraining.candidate.params), **fields)
         return replace(spec, initial=retraining.initial)
 
     def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:

@@ -101,11 +101,11 @@ class Simplex:
             raise ValueError(f"Weights must be >= 0 and sum to 1, got {dict(weights)}.")
         # A zero is encoded as a weight of half of `zero_below`, or less if otherwise another
         # weight, after the others are rescaled in proportion, would fall below `zero_below` too.
-        off = w <= 0
-        if off.any():
-            spare = 1 - self.zero_below / w[~off].min()
-            zero = min(self.zero_below / 2, 0.99 * spare / off.sum())
-            w = np.where(off, zero, w * (1 - off.sum() * zero))
+        is_zero = w <= 0
+        if is_zero.any():
+            room = 1 - self.zero_below / w[~is_zero].min()
+            zero = min(self.zero_below / 2, 0.99 * room / is_zero.sum())
+            w = np.where(is_zero, zero, w * (1 - is_zero.sum() * zero))
         if w.min() <= 0:
             raise ValueError("A weight of zero needs `zero_below` > 0.")
         group_of = self._group_of()

@@ -164,10 +164,10 @@ class Sender(threading.Thread):
         for batch in by_run(events):
             if self._outbox.closed:
                 return False
-            begun = time.thread_time()
+            started = time.thread_time()
             self._try(batch)
             self._outbox.told(len(batch))
-            self._outbox.rest(_RESTS * (time.thread_time() - begun))
+            self._outbox.rest(_RESTS * (time.thread_time() - started))
         return True
 
     def _try(self, batch: list[RunEvent]) -> None:

@@ -199,7 +199,7 @@ class OutboxRecorder:
 
     def _adapted(self, result: TrialResult, adaptation: AdaptationResult) -> None:
         stage, _, number = result.key.rpartition("-")
-        own = {
+        params = {
             "task": adaptation.task,
             "split": adaptation.split,
             "stage": stage,
@@ -214,7 +214,7 @@ class OutboxRecorder:
             time=adaptation.time,
             step=result.step,
             status="FINISHED",
-            params=_as_params(own),
+            params=_as_params(params),
             metrics=_scored(adaptation.score, adaptation.metrics),
             tags={
                 "fewtune.state": "complete",
@@ -247,8 +247,8 @@ def run_name(spec: TrialSpec) -> str:
 
 def _params_of(spec: TrialSpec) -> dict[str, object]:
     weights = {f"lambda/{task}": weight for task, weight in spec.task_weights.items()}
-    own = {"trial_number": spec.number, "stage": spec.stage, "seed": spec.seed}
-    return {**own, **spec.hyperparameters, **weights}
+    params = {"trial_number": spec.number, "stage": spec.stage, "seed": spec.seed}
+    return {**params, **spec.hyperparameters, **weights}
 
 
 def _described(note: str, traceback: str | None) -> str:

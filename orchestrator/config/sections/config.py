@@ -99,10 +99,10 @@ class Config(Section):
         """The scalars that the trials need. In addition, every search may have a weight decay."""
         if self.learner is None:
             return Adaptation.alone if self.teacher is None else Adaptation.hyperparameters
-        own: tuple[str, ...] = (OWN,) if "per_task" in self.learner.options().values() else ()
+        extra: tuple[str, ...] = (OWN,) if "per_task" in self.learner.options().values() else ()
         if self.teacher is not None:
-            own += soft_hyperparameters(regresses="classification" not in self.kinds)
-        read = learner_named(self.learner.name).hyperparameters + own
+            extra += soft_hyperparameters(regresses="classification" not in self.kinds)
+        read = learner_named(self.learner.name).hyperparameters + extra
         # With 0 steps there is no learning rate.
         return read if self.steps else tuple(n for n in read if n != MetaTraining.learning_rate)
 
