@@ -1,4 +1,4 @@
-"""The plan of a search: the recipe, the space and the trial specs of a config."""
+"""The plan of a search: its recipe, its space, its trial specs."""
 
 import hashlib
 from collections.abc import Mapping

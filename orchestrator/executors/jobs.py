@@ -257,7 +257,7 @@ def _snapshot(job: Any) -> Submission:
 
 
 def _followed(client: Any, submission: str, where: str) -> Iterator[str]:
-    """Ray's asynchronous tail, as an ordinary iterator."""
+    """Ray's asynchronous log iterator as an ordinary iterator."""
     with _answered(where), asyncio.Runner() as runner:
         tail = client.tail_job_logs(submission)
 

@@ -1,4 +1,4 @@
-"""Security of a local Ray that runs one search: it listens on 127.0.0.1 and requires a token."""
+"""Access control of a local Ray for one search: address 127.0.0.1, with a token."""
 
 import logging
 import os

@@ -1,1 +1,1 @@
-"""Which hyperparameters and task weights a new trial gets."""
+"""The sampler, which chooses the parameters of new trials."""

@@ -1,4 +1,4 @@
-"""The choice of the finalists and of the best candidate.
+"""The choice of the best candidate among the finalists.
 
 The best observed score of a search is too high on average, because it was selected for being high.
 So the top trials and the best uniform trial are retrained with new seeds, and the best candidate is

@@ -1,4 +1,4 @@
-"""An estimate of the time and memory of a search, from a few steps of one trial."""
+"""The estimated cost of a search, from a few steps of one trial."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""The scheduler: it starts trials on free lanes and handles the turns of workers."""
+"""The scheduler, which assigns trials to free lanes turn by turn."""
 
 import time
 from collections import Counter, deque

@@ -1,4 +1,4 @@
-"""The sources of trials: each returns the next trial and decides on its trials at rungs."""
+"""The sources of trials, with their decisions at rungs."""
 
 import math
 from collections import defaultdict, deque
@@ -264,7 +264,7 @@ def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retrai
 def test_runs(
     plan: Plan, ranked_trials: RankedTrials, finalist_retrainings: Sequence[StudiedTrial]
 ) -> list[Retraining]:
-    """The best searched and the best uniform candidate, from their last checkpoints."""
+    """Tests of the best searched and the best uniform candidate, from their last checkpoints."""
     chosen = {
         best_candidate(finalist_retrainings, "searched"),
         best_candidate(finalist_retrainings, "uniform"),

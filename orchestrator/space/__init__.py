@@ -1,1 +1,1 @@
-"""The search space: ranges and the simplex of task weights."""
+"""The search space: ranges of scalars, a simplex of task weights."""

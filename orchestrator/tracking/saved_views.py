@@ -1,4 +1,4 @@
-"""Tables and charts of a search for MLflow's experiment page, in MLflow's undocumented format."""
+"""Saved views of a search for MLflow's experiment page, in MLflow's undocumented format."""
 
 import base64
 import hashlib

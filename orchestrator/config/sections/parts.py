@@ -1,4 +1,4 @@
-"""Config sections that name a registered part and give its options."""
+"""Config sections for registered parts with their options."""
 
 import inspect
 from collections.abc import Callable, Mapping

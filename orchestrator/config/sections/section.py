@@ -1,4 +1,4 @@
-"""The base class of config sections, with the types and checks that they share."""
+"""The base class of config sections, with shared types."""
 
 import re
 import unicodedata
