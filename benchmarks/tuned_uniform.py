@@ -21,8 +21,8 @@ from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.results.leaderboard import Summary
-from orchestrator.search.finalists import best_candidate, interval
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finalists import best_candidate
+from orchestrator.search.intervals import Interval, interval
 
 UNIFORM = ["space.task_weights={search: false}"]
 

@@ -2,6 +2,7 @@
 
 A name is either registered or has the form `package.module:attribute`. The latter is imported in
 every process that builds the part, so a config with such a name runs the code that it names. Files
+from fewshot.errors.inputs import did_you_mean
 from other people, such as an export's config or the metadata of a model's file, must therefore be
 checked with `names_code` before any part of them is used.
 """
@@ -14,7 +15,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from fewshot.errors.inputs import InputError, input_error
+from fewshot.errors.inputs import InputError, did_you_mean, input_error
 
 Factory = Callable[..., Any]
 
@@ -35,7 +36,9 @@ def resolve(registry: Mapping[str, Factory], name: str, path: str) -> Factory:
         return registry[name]
     if ":" not in name:
         rule = f"must be one of {', '.join(sorted(registry))}."
-        raise input_error(path, rule, name, f"The name of your own part has the form {_FORM}.")
+        nearest = did_you_mean(name, registry)
+        remedy = f"{nearest}The name of your own part has the form {_FORM}."
+        raise input_error(path, rule, name, remedy)
     form = _ELSEWHERE.fullmatch(name)
     if form is None:
         raise input_error(path, f"must be a registered name, or of the form {_FORM}.", name)

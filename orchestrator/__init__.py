@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from fewshot.errors.inputs import ErrorDetail, FewtuneError, InputError
 
 if TYPE_CHECKING:
-    from orchestrator.api import Search, Stopped, delete_search, list_searches
+    from orchestrator.api import Search, delete_search, list_searches
+    from orchestrator.search.loop import Stopped
 
 __all__ = [
     "ErrorDetail",

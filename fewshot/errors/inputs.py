@@ -6,6 +6,7 @@ FewtuneError
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -43,3 +44,9 @@ class InputError(FewtuneError):
 def input_error(path: str, rule: str, found: Any = None, remedy: str = "") -> InputError:
     """An `InputError` with a single detail."""
     return InputError([ErrorDetail(path, rule, found, remedy)])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The text "Did you mean `x`? " for the known name nearest to `name`, or an empty text."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f"Did you mean `{nearest[0]}`? " if nearest else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fewshot.errors.inputs import ErrorDetail, InputError
+from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean
 from fewshot.errors.parts import as_input_error
 from fewshot.registry import options_of, resolve
 from fewshot.tasks import glyphs, images, table, text
@@ -33,7 +33,12 @@ def load_dataset(name: str, options: Mapping[str, Any], cache: Path) -> Dataset:
     known = options_of(load, {"cache"})
     remedy = f"It has {', '.join(known)}."
     details = [
-        ErrorDetail(f"{name}.{option}", "is not an option of this dataset.", None, remedy)
+        ErrorDetail(
+            f"{name}.{option}",
+            "is not an option of this dataset.",
+            None,
+            did_you_mean(option, known) + remedy,
+        )
         for option in options
         if option not in known
     ]

@@ -78,8 +78,8 @@ def search(
     json: Json = False,
 ) -> int:
     """Run a search."""
-    from orchestrator.api import Stopped
     from orchestrator.cli.display import ProgressDisplay
+    from orchestrator.search.loop import Stopped
 
     output = Output()
     found = _search(config, set_, home, trust_code)

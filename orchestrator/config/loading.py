@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_error
 from fewshot.models.pretrained.encoder import names_module
 from fewshot.registry import in_untrusted_config, names_code
 from orchestrator.config.cross_checks import cross_check
@@ -220,8 +220,9 @@ def _detail_of(error: dict[str, Any]) -> ErrorDetail:
     if kind == "string_type" and isinstance(value, list | dict):
         remedy = "Give a single text."
     if kind == "extra_forbidden":
-        known = ", ".join(_known_at(error["loc"][:-1]))
-        return ErrorDetail(path, "is not a known key.", _short(value), f"Known keys: {known}.")
+        known = _known_at(error["loc"][:-1])
+        remedy = f"{did_you_mean(str(error['loc'][-1]), known)}Known keys: {', '.join(known)}."
+        return ErrorDetail(path, "is not a known key.", _short(value), remedy)
     if value is None and kind != "fault":
         return ErrorDetail(path, "must not be empty.", None, "Give it a value, or remove it.")
     rule = _RULES[kind].format(**context) if kind in _RULES else f"{error['msg']}."

@@ -6,13 +6,8 @@ from torch.func import grad
 from torch.nn.functional import cross_entropy, normalize, one_hot
 from torch.testing import assert_close
 
-from fewshot.conformance.learners import (
-    ExactLearnerLaws,
-    LearnerLaws,
-    fresh,
-    made,
-    meta_loss,
-)
+from fewshot.conformance.learner_setup import made, meta_loss
+from fewshot.conformance.learners import ExactLearnerLaws, LearnerLaws, fresh
 from fewshot.conformance.problems import QUERY, SHOT, WAY, WIDTH
 from fewshot.conformance.problems import classes as episodes
 from fewshot.episodes import Episode

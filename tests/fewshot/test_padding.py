@@ -5,7 +5,8 @@ import torch
 from torch.func import grad
 from torch.testing import assert_close
 
-from fewshot.conformance.learners import fresh, hyperparameters, made, meta_loss
+from fewshot.conformance.learner_setup import hyperparameters, made, meta_loss
+from fewshot.conformance.learners import fresh
 from fewshot.conformance.problems import WAY, WIDTH, classes
 from fewshot.episodes import Episode
 from fewshot.learners.learners import LEARNERS

@@ -2,6 +2,7 @@
 
 One training step and one scoring of a single lane run on PyTorch's device `meta`, where tensors
 have shapes but no memory. Their peak memory is counted, then multiplied by the number of lanes.
+Small ones run in real memory instead: `meta` imports PyTorch's compiler, which takes seconds.
 """
 
 import logging
@@ -32,8 +33,11 @@ from trials.programs.meta_training import EXAMPLES_AT_ONCE, MetaTraining, TaskGr
 
 log = logging.getLogger(__name__)
 
-# For these PyTorch would infer shapes with a library that takes seconds to import.
+_META = torch.device("meta")
+_SMALL = 1 << 22  # numbers in the parameters, and in the examples of a step or a chunk of episodes
+# With these parameters are made. PyTorch would infer their shapes with its compiler.
 _RANDOM = {torch.ops.aten.rand, torch.ops.aten.randn}
+_POINTWISE = {torch.ops.aten.add, torch.ops.aten.div, torch.ops.aten.mul, torch.ops.aten.sub}
 
 # A unit of scoring work of one lane; afterwards only its return value stays in memory.
 Piece = Callable[[Params, Hyperparameters], Any]
@@ -60,39 +64,66 @@ class MemoryNeeds:
 
 def memory_needs(objective: Objective, optimizer: Optimizer, device: torch.device) -> MemoryNeeds:
     """The memory that lanes of `objective` need; its inputs are on `device`."""
-    params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
-    hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
+    params, hyper, place = _one_lane(objective)
     sizes = [_bytes(value) for value in params.values()]
     slots = tree_leaves(optimizer.zeros_like(params))
     state = sum(sizes) + sum(map(_bytes, slots))
-    held, pieces = _scoring(objective)
+    held, pieces = _scoring(objective, place)
     # The optimiser makes two temporary tensors of the size of the parameter that it updates; a
     # report makes a copy of the state.
-    step = _step(objective, params, hyper, device) + 2 * max(sizes, default=0.0)
+    step = _step(objective, params, hyper, device, place) + 2 * max(sizes, default=0.0)
     with torch.no_grad():
-        scoring = sum(sizes) + max(_most(partial(piece, params, hyper)) for piece in pieces)
+        scoring = sum(sizes) + max(_most(partial(piece, params, hyper), place) for piece in pieces)
     return MemoryNeeds(held, state, max(step, state), scoring)
 
 
 def scoring_needs(objective: Objective) -> float:
     """Bytes in addition to the inputs for scoring one model that is not trained."""
-    params = {name: _shape(value, 1, *value.shape) for name, value in _template(objective).items()}
-    hyper = {name: _shape(torch.ones(()), 1) for name in objective.hyperparameters}
-    held, pieces = _scoring(objective)
+    params, hyper, place = _one_lane(objective)
+    held, pieces = _scoring(objective, place)
     with torch.no_grad():
-        return held + max(_most(partial(piece, params, hyper)) for piece in pieces)
+        return held + max(_most(partial(piece, params, hyper), place) for piece in pieces)
+
+
+def _one_lane(objective: Objective) -> tuple[Params, Hyperparameters, torch.device]:
+    """Parameters and hyperparameters of one lane, and the device that they are on."""
+    template = _template(objective)
+    n = sum(value.numel() for value in template.values())
+    if isinstance(objective, MetaTraining):
+        n = max(n, *(_examples_at_once(part) for part in objective.parts))
+    place = torch.device("cpu") if n <= _SMALL else _META
+    params = {name: _empty(value, place, 1, *value.shape) for name, value in template.items()}
+    return params, {name: torch.ones(1, device=place) for name in objective.hyperparameters}, place
+
+
+def _examples_at_once(part: TaskGroup) -> int:
+    """Numbers in the examples of the largest chunk of episodes that is scored at once."""
+    found = [0]
+    for pool, n_episodes, key in part.held_out.values():
+        drawn = pool.by_row().draw(key, 1) if isinstance(pool, TaskPool | NumberPool) else None
+        episode = pool.draw(key, 1) if drawn is None else drawn
+        width = episode.support_y.shape[2] + episode.query_y.shape[2]
+        numbers = width * math.prod(pool.features)
+        found.append(numbers * at_once(len(pool.names) * n_episodes, numbers))
+        if drawn is not None:
+            found.append(sum(pool.sizes.values()) * math.prod(pool.features))
+    return max(found)
 
 
 def _template(objective: Objective) -> Params:
     try:
-        with _Counter():
+        with _Counter(_META):
             return objective.init(0)
     except (RuntimeError, NotImplementedError, TypeError):  # a user's model may not run on `meta`
         return objective.init(0)
 
 
 def _step(
-    objective: Objective, params: Params, hyper: Hyperparameters, device: torch.device
+    objective: Objective,
+    params: Params,
+    hyper: Hyperparameters,
+    device: torch.device,
+    place: torch.device,
 ) -> float:
     """Bytes of a gradient of one lane, including its batch."""
     one = torch.zeros(1, dtype=torch.int64, device=device)
@@ -101,7 +132,7 @@ def _step(
     if isinstance(objective, MetaTraining):
         for part in objective.parts:
             _ = part.null_losses  # computed now and cached, because it needs values, not shapes
-    batch = _made(lambda: objective.batch(drawn))
+    batch = _made(lambda: objective.batch(drawn), place)
     held = sum(_bytes(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
 
     def gradient() -> Any:
@@ -110,20 +141,23 @@ def _step(
         return torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
 
     with torch.enable_grad():
-        return held + _most(gradient)
+        return held + _most(gradient, place)
 
 
-def _scoring(objective: Objective) -> tuple[float, list[Piece]]:
+def _scoring(objective: Objective, place: torch.device) -> tuple[float, list[Piece]]:
     """Bytes of the examples that are kept for scoring, and the pieces of work of a scoring."""
     if isinstance(objective, Adaptation):
-        answer, x = over_lanes(objective.model.apply, shared=1), _made(objective.some_queries)
+        answer, x = (
+            over_lanes(objective.model.apply, shared=1),
+            _made(objective.some_queries, place),
+        )
         return _bytes(x), [lambda params, hyper: answer(params, x)]
     assert isinstance(objective, MetaTraining), "there is no other objective"
-    found = [_scoring_of(part) for part in objective.parts]
+    found = [_scoring_of(part, place) for part in objective.parts]
     return sum(held for held, _ in found), [piece for _, pieces in found for piece in pieces]
 
 
-def _scoring_of(part: TaskGroup) -> tuple[float, list[Piece]]:
+def _scoring_of(part: TaskGroup, place: torch.device) -> tuple[float, list[Piece]]:
     """The same for one group of tasks, for all stages."""
     held, pieces = 0.0, list[Piece]()
     for pool, n_episodes, key in part.held_out.values():
@@ -134,14 +168,14 @@ def _scoring_of(part: TaskGroup) -> tuple[float, list[Piece]]:
         like = pool.inputs if isinstance(pool, TaskPool | NumberPool) else one.support_x
         if by_row and isinstance(part.learner, Embeds):
             used = min(sum(pool.sizes.values()), n * width)
-            pieces.append(
-                partial(_compare, part.learner, one, n, _shape(like, used, *pool.features))
-            )
-            held += _bytes(_shape(like, used, *pool.features))
+            examples = _empty(like, place, used, *pool.features)
+            pieces.append(partial(_compare, part.learner, one, n, examples))
+            held += _bytes(examples)
             continue
-        held += n * _bytes(_shape(like, width, *pool.features))
-        shown = at_once(n, math.prod(pool.features) * width)
-        pieces.append(partial(_answer, part.learner, _filled(one, like, shown, pool.features)))
+        held += n * _bytes(_empty(like, _META, width, *pool.features))
+        chunk = at_once(n, math.prod(pool.features) * width)
+        episodes = _filled(one, like, chunk, pool.features, place)
+        pieces.append(partial(_answer, part.learner, episodes))
     return held, pieces
 
 
@@ -155,7 +189,7 @@ def _compare(
     del parts
     d = found.shape[-1]
     shown = at_once(n, d * (one.support_x.shape[1] + one.query_x.shape[1]))
-    part = _filled(one, found, shown, (d,))
+    part = _filled(one, found, shown, (d,), found.device)
     mapped = Episode._make((0, None, 0, None))
     own = part._replace(support_x=part.support_x[None], query_x=part.query_x[None])
     vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))(params, hide_query_labels(own), hyper)
@@ -165,36 +199,39 @@ def _answer(learner: Any, part: Episode, params: Params, hyper: Hyperparameters)
     over_lanes(learner.logits, shared=1)(params, hide_query_labels(part), hyper)
 
 
-def _filled(one: Episode, like: Tensor, n: int, features: tuple[int, ...]) -> Episode:
+def _filled(
+    one: Episode, like: Tensor, n: int, features: tuple[int, ...], place: torch.device
+) -> Episode:
     """n episodes of the shape of `one` (1, ...), with examples of the dtype of `like`."""
     return Episode(
-        _shape(like, n, one.support_x.shape[1], *features),
-        _shape(one.support_y, n, *one.support_y.shape[1:]),
-        _shape(like, n, one.query_x.shape[1], *features),
-        _shape(one.query_y, n, *one.query_y.shape[1:]),
+        _empty(like, place, n, one.support_x.shape[1], *features),
+        _empty(one.support_y, place, n, *one.support_y.shape[1:]),
+        _empty(like, place, n, one.query_x.shape[1], *features),
+        _empty(one.query_y, place, n, *one.query_y.shape[1:]),
     )
 
 
-def _shape(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device="meta")
+def _empty(like: Tensor, place: torch.device, *shape: int) -> Tensor:
+    """Zeros of the dtype of `like`; on `meta` without memory."""
+    return torch.zeros(shape, dtype=like.dtype, device=place)
 
 
 def _bytes(tensor: Tensor) -> float:
     return float(tensor.numel() * tensor.element_size())
 
 
-def _made(make: Callable[[], Any]) -> Any:
-    """The result of `make`, on `meta` if possible. Token ids are made in full, as values matter."""
+def _made(make: Callable[[], Any], place: torch.device) -> Any:
+    """The result of `make`, on `place` if possible; token ids in full, as values matter."""
     try:
-        with _Counter():
+        with _Counter(place):
             return make()
     except (RuntimeError, NotImplementedError):
         return make()
 
 
-def _most(run: Callable[[], Any]) -> float:
+def _most(run: Callable[[], Any], place: torch.device = _META) -> float:
     """Peak bytes of `run`; only those counted so far if `run` needs values, not just shapes."""
-    counter = _Counter()
+    counter = _Counter(place)
     try:
         with counter:
             run()
@@ -204,14 +241,15 @@ def _most(run: Callable[[], Any]) -> float:
 
 
 class _Counter(TorchDispatchMode):
-    """Runs operations on the device `meta` and counts the bytes that they would hold."""
+    """Runs operations on a device, `meta` or `cpu`, and counts the bytes that they hold."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # True would import the compiler, which takes a second and is not used here
 
-    def __init__(self) -> None:
+    def __init__(self, place: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._place = place
         self.most = self._held = 0.0
         self._known: dict[int, Any] = {}
 
@@ -219,11 +257,12 @@ class _Counter(TorchDispatchMode):
         self, func: OpOverload, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         del types
-        args, kwargs = tree_map(_without_memory, (args, dict(kwargs or {})))
-        if func.overloadpacket in _RANDOM:
-            found = torch.empty(args[0], dtype=kwargs.get("dtype"), device="meta")
+        options = dict(kwargs or {})
+        if self._place == _META:
+            args, options = tree_map(_without_memory, (args, options))
+            found = _on_meta(func, args, options)
         else:
-            found = func(*args, **kwargs)
+            found = func(*args, **options)
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
@@ -240,6 +279,16 @@ class _Counter(TorchDispatchMode):
     def _freed(self, place: int, size: float) -> None:
         self._held -= size
         del self._known[place]
+
+
+def _on_meta(func: OpOverload, args: Any, kwargs: dict[str, Any]) -> Any:
+    if func.overloadpacket in _RANDOM:
+        return torch.empty(args[0], dtype=kwargs.get("dtype"), device=_META)
+    if func.overloadpacket in _POINTWISE and not kwargs and isinstance(args[0], Tensor):
+        shapes = [value.shape for value in args if isinstance(value, Tensor)]
+        dtype = torch.result_type(*args)
+        return torch.empty(torch.broadcast_shapes(*shapes), dtype=dtype, device=_META)
+    return func(*args, **kwargs)
 
 
 def _without_memory(value: Any) -> Any:

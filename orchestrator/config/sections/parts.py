@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from fewshot.errors.inputs import ErrorDetail
+from fewshot.errors.inputs import ErrorDetail, did_you_mean
 from fewshot.learners.learners import LEARNERS, learner_named
 from fewshot.losses.distillation import Direction
 from fewshot.models.models import MODELS, SPREAD
@@ -44,7 +44,9 @@ def _check_options(
         known = options_of(resolve(registry, name, key), given)
     remedy = f"Its options are {', '.join(known)}." if known else "It has no options: remove it."
     details = [
-        ErrorDetail(option, f"is not an option of {name}.", value, remedy)
+        ErrorDetail(
+            option, f"is not an option of {name}.", value, did_you_mean(option, known) + remedy
+        )
         for option, value in options.items()
         if option not in known
     ] + [

@@ -26,7 +26,7 @@ from orchestrator.executors.ray_actors import RayExecutor
 folder = Path(sys.argv[1])
 case = protonet(folder)
 executor = RayExecutor(case.recipe, lanes=2, folder=folder, cache=case.cache, workers=1)
-executor.exchange(0, {}, [case.spec(0)])
+executor.send_orders(0, {}, [case.spec(0)])
 while executor.turn() is None:
     pass
 import ray
