@@ -83,7 +83,9 @@ class Search:
         found = Home.at(None if home is None else str(home))
         if name not in found.searches():
             known = ", ".join(found.searches()) or "none yet"
-            raise input_error("NAME", f"is no search of {found.path}; there are: {known}.", name)
+            raise input_error(
+                "NAME", f"must be the name of a search in {found.path}; there are: {known}.", name
+            )
         config = loading.load_config(found.config(name))
         records = read_records(name, found)
         folder = None if records is None else records.search.notes.get("folder")

@@ -1,4 +1,4 @@
-"""Starting a search: checks first, then everything it needs, then the search, then its report."""
+"""Puts a search together from its parts: checks, data, studies, workers, loop, summary."""
 
 import json
 import os
@@ -34,20 +34,20 @@ from trials.programs.build import DataSummary, build, summarise_data
 
 Placement = Literal["inline", "ray"]
 
-# How long the end of a search waits for MLflow to take in any more of the record.
+# At its end a search waits for MLflow until this long has passed without any progress.
 _DRAIN_SECONDS = 60.0
-# How often it looks meanwhile whether it is to stop.
-_ASK_SECONDS = 0.5
-# How long a search that was stopped waits for MLflow: once asked to stop, and once told to at once.
-_LEAVE_SECONDS, _LEAVE_AT_ONCE_SECONDS = 10.0, 2.0
+# Interval at which it checks meanwhile whether it should stop.
+_POLL_SECONDS = 0.5
+# A search that was stopped waits this long for MLflow: after a first signal, and after a second.
+_STOP_SECONDS, _STOP_AT_ONCE_SECONDS = 10.0, 2.0
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What is left when a search has ended."""
+    """The result of a search that has ended."""
 
     summary: Summary
-    drained: bool  # whether MLflow has the whole record
+    drained: bool  # whether MLflow has received all events
 
 
 def run(
@@ -61,13 +61,13 @@ def run(
     advise: Callable[[Advice], None] = lambda advice: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
-    """Run the search of `config`, or what is left of it.
+    """Run the search that `config` describes; a search that was interrupted continues.
 
-    folder: where its relative paths begin; the working directory, if there is no word of it.
-    observe: called with the stage whenever the records have changed. advise: called once with each
-    sign that the answer will be poor.
+    folder: where relative paths in the config start; the working directory by default.
+    observe: called with the stage whenever the records have changed. advise: called once for each
+    warning that the result may be poor.
 
-    Raises InputError before anything of the search is written, and Stopped if asked to stop.
+    Raises InputError before anything is written, and Stopped if `should_stop` returned true.
     """
     folder = (folder or Path.cwd()).absolute()
     plan = plan_of(with_absolute_paths(config, folder))
@@ -90,7 +90,7 @@ def run(
         with _recorded(recorder, plan, records, home):
             observe("start", records)
             untrained = _untrained_scorer(plan, found.untrained, records, home, recorder)
-            untrained("final")  # first, so that the trials can be compared with it
+            untrained("final")  # first, so that trials can be compared with it while they run
             lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
             with closing(_executor(plan, config, home, placement, lanes)) as executor:
                 records.search.note("lanes", executor.lanes)
@@ -110,7 +110,7 @@ def run(
 
 
 def _keep(found: DataSummary, folder: Path, record: StudyRecord) -> None:
-    """Note what a summary and an export need of the data."""
+    """Store what the summary and the export need to know about the data."""
     record.note("folder", str(folder))
     record.note("figures", dict(found.figures))
     record.note("classes", list(found.classes))
@@ -118,16 +118,16 @@ def _keep(found: DataSummary, folder: Path, record: StudyRecord) -> None:
 
 
 def _check_room(config: Config) -> None:
-    """Workers for which this machine has no room would be waited for without end."""
+    """Raise InputError if this machine lacks resources: Ray would wait for them for ever."""
     workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
-    details, remedy = [], "Ask for less, or join a cluster by RAY_ADDRESS."
+    details, remedy = [], "Use less, or connect to a cluster with RAY_ADDRESS."
     asked = workers * min(cores, config.search.cpus_per_worker)
     if asked > cores:
-        rule = f"would take {asked} cores, and there are {cores}."
+        rule = f"needs {asked} cores, and this machine has {cores}."
         details.append(ErrorDetail("search.workers", rule, workers, remedy))
     share = config.search.gpus_per_worker
     if share and workers > gpus * workers_per_gpu(config):
-        rule = f"is too much for {workers} workers, as there are {gpus} GPUs."
+        rule = f"is too much for {workers} workers on {gpus} GPUs."
         details.append(ErrorDetail("search.gpus_per_worker", rule, share, remedy))
     if details:
         raise InputError(details)
@@ -138,16 +138,16 @@ def _recorder(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorder:
 
 
 def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
-    """Wait for the record to be in MLflow; False if it is not, and MLflow takes nothing in.
+    """Wait until MLflow has received all events; returns False if it makes no progress.
 
-    Raises Stopped if asked to stop meanwhile.
+    Raises Stopped if `should_stop` returns true meanwhile.
     """
     try:
         left, waited = recorder.backlog(), 0.0
-        while not recorder.drain(_ASK_SECONDS):
+        while not recorder.drain(_POLL_SECONDS):
             if should_stop():
                 raise Stopped
-            waited = 0.0 if recorder.backlog() < left else waited + _ASK_SECONDS
+            waited = 0.0 if recorder.backlog() < left else waited + _POLL_SECONDS
             left = recorder.backlog()
             if waited >= _DRAIN_SECONDS:
                 return False
@@ -157,7 +157,11 @@ def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
 
 
 def _before(config: Config, home: Home, resume: bool) -> Summary | None:
-    """What an earlier run of the same search left; a different one of that name is refused."""
+    """The summary of an earlier run of this search, if there is one.
+
+    Raises InputError if a different search has this name, or if it was interrupted and `resume` is
+    false.
+    """
     identity.check(config, home, read_study(home.storage(config.name), config.name), resume=resume)
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
@@ -167,9 +171,9 @@ def _before(config: Config, home: Home, resume: bool) -> Summary | None:
         done = sum(summary.trials.values())
         raise input_error(
             "name",
-            f"this search was begun before and has {done} of {config.search.trials} trials.",
+            f"this search was started before and has {done} of {config.search.trials} trials.",
             config.name,
-            "Add `--resume` to go on with it, or give another name.",
+            "Add `--resume` (`resume=True`) to continue it, or use a different name.",
         )
     return summary
 
@@ -177,7 +181,7 @@ def _before(config: Config, home: Home, resume: bool) -> Summary | None:
 def _untrained_scorer(
     plan: Plan, recipe: Recipe | None, records: SearchRecords, home: Home, recorder: Recorder
 ) -> Callable[[Literal["final", "test"]], None]:
-    """What scores the untrained model in this process, if there is one; that takes seconds."""
+    """A function that scores the untrained model in this process; it takes seconds."""
 
     def score(stage: Literal["final", "test"]) -> None:
         if recipe is None:
@@ -228,7 +232,7 @@ def _executor(
 
 @contextmanager
 def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
-    """The search's own run in MLflow, ended as the search ends."""
+    """Keep the MLflow run of the search itself open, and end it with the state of the search."""
     weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
     recorder.search_started(
         name=plan.name,
@@ -257,10 +261,13 @@ def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home
 
 
 def _patience(error: BaseException) -> float:
-    """How long to wait for MLflow as a search ends by `error`: why trials failed is read there."""
+    """Seconds to wait for MLflow when a search ends with `error`.
+
+    After a failure the full time, as MLflow shows why the trials failed.
+    """
     if isinstance(error, KeyboardInterrupt):
-        return _LEAVE_AT_ONCE_SECONDS
-    return _DRAIN_SECONDS if isinstance(error, SearchFailed) else _LEAVE_SECONDS
+        return _STOP_AT_ONCE_SECONDS
+    return _DRAIN_SECONDS if isinstance(error, SearchFailed) else _STOP_SECONDS
 
 
 def _end(

@@ -72,7 +72,9 @@ def delete_search(home: Home, name: str) -> None:
     """
     if name not in home.searches():
         known = ", ".join(home.searches()) or "none yet"
-        raise input_error("NAME", f"is no search of {home.path}; there are: {known}.", name)
+        raise input_error(
+            "NAME", f"must be the name of a search in {home.path}; there are: {known}.", name
+        )
     with home.owned(name):
         own = identity.identity_of(home, name)
         records = read_records(name, home)

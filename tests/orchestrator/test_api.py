@@ -144,7 +144,7 @@ def test_a_name_that_no_search_has_is_refused(tmp_path):
         lambda: delete_search("none", home=tmp_path),
         lambda: small(tmp_path).trials(),
     ):
-        with pytest.raises(InputError, match="is no search of"):
+        with pytest.raises(InputError, match="must be the name of a search in"):
             ask()
 
 
@@ -190,7 +190,7 @@ class TestDeletion:
 
         with (
             Home(copied.home).owned(copied.name),
-            pytest.raises(InputError, match="searched already"),
+            pytest.raises(InputError, match="running already"),
         ):
             delete_search(copied.name, home=copied.home)
         assert copied.summary()

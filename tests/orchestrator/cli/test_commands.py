@@ -71,7 +71,7 @@ def test_delete_with_yes_does_not_ask(home, called):
     assert called("delete", "functions", "--home", home, "--yes")[0] == 0
     code, _, err = called("delete", "functions", "--home", home, "--yes")
     assert code == 2
-    assert "is no search of" in err
+    assert "must be the name of a search" in err
 
 
 def test_the_version_is_that_of_the_package(called):
