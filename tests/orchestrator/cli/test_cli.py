@@ -330,7 +330,7 @@ def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path, cal
         ({"name": "../escape"}, "name"),
         ({"episodes__query": 500}, "query"),
         ({"datasets": {"glyphs": {"source": "images", "path": "/nowhere/at.npz"}}}, "/nowhere"),
-        ({"search.workers": 10_000}, "would take 10000 cores"),
+        ({"search.workers": 10_000}, "needs 10000 cores"),
         ({"search.workers": 10_000, "search.gpus_per_worker": 1}, "too much for 10000 workers"),
     ],
 )
