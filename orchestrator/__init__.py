@@ -1,13 +1,13 @@
-"""Which trials run, where, and what came of them; `Search` is the Python interface to all of it.
+"""Runs searches: chooses trials, runs them, evaluates the results. `Search` is the interface.
 
 ```python
 from orchestrator import Search
 
 search = Search.from_yaml("configs/quickstart.yaml", home="runs")
-search.check()                          # raises InputError with every error; forecasts the cost
+print(search.check())                   # time and memory; raises InputError with every error
 summary = search.run(progress=True)     # resume=True continues an interrupted search
 search.trials()                         # a pandas DataFrame, one row for each trial
-search.study()                          # an Optuna study, for optuna.visualization
+search.study()                          # an Optuna study, for optuna.visualization.matplotlib
 search.export("best")                   # the best configuration and model, as a folder
 ```
 """
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch, Optuna and the rest only when the interface is used, not for `--help`."""
+    """Import `orchestrator.api` at first use, so that `--help` does not load torch or Optuna."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from orchestrator import api

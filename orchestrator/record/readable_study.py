@@ -17,7 +17,7 @@ _STATES = {
 
 
 def readable_study(name: str, record: StudyRecord, space: SearchSpace) -> optuna.Study:
-    """A copy of the study in memory, for `optuna.visualization`.
+    """A copy of the study in memory, for `optuna.visualization.matplotlib`.
 
     Its parameters are the searched hyperparameters and, where weights are searched, the weight
     `lambda/<task>` in [0, 1] of every training task. The study on disk has the coordinates of the

@@ -80,6 +80,12 @@ class Summary:
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
     share: str = ""  # what the measure is a share of; empty for accuracy
 
+    def __str__(self) -> str:
+        """The answer of the search in sentences."""
+        from orchestrator.results.sentences import sentence  # which imports this module
+
+        return sentence(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
         data: dict[str, Any] = _plain(
