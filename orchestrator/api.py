@@ -171,7 +171,7 @@ class Search:
         return trial_table(self._record(), self.plan.space)
 
     def study(self) -> optuna.Study:
-        """A copy of the Optuna study, for `optuna.visualization.matplotlib`: task weights have their names."""
+        """A copy of the Optuna study with task weights by name, for Optuna's plots."""
         return readable_study(self.name, self._record(), self.plan.space)
 
     def export(self, out: str | Path) -> Path:
