@@ -34,8 +34,8 @@ from orchestrator.sampling.sampler import Sampler
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
+from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.recorder import OutboxRecorder
 from trials.contract import (
     AdaptationResult,
     Component,

@@ -27,8 +27,8 @@ from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
 from orchestrator.search.loop import Stopped, run_search, score_untrained
-from orchestrator.tracking import mlflow_writer as tracking
-from orchestrator.tracking.recorder import OutboxRecorder, Recorder
+from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
 from trials.contract import Executor, Recipe
 from trials.programs.build import DataSummary, build, summarise_data
 

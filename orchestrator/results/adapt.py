@@ -30,7 +30,7 @@ from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.record.home import Home
 from trials.contract import Component
 from trials.lanes import checkpoint
-from trials.programs.deployment import classify, distil, regress
+from trials.programs.apply_model import classify, distil, regress
 from trials.programs.teachers import TRAINED
 
 _TYPED = {"table.labels": "--label", "table.path": "--data"}

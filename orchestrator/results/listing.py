@@ -12,7 +12,7 @@ from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.record.study import delete_studies
 from orchestrator.results.leaderboard import summarise
-from orchestrator.tracking.mlflow_writer import delete_runs
+from orchestrator.tracking.mlflow_sender import delete_runs
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from orchestrator.search.trial_sources import (
     finalist_retrainings,
     test_runs,
 )
-from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe, Stage
 
 

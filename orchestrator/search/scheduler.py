@@ -10,7 +10,7 @@ from orchestrator.record.study import StudyRecord
 from orchestrator.search.failures import FailureMonitor, SearchFailed
 from orchestrator.search.halving import Decision
 from orchestrator.search.trial_sources import TrialSource
-from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
 
 # How often a trial is restarted because its worker was lost, before the search gives up.

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from fewshot.conformance.tasks import PoolLaws, keys
 from fewshot.errors.inputs import InputError
-from fewshot.tasks.numbers import NumberTask, number_pool
+from fewshot.tasks.regression import RegressionTask, regression_pool
 from fewshot.tasks.table import load
 from fewshot.tasks.text import load as load_text
 
@@ -135,13 +135,13 @@ class TestReading:
 
 def task(name, n, first=0, scale=1.0):
     rows = first + np.arange(n)
-    return NumberTask(name, rows, 10.0 + scale * rows)
+    return RegressionTask(name, rows, 10.0 + scale * rows)
 
 
 def pool_of(*tasks, shot=3, query=2):
     """Whose inputs are their own rows, twice."""
     inputs = torch.arange(100.0)[:, None].expand(-1, 2)
-    return number_pool(tasks, inputs, shot=shot, query=query)
+    return regression_pool(tasks, inputs, shot=shot, query=query)
 
 
 @pytest.mark.parametrize("pool", [pool_of(task("a", 9), task("b", 7, first=50))])
@@ -183,7 +183,7 @@ class TestPool:
         assert abs(np.corrcoef(before.values, after.values)[0, 1]) < 0.5
 
     def test_a_share_of_noisy_numbers_is_any_of_them(self):
-        before = NumberTask("t", np.arange(1000), np.arange(1000.0))
+        before = RegressionTask("t", np.arange(1000), np.arange(1000.0))
         after = before.noisy(0.3, 1)
         assert (after.values != before.values).mean() == pytest.approx(0.3, abs=0.01)
         assert set(after.values) <= set(before.values)

@@ -5,8 +5,8 @@ from typing import Any
 
 from orchestrator.config.loading import parse
 from orchestrator.config.sections.config import Config
+from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.recorder import OutboxRecorder
 
 
 class Quiet(OutboxRecorder):
@@ -17,7 +17,7 @@ class Quiet(OutboxRecorder):
 
 
 def quiet(folder: Path, tracking_uri: str, search_id: str) -> Quiet:
-    """In place of `tracking.recorder`, where MLflow is of no matter."""
+    """In place of `mlflow_sender.recorder`, where MLflow is of no matter."""
     return Quiet(Outbox(folder))
 
 

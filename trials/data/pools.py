@@ -16,8 +16,8 @@ from fewshot.registry import resolve
 from fewshot.tasks.base import Pool
 from fewshot.tasks.datasets import UNSCALED
 from fewshot.tasks.functions import FAMILIES, function_pool
-from fewshot.tasks.numbers import number_pool
 from fewshot.tasks.pool import pool
+from fewshot.tasks.regression import regression_pool
 from trials.contract import Recipe, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
 from trials.data.sources import Sources
@@ -155,7 +155,7 @@ def _of_rows(
 ) -> Pool:
     described = sources.numbers if regresses else sources.task
     pooled: Callable[..., Pool] = (
-        partial(number_pool, shot=fixed(recipe.shot), query=fixed(recipe.query))
+        partial(regression_pool, shot=fixed(recipe.shot), query=fixed(recipe.query))
         if regresses
         else partial(
             pool,

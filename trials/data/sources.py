@@ -13,8 +13,8 @@ from torch import Tensor
 from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
-from fewshot.tasks.numbers import NumberTask
 from fewshot.tasks.pool import Task
+from fewshot.tasks.regression import RegressionTask
 from trials.contract import Component, TaskSpec
 from trials.data.disjoint import Hashes, identities
 
@@ -126,7 +126,7 @@ class Sources:
 
     def numbers(
         self, spec: TaskSpec, path: str, seed: int, kept: "np.ndarray | None" = None
-    ) -> NumberTask:
+    ) -> RegressionTask:
         """The regression task that `spec` describes; the arguments are those of `task`."""
         places = self._kept(spec, path, kept)
         column = self._labels(spec, places, path)
@@ -134,7 +134,7 @@ class Sources:
         finite = values.abs() < np.inf
         if not finite.all():
             raise _unlabelled(f"{path}.label", "must have a finite number in every row.", ~finite)
-        task = NumberTask(spec.name, places + self.offset[spec.dataset], values.to_numpy())
+        task = RegressionTask(spec.name, places + self.offset[spec.dataset], values.to_numpy())
         return _corrupted(task, spec, seed)
 
     def _kept(self, spec: TaskSpec, path: str, kept: "np.ndarray | None") -> np.ndarray:
@@ -166,7 +166,7 @@ class Sources:
         return columns[name]
 
 
-_T = TypeVar("_T", Task, NumberTask)
+_T = TypeVar("_T", Task, RegressionTask)
 
 
 def _corrupted(task: _T, spec: TaskSpec, seed: int) -> _T:

@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fewshot.episodes import Episode, hide_query_labels
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.embedding import Embeds, of_embedded
-from fewshot.tasks.numbers import NumberPool
 from fewshot.tasks.pool import TaskPool
+from fewshot.tasks.regression import RegressionPool
 from trials.lanes.objective import Objective
 from trials.lanes.optimizers.base import Optimizer
 from trials.lanes.step.mapping import over_lanes
@@ -100,7 +100,7 @@ def _examples_at_once(part: TaskGroup) -> int:
     """Numbers in the examples of the largest chunk of episodes that is scored at once."""
     found = [0]
     for pool, n_episodes, key in part.held_out.values():
-        drawn = pool.by_row().draw(key, 1) if isinstance(pool, TaskPool | NumberPool) else None
+        drawn = pool.by_row().draw(key, 1) if isinstance(pool, TaskPool | RegressionPool) else None
         episode = pool.draw(key, 1) if drawn is None else drawn
         width = episode.support_y.shape[2] + episode.query_y.shape[2]
         numbers = width * math.prod(pool.features)
@@ -161,11 +161,11 @@ def _scoring_of(part: TaskGroup, place: torch.device) -> tuple[float, list[Piece
     """The same for one group of tasks, for all stages."""
     held, pieces = 0.0, list[Piece]()
     for pool, n_episodes, key in part.held_out.values():
-        by_row = isinstance(pool, TaskPool | NumberPool)
-        rows = pool.by_row() if isinstance(pool, TaskPool | NumberPool) else pool
+        by_row = isinstance(pool, TaskPool | RegressionPool)
+        rows = pool.by_row() if isinstance(pool, TaskPool | RegressionPool) else pool
         one = Episode(*(drawn[:1, 0] for drawn in rows.draw(key, 1)))
         n, width = len(pool.names) * n_episodes, one.support_x.shape[1] + one.query_x.shape[1]
-        like = pool.inputs if isinstance(pool, TaskPool | NumberPool) else one.support_x
+        like = pool.inputs if isinstance(pool, TaskPool | RegressionPool) else one.support_x
         if by_row and isinstance(part.learner, Embeds):
             used = min(sum(pool.sizes.values()), n * width)
             examples = _empty(like, place, used, *pool.features)

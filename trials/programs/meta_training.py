@@ -28,8 +28,8 @@ from fewshot.losses.normalise import check_null_losses
 from fewshot.randomness import fold, proportional
 from fewshot.tasks.base import Pool, episode_keys
 from fewshot.tasks.functions import FunctionPool
-from fewshot.tasks.numbers import NumberPool
 from fewshot.tasks.pool import TaskPool
+from fewshot.tasks.regression import RegressionPool
 from trials.contract import Stage
 from trials.lanes.objective import TaskScores, soft_hyperparameters
 from trials.lanes.step.mapping import over_lanes
@@ -119,7 +119,7 @@ class TaskGroup:
         assert self.train is not None, "only training tasks are drawn"
         if isinstance(self.train, FunctionPool):
             return self.train, None
-        assert isinstance(self.train, TaskPool | NumberPool), "there are no other pools of rows"
+        assert isinstance(self.train, TaskPool | RegressionPool), "there are no other pools of rows"
         return self.train.by_row(), self.train.inputs
 
     def draw(self, keys: Tensor, episodes: int, weights: Tensor) -> Batch:
@@ -239,7 +239,7 @@ class TaskGroup:
     def _answered(self, params: Params, hyper: Hyperparameters, stage: Stage) -> Iterator[Answered]:
         """The outputs of l models for the scoring episodes of a stage, in chunks of episodes."""
         pool = self.held_out[stage][0]
-        if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | NumberPool):
+        if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | RegressionPool):
             yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
             return
         answer = over_lanes(self.learner.logits, shared=1)
@@ -265,7 +265,7 @@ class TaskGroup:
             embedded_part = hide_query_labels(part)._replace(support_x=support, query_x=query)
             yield compare(params, embedded_part, hyper), part.query_y
 
-    def _examples(self, pool: TaskPool | NumberPool, stage: Stage) -> tuple[Tensor, Episode]:
+    def _examples(self, pool: TaskPool | RegressionPool, stage: Stage) -> tuple[Tensor, Episode]:
         """The distinct examples of `episodes`, and these episodes as row numbers; computed once."""
         if stage not in self._rows:
             _, n_episodes, key = self.held_out[stage]

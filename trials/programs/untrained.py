@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from fewshot.tasks.base import Pool
 from fewshot.tasks.functions import FunctionPool
-from fewshot.tasks.numbers import NumberPool
 from fewshot.tasks.pool import TaskPool
+from fewshot.tasks.regression import RegressionPool
 from trials.contract import Component, Recipe
 from trials.data.pools import TaskKind
 
@@ -39,5 +39,5 @@ def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> R
 def _means_something(pool: Pool) -> bool:
     if isinstance(pool, FunctionPool):
         return False
-    assert isinstance(pool, TaskPool | NumberPool), "there are no other pools of rows"
+    assert isinstance(pool, TaskPool | RegressionPool), "there are no other pools of rows"
     return pool.inputs.is_floating_point()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.record.home import Home
-from orchestrator.tracking import mlflow_writer as tracking
+from orchestrator.tracking import mlflow_sender as tracking
 from tests.orchestrator.cli.test_cli import QUICKSTART, sets
 
 pytest_plugins = ["tests.orchestrator.token_cluster"]

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.cli.app import main
 from orchestrator.tracking.dashboard import Server, _free_port, search_url, server, tracking_uri
-from orchestrator.tracking.mlflow_writer import recorder
+from orchestrator.tracking.mlflow_sender import recorder
 from orchestrator.tracking.saved_views import saved_views, view_id
 from tests.conftest import missing
 from tests.orchestrator import records

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.tracking.events import RunEvent, by_run, clean
+from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.recorder import OutboxRecorder
 from tests.orchestrator import records
 
 

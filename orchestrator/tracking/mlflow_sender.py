@@ -17,8 +17,8 @@ from typing import Any
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.tracking.events import RunEvent, by_run, common_tags, event_of
 from orchestrator.tracking.mlflow_client import artifacts, connect
+from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.recorder import OutboxRecorder
 from orchestrator.tracking.run_ids import RunIds
 from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
 

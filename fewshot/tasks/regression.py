@@ -16,7 +16,7 @@ from fewshot.tasks.base import episode_keys
 
 
 @dataclass(frozen=True, eq=False)
-class NumberTask:
+class RegressionTask:
     """One source of examples, each with a number to predict.
 
     rows: (n,) int64, row numbers in the dataset's inputs. values: (n,) float64, finite.
@@ -26,11 +26,11 @@ class NumberTask:
     rows: np.ndarray
     values: np.ndarray
 
-    def shuffled(self, seed: int) -> "NumberTask":
+    def shuffled(self, seed: int) -> "RegressionTask":
         """The same examples with their numbers permuted; there is nothing to learn."""
         return replace(self, values=np.random.default_rng(seed).permutation(self.values))
 
-    def noisy(self, share: float, seed: int) -> "NumberTask":
+    def noisy(self, share: float, seed: int) -> "RegressionTask":
         """The same examples with a share in [0, 1] of the numbers replaced by random ones.
 
         The replacements are drawn from all numbers of the task.
@@ -43,7 +43,7 @@ class NumberTask:
 
 
 @dataclass(frozen=True, eq=False)
-class NumberPool:
+class RegressionPool:
     """A `Pool` of t tasks with at most m examples each. Numbers keep their original units.
 
     An episode has `shot` support examples and `query` other examples to predict.
@@ -63,7 +63,7 @@ class NumberPool:
     shot: int
     query: int
 
-    def by_row(self) -> "NumberPool":
+    def by_row(self) -> "RegressionPool":
         """A pool with the same episodes, which hold row numbers of `inputs` instead of examples."""
         return replace(self, inputs=torch.arange(len(self.inputs), device=self.inputs.device))
 
@@ -95,7 +95,7 @@ class NumberPool:
             x.narrow(at, 0, n), y[..., :n, :], x.narrow(at, n, self.query), y[..., n:, :]
         )
 
-    def to(self, device: torch.device) -> "NumberPool":
+    def to(self, device: torch.device) -> "RegressionPool":
         return replace(
             self,
             inputs=self.inputs.to(device),
@@ -106,9 +106,9 @@ class NumberPool:
         )
 
 
-def number_pool(
-    tasks: Sequence[NumberTask], inputs: Tensor, *, shot: int, query: int
-) -> NumberPool:
+def regression_pool(
+    tasks: Sequence[RegressionTask], inputs: Tensor, *, shot: int, query: int
+) -> RegressionPool:
     """The pool of `tasks`, whose row numbers refer to `inputs`.
 
     Raises InputError if a task has fewer than `shot + query` examples, or if its numbers have no
@@ -140,7 +140,7 @@ def number_pool(
     for t, task in enumerate(tasks):
         members[t, : len(task.rows)] = task.rows
         values[t, : len(task.rows)] = task.values
-    return NumberPool(
+    return RegressionPool(
         names=tuple(task.name for task in tasks),
         inputs=inputs,
         members=torch.from_numpy(members),
