@@ -2,9 +2,8 @@
 
 A name is either registered or has the form `package.module:attribute`. The latter is imported in
 every process that builds the part, so a config with such a name runs the code that it names. Files
-from fewshot.errors.inputs import did_you_mean
 from other people, such as an export's config or the metadata of a model's file, must therefore be
-checked with `names_code` before any part of them is used.
+checked with `is_import_path` before any part of them is used.
 """
 
 import inspect
@@ -45,7 +44,7 @@ def resolve(registry: Mapping[str, Factory], name: str, path: str) -> Factory:
     return _imported(form["module"], form["attribute"], name, path)
 
 
-def names_code(name: object) -> bool:
+def is_import_path(name: object) -> bool:
     """Whether the name has the form `package.module:attribute`, so that code is imported."""
     return isinstance(name, str) and ":" in name
 

@@ -10,7 +10,7 @@ from fewshot.conformance.problems import WAY, WIDTH, classes, numbers
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
-from fewshot.learners.base import Learner, OwnLoss
+from fewshot.learners.base import CustomLoss, Learner
 from fewshot.learners.learners import LearnerFactory
 from fewshot.models.mlp import MLP
 from fewshot.registry import options_of
@@ -60,7 +60,7 @@ def meta_loss(
     """The loss of meta-training as a function of the parameters."""
 
     def loss(params: Params) -> Tensor:
-        if isinstance(learner, OwnLoss):
+        if isinstance(learner, CustomLoss):
             return learner.meta_losses(params, problems, hyper).mean()
         outputs = learner.meta_logits(params, problems, hyper)
         return kind.losses(outputs, problems.query_y).mean()

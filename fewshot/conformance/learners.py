@@ -36,7 +36,7 @@ from fewshot.conformance.problems import (
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner
-from fewshot.learners.learners import LearnerFactory, learns_numbers
+from fewshot.learners.learners import LearnerFactory, supports_regression
 from fewshot.models.mlp import MLP
 
 Predict = Callable[..., Tensor]
@@ -53,11 +53,11 @@ class LearnerLaws:
     def applies(law: str, params: Mapping[str, Any]) -> bool:
         """Whether a law applies to the learner `params["make"]`, tested on `params.get("of")`."""
         make, numbers = params["make"], params.get("of") == "numbers"
-        if law == "test_can_be_asked_another_number_of_classes":
+        if law == "test_accepts_a_different_way":
             return not numbers and not make.model_scores_classes
         if law == "test_renumbered_classes_renumber_the_logits" and numbers:
             return False
-        return not numbers or learns_numbers(make)
+        return not numbers or supports_regression(make)
 
     @pytest.fixture(autouse=True)
     def only_what_applies(self, request: pytest.FixtureRequest) -> None:
@@ -113,7 +113,7 @@ class LearnerLaws:
         shape = (4, WAY * QUERY, case.options["way"])
         assert predict(params, problems).shape == shape
 
-    def test_says_what_hyperparameters_it_reads(
+    def test_declares_its_hyperparameters(
         self, predict: Predict, params: Params, problems: Episode, make: LearnerFactory
     ) -> None:
         read = set()
@@ -222,7 +222,7 @@ class LearnerLaws:
     # ---- problems that differ from those of meta-training -----------------------------------
 
     @pytest.mark.parametrize(("way", "shot"), [(2, 1), (7, 1), (7, 5)])
-    def test_can_be_asked_another_number_of_classes(
+    def test_accepts_a_different_way(
         self, params: Params, make: LearnerFactory, stage: str, way: int, shot: int
     ) -> None:
         problems = classes(b=50, spread=8.0, noise=0.05, way=way, shot=shot)
@@ -245,7 +245,7 @@ class LearnerLaws:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("nasty", NASTY)
-    def test_nasty_inputs_have_finite_answers(
+    def test_extreme_inputs_give_finite_outputs(
         self, make: LearnerFactory, learner: Learner, case: Case, nasty: str, dtype: torch.dtype
     ) -> None:
         problems = NASTY[nasty](case.problems())

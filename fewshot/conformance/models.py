@@ -43,7 +43,7 @@ class ModelLaws:
         assert outputs.shape == (len(x), model.n_out)
         assert outputs.isfinite().all()
 
-    def test_says_what_its_last_layer_is(self, model: Model, exact_x: Tensor) -> None:
+    def test_declares_its_last_layer(self, model: Model, exact_x: Tensor) -> None:
         """The outputs are linear in the parameters of the last layer, and 0 if these are 0."""
         params = exact(model)
         outputs = [
@@ -53,7 +53,7 @@ class ModelLaws:
         assert_close(outputs[2] - outputs[1], outputs[1] - outputs[0])
         assert outputs[0].abs().max() == 0
 
-    def test_its_parameters_hang_on_the_generator_alone(self, model: Model) -> None:
+    def test_its_parameters_depend_only_on_the_generator(self, model: Model) -> None:
         torch.manual_seed(1)
         a = fresh(model)
         torch.manual_seed(2)

@@ -61,7 +61,7 @@ class FamilyLaws:
         assert y.shape == x.shape
         assert y.isfinite().all()
 
-    def test_a_function_hangs_on_its_key_alone(self, family: Family) -> None:
+    def test_a_function_depends_only_on_its_key(self, family: Family) -> None:
         torch.manual_seed(1)
         _, together = sample(family, keys(), 20)
         torch.manual_seed(2)
@@ -81,7 +81,7 @@ class PoolLaws:
         of_classes = law == "test_asks_for_the_classes_that_it_has_shown"
         return not of_classes or "pool" not in params or params["pool"].kind is CLASSIFICATION
 
-    def test_says_what_its_tasks_are(self, pool: Pool) -> None:
+    def test_declares_its_tasks(self, pool: Pool) -> None:
         assert len(set(pool.names)) == len(pool.names) > 0
         assert pool.null_losses.shape == (len(pool.names),)
         assert (pool.null_losses > 0).all()

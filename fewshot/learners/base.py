@@ -33,7 +33,7 @@ class Learner(Protocol):
 
 
 @runtime_checkable
-class OwnLoss(Protocol):
+class CustomLoss(Protocol):
     """An extra method of a learner that is not trained by the loss of its `meta_logits`."""
 
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
@@ -41,7 +41,7 @@ class OwnLoss(Protocol):
 
 
 @runtime_checkable
-class OwnParameters(Protocol):
+class PerTaskParameters(Protocol):
     """An extra attribute of a learner in which each training task may have its own parameters."""
 
     per_task: tuple[str, ...]  # names of these parameters, see `fewshot.learners.per_task`

@@ -16,13 +16,13 @@ from fewshot.models.untrained import Untrained
 
 
 @runtime_checkable
-class Embeds(Learner, Protocol):
+class EmbeddingLearner(Learner, Protocol):
     """A learner that uses its model only to embed examples, each independently of the others."""
 
     embedding: Model
 
 
-def of_embedded(learner: Embeds) -> Learner:
+def of_embedded(learner: EmbeddingLearner) -> Learner:
     """A copy of the learner that takes examples that are already embedded."""
     twin = copy.copy(learner)
     twin.embedding = Untrained()

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from fewshot.errors.inputs import input_error
-from fewshot.learners.base import ClassLoss, Learner, OwnLoss
+from fewshot.learners.base import ClassLoss, CustomLoss, Learner
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
@@ -70,7 +70,7 @@ def learner_named(name: str, path: str = "learner.name") -> LearnerFactory:
     return cast(LearnerFactory, factory)
 
 
-def learns_numbers(learner: Callable[..., Learner]) -> bool:
+def supports_regression(learner: Callable[..., Learner]) -> bool:
     """Whether the factory has the option `kind`, so that the learner can do regression too."""
     return "kind" in options_of(learner, ())
 
@@ -83,10 +83,10 @@ def learns_all_classes(learner: Callable[..., Learner]) -> bool:
     return "classes" in options_of(learner, ())
 
 
-def has_own_loss(learner: Callable[..., Learner]) -> bool:
+def has_custom_loss(learner: Callable[..., Learner]) -> bool:
     """Whether the learner is trained by its own loss; the learner need not be built."""
-    return isinstance(getattr(learner, "func", learner), OwnLoss | ClassLoss)
+    return isinstance(getattr(learner, "func", learner), CustomLoss | ClassLoss)
 
 
 # Learners that can do regression too.
-REGRESSORS = frozenset(name for name, made in LEARNERS.items() if learns_numbers(made))
+REGRESSORS = frozenset(name for name, made in LEARNERS.items() if supports_regression(made))

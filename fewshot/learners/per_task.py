@@ -17,7 +17,7 @@ from torch.func import vmap
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import Learner, OwnLoss
+from fewshot.learners.base import CustomLoss, Learner
 
 OWN = "task/own"
 
@@ -52,9 +52,9 @@ class PerTask:
         self.model_scores_classes = learner.model_scores_classes
         self._learner, self._own, self._n_tasks = learner, own, n_tasks
         self._own_tasks, self._peers = own_tasks, peers
-        if isinstance(learner, OwnLoss):
+        if isinstance(learner, CustomLoss):
             self._own_loss = learner
-            self.meta_losses = self._losses  # only then: its presence makes this an `OwnLoss`
+            self.meta_losses = self._losses  # only then: its presence makes this a `CustomLoss`
 
     def init(self, generator: torch.Generator) -> Params:
         params = self._learner.init(generator)

@@ -1,4 +1,6 @@
-"""Closed-form ridge regression on embedded examples; the embedding is trained through it.
+"""Closed-form ridge regression on embedded examples.
+
+It is differentiable: gradients reach the embedding through it.
 
 For classes:
 
@@ -14,9 +16,9 @@ Two things differ from the paper:
 - The logits have no learned bias, because adding one number to all logits does not change their
   softmax.
 
-For numbers y, both sides are centred by their means m and n, so the intercept is not penalised:
+For numbers y, X and Y are centred by their means m and v, so the intercept is not penalised:
 
-W = argmin ||(X - m)W - (Y - n)||^2 + r ||W||^2,  y = n + (f(x) - m) W.
+W = argmin ||(X - m)W - (Y - v)||^2 + r ||W||^2,  y = v + (f(x) - m) W.
 
 Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers",
 ICLR 2019 (R2D2).

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import ClassLoss, Learner, OwnLoss
+from fewshot.learners.base import ClassLoss, CustomLoss, Learner
 
 # A standard deviation below this share of the largest number is taken to be rounding error.
 _ROUNDING = 1e-6
@@ -62,9 +62,9 @@ class Scaled:
         self.hyperparameters = learner.hyperparameters
         self.model_scores_classes = learner.model_scores_classes
         self._learner, self._features, self._targets = learner, features, targets
-        if isinstance(learner, OwnLoss):
+        if isinstance(learner, CustomLoss):
             self._own_loss = learner
-            self.meta_losses = self._losses  # only then: its presence makes this an `OwnLoss`
+            self.meta_losses = self._losses  # only then: its presence makes this a `CustomLoss`
         if isinstance(learner, ClassLoss):
             self._class_loss = learner
             self.class_losses = self._class_losses

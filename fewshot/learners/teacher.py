@@ -33,7 +33,7 @@ class Logistic:
         return episodes.query_x @ weight + bias.unsqueeze(1)
 
 
-class Fixed:
+class FixedClassifier:
     """A trained classifier; `columns` (c,) selects the outputs of the classes that are needed."""
 
     def __init__(self, model: Model, columns: Tensor) -> None:
@@ -47,7 +47,7 @@ class Fixed:
         return scores[:, self._columns].view(b, q, -1)
 
 
-def consensus(logits: Tensor) -> Tensor:
+def log_mean_probabilities(logits: Tensor) -> Tensor:
     """Logarithms (..., c) of the mean probabilities of m models with logits (m, ..., c).
 
     The mean is over probabilities and not over their logarithms, so that a single model that is

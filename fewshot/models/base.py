@@ -27,7 +27,7 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class Trims(Protocol):
+class TrimsPadding(Protocol):
     """An extra method of a model whose inputs are padded, and which is faster on short inputs."""
 
     def trim(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from fewshot.functional import Params
 from fewshot.models.base import Model
 
 
-class Columns:
+class OutputSlice:
     """(b, *features) -> (b, n_out), the n_out outputs of `model` that start at `first`.
 
     The parameters are those of the model. A loss of these outputs has zero gradient for the parts

@@ -1,7 +1,12 @@
 """Checks that involve several sections of a config."""
 
 from fewshot.errors.inputs import ErrorDetail
-from fewshot.learners.learners import REGRESSORS, has_own_loss, learner_named, learns_numbers
+from fewshot.learners.learners import (
+    REGRESSORS,
+    has_custom_loss,
+    learner_named,
+    supports_regression,
+)
 from orchestrator.config.plan import space_of
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.space import RangeSection
@@ -94,7 +99,7 @@ def _check_numbers(config: Config) -> list[ErrorDetail]:
     name = config.learner.name
     learner = learner_named(name)
     embeds = not learner.model_scores_classes
-    if learns_numbers(learner) or (len(config.kinds) > 1 and embeds):
+    if supports_regression(learner) or (len(config.kinds) > 1 and embeds):
         return []
     rule = f"must be one of {', '.join(sorted(REGRESSORS))} to learn numbers."
     return [ErrorDetail("learner.name", rule, name)]
@@ -108,7 +113,7 @@ def _check_teacher(config: Config) -> list[ErrorDetail]:
             [ErrorDetail("distillation", rule, None, "Remove it.")] if config.distillation else []
         )
     details = []
-    if learner is not None and has_own_loss(learner_named(learner.name)):
+    if learner is not None and has_custom_loss(learner_named(learner.name)):
         rule = "must be a learner whose loss can include a teacher; this one has its own update."
         details.append(ErrorDetail("learner.name", rule, learner.name))
     if learner is not None and teacher.head not in (None, *EPISODIC_HEADS):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_error
 from fewshot.models.pretrained.encoder import names_module
-from fewshot.registry import in_untrusted_config, names_code
+from fewshot.registry import in_untrusted_config, is_import_path
 from orchestrator.config.cross_checks import cross_check
 from orchestrator.config.sections.config import Config
 from trials.programs.teachers import TRAINED
@@ -122,7 +122,7 @@ def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
             if key == "encoder"
             else part[key] is True
             if key == "trust_code"
-            else names_code(part[key]) and not (key == "name" and place.startswith("tasks."))
+            else is_import_path(part[key]) and not (key == "name" and place.startswith("tasks."))
         )
     ]
 

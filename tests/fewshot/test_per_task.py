@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import InputError
 from fewshot.kinds import REGRESSION
-from fewshot.learners.base import OwnLoss
+from fewshot.learners.base import CustomLoss
 from fewshot.learners.per_task import PerTask
 from tests.fewshot import test_regression
 from tests.fewshot.test_regression import fresh, problems, regressor
@@ -80,7 +80,7 @@ class TestEveryStrategy:
         episodes = problems(b=T * E)
 
         def loss(params):
-            if isinstance(learner, OwnLoss):
+            if isinstance(learner, CustomLoss):
                 return learner.meta_losses(params, episodes, HYPER)[E : 2 * E].sum()
             predicted = learner.meta_logits(params, episodes, HYPER)
             return REGRESSION.losses(predicted, episodes.query_y)[E : 2 * E].sum()

@@ -224,7 +224,7 @@ class TestShuffled:
         kept = (grouped.shuffled(0).labels == grouped.labels).mean()
         assert 0.3 < kept < 0.7
 
-    def test_hangs_on_its_seed_alone(self, grouped):
+    def test_depends_only_on_its_seed(self, grouped):
         assert np.array_equal(grouped.shuffled(3).labels, grouped.shuffled(3).labels)
         assert not np.array_equal(grouped.shuffled(3).labels, grouped.shuffled(4).labels)
 
@@ -259,7 +259,7 @@ class TestNoisy:
         assert np.array_equal(noisy.groups, grouped.groups)
         assert grouped.labels.tolist() == sorted(grouped.labels), "the original is as it was"
 
-    def test_hangs_on_its_seed_alone(self, grouped):
+    def test_depends_only_on_its_seed(self, grouped):
         assert np.array_equal(grouped.noisy(0.5, 3).labels, grouped.noisy(0.5, 3).labels)
         assert not np.array_equal(grouped.noisy(0.5, 3).labels, grouped.noisy(0.5, 4).labels)
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from fewshot.conformance.problems import classes
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
-from fewshot.learners.base import OwnLoss
+from fewshot.learners.base import CustomLoss
 from fewshot.learners.learners import REGRESSORS
 from fewshot.learners.protonet import ProtoNet
 from fewshot.learners.scaled import Scaled, scale_of
@@ -178,8 +178,8 @@ def test_classes_do_not_hang_on_the_units_of_their_features():
 
 
 def test_only_a_learner_with_a_loss_of_its_own_has_one():
-    assert isinstance(Scaled(regressor("reptile"), features=True, targets=True), OwnLoss)
-    assert not isinstance(Scaled(regressor("maml"), features=True, targets=True), OwnLoss)
+    assert isinstance(Scaled(regressor("reptile"), features=True, targets=True), CustomLoss)
+    assert not isinstance(Scaled(regressor("maml"), features=True, targets=True), CustomLoss)
 
 
 def test_a_loss_of_ones_own_is_in_units_of_the_numbers():

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
-from fewshot.models.convolution.winograd import Winograd, falls
+from fewshot.models.convolution.winograd import Winograd, neighbour_differences
 
 
 def convolved(sides, n_in=5, n_out=3):
@@ -23,12 +23,12 @@ def convolved(sides, n_in=5, n_out=3):
 def test_gives_what_is_pooled_of_a_padded_convolution(sides):
     x, kernel, expected = convolved(sides)
     found = torch.stack(Winograd(*sides)(x.double(), kernel.double()))
-    assert_close(found, falls(expected))
+    assert_close(found, neighbour_differences(expected))
 
 
 @pytest.mark.parametrize("sides", [(3, 3), (7, 7), (8, 8)])
 def test_errs_in_single_precision_by_millionths(sides):
     x, kernel, expected = convolved(sides, n_in=32, n_out=32)
     found = torch.stack(Winograd(*sides)(x, kernel))
-    error = (found - falls(expected)).square().mean().sqrt()
+    error = (found - neighbour_differences(expected)).square().mean().sqrt()
     assert 0 < error < 5e-6 * expected.square().mean().sqrt()

@@ -18,7 +18,7 @@ from fewshot.episodes import gather_rows
 from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
-from fewshot.models.base import Model, Trims
+from fewshot.models.base import Model, TrimsPadding
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.lanes.objective import TaskScores, soft_hyperparameters
@@ -125,7 +125,7 @@ class Adaptation:
     def _read(self, rows: Tensor) -> Tensor:
         """The inputs of some rows; padding beyond the longest of them is cut off if possible."""
         x = gather_rows(self._inputs, rows)
-        return self.model.trim(x) if isinstance(self.model, Trims) else x
+        return self.model.trim(x) if isinstance(self.model, TrimsPadding) else x
 
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         del weights

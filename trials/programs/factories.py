@@ -10,19 +10,19 @@ import torch
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.errors.parts import as_input_error
 from fewshot.kinds import REGRESSION
-from fewshot.learners.base import Learner, OwnParameters
+from fewshot.learners.base import Learner, PerTaskParameters
 from fewshot.learners.learners import (
     LEARNERS,
     REGRESSORS,
     learner_named,
     learns_all_classes,
-    learns_numbers,
+    supports_regression,
 )
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.ridge import Ridge
 from fewshot.learners.scaled import Scaled, scale_of
 from fewshot.models.base import Model
-from fewshot.models.columns import Columns
+from fewshot.models.columns import OutputSlice
 from fewshot.models.models import MODELS, SPREAD
 from fewshot.randomness import fold
 from fewshot.registry import options_of, resolve
@@ -73,14 +73,14 @@ def build_learner(
     model = _model(recipe, features, way, task_kind, spread)
     made = learner_named(recipe.learner.name)
     found: Learner
-    if task_kind.regresses and not learns_numbers(made):
+    if task_kind.regresses and not supports_regression(made):
         found = _regressor(recipe, model)
     else:
         own: dict[str, Any] = {"kind": REGRESSION} if task_kind.regresses else {}
         if learns_all_classes(made) and isinstance(train, TaskPool):
             own["classes"] = _class_counts(recipe, train)
         found = build_part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
-    if isinstance(found, OwnParameters) and found.per_task:
+    if isinstance(found, PerTaskParameters) and found.per_task:
         found = _per_task(found, found.per_task, recipe, task_kind)
     return with_scaling(found, task_kind)
 
@@ -121,7 +121,7 @@ def _model(
     model: Model = build_part(MODELS, recipe.model, "model", **more, n_out=n_outputs)
     if len(kinds) == 1:
         return model
-    return Columns(model, way, 1) if task_kind.regresses else Columns(model, 0, way)
+    return OutputSlice(model, way, 1) if task_kind.regresses else OutputSlice(model, 0, way)
 
 
 def _scores_classes(recipe: Recipe) -> bool:

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fewshot.episodes import Episode, hide_query_labels
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.embedding import Embeds, of_embedded
+from fewshot.learners.embedding import EmbeddingLearner, of_embedded
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.lanes.objective import Objective
@@ -166,7 +166,7 @@ def _scoring_of(part: TaskGroup, place: torch.device) -> tuple[float, list[Piece
         one = Episode(*(drawn[:1, 0] for drawn in rows.draw(key, 1)))
         n, width = len(pool.names) * n_episodes, one.support_x.shape[1] + one.query_x.shape[1]
         like = pool.inputs if isinstance(pool, TaskPool | RegressionPool) else one.support_x
-        if by_row and isinstance(part.learner, Embeds):
+        if by_row and isinstance(part.learner, EmbeddingLearner):
             used = min(sum(pool.sizes.values()), n * width)
             examples = _empty(like, place, used, *pool.features)
             pieces.append(partial(_compare, part.learner, one, n, examples))
@@ -180,7 +180,12 @@ def _scoring_of(part: TaskGroup, place: torch.device) -> tuple[float, list[Piece
 
 
 def _compare(
-    learner: Embeds, one: Episode, n: int, inputs: Tensor, params: Params, hyper: Hyperparameters
+    learner: EmbeddingLearner,
+    one: Episode,
+    n: int,
+    inputs: Tensor,
+    params: Params,
+    hyper: Hyperparameters,
 ) -> None:
     """The work of `TaskGroup.score`: embed all examples, then compare one chunk of episodes."""
     embed = over_lanes(learner.embedding.apply, shared=1)

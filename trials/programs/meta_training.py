@@ -21,8 +21,8 @@ from fewshot.calibration import fitted_scale
 from fewshot.episodes import Episode, gather_rows, hide_query_labels, with_inputs
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
-from fewshot.learners.base import ClassLoss, Learner, OwnLoss
-from fewshot.learners.embedding import Embeds, of_embedded
+from fewshot.learners.base import ClassLoss, CustomLoss, Learner
+from fewshot.learners.embedding import EmbeddingLearner, of_embedded
 from fewshot.losses.distillation import Distillation
 from fewshot.losses.normalise import check_null_losses
 from fewshot.randomness import fold, proportional
@@ -171,7 +171,7 @@ class TaskGroup:
         if isinstance(self.learner, ClassLoss):
             (classes,) = batch.classes
             return self.learner.class_losses(params, episodes, batch.task, classes, hyper)
-        if isinstance(self.learner, OwnLoss):
+        if isinstance(self.learner, CustomLoss):
             return self.learner.meta_losses(params, episodes, hyper)
         outputs = self.learner.meta_logits(
             params, hide_query_labels(episodes), hyper
@@ -239,7 +239,9 @@ class TaskGroup:
     def _answered(self, params: Params, hyper: Hyperparameters, stage: Stage) -> Iterator[Answered]:
         """The outputs of l models for the scoring episodes of a stage, in chunks of episodes."""
         pool = self.held_out[stage][0]
-        if isinstance(self.learner, Embeds) and isinstance(pool, TaskPool | RegressionPool):
+        if isinstance(self.learner, EmbeddingLearner) and isinstance(
+            pool, TaskPool | RegressionPool
+        ):
             yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
             return
         answer = over_lanes(self.learner.logits, shared=1)
@@ -248,9 +250,13 @@ class TaskGroup:
 
     @staticmethod
     def _compared(
-        learner: Embeds, params: Params, hyper: Hyperparameters, inputs: Tensor, rows: Episode
+        learner: EmbeddingLearner,
+        params: Params,
+        hyper: Hyperparameters,
+        inputs: Tensor,
+        rows: Episode,
     ) -> Iterator[Answered]:
-        """The same for learners that embed: each example is embedded once for all its episodes."""
+        """`_answered` for learners that embed: an example is embedded once for all its episodes."""
         embed = over_lanes(learner.embedding.apply, shared=1)
         embedded = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
         lanes = len(next(iter(hyper.values())))

@@ -23,10 +23,10 @@ from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner
 from fewshot.learners.learners import LEARNERS
-from fewshot.learners.teacher import Fixed, Logistic, consensus
+from fewshot.learners.teacher import FixedClassifier, Logistic, log_mean_probabilities
 from fewshot.models.pretrained.encoder import names_module
 from fewshot.models.untrained import Untrained
-from fewshot.registry import in_untrusted_config, names_code
+from fewshot.registry import in_untrusted_config, is_import_path
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import existing
 from trials.contract import Component, Recipe, TrialSpec
@@ -50,7 +50,7 @@ class Teacher:
     whose episodes hold points instead of row numbers.
     """
 
-    learner: Learner | Logistic | Fixed
+    learner: Learner | Logistic | FixedClassifier
     models: tuple[tuple[Params, Hyperparameters], ...]
     inputs: Tensor | None
     regresses: bool = False
@@ -64,7 +64,8 @@ class Teacher:
         outputs = [self.learner.logits(params, episodes, hyper) for params, hyper in self.models]
         if len(outputs) == 1:
             return outputs[0]
-        return torch.stack(outputs).mean(0) if self.regresses else consensus(torch.stack(outputs))
+        stacked = torch.stack(outputs)
+        return stacked.mean(0) if self.regresses else log_mean_probabilities(stacked)
 
     def labelled(self, support: Tensor, codes: Tensor) -> Tensor:
         """Logits (n, c) of all rows, for one task with the support rows (s,) and codes (s,)."""
@@ -196,7 +197,7 @@ def _refuse_code(recipes: list[Recipe], place: str) -> None:
         for part in (*recipe.datasets.values(), recipe.model, recipe.learner, recipe.teacher)
         if part is not None
     ]
-    named = [part.name for part in parts if names_code(part.name)]
+    named = [part.name for part in parts if is_import_path(part.name)]
     named += [
         part.options["encoder"] for part in parts if names_module(part.options.get("encoder"))
     ]
@@ -227,7 +228,7 @@ def _fixed(
     cache: Path,
     classes: tuple[str, ...] | None,
     place: str,
-) -> Fixed:
+) -> FixedClassifier:
     """A distilled student as a teacher; it can teach only the classes that it was trained on."""
     if classes is None:
         rule = "must be a meta-trained model; a distilled student knows only its own classes."
@@ -241,7 +242,7 @@ def _fixed(
         rule = f"must be trained on all classes; it was not trained on {missing}."
         raise input_error("teacher.path", rule, place)
     columns = torch.tensor([known.index(name) for name in classes])
-    return Fixed(build_student(recipe, features, len(known)), columns)
+    return FixedClassifier(build_student(recipe, features, len(known)), columns)
 
 
 def _classes(recipe: Recipe, cache: Path, exported: Path) -> list[str]:

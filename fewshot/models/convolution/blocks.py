@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, pad
 
-from fewshot.models.convolution.winograd import Winograd, falls
+from fewshot.models.convolution.winograd import Winograd, neighbour_differences
 
 Block = Callable[[Tensor, Tensor, Tensor], Tensor]  # takes images, kernel and shift
 
@@ -58,7 +58,7 @@ def narrow_block(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
     """A `small_block` for few channels."""
     h, w, b, _ = x.shape
     windows = _windows(x, 0)
-    differences = [windows @ matrix.T for matrix in falls(_four(kernel)).unbind()]
+    differences = [windows @ matrix.T for matrix in neighbour_differences(_four(kernel)).unbind()]
     return _largest(differences, shift).view(h // 2, w // 2, b, len(kernel))
 
 
@@ -68,7 +68,9 @@ def wide_block(convolved: Winograd, x: Tensor, kernel: Tensor, shift: Tensor) ->
 
 
 def _largest(differences: Sequence[Tensor], shift: Tensor) -> Tensor:
-    """ReLU of the maximum of four tensors plus `shift`; the four are given as `falls`.
+    """ReLU of the maximum of four tensors plus `shift`.
+
+    differences: the `neighbour_differences` of the four tensors.
 
     max(a, b) - b equals the ReLU of a - b, which needs fewer passes than a maximum with its
     gradient.

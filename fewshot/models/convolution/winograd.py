@@ -34,11 +34,15 @@ class Winograd:
     def __init__(self, h: int, w: int) -> None:
         maps = [torch.kron(*sides) for sides in zip(_side(h), _side(w), strict=True)]
         out = maps[-1].unflatten(0, (h // 2, 2, w // 2, 2)).permute(1, 3, 0, 2, 4)
-        maps[-1] = falls(out.flatten(0, 1)).flatten(0, 2)
+        maps[-1] = neighbour_differences(out.flatten(0, 1)).flatten(0, 2)
         self._maps = {t: [part.to(t) for part in maps] for t in (torch.float32, torch.float64)}
 
     def __call__(self, x: Tensor, kernel: Tensor) -> tuple[Tensor, ...]:
-        """(h, w, b, n_in), (n_out, n_in, 3, 3) -> `falls` of four (h / 2, w / 2, b, n_out)."""
+        """The `neighbour_differences` of the four outputs under each pooled pixel.
+
+        x: (h, w, b, n_in). kernel: (n_out, n_in, 3, 3). Returns four tensors
+        (h / 2, w / 2, b, n_out).
+        """
         into, taps, out = self._maps[x.dtype]
         h, w, b, n_in = x.shape
         p, n_out = len(into), len(kernel)
@@ -49,7 +53,7 @@ class Winograd:
         return outputs.view(4, h // 2, w // 2, b, n_out).unbind()
 
 
-def falls(four: Tensor) -> Tensor:
+def neighbour_differences(four: Tensor) -> Tensor:
     """(4, ...) -> (4, ...): the differences of neighbours, four[i] - four[i + 1], and the last one.
 
     Applied to four matrices, it gives matrices whose outputs are these differences.

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import InputError
-from fewshot.learners.teacher import consensus
+from fewshot.learners.teacher import log_mean_probabilities
 from tests.trials.conformance import distillation, drive, functions, maml, protonet, taught
 from trials.contract import Component, Recipe
 from trials.data.pools import sources_of, task_kinds
@@ -122,7 +122,9 @@ def test_finalists_are_averaged_as_probabilities(folder):
     assert not torch.allclose(said[0], said[1])
     mean = torch.stack([one.softmax(-1) for one in said]).mean(0)
     assert_close(teacher.logits(rows).softmax(-1), mean)
-    assert_close(consensus(torch.stack(said)).exp().sum(-1), torch.ones(rows.query_y.shape))
+    assert_close(
+        log_mean_probabilities(torch.stack(said)).exp().sum(-1), torch.ones(rows.query_y.shape)
+    )
 
 
 def test_functions_are_taught_by_what_learned_functions(folder):
