@@ -109,7 +109,7 @@ def measured(problem: str, seed: int, home: Home, *, quick: bool) -> list[Row]:
         tables[number] = np.array([*tables.get(number, np.empty((0, len(accuracies)))), accuracies])
     best, untrained = tables[summary.best.number], tables[None]
     shown = {"exported": best, "untrained": untrained}
-    for variant, finalist in (("searched", summary.candidate), ("uniform", summary.baseline)):
+    for variant, finalist in (("searched", summary.candidate), ("uniform", summary.uniform)):
         if finalist is not None:
             shown[variant] = tables[finalist.number]
 

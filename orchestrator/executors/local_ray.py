@@ -11,7 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
-def keep_to_this_machine() -> None:
+def restrict_ray_to_localhost() -> None:
     """Set environment variables that Ray reads at import; call this before Ray is imported.
 
     Variables that the user has set are kept. Does nothing if Ray is already imported.

@@ -5,7 +5,7 @@ of its studies and, as a tag, in its MLflow runs; the first study also stores th
 that remained after its folder was deleted, or that a different home created in the same database,
 is not used by mistake.
 
-After a kill between any two writes of `claim`, the next start continues from what was written.
+After a kill between any two writes of `assign_id`, the next start continues from what was written.
 """
 
 import json
@@ -54,16 +54,16 @@ def identity_of(home: Home, name: str) -> Identity | None:
         return None
 
 
-def owns(home: Home, name: str, record: StudyRecord) -> bool:
+def belongs_to(home: Home, name: str, record: StudyRecord) -> bool:
     """Whether the study belongs to the search of this name in this home."""
     stored, id = identity_of(home, name), record.notes.get(ID)
     if stored is not None and id is not None:
         return bool(stored.id == id)
-    here = not elsewhere(home, name) if id is None else not _storage(home, name)
+    here = not other_storage_hint(home, name) if id is None else not _storage(home, name)
     return here and home.config(name).exists()
 
 
-def elsewhere(home: Home, name: str) -> str:
+def other_storage_hint(home: Home, name: str) -> str:
     """A hint if the studies of this search are in a storage other than the current one; else ""."""
     stored = identity_of(home, name)
     if stored is None or stored.storage == _storage(home, name):
@@ -86,7 +86,7 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
             raise InputError([ErrorDetail("--resume", "there is no such search to resume.", name)])
         _check_not_started(home, name, resume=resume and record is None)
     elif id is None:  # started by a version without ids
-        if not known or elsewhere(home, name):
+        if not known or other_storage_hint(home, name):
             raise _of_another(config, home, record)
     elif stored is None and known and not _storage(home, name):
         pass  # the journal is in this home, so the search belongs to it
@@ -95,7 +95,7 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
     _check_config(config, home, record)
 
 
-def claim(config: Config, home: Home, records: SearchRecords) -> Identity:
+def assign_id(config: Config, home: Home, records: SearchRecords) -> Identity:
     """Mark the folder and the studies, new or existing, as those of this search.
 
     Call it while holding `Home.owned`, before anything else is written. Raises InputError, before
@@ -144,7 +144,14 @@ def _check_not_started(home: Home, name: str, *, resume: bool) -> None:
     if started:
         remedy = f"Restore the study, or remove {home.search(name)} to start again."
     raise InputError(
-        [ErrorDetail("--resume" if resume else "name", rule, name, elsewhere(home, name) or remedy)]
+        [
+            ErrorDetail(
+                "--resume" if resume else "name",
+                rule,
+                name,
+                other_storage_hint(home, name) or remedy,
+            )
+        ]
     )
 
 
@@ -157,7 +164,7 @@ def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
     remove = f"remove that search's studies {name}, {name}/final and {name}/test"
     if not _storage(home, name):
         remove = f"remove {place}"
-    remedy = elsewhere(home, name) or f"{rename}, or {remove}."
+    remedy = other_storage_hint(home, name) or f"{rename}, or {remove}."
     return InputError([ErrorDetail("name", rule, name, remedy), *_changes(config, record)])
 
 

@@ -22,7 +22,7 @@ from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
-from orchestrator.config.paths import own_files
+from orchestrator.config.paths import with_absolute_export_paths
 from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.parts import DatasetPart, TeacherPart
@@ -68,7 +68,7 @@ def adapt(
         rule = "must be a folder that `fewtune export` wrote."
         raise input_error("DIR", rule, str(folder))
     config = configs.load_config(folder / "config.yaml", foreign=True, trust_code=trust_code)
-    config = own_files(config, folder)
+    config = with_absolute_export_paths(config, folder)
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):

@@ -85,7 +85,7 @@ def export(name: str, home: Home, out: Path) -> Summary:
         **summary.to_dict(),
     }
     write_text(partial / RESULT, json.dumps(result, indent=2))
-    write_text(partial / "README.md", card(config, summary, result))
+    write_text(partial / "README.md", model_card(config, summary, result))
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary
@@ -194,7 +194,7 @@ def fixed_spec(config: Config) -> TrialSpec:
     return plan.spec(0, *plan.space.decode({}), stage="final", seed=plan.trial_seed)
 
 
-def card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
+def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
     """The model card, in Markdown."""
     best = summary.best
     assert best is not None, "only an ended search is exported"

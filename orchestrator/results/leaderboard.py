@@ -68,7 +68,7 @@ class Summary:
     finalists: Sequence[Finalist]
     best: Finalist | None  # the model that is exported
     candidate: Finalist | None  # the best candidate: the best of the searched trials
-    baseline: Finalist | None  # uniform weights with tuned rates
+    uniform: Finalist | None  # uniform weights with tuned rates
     untrained: Finalist | None
     reference: Finalist | None  # the better of these two; the verdict compares with it
     verdict: Verdict | None
@@ -98,10 +98,10 @@ class Summary:
                 "occupancy": self.occupancy,
                 "best": _finalist(self.best),
                 "finalists": [_finalist(f) for f in self.finalists],
-                "baseline": _finalist(self.baseline),
+                "baseline": _finalist(self.uniform),
                 "references": {
                     "untrained": _finalist(self.untrained),
-                    "uniform": _finalist(self.baseline),
+                    "uniform": _finalist(self.uniform),
                 },
                 "verdict": self.verdict,
                 "measure": self.measure,
@@ -125,16 +125,16 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     finalists = _finalists(trials, finals)
     untrained = next((f for f in finalists if f.role == "untrained"), None)
     candidate = _best(finalists, finals, "searched") if done else None
-    baseline = _best(finalists, finals, "uniform") if done else None
+    uniform = _best(finalists, finals, "uniform") if done else None
     held_out = [task for t in (*finals, *tests) for task in t.notes.get("tasks", {}).values()]
     classifies = ["accuracy" in task for task in held_out]
     measure = "accuracy" if all(classifies) else "skill"
-    known = [f for f in (candidate, baseline, untrained) if f is not None]
+    known = [f for f in (candidate, uniform, untrained) if f is not None]
     tables = _test_tables(tests, known, measure) if done else {}
-    best = _exported(candidate, baseline, untrained, finals) if done else None
-    reference = max((f for f in (baseline, untrained) if f is not None), key=_rank, default=None)
+    best = _exported(candidate, uniform, untrained, finals) if done else None
+    reference = max((f for f in (uniform, untrained) if f is not None), key=_rank, default=None)
     if best is not None and best.role == "untrained":
-        # The baseline's mean may be higher, but by less than the standard error.
+        # The mean with uniform weights may be higher, but by less than the standard error.
         reference = best
     difference = _difference(tables, reference, measure)
     return Summary(
@@ -150,7 +150,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         finalists=sorted(finalists, key=lambda f: -_rank(f)),
         best=best,
         candidate=candidate,
-        baseline=baseline,
+        uniform=uniform,
         untrained=untrained,
         reference=reference,
         verdict=_verdict(difference, best),
@@ -167,10 +167,10 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
 def summary_of(name: str, home: Home) -> Summary:
     """The summary of the search `name`; raises InputError if this home has none."""
     records = read_records(name, home)
-    if records is None or not identity.owns(home, name, records.search):
+    if records is None or not identity.belongs_to(home, name, records.search):
         known = ", ".join(home.searches()) or "none yet"
         rule = f"must be the name of a search in {home.path}; there are: {known}."
-        raise input_error("NAME", rule, name, identity.elsewhere(home, name))
+        raise input_error("NAME", rule, name, identity.other_storage_hint(home, name))
     return summarise(name, records)
 
 
@@ -198,7 +198,7 @@ def _best(
 
 def _exported(
     candidate: Finalist | None,
-    baseline: Finalist | None,
+    uniform: Finalist | None,
     untrained: Finalist | None,
     finals: Sequence[StudiedTrial],
 ) -> Finalist | None:
@@ -207,7 +207,7 @@ def _exported(
     It must be better by more than the standard error of the difference. Otherwise it is not shown
     that training helps, and the untrained model is the safer choice for new tasks.
     """
-    trained = max((f for f in (candidate, baseline) if f is not None), key=_rank, default=None)
+    trained = max((f for f in (candidate, uniform) if f is not None), key=_rank, default=None)
     if trained is None or untrained is None:
         return trained or untrained
     with_training = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))

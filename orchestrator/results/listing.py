@@ -45,7 +45,7 @@ def _listed(home: Home, name: str) -> ListedSearch:
         records = read_records(name, home)
     except FewtuneError:
         return ListedSearch(name, "unreadable", 0, 0, None, age)
-    if records is None or not identity.owns(home, name, records.search):
+    if records is None or not identity.belongs_to(home, name, records.search):
         return ListedSearch(name, "unreadable", 0, planned, None, age)
     summary = summarise(name, records, top=1)
     state = summary.state
@@ -80,6 +80,6 @@ def delete_search(home: Home, name: str) -> None:
         records = read_records(name, home)
         if own is not None:
             delete_runs(home.tracking_uri, own.id, name)
-        if records is not None and identity.owns(home, name, records.search):
+        if records is not None and identity.belongs_to(home, name, records.search):
             delete_studies(home.storage(name), name)
         shutil.rmtree(home.search(name))

@@ -50,7 +50,7 @@ def _training_did_not_help(summary: Summary) -> str:
 
 def _other(summary: Summary) -> str:
     """The test results of the references that the verdict does not compare with."""
-    both = (summary.baseline, summary.untrained)
+    both = (summary.uniform, summary.untrained)
     others = [f for f in both if f is not None and f is not summary.reference]
     tested = [(f, summary.test[_key(f)]) for f in others if _key(f) in summary.test]
     return "".join(

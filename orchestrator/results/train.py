@@ -10,7 +10,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.record.home import Home
 from orchestrator.space.simplex import Simplex
 from trials.contract import RungReport
-from trials.errors import advanced
+from trials.errors import advance_or_raise
 from trials.programs.build import build
 
 
@@ -56,8 +56,8 @@ def train(config: Config, home: Home) -> Trained:
             threads=config.search.cpus_per_worker,
         )
         program.admit(spec)
-        (validation,) = advanced(program)
+        (validation,) = advance_or_raise(program)
         program.release(spec.key, "complete")
         program.admit(replace(spec, stage="test", initial=spec.key))
-        (test,) = advanced(program)
+        (test,) = advance_or_raise(program)
     return Trained(validation, test)

@@ -17,7 +17,7 @@ from optuna._gp.search_space import SearchSpace
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-# `together` chooses from at least this many candidate points, in this many rounds.
+# `suggest_batch` chooses from at least this many candidate points, in this many rounds.
 _CANDIDATES = 256
 _ROUNDS = 2
 # Standard deviation of candidates around the best observed point, then around the chosen points.
@@ -55,7 +55,7 @@ def fit(points: np.ndarray, values: np.ndarray) -> Kernel:
     return Kernel(fitted.inverse_squared_lengthscales, fitted.kernel_scale, fitted.noise_var)
 
 
-class Process:
+class GaussianProcess:
     """The posterior of a function, given observed values (n,) at points (n, d)."""
 
     def __init__(self, kernel: Kernel, points: np.ndarray, values: np.ndarray) -> None:
@@ -64,7 +64,7 @@ class Process:
         d = points.shape[1]
         self._cube = SearchSpace({str(i): FloatDistribution(0, 1) for i in range(d)})
 
-    def together(self, n: int, running: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    def suggest_batch(self, n: int, running: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
         """Points (n, d) that maximise the joint expected improvement with `running` (m, d).
 
         The points are chosen greedily from candidates. The improvement is estimated with functions
@@ -121,7 +121,9 @@ class Process:
         y = torch.from_numpy(self._values)[:, None]
         return root, torch.linalg.solve_triangular(root, y, upper=False)[:, 0]
 
-    def one_by_one(self, n: int, running: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    def suggest_sequentially(
+        self, n: int, running: np.ndarray, rng: np.random.RandomState
+    ) -> np.ndarray:
         """Points (n, d) that each maximise the expected improvement, chosen one after the other.
 
         Each point counts as running for the next, like those of `running` (m, d). The improvement

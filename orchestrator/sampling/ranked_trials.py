@@ -31,7 +31,7 @@ class RankedTrials:
         self.running: list[StudiedTrial] = []
         self.references = 0
         self._complete: Mapping[bool, Ranked] = {False: [], True: []}
-        self._stopped: defaultdict[int, Ranked] = defaultdict(list)
+        self._pruned: defaultdict[int, Ranked] = defaultdict(list)
         self._failed: Ranked = []
         self._running: list[int] = []  # positions of the running trials in `trials`
         self._worst = math.inf
@@ -56,7 +56,7 @@ class RankedTrials:
         elif trial.state == "complete":
             insort(self._complete[self.is_reference(trial)], (-score, trial.number, trial))
         else:
-            insort(self._stopped[max(trial.reports)], (-score, trial.number, trial))
+            insort(self._pruned[max(trial.reports)], (-score, trial.number, trial))
         if math.isfinite(score):
             self._worst = min(self._worst, score)
         for rung, gained in self._gains(trial):
@@ -78,9 +78,9 @@ class RankedTrials:
         """The complete trials with a score that are (or are not) the reference, best first."""
         return (trial for _, _, trial in self._complete[reference])
 
-    def stopped(self) -> list[Iterator[StudiedTrial]]:
+    def pruned(self) -> list[Iterator[StudiedTrial]]:
         """One iterator per rung over the trials that were pruned there, best first."""
-        return [(trial for _, _, trial in ranked) for ranked in self._stopped.values()]
+        return [(trial for _, _, trial in ranked) for ranked in self._pruned.values()]
 
     def failed(self) -> Iterator[StudiedTrial]:
         """All other trials that have ended, by number."""

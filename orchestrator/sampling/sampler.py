@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from orchestrator.record.study import StudiedTrial
-from orchestrator.sampling.gaussian_process import Kernel, Process, fit, one_thread
+from orchestrator.sampling.gaussian_process import GaussianProcess, Kernel, fit, one_thread
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.space.search_space import SearchSpace, Values
 
@@ -70,8 +70,8 @@ class Sampler:
         points, values = self._observations(trials)
         if not len(points):  # no trial has ended
             return rng.uniform(size=(n, len(self._box)))
-        process = Process(self._kernel(trials), points, values)
-        choose = process.one_by_one if len(running) + n < CROWD else process.together
+        process = GaussianProcess(self._kernel(trials), points, values)
+        choose = process.suggest_sequentially if len(running) + n < CROWD else process.suggest_batch
         return choose(n, running, rng)
 
     def _observations(self, trials: RankedTrials) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +138,7 @@ def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
         return ((-value(t), t.number) for t in group)
 
     groups = (trials.complete(reference=False), trials.complete(reference=True), trials.failed())
-    best = heapq.merge(*map(ranked, [*groups, *trials.stopped()]))
+    best = heapq.merge(*map(ranked, [*groups, *trials.pruned()]))
     ended = (t.number for t in reversed(trials.trials) if t.state != "running")
     numbers = {number for _, number in islice(best, _MOST // 2)} | {*islice(ended, _MOST // 2)}
     return [(trials.trials[i], value(trials.trials[i])) for i in sorted(numbers)]

@@ -143,7 +143,7 @@ class Adviser:
         self._seen = 0
         self._stage = ""
 
-    def tell(self, found: Sequence[Advice]) -> None:
+    def report(self, found: Sequence[Advice]) -> None:
         """Pass on the advice on keys for which there was no advice before."""
         known = dict(self._records.search.notes.get("advice", {}))
         new = [advice for advice in found if advice.path not in known]
@@ -153,16 +153,16 @@ class Adviser:
             known |= {advice.path: str(advice) for advice in new}
             self._records.search.note("advice", known)
 
-    def watching(self, observe: Callable[[str, SearchRecords], None]) -> Callable[[str], None]:
+    def wrap_observer(self, observe: Callable[[str, SearchRecords], None]) -> Callable[[str], None]:
         """An observer of stages that checks the trials before it calls `observe`."""
 
         def watch(stage: str) -> None:
-            self.look(stage)
+            self.check_trials(stage)
             observe(stage, self._records)
 
         return watch
 
-    def look(self, stage: str) -> None:
+    def check_trials(self, stage: str) -> None:
         """Check the trials if the stage is new or there are 10 % more trials than last time."""
         n = len(self._records.search)
         if stage == self._stage and n <= 1.1 * self._seen:
@@ -170,4 +170,4 @@ class Adviser:
         self._seen, self._stage = n, stage
         finals = self._records.final.trials()
         untrained = next((t.score for t in finals if role_of(t) == UNTRAINED.role), math.nan)
-        self.tell(advice_on_trials(self._plan, self._records.search.trials(), untrained))
+        self.report(advice_on_trials(self._plan, self._records.search.trials(), untrained))

@@ -17,7 +17,7 @@ from orchestrator.record.home import Home
 from orchestrator.search.advice import Advice, advice_on_config
 from orchestrator.search.trial_sources import first_trials
 from trials.contract import TrialSpec
-from trials.errors import TrialError, advanced
+from trials.errors import TrialError, advance_or_raise
 from trials.lanes import memory
 from trials.lanes.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.lanes.lanes import Lanes
@@ -118,9 +118,9 @@ def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
         program.admit(replace(spec, number=number, rungs=(1, 2, UNREACHED)))
     try:
         # The first step also allocates memory and draws the validation episodes.
-        before = advanced(program)[-1].seconds
+        before = advance_or_raise(program)[-1].seconds
         started = time.perf_counter()
-        trained = advanced(program)[-1].seconds - before
+        trained = advance_or_raise(program)[-1].seconds - before
         scored = time.perf_counter() - started - trained
     except TrialError as error:
         part = "learner" if spec.recipe.program == "meta_training" else "model"

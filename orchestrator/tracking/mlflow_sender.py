@@ -166,8 +166,8 @@ class Sender(threading.Thread):
                 return False
             started = time.thread_time()
             self._try(batch)
-            self._outbox.told(len(batch))
-            self._outbox.rest(_RESTS * (time.thread_time() - started))
+            self._outbox.count_sent(len(batch))
+            self._outbox.pause(_RESTS * (time.thread_time() - started))
         return True
 
     def _try(self, batch: list[RunEvent]) -> None:

@@ -51,7 +51,7 @@ class Outbox:
                 self._add(event["id"], end)
         self._sent = self._read_mark({end for _, end in lines})
         self._n_sent = sum(end <= self._sent for end in self._ends.values())
-        self._n_told = 0  # sent events among those that `next` returned last
+        self._n_counted = 0  # sent events among those that `next` returned last
         self._file = self._path.open("ab")
         self._size = self._file.tell()
         self._synced = time.monotonic()
@@ -88,7 +88,7 @@ class Outbox:
     def backlog(self) -> int:
         """The number of events that have not been sent yet."""
         with self._changed:
-            return len(self._ends) - self._n_sent - self._n_told
+            return len(self._ends) - self._n_sent - self._n_counted
 
     def next(self, timeout: float, at_most: int = 1) -> Pending | None:
         """The first `at_most` unsent events; waits for one.
@@ -100,7 +100,7 @@ class Outbox:
             if self.closed or self._sent >= self._size:
                 return None
             start, size = self._sent, self._size
-            self._n_told = 0
+            self._n_counted = 0
         events: list[dict[str, Any]] = []
         with self._path.open("rb") as file:
             file.seek(start)
@@ -127,17 +127,17 @@ class Outbox:
         self.rejected += 1
         log.error("outbox_rejects reason=%s kept_in=%s", reason, self._aside)
 
-    def told(self, n: int) -> None:
+    def count_sent(self, n: int) -> None:
         """Count `n` more of the last `next` as sent, for `backlog`; `next` may repeat them."""
         with self._changed:
-            self._n_told += n
+            self._n_counted += n
 
     def sent(self, pending: Pending) -> None:
         """Mark all of `pending` as sent, so that `next` does not return them again."""
         with self._changed:
             self._sent = pending.next
             self._n_sent += len(pending.events)
-            self._n_told = 0
+            self._n_counted = 0
             _replace(self._mark, str(self._sent))
             self._changed.notify_all()
 
@@ -146,7 +146,7 @@ class Outbox:
         with self._changed:
             if self._sent == 0:
                 return False
-            self._sent = self._n_sent = self._n_told = 0
+            self._sent = self._n_sent = self._n_counted = 0
             _replace(self._mark, "0")
             return True
 
@@ -157,7 +157,7 @@ class Outbox:
             self._changed.notify_all()
             return self._changed.wait_for(lambda: len(self._ends) == self._n_sent, timeout)
 
-    def rest(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Sleep for `seconds`, but at most until `drained` or `close` is called."""
         with self._changed:
             self._changed.wait_for(lambda: self._awaited or self.closed, seconds)

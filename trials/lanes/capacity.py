@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from trials.contract import TrialSpec
-from trials.errors import advanced
+from trials.errors import advance_or_raise
 from trials.lanes import memory
 from trials.lanes.lanes import Lanes
 from trials.lanes.step.capture import WORTH
@@ -63,15 +63,15 @@ def useful_lanes(
         rates[lanes] = max(rates[lanes], lanes / seconds if seconds else 0.0)
         return rates[lanes]
 
-    best = knee(rate, at_most)
+    best = smallest_fast_enough(rate, at_most)
     if device.type == "cuda":
         return best
     # Measured twice, because a shared CPU can be slow for seconds at a time.
-    return knee(rate, max(rates, default=1))
+    return smallest_fast_enough(rate, max(rates, default=1))
 
 
-def knee(rate: Callable[[int], float], at_most: int) -> int:
-    """The smallest power of two up to `at_most` whose rate no larger one exceeds by more than 5 %.
+def smallest_fast_enough(rate: Callable[[int], float], at_most: int) -> int:
+    """The smallest power of two up to `at_most` such that more lanes gain at most 5 % in rate.
 
     The search ends at a rate of 0, or after two doublings in a row without a gain.
     """
@@ -94,7 +94,7 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
             rows_per_pass = trying.rows_per_pass
             for number in range(lanes):
                 trying.admit(replace(spec, number=number, rungs=(1, UNREACHED)))
-            advanced(trying)  # the first step allocates
+            advance_or_raise(trying)  # the first step allocates
             seconds = step_seconds(trying)
         except RuntimeError as error:
             if not memory.is_shortage(error):

@@ -90,7 +90,7 @@ def load(path: Path) -> tuple[str, dict[str, Tensor], tuple[RungReport, ...]]:
         raise Unreadable(f"{path} is not a readable checkpoint: {_reason(error)}.") from error
 
 
-def usable(
+def load_resumable(
     folder: Path, key: str, like: Mapping[str, Tensor], spec: TrialSpec | None = None
 ) -> tuple[dict[str, Tensor], tuple[RungReport, ...]] | None:
     """The tensors and reports of the checkpoint of the trial `key`, if a lane can resume from it.

@@ -62,7 +62,7 @@ class Lane:
         params = (value for name, value in tensors.items() if name.startswith("params."))
         finite = all(bool(value.isfinite().all()) for value in params)
         per_task, metrics = scores_of_lane(scores, i, self.spec.stage, finite=finite)
-        self.diverged = divergence_reason(per_task, self.step, parameters=finite)
+        self.diverged = divergence_reason(per_task, self.step, finite=finite)
         if self.step > self.loss_from:
             metrics["train/loss"] = loss / (self.step - self.loss_from)
         self.loss_from = self.step

@@ -177,13 +177,13 @@ class Lanes:
     def _resume(self, lane: Lane, place: int) -> None:
         rows = {name: value[place] for name, value in self._trained().items()}
         own, initial = lane.spec.key, lane.spec.initial
-        if saved := checkpoint.usable(self._folder, own, rows, lane.spec):
+        if saved := checkpoint.load_resumable(self._folder, own, rows, lane.spec):
             tensors, reports = saved
             self._restore(lane, place, tensors)
             lane.reports, lane.unsent = list(reports), list(reports)
             lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
             lane.adaptations = adaptation_results(lane.spec, reports[-1])
-        elif initial and (saved := checkpoint.usable(self._folder, initial, rows)):
+        elif initial and (saved := checkpoint.load_resumable(self._folder, initial, rows)):
             self._restore(lane, place, saved[0])  # else the same seed trains the same model again
 
     def _restore(self, lane: Lane, place: int, tensors: dict[str, Tensor]) -> None:

@@ -32,12 +32,12 @@ def scores_of_lane(
     return per_task, metrics
 
 
-def divergence_reason(per_task: Mapping[str, Estimate], step: int, *, parameters: bool) -> str:
+def divergence_reason(per_task: Mapping[str, Estimate], step: int, *, finite: bool) -> str:
     """The reason why a trial with these skills has no score. Only valid if a skill is NaN.
 
-    parameters: whether all parameters are finite.
+    finite: whether all parameters are finite.
     """
-    if not parameters:
+    if not finite:
         return f"diverged: its parameters are not finite at step {step}"
     tasks = [task for task, score in per_task.items() if math.isnan(score.mean)]
     named = ", ".join(tasks[:3]) + (", .." if len(tasks) > 3 else "")

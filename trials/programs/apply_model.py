@@ -15,7 +15,7 @@ from fewshot.functional import Params
 from trials.contract import Component, Recipe, Stage, TrialSpec
 from trials.data.pools import task_kind_of
 from trials.data.sources import Sources
-from trials.errors import advanced
+from trials.errors import advance_or_raise
 from trials.lanes.lanes import Lanes
 from trials.programs.adaptation import Adaptation, task_without_teacher
 from trials.programs.factories import build_learner, build_student
@@ -153,7 +153,7 @@ def distil(
     objective = Adaptation(model, sources.inputs, task, recipe.batch, recipe.distillation)
     lanes = Lanes(objective, lanes=1, folder=folder, device=torch.device("cpu"))
     lanes.admit(spec)
-    advanced(lanes)
+    advance_or_raise(lanes)
     params = lanes.parameters(spec.key)
     with torch.no_grad():
         stacked = {name: value.unsqueeze(0) for name, value in params.items()}

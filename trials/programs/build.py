@@ -26,7 +26,7 @@ from trials.lanes.lanes import Lanes
 from trials.lanes.objective import Objective
 from trials.lanes.optimizers import adam, sgd
 from trials.lanes.optimizers.base import Optimizer
-from trials.lanes.step.precision import multiply_in
+from trials.lanes.step.precision import set_matmul_precision
 from trials.programs.adaptation import Adaptation, NewTask
 from trials.programs.factories import build_learner, build_student, spread_of
 from trials.programs.memory_forecast import memory_needs, scoring_needs
@@ -72,7 +72,7 @@ def programs(
     """
     memory.keep_freed()
     torch.set_num_threads(threads)
-    multiply_in(recipe.precision)
+    set_matmul_precision(recipe.precision)
     where = best_device() if device is None else torch.device(device)
     objective = PROGRAMS[recipe.program](recipe, cache, where)
     alone = _one_by_one(recipe, where)

@@ -19,7 +19,7 @@ from orchestrator.config.sections.parts import (
     ModelPart,
     TeacherPart,
 )
-from orchestrator.config.sections.section import Name, Section, refused
+from orchestrator.config.sections.section import Name, Section, section_error
 from orchestrator.config.sections.space import SpaceSection
 from orchestrator.config.sections.tasks import (
     EpisodesSection,
@@ -35,7 +35,9 @@ from trials.programs.meta_training import MetaTraining
 
 def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
     if value != "auto" and (type(value) is not int or value < 1):
-        raise refused(ErrorDetail("", "must be a whole number of at least 1, or auto.", value))
+        raise section_error(
+            ErrorDetail("", "must be a whole number of at least 1, or auto.", value)
+        )
     lanes: int | Literal["auto"] = value
     return lanes
 

@@ -18,7 +18,7 @@ from fewshot.losses.distillation import Direction
 from fewshot.models.models import MODELS, SPREAD
 from fewshot.registry import options_of, resolve
 from fewshot.tasks.datasets import DATASETS
-from orchestrator.config.sections.section import Section, refused, refusing
+from orchestrator.config.sections.section import Section, as_section_error, section_error
 from trials.programs.teachers import HEADS, TRAINED
 
 
@@ -40,7 +40,7 @@ def _check_options(
 ) -> None:
     """Refuse unknown and missing options; the builder supplies the options in `given` itself."""
     name, options = getattr(part, key), dict(part.__pydantic_extra__ or {})
-    with refusing():
+    with as_section_error():
         known = options_of(resolve(registry, name, key), given)
     remedy = f"Its options are {', '.join(known)}." if known else "It has no options: remove it."
     details = [
@@ -57,7 +57,7 @@ def _check_options(
         and option != found_elsewhere
     ]
     if details:
-        raise refused(*details)
+        raise section_error(*details)
 
 
 def _name_of(*registries: Mapping[str, Any]) -> BeforeValidator:
@@ -67,7 +67,7 @@ def _name_of(*registries: Mapping[str, Any]) -> BeforeValidator:
     def check(value: Any) -> str:
         if not isinstance(value, str):
             remedy = f"Use one of {known}, or your own package.module:factory."
-            raise refused(ErrorDetail("", "must be a single name.", value, remedy))
+            raise section_error(ErrorDetail("", "must be a single name.", value, remedy))
         return value
 
     return BeforeValidator(check)
@@ -96,7 +96,7 @@ class LearnerPart(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        with refusing():
+        with as_section_error():
             learner_named(self.name, "name")
         _check_options(LEARNERS, "name", self, {"model", "way", "kind", "classes"})
         return self
@@ -118,9 +118,11 @@ class TeacherPart(_Part):
         _check_options({**TRAINED, **DATASETS}, "source", self, {"cache"}, elsewhere)
         if self.head is not None and trained:
             rule = f"can't be used with {self.source}, whose models have a trained head."
-            raise refused(ErrorDetail("head", rule, self.head, "Remove it."))
+            raise section_error(ErrorDetail("head", rule, self.head, "Remove it."))
         if self.head is not None and self.head not in HEADS:
-            raise refused(ErrorDetail("head", f"must be one of {', '.join(HEADS)}.", self.head))
+            raise section_error(
+                ErrorDetail("head", f"must be one of {', '.join(HEADS)}.", self.head)
+            )
         return self
 
     def options(self) -> dict[str, Any]:
@@ -145,5 +147,5 @@ class DistillationSection(Section):
     def _one_way(self) -> Self:
         if self.decoupled is not None and self.direction == "reverse":
             rule = "splits the forward divergence: it can't be used with `direction: reverse`."
-            raise refused(ErrorDetail("decoupled", rule, None, "Remove one of the two."))
+            raise section_error(ErrorDetail("decoupled", rule, None, "Remove one of the two."))
         return self

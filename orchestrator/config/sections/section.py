@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from fewshot.errors.inputs import ErrorDetail, InputError
 
 
-def refused(*details: ErrorDetail) -> ValidationError:
+def section_error(*details: ErrorDetail) -> ValidationError:
     """The error of a section; the path of each detail is relative to the section."""
     return ValidationError.from_exception_data(
         "",
@@ -34,22 +34,22 @@ def refused(*details: ErrorDetail) -> ValidationError:
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def as_section_error() -> Iterator[None]:
     """Turn an InputError of code outside this package into the error of a section."""
     try:
         yield
     except InputError as error:
-        raise refused(*error.details) from error
+        raise section_error(*error.details) from error
 
 
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) or ".." in value:
         rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
-        raise refused(ErrorDetail("", rule, value, "It is used as the name of a folder."))
+        raise section_error(ErrorDetail("", rule, value, "It is used as the name of a folder."))
     return value
 
 
-def plain(text: str) -> str:
+def task_name_from(text: str) -> str:
     """A task name made from any text: letters, accents, digits of every script, '.', '_', '-'.
 
     Each run of other characters becomes '_', so two texts may get the same name.
@@ -64,16 +64,21 @@ def plain(text: str) -> str:
 
 def _task_name(value: str) -> str:
     name = unicodedata.normalize("NFC", value)
-    if not 1 <= len(name) <= 64 or plain(name) != name or not name[0].isalnum() or ".." in name:
+    if (
+        not 1 <= len(name) <= 64
+        or task_name_from(name) != name
+        or not name[0].isalnum()
+        or ".." in name
+    ):
         rule = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
-        raise refused(ErrorDetail("", rule, value))
+        raise section_error(ErrorDetail("", rule, value))
     return name
 
 
 def _cells(value: Any, usual: object) -> Any:
     """Check one value of a column, or a list of values."""
     if value == []:
-        raise refused(ErrorDetail("", "must not be empty.", value))
+        raise section_error(ErrorDetail("", "must not be empty.", value))
     listed = isinstance(value, list)
     details = [
         ErrorDetail(
@@ -88,13 +93,13 @@ def _cells(value: Any, usual: object) -> Any:
         if isinstance(cell, bool) or not isinstance(cell, str | int)
     ]
     if details:
-        raise refused(*details)
+        raise section_error(*details)
     return value
 
 
 def listed(value: Any, usual: object) -> Any:
     if not isinstance(value, list):
-        raise refused(ErrorDetail("", "must be a list.", value, "Put it in brackets: [..]."))
+        raise section_error(ErrorDetail("", "must be a list.", value, "Put it in brackets: [..]."))
     return _cells(value, usual)
 
 

@@ -14,7 +14,7 @@ from pydantic import (
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.per_task import OWN
-from orchestrator.config.sections.section import Section, refused
+from orchestrator.config.sections.section import Section, section_error
 from trials.contract import WeightsAs
 from trials.lanes.optimizers.adam import WEIGHT_DECAY
 
@@ -26,7 +26,9 @@ class RangeSection(Section):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if not self.low < self.high:
-            raise refused(ErrorDetail("low", f"must be below high = {self.high:g}.", self.low))
+            raise section_error(
+                ErrorDetail("low", f"must be below high = {self.high:g}.", self.low)
+            )
         return self
 
 
@@ -34,7 +36,7 @@ def _scalar(value: Any, usual: object) -> RangeSection | float:
     if isinstance(value, Mapping | RangeSection):
         return RangeSection.model_validate(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise refused(ErrorDetail("", "must be a number, or {low: .., high: ..}.", value))
+        raise section_error(ErrorDetail("", "must be a number, or {low: .., high: ..}.", value))
     return float(value)
 
 
@@ -48,7 +50,7 @@ def _sums_to_one(value: dict[str, float]) -> dict[str, float]:
         rule = f"must sum to 1, but the sum is {total:.6g}."
         details = [ErrorDetail("", rule, None, "Divide each weight by their sum.")]
     if details:
-        raise refused(*details)
+        raise section_error(*details)
     return value
 
 
@@ -88,7 +90,7 @@ class SpaceSection(Section):
     def _positive(cls, value: RangeSection | float | None) -> RangeSection | float | None:
         low = value.low if isinstance(value, RangeSection) else value
         if low is not None and low <= 0:
-            raise refused(ErrorDetail("", "must be above 0.", low))
+            raise section_error(ErrorDetail("", "must be above 0.", low))
         return value
 
     @field_validator("weight_decay")
@@ -96,7 +98,7 @@ class SpaceSection(Section):
     def _not_negative(cls, value: RangeSection | float | None) -> RangeSection | float | None:
         low = value.low if isinstance(value, RangeSection) else value
         if low is not None and low < 0:
-            raise refused(ErrorDetail("", "must not be negative.", low))
+            raise section_error(ErrorDetail("", "must not be negative.", low))
         return value
 
     @field_validator("soft_weight", "own")
@@ -105,7 +107,7 @@ class SpaceSection(Section):
         ends = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
         outside = [end for end in ends if end is not None and not 0 <= end <= 1]
         if outside:
-            raise refused(ErrorDetail("", "must lie between 0 and 1.", outside[0]))
+            raise section_error(ErrorDetail("", "must lie between 0 and 1.", outside[0]))
         return value
 
     def scalars(self) -> dict[str, RangeSection | float]:

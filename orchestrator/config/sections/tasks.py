@@ -20,10 +20,10 @@ from orchestrator.config.sections.section import (
     Section,
     TaskName,
     Where,
+    as_section_error,
     listed,
-    plain,
-    refused,
-    refusing,
+    section_error,
+    task_name_from,
 )
 from trials.contract import Overlap
 
@@ -38,7 +38,7 @@ def _corruption(value: Any, usual: object) -> Literal["shuffle"] | NoiseSection 
     if isinstance(value, Mapping | NoiseSection):
         return NoiseSection.model_validate(value)
     if value != "shuffle":
-        raise refused(ErrorDetail("", "must be 'shuffle', or {noise: ..}.", value))
+        raise section_error(ErrorDetail("", "must be 'shuffle', or {noise: ..}.", value))
     return "shuffle"
 
 
@@ -61,14 +61,14 @@ class TaskSection(Section):
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.name is None) == (self.each is None):
-            raise refused(ErrorDetail("", "needs either `name` or `each`."))
+            raise section_error(ErrorDetail("", "needs either `name` or `each`."))
         if self.each is not None and len(self.each) != 1:
-            raise refused(
+            raise section_error(
                 ErrorDetail("each", "must be one column with its values.", list(self.each))
             )
         if self.regresses and self.within is not None:
             rule = "can be used for classes only, not for numbers."
-            raise refused(ErrorDetail("within", rule, self.within))
+            raise section_error(ErrorDetail("within", rule, self.within))
         return self
 
     @property
@@ -80,7 +80,7 @@ class TaskSection(Section):
         if self.each is None:
             return [self.name or ""]
         ((_, values),) = self.each.items()
-        return [plain(str(value)) for value in values]
+        return [task_name_from(str(value)) for value in values]
 
     def values(self) -> list[str]:
         """The text from which the name of each task was made."""
@@ -103,13 +103,15 @@ class FunctionSection(Section):
         rule = "can't be used with `function`, which has no rows and no labels."
         others = data.keys() - cls.model_fields.keys()
         if others:
-            raise refused(*(ErrorDetail(str(key), rule, data[key], "Remove it.") for key in others))
+            raise section_error(
+                *(ErrorDetail(str(key), rule, data[key], "Remove it.") for key in others)
+            )
         return data
 
     @field_validator("function")
     @classmethod
     def _known(cls, value: str) -> str:
-        with refusing():
+        with as_section_error():
             resolve(FAMILIES, value, "")
         return value
 
@@ -138,7 +140,7 @@ Task = Annotated[TaskSection | FunctionSection, WrapValidator(_task)]
 
 def _overlap(value: Any, usual: object) -> Overlap:
     if not isinstance(value, bool) and value != "drop":
-        raise refused(ErrorDetail("", "must be true, false or drop.", value))
+        raise section_error(ErrorDetail("", "must be true, false or drop.", value))
     return value  # type: ignore[no-any-return]
 
 
@@ -183,7 +185,7 @@ class TasksSection(Section):
                 if split != "train" and task.group is not None
             ]
         if details:
-            raise refused(*details)
+            raise section_error(*details)
         return self
 
 
@@ -194,12 +196,16 @@ def _count(least: int) -> WrapValidator:
         ranges = isinstance(value, list | tuple) and len(value) == 2
         low, high = value if ranges else (value, value)
         if not all(isinstance(end, int) and not isinstance(end, bool) for end in (low, high)):
-            raise refused(ErrorDetail("", "must be a whole number, or two: [low, high].", value))
+            raise section_error(
+                ErrorDetail("", "must be a whole number, or two: [low, high].", value)
+            )
         if min(low, high) < least:
             rule = f"must be at least {least}." if least > 1 else "must be above 0."
-            raise refused(ErrorDetail("", rule, value))
+            raise section_error(ErrorDetail("", rule, value))
         if ranges and low >= high:
-            raise refused(ErrorDetail("", "must have the lower number first: [low, high].", value))
+            raise section_error(
+                ErrorDetail("", "must have the lower number first: [low, high].", value)
+            )
         return (int(low), int(high)) if ranges else int(low)
 
     return WrapValidator(check)
@@ -225,7 +231,7 @@ class EpisodesSection(Section):
     def _something_to_draw(self) -> Self:
         if self.imbalance and isinstance(self.shot, int):
             rule = "needs a range of shots: `shot: [low, high]`."
-            raise refused(ErrorDetail("imbalance", rule, self.imbalance))
+            raise section_error(ErrorDetail("imbalance", rule, self.imbalance))
         return self
 
     def ways(self) -> Count:

@@ -12,16 +12,16 @@ from ipaddress import ip_address
 
 import pytest
 
-from orchestrator.executors.local_ray import keep_to_this_machine
+from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from tests.paths import ROOT
 
 # A search's executor, as a search starts it, that says what it may be reached by.
 SEARCHER = """
 import json, sys
 from pathlib import Path
-from orchestrator.executors.local_ray import keep_to_this_machine
+from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from tests.trials.conformance import protonet
-keep_to_this_machine()
+restrict_ray_to_localhost()
 from orchestrator.executors.ray_actors import RayExecutor
 folder = Path(sys.argv[1])
 case = protonet(folder)
@@ -143,8 +143,8 @@ class TestASearchOnThisMachine:
 
 SAYS = """
 import json, os
-from orchestrator.executors.local_ray import keep_to_this_machine
-keep_to_this_machine()
+from orchestrator.executors.local_ray import restrict_ray_to_localhost
+restrict_ray_to_localhost()
 print(json.dumps({k: v for k, v in os.environ.items() if k.startswith("RAY_")}))
 """
 
@@ -181,5 +181,5 @@ class TestTheEnvironmentOfRay:
     def test_is_left_alone_where_ray_has_read_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "ray", sys)
         before = dict(os.environ)
-        keep_to_this_machine()
+        restrict_ray_to_localhost()
         assert dict(os.environ) == before

@@ -255,7 +255,7 @@ def start(home: Home, resume: bool = False) -> None:
     """A search as far as to its first trial."""
     launch._before(config(), home, resume)
     with home.owned("toy"), open_storage(home.storage("toy")) as storage:
-        identity.claim(config(), home, open_records(plan_of(config()), storage))
+        identity.assign_id(config(), home, open_records(plan_of(config()), storage))
 
 
 def killed(home: Home, k: int, *, resume: bool) -> bool:

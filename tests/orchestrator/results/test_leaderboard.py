@@ -161,12 +161,10 @@ def test_a_clear_gain_is_called_better_and_none_is_not() -> None:
 
 def test_a_baseline_that_has_no_teacher_where_others_have_one_is_called_so() -> None:
     summary = summarise("toy", searched())
-    rates = dict(summary.baseline.hyperparameters)
+    rates = dict(summary.uniform.hyperparameters)
     for weight, said in ((0.0, True), (0.5, False)):
-        baseline = replace(
-            summary.baseline, hyperparameters=rates | {"distill/soft_weight": weight}
-        )
-        found = sentence(replace(summary, baseline=baseline, reference=baseline))
+        uniform = replace(summary.uniform, hyperparameters=rates | {"distill/soft_weight": weight})
+        found = sentence(replace(summary, uniform=uniform, reference=uniform))
         assert ("uniform task weights without a teacher, with tuned rates" in found) == said
 
 
@@ -254,7 +252,7 @@ class TestUntrained:
 
     def test_that_is_worse_than_uniform_weights_leaves_the_verdict_to_them(self) -> None:
         with_one, without = (summarise("toy", searched(untrained=x, seeds=3)) for x in (0.3, None))
-        assert with_one.reference == with_one.baseline
+        assert with_one.reference == with_one.uniform
         assert (with_one.verdict, with_one.difference) == (without.verdict, without.difference)
         assert with_one.best == without.best
         assert sentence(with_one) == sentence(without) + " The untrained model: 44.0 %."
@@ -262,7 +260,7 @@ class TestUntrained:
     def test_that_is_the_better_reference_is_what_the_verdict_is_about(self) -> None:
         records = searched(untrained=0.675, seeds=3)
         summary = summarise("toy", records)
-        assert summary.baseline.score.mean < 0.675 < summary.candidate.score.mean
+        assert summary.uniform.score.mean < 0.675 < summary.candidate.score.mean
         assert summary.best == summary.candidate
         assert summary.reference == summary.untrained
         ours = summary.test["candidate"].mean

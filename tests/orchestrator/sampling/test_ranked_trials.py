@@ -56,7 +56,7 @@ def test_trials_stand_by_merit_and_those_that_are_equal_by_number() -> None:
     ranked_trials = RankedTrials(SPACE, RUNGS, trials)
     assert numbers(ranked_trials.complete(reference=False)) == [2, 1, 3]
     assert numbers(ranked_trials.complete(reference=True)) == [0]
-    assert [numbers(group) for group in ranked_trials.stopped()] == [[5, 4]]
+    assert [numbers(group) for group in ranked_trials.pruned()] == [[5, 4]]
     assert numbers(ranked_trials.failed()) == [6]
     assert numbers(ranked_trials.running) == [7]
     assert ranked_trials.references == 1

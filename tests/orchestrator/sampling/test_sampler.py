@@ -152,12 +152,12 @@ def test_a_trial_that_runs_on_holds_the_kernel_up_but_not_what_it_is_told(monkey
     fits, models = [], []
     monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
 
-    class Spy(sampler.Process):
+    class Spy(sampler.GaussianProcess):
         def __init__(self, kernel, points, values):
             models.append(len(values))
             super().__init__(kernel, points, values)
 
-    monkeypatch.setattr(sampler, "Process", Spy)
+    monkeypatch.setattr(sampler, "GaussianProcess", Spy)
     trials = some(100)
     trials[60] = studied(60, trials[60].params, "running", 0.2)
     suggest(trials, SPACE, RUNGS, 0, 8)

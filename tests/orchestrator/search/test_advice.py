@@ -116,7 +116,7 @@ def test_each_is_told_once_also_by_the_next_process() -> None:
     found = [Advice("model", "is narrow.", "Widen it.")]
     for _ in range(2):
         adviser = Adviser(plan, records, told.append)
-        adviser.tell(found)
-        adviser.look("search")
+        adviser.report(found)
+        adviser.check_trials("search")
     assert told == found
     assert records.search.notes["advice"] == {"model": "model: is narrow. Widen it."}

@@ -41,7 +41,7 @@ def test_several_events_can_be_had_at_once(tmp_path: Path) -> None:
     pending = outbox.next(timeout=0, at_most=3)
     assert pending is not None
     assert [event["id"] for event in pending.events] == ["a", "b", "c"]
-    outbox.told(2)
+    outbox.count_sent(2)
     assert outbox.backlog() == 3
     assert outbox.next(timeout=0, at_most=2) is not None  # as after a failure
     assert outbox.backlog() == 5
@@ -147,14 +147,14 @@ def test_closing_wakes_whoever_waits(tmp_path: Path) -> None:
 def test_a_rest_ends_when_somebody_waits_for_the_record(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     outbox.append({"id": "a"})
-    rested = threading.Thread(target=outbox.rest, args=(60,))
+    rested = threading.Thread(target=outbox.pause, args=(60,))
     rested.start()
     rested.join(timeout=0.2)
     assert rested.is_alive()
     assert not outbox.drained(timeout=0)
     rested.join(timeout=10)
     assert not rested.is_alive()
-    outbox.rest(60)  # nor does another one begin
+    outbox.pause(60)  # nor does another one begin
 
 
 def test_what_was_appended_survives_kill_9(tmp_path: Path) -> None:

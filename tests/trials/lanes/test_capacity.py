@@ -9,7 +9,7 @@ import torch
 from tests.trials.conformance import CASES, protonet
 from tests.trials.stand_ins import ON_CPU, Cramped
 from trials.lanes import memory
-from trials.lanes.capacity import knee, useful_lanes
+from trials.lanes.capacity import smallest_fast_enough, useful_lanes
 from trials.programs.build import programs
 
 
@@ -34,12 +34,12 @@ class TestKnee:
             asked.append(k)
             return rates[int(math.log2(k))]
 
-        assert knee(rate, 2 ** (len(rates) - 1)) == lanes
+        assert smallest_fast_enough(rate, 2 ** (len(rates) - 1)) == lanes
         assert asked == [2**i for i in range(len(asked))]
 
     @pytest.mark.parametrize(("at_most", "lanes"), [(1, 1), (2, 2), (3, 2), (11, 8)])
     def test_is_no_more_than_what_is_of_use(self, at_most, lanes):
-        assert knee(float, at_most) == lanes
+        assert smallest_fast_enough(float, at_most) == lanes
 
 
 class TestUsefulLanes:

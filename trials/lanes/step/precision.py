@@ -5,7 +5,7 @@ import torch
 from trials.contract import Precision
 
 
-def multiply_in(precision: Precision) -> None:
+def set_matmul_precision(precision: Precision) -> None:
     """Set the precision of matrix products and convolutions in this process.
 
     PyTorch's default is tf32 for convolutions and float32 for matrix products.
