@@ -189,9 +189,9 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
 
 @contextmanager
 def _interruptible(output: Output, started: Callable[[], bool]) -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP requests a clean stop, the second ends at once.
+    """The first SIGINT, SIGTERM or SIGHUP requests a clean stop; a second one ends at once.
 
-    Before the search has started the first one ends at once too. Yields the signals received.
+    Before the search has started, the first signal also ends it at once. Yields the signals received.
     """
     received: list[int] = []
     terminals = [file for file in (sys.stdout, sys.stderr) if file.isatty()]
@@ -202,7 +202,7 @@ def _interruptible(output: Output, started: Callable[[], bool]) -> Iterator[list
         if received or not started():
             raise KeyboardInterrupt
         received.append(number)
-        output.messages.print("stopping as soon as the workers report; once more to end at once")
+        output.messages.print("stopping when the workers next report; a second signal ends at once")
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under `nohup` it is ignored
@@ -216,7 +216,7 @@ def _interruptible(output: Output, started: Callable[[], bool]) -> Iterator[list
 
 
 def _detach(terminals: list[TextIO]) -> None:
-    """Redirect a closed terminal to nowhere: writing to it would be an error."""
+    """Redirect a closed terminal to `os.devnull`, because writing to it would raise an error."""
     with open(os.devnull, "w") as nothing:
         for file in terminals:
             if not os.isatty(file.fileno()):

@@ -84,7 +84,7 @@ def _group(found: DataColumns, label: str, wanted: str | None, *, numbers: bool)
     names = [n for n in found.names if n not in (label, found.text)]
     if wanted is not None:
         if wanted not in names:
-            raise input_error("--group", f"must be another column: {', '.join(names)}.", wanted)
+            raise input_error("--group", f"must be a different column, one of: {', '.join(names)}.", wanted)
         return wanted
     usable = [n for n in names if _groups_classes(found.frame, n, label, numbers=numbers)]
     named = [n for n in usable if str(n).lower() in _GROUPS]
@@ -92,7 +92,7 @@ def _group(found: DataColumns, label: str, wanted: str | None, *, numbers: bool)
 
 
 def _groups_classes(frame: pd.DataFrame, column: str, label: str, *, numbers: bool) -> bool:
-    """Whether the values of a column can be tasks: at least four, with rows (classes) enough."""
+    """Whether the values of a column can be tasks: at least four, with enough rows or classes."""
     values = frame[column]
     if is_float_dtype(values) or not 4 <= values.nunique() <= len(frame) / 4:
         return False
@@ -119,9 +119,9 @@ def _split(found: DataColumns, label: str, group: str | None, *, numbers: bool) 
         of_classes, least = True, 6
     values = [_plain_value(v) for v in values if 0 < len(task_name_from(str(v))) <= _MAX_NAME]
     if len(values) < least:
-        what = "classes with two examples" if of_classes else "tasks with examples enough"
+        what = "classes with two examples" if of_classes else "tasks with enough examples"
         rule = f"must have at least {least} {what} for a split into train, validation and test."
-        raise input_error("DATA", rule, len(values), "Give more data, or another --group.")
+        raise input_error("DATA", rule, len(values), "Add data, or use a different --group.")
     order = np.random.default_rng(0).permutation(len(values))
     held = max(2 if of_classes else 1, len(values) // 4)
     test, validation, train = order[:held], order[held : 2 * held], order[2 * held :]
