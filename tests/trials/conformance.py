@@ -5,7 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fewshot.tasks.functions import FAMILIES, variance
 from tests.fewshot import tiny_transformer
-from tests.trials.double import REPORTS, build_in_double
+from tests.trials.double import REPORTS, programs_in_double
 from trials.contract import (
     Component,
     Outcome,
@@ -28,9 +28,10 @@ from trials.contract import (
     TrialSpec,
 )
 from trials.lanes.lanes import Lanes
-from trials.programs.build import build
+from trials.programs.build import programs
 
 _TRAIN = ("alpha", "beta", "gamma")
+_LOADED: dict[tuple[str, Path, bool], partial[Lanes]] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +55,32 @@ class Case:
     variances: Mapping[str, float] = field(default_factory=dict)
     double: bool = False
 
-    def program(self, folder: Path, *, lanes: int = 1, recipe: Recipe | None = None) -> Lanes:
-        made = build_in_double if self.double else build
-        return made(recipe or self.recipe, lanes=lanes, folder=folder, cache=self.cache)
+    def program(
+        self,
+        folder: Path,
+        *,
+        lanes: int = 1,
+        recipe: Recipe | None = None,
+        new_process: bool = False,
+    ) -> Lanes:
+        """A program, see `programs` for `new_process`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        making = self.programs(recipe or self.recipe, new_process=new_process)
+        return making(lanes=lanes, folder=folder)
+
+    def programs(
+        self, recipe: Recipe | None = None, *, new_process: bool = False
+    ) -> partial[Lanes]:
+        """What makes programs of a recipe from `lanes` and `folder`.
+
+        All programs of one recipe share its objective, which has no state, because loading its
+        data takes longer than some trials do. With `new_process` the objective is built again.
+        """
+        recipe = recipe or self.recipe
+        key = repr(recipe), self.cache, self.double
+        if new_process or key not in _LOADED:
+            _LOADED[key] = (programs_in_double if self.double else programs)(recipe, self.cache)
+        return _LOADED[key]
 
     @property
     def wild(self) -> dict[str, float]:

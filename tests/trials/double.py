@@ -68,15 +68,26 @@ class InDouble:
 
 def lanes_in_double(objective: Any, **options: Any) -> Lanes:
     """The program of an objective in float64."""
+    with default_dtype(torch.float64):
+        return _lanes(InDouble(objective), **options)
+
+
+def _lanes(objective: InDouble, **options: Any) -> Lanes:
     with default_dtype(torch.float64):  # for the program's own tensors
-        return Lanes(InDouble(objective), **options)
+        return Lanes(objective, **options)
+
+
+def programs_in_double(recipe: Recipe, cache: Path) -> partial[Lanes]:
+    """As `trials.programs.build.programs`."""
+    made = programs(recipe, cache)
+    with default_dtype(torch.float64):
+        return partial(_lanes, InDouble(*made.args), **made.keywords)
 
 
 def build_in_double(recipe: Recipe, *, lanes: int, folder: Path, cache: Path) -> Lanes:
     """As `trials.programs.build.build`."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = programs(recipe, cache)
-    return lanes_in_double(*made.args, **made.keywords, lanes=lanes, folder=folder)
+    return programs_in_double(recipe, cache)(lanes=lanes, folder=folder)
 
 
 def _double(value: Any) -> Any:

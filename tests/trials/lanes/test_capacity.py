@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.trials.conformance import CASES, protonet
+from tests.trials.conformance import protonet
 from tests.trials.stand_ins import ON_CPU, Cramped
 from trials.lanes import memory
 from trials.lanes.capacity import smallest_fast_enough, useful_lanes
@@ -65,9 +65,9 @@ class TestUsefulLanes:
         assert self.found(tmp_path, at_most=64, workers=2) == 2
 
     @pytest.mark.parametrize(("name", "lanes"), [("protonet", 2), ("conv", 8)])
-    def test_are_no_more_than_a_pass_has_memory_for(self, name, lanes, tmp_path, monkeypatch):
-        case = CASES[name](tmp_path)
-        making = programs(case.recipe, case.cache)
+    def test_are_no_more_than_a_pass_has_memory_for(self, name, lanes, case_named, monkeypatch):
+        case = case_named(name)
+        making = case.programs()
         few = partial(making.func, Cramped(*making.args, ON_CPU, rows=3), **making.keywords)
         monkeypatch.setattr("trials.lanes.capacity.step_seconds", lambda program: 1.0)
         found = useful_lanes(lambda: few, case.spec(0), at_most=8)

@@ -15,8 +15,8 @@ from trials.programs.build import programs
 
 @pytest.mark.parametrize("lanes", [1, 2])  # the only one, and mapped
 @pytest.mark.parametrize("name", CASES)
-def test_a_captured_step_changes_no_report(name, lanes, tmp_path, monkeypatch):
-    case = CASES[name](tmp_path)
+def test_a_captured_step_changes_no_report(name, lanes, case_named, tmp_path, monkeypatch):
+    case = case_named(name)
     specs = [case.spec(number, rungs=(4, 9)) for number in range(lanes)]
     stories = []
     for calls in (10**9, 1):  # never, and at once
@@ -32,7 +32,7 @@ def test_a_captured_step_changes_no_report(name, lanes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_every_loss_can_be_captured(name, lanes, tmp_path, monkeypatch, caplog):
+def test_every_loss_can_be_captured(name, lanes, case_named, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("trials.lanes.step.capture.WORTH", 1)
     calls = []
 
@@ -40,7 +40,7 @@ def test_every_loss_can_be_captured(name, lanes, tmp_path, monkeypatch, caplog):
         return lambda *arguments: calls.append(1) or over_lanes(loss)(*arguments)
 
     monkeypatch.setattr("trials.lanes.step.gradient.over_lanes", counting)
-    case = CASES[name](tmp_path)
+    case = case_named(name)
     specs = [case.spec(number, rungs=(12,)) for number in range(lanes)]
     drive(case.program(tmp_path / name, lanes=lanes), specs)
     # A transformer's batches are as long as their longest text, each length another shape.

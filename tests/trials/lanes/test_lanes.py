@@ -98,9 +98,11 @@ class Watched(Cramped):
 
 class TestPasses:
     @pytest.mark.parametrize(("name", "sizes"), [("conv", {1}), ("protonet", {5, 2})])
-    def test_are_of_one_lane_of_a_model_that_fills_a_processor(self, name, sizes, tmp_path):
-        case = CASES[name](tmp_path)
-        making = programs(case.recipe, case.cache)
+    def test_are_of_one_lane_of_a_model_that_fills_a_processor(
+        self, name, sizes, case_named, tmp_path
+    ):
+        case = case_named(name)
+        making = case.programs()
         watched = Watched(*making.args)
         (tmp_path / "lanes").mkdir()
         program = making.func(watched, **making.keywords, lanes=5, folder=tmp_path / "lanes")
@@ -123,8 +125,8 @@ class TestPasses:
         assert len(program.advance()) == live
         assert watched.sizes == sizes
 
-    def test_of_many_lanes_give_what_those_of_one_do(self, tmp_path):
-        case = replace(CASES["conv"](tmp_path), double=True)
+    def test_of_many_lanes_give_what_those_of_one_do(self, case_named, tmp_path):
+        case = replace(case_named("conv"), double=True)
         program = case.program(tmp_path / "lanes", lanes=4)
         assert program.rows_per_pass == 1
         program._passes.rows = 4  # as on a GPU
@@ -156,8 +158,8 @@ PATIENT = [name for name in CASES if name != "fine_tuning"]
 
 @pytest.mark.parametrize("name", PATIENT)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_between_rungs_nobody_waits(name, optimizer, tmp_path, monkeypatch):
-    case = CASES[name](tmp_path)
+def test_between_rungs_nobody_waits(name, optimizer, case_named, tmp_path, monkeypatch):
+    case = case_named(name)
     recipe = replace(case.recipe, optimizer=optimizer)
     program = case.program(tmp_path / "runs", lanes=3, recipe=recipe)
     train, stretches = program.train, []

@@ -16,10 +16,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_program_can_be_rehearsed(name, tmp_path, caplog):
+def test_every_program_can_be_rehearsed(name, case_named, caplog):
     caplog.set_level(logging.INFO)
-    recipe = CASES[name](tmp_path).recipe
-    objective = PROGRAMS[recipe.program](recipe, tmp_path, CPU)
+    case = case_named(name)
+    recipe, (objective,) = case.recipe, case.programs().args
     found = memory_needs(objective, OPTIMIZERS[recipe.optimizer], CPU)
     assert not [record for record in caplog.records if "not rehearsed" in record.message]
     parameters = sum(value.nbytes for value in objective.init(0).values())

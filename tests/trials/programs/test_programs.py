@@ -34,12 +34,11 @@ from tests.trials.double import REPORTS
 from tests.trials.stand_ins import Raising, taped
 from trials.lanes import checkpoint
 from trials.lanes.step.capture import Captured
-from trials.programs.build import programs
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, tmp_path_factory):
-    return CASES[request.param](tmp_path_factory.mktemp("data"))
+def case(request, case_named):
+    return case_named(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def by_itself(exact, tmp_path_factory):
 
 def raising(case, folder, where, lanes, spec):
     """A program that raises for the trial of `spec`, if there is one, after its first rung."""
-    making = programs(case.recipe, case.cache)
+    making = case.programs()
     own = {}
     if spec is not None:
         rate = spec.hyperparameters[case.rate]
@@ -375,7 +374,7 @@ class TestEveryProgram:
         before = {report.key: report for report in interrupted.advance()}
         assert before.keys() == {spec.key for spec in specs}
         again = [retried(spec) for spec in reversed(specs)]
-        program = exact.program(tmp_path, lanes=3)
+        program = exact.program(tmp_path, lanes=3, new_process=True)
         stories = drive(program, [exact.spec(2), *again])
         assert program.lane_steps == 5 + 4 + exact.spec(2).rungs[-1], "no step is made twice"
         for spec in specs:
@@ -391,7 +390,7 @@ class TestEveryProgram:
         program.admit(quick)
         program.advance()
         program.advance()  # slow is at step 4, and has a checkpoint of step 2
-        again = drive(exact.program(tmp_path), [retried(slow)])
+        again = drive(exact.program(tmp_path, new_process=True), [retried(slow)])
         assert_same_reports(again[slow.key].reports, by_itself(slow).reports)
 
     def test_a_trial_at_its_last_rung_needs_no_more_than_its_release(
@@ -401,7 +400,7 @@ class TestEveryProgram:
         interrupted = exact.program(tmp_path)
         interrupted.admit(spec)
         said = [*interrupted.advance(), *interrupted.advance()]
-        program = exact.program(tmp_path)
+        program = exact.program(tmp_path, new_process=True)
         story = drive(program, [retried(spec)])[spec.key]
         assert story.reports == said
         assert program.lane_steps == 0
@@ -443,7 +442,7 @@ class TestEveryProgram:
         interrupted = case.program(tmp_path)
         interrupted.admit(spec)
         interrupted.advance()
-        program = case.program(tmp_path)
+        program = case.program(tmp_path, new_process=True)
         program.admit(retried(spec))
         program.release(spec.key, "pruned")
         assert list(tmp_path.iterdir()) == []
