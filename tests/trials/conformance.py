@@ -73,13 +73,16 @@ class Case:
     ) -> partial[Lanes]:
         """What makes programs of a recipe from `lanes` and `folder`.
 
-        All programs of one recipe share its objective, which has no state, because loading its
-        data takes longer than some trials do. With `new_process` the objective is built again.
+        All programs of one recipe share its objective, because loading its data takes longer than
+        some trials do. With `new_process` they get an objective of their own.
         """
         recipe = recipe or self.recipe
+        make = programs_in_double if self.double else programs
+        if new_process:
+            return make(recipe, self.cache)
         key = repr(recipe), self.cache, self.double
-        if new_process or key not in _LOADED:
-            _LOADED[key] = (programs_in_double if self.double else programs)(recipe, self.cache)
+        if key not in _LOADED:
+            _LOADED[key] = make(recipe, self.cache)
         return _LOADED[key]
 
     @property

@@ -22,7 +22,13 @@ _WAITS = {
 }
 
 
-class NoWaiting(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # importing the compiler takes seconds, and asking it takes half of each call
+
+
+class NoWaiting(_Mode):
     """Refuses what would make a device wait for the host, or the host for a device.
 
     Values that Python looks at, shapes that hang on values, and tensors made from Python's numbers.
@@ -40,7 +46,7 @@ class NoWaiting(TorchDispatchMode):
 # ---- a graph ----------------------------------------------------------------------------------
 
 
-class _Tape(TorchDispatchMode):
+class _Tape(_Mode):
     """Notes each operation with the very tensors that it read and made."""
 
     def __init__(self) -> None:
@@ -121,7 +127,7 @@ class _There(Tensor):
         raise AssertionError(f"{function} outside of `TwoPlaces`")
 
 
-class TwoPlaces(TorchDispatchMode):
+class TwoPlaces(_Mode):
     """Has tensors elsewhere, with numbers, and refuses operations of which some are and some not.
 
     settled: whether it refuses to move tensors from one place to the other, too.

@@ -15,24 +15,13 @@ from trials.programs.build import programs
 
 @pytest.mark.parametrize("lanes", [1, 2])  # the only one, and mapped
 @pytest.mark.parametrize("name", CASES)
-def test_a_captured_step_changes_no_report(name, lanes, case_named, tmp_path, monkeypatch):
+def test_every_step_can_be_captured_and_changes_no_report(
+    name, lanes, case_named, tmp_path, monkeypatch, caplog
+):
     case = case_named(name)
     specs = [case.spec(number, rungs=(4, 9)) for number in range(lanes)]
-    stories = []
-    for calls in (10**9, 1):  # never, and at once
-        monkeypatch.setattr("trials.lanes.step.capture.WORTH", calls)
-        stories.append(drive(case.program(tmp_path / str(calls), lanes=lanes), specs))
-    never, at_once = stories
-    for spec in specs:
-        pairs = zip(never[spec.key].reports, at_once[spec.key].reports, strict=True)
-        for one, other in pairs:
-            assert one.score == other.score  # to the bit
-            assert one.metrics == other.metrics
-
-
-@pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize("name", CASES)
-def test_every_loss_can_be_captured(name, lanes, case_named, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("trials.lanes.step.capture.WORTH", 10**9)
+    never = drive(case.program(tmp_path / "never", lanes=lanes), specs)
     monkeypatch.setattr("trials.lanes.step.capture.WORTH", 1)
     calls = []
 
@@ -40,12 +29,15 @@ def test_every_loss_can_be_captured(name, lanes, case_named, tmp_path, monkeypat
         return lambda *arguments: calls.append(1) or over_lanes(loss)(*arguments)
 
     monkeypatch.setattr("trials.lanes.step.gradient.over_lanes", counting)
-    case = case_named(name)
-    specs = [case.spec(number, rungs=(12,)) for number in range(lanes)]
-    drive(case.program(tmp_path / name, lanes=lanes), specs)
+    at_once = drive(case.program(tmp_path / "at_once", lanes=lanes), specs)
     # A transformer's batches are as long as their longest text, each length another shape.
     assert len(calls) <= (6 if name == "fine_tuning" else 2)
     assert "not captured error" not in caplog.text
+    for spec in specs:
+        pairs = zip(never[spec.key].reports, at_once[spec.key].reports, strict=True)
+        for one, other in pairs:
+            assert one.score == other.score  # to the bit
+            assert one.metrics == other.metrics
 
 
 def counted(function):

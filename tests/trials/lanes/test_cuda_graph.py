@@ -41,8 +41,9 @@ def case(request, case_named):
 
 
 def test_a_step_of_addresses_changes_no_report(case, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("trials.lanes.step.capture.WORTH", 1)
+    monkeypatch.setattr("trials.lanes.step.capture.WORTH", 10**9)
     expected = told(case.program(tmp_path / "eager", lanes=3), case)
+    monkeypatch.setattr("trials.lanes.step.capture.WORTH", 1)
     plays = []
     monkeypatch.setattr(
         "trials.lanes.lanes.replayed", lambda step, device: Captured(step, by=taped(plays), after=2)

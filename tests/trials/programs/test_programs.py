@@ -1,8 +1,10 @@
 """The laws of `TrialProgram`, over every program."""
 
 import math
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +55,25 @@ def by_itself(exact, tmp_path_factory):
     return remembered(exact, tmp_path_factory.mktemp("alone") / "runs")
 
 
+@pytest.fixture(scope="module")
+def single(case, tmp_path_factory):
+    """The same in float32, for tests that read what a trial alone reports."""
+    return remembered(case, tmp_path_factory.mktemp("single") / "runs")
+
+
+def over(*names):
+    """Runs a test over some cases, and over the others where the slow tests are run too."""
+    params = [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in CASES]
+    return pytest.mark.parametrize("case", params, indirect=True)
+
+
+# What holds of a program's queue and lanes does not depend on what it computes.
+one_of_each = over("functions", "distillation")
+# What else decides on a trial's state: lanes one by one, heads of their own, a teacher, a body
+# that is pretrained.
+of_each_state = over("conv", "mixed", "taught", "distillation", "fine_tuning")
+
+
 def raising(case, folder, where, lanes, spec):
     """A program that raises for the trial of `spec`, if there is one, after its first rung."""
     making = case.programs()
@@ -64,6 +85,28 @@ def raising(case, folder, where, lanes, spec):
     return making.func(
         Raising(*making.args, where, **own), **making.keywords, lanes=lanes, folder=folder
     )
+
+
+@pytest.fixture(scope="module")
+def beside(case, tmp_path_factory):
+    """The stories of five trials, or of all but the second; the second is stopped early."""
+
+    @cache
+    def run(with_second):
+        second = case.spec(1)
+        specs = [case.spec(n) for n in range(5) if with_second or n != second.number]
+        program = raising(case, tmp_path_factory.mktemp("beside"), "", 3, None)
+        return drive(program, specs, stops={second.key: second.rungs[0]})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(exact, tmp_path_factory):
+    """A finalist, and the folder of its checkpoint."""
+    folder, spec = tmp_path_factory.mktemp("final"), exact.spec(0, rungs=(4,), stage="final")
+    drive(exact.program(folder), [spec])
+    return spec, folder
 
 
 def as_it_is():
@@ -84,10 +127,26 @@ def as_a_graph():
         yield
 
 
+def check_course(exact, by_itself, draw):
+    """Compare a course of events that `draw` decides with the reports of the trials alone."""
+    specs = [
+        exact.spec(number, rungs=rungs)
+        for number, rungs in enumerate([(1, 4), (3,), (2, 3, 6), (2, 5), (4, 5), (0, 2)])
+    ]
+    with TemporaryDirectory() as folder:
+        stories = eventful(exact, draw(st.permutations(specs)), Path(folder), draw)
+        left = {path.stem for path in Path(folder).iterdir()}
+    assert left == {k for k, story in stories.items() if story.result.outcome == "complete"}
+    for spec in specs:
+        story = stories[spec.key]
+        n_reports = len(spec.rungs) if spec.key in left else len(story.reports)
+        assert_same_reports(story.reports, by_itself(spec).reports[:n_reports])
+
+
 class TestEveryProgram:
     # ---- alone ------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("lanes", [2, 3, 8])
+    @pytest.mark.parametrize("lanes", [pytest.param(2, marks=pytest.mark.slow), 3, 8])
     def test_a_trial_does_not_notice_its_neighbours(self, exact, by_itself, tmp_path, lanes):
         specs = [exact.spec(number) for number in range(5)]
         stories = drive(exact.program(tmp_path, lanes=lanes), specs)
@@ -129,34 +188,32 @@ class TestEveryProgram:
             assert found != pytest.approx(loss, rel=10 * REPORTS)
 
     def test_training_lowers_the_loss(self, case, tmp_path):
-        spec = case.spec(1, rungs=(10, 100, 150))
+        spec = case.spec(1, rungs=(5, 30, 80))
         reports = drive(case.program(tmp_path), [spec])[spec.key].reports
         first, middle, last = (report.metrics["train/loss"] for report in reports)
         assert first > middle > last
         assert last < 0.95 * first
 
-    @pytest.mark.parametrize("run", [as_it_is, pytest.param(as_a_graph, marks=pytest.mark.slow)])
+    @settings(max_examples=3, deadline=None, derandomize=True)
+    @given(data=st.data())
+    def test_any_course_of_events_gives_the_reports_of_trials_alone(self, exact, by_itself, data):
+        """Admitted in any order and at any time, stopped at any rung, killed at any turn."""
+        with as_it_is():
+            check_course(exact, by_itself, data.draw)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("run", [as_it_is, as_a_graph])
     @settings(max_examples=12, deadline=None, derandomize=True)
     @given(data=st.data())
-    def test_any_course_of_events_gives_the_reports_of_trials_alone(
+    def test_more_courses_of_events_give_the_reports_of_trials_alone(
         self, exact, by_itself, run, data
     ):
-        """Admitted in any order and at any time, stopped at any rung, killed at any turn."""
-        specs = [
-            exact.spec(number, rungs=rungs)
-            for number, rungs in enumerate([(1, 4), (3,), (2, 3, 6), (2, 5), (4, 5), (0, 2)])
-        ]
-        with TemporaryDirectory() as folder, run():
-            stories = eventful(exact, data.draw(st.permutations(specs)), Path(folder), data.draw)
-            left = {path.stem for path in Path(folder).iterdir()}
-        assert left == {k for k, story in stories.items() if story.result.outcome == "complete"}
-        for spec in specs:
-            story = stories[spec.key]
-            n_reports = len(spec.rungs) if spec.key in left else len(story.reports)
-            assert_same_reports(story.reports, by_itself(spec).reports[:n_reports])
+        with run():
+            check_course(exact, by_itself, data.draw)
 
     # ---- reports and ends -------------------------------------------------------------------
 
+    @one_of_each
     def test_every_live_trial_reports_once_at_each_rung_in_order(self, case, tmp_path):
         rungs = [(1, 2, 3), (2, 6), (5,), (3, 4), (0, 3)]
         specs = [case.spec(number, rungs=steps) for number, steps in enumerate(rungs)]
@@ -166,6 +223,7 @@ class TestEveryProgram:
             times = [report.time for report in stories[spec.key].reports]
             assert times == sorted(times)
 
+    @one_of_each
     def test_more_trials_than_lanes_all_end_exactly_once(self, case, tmp_path):
         specs = [case.spec(number, rungs=(1, 1 + number % 3 + 1)) for number in range(7)]
         program = case.program(tmp_path, lanes=2)
@@ -180,6 +238,7 @@ class TestEveryProgram:
             with pytest.raises(ValueError, match=spec.key):
                 program.release(spec.key, "complete")
 
+    @one_of_each
     def test_free_lanes_are_those_that_nobody_waits_for(self, case, tmp_path):
         program = case.program(tmp_path, lanes=2)
         assert (program.lanes, program.free) == (2, 2)
@@ -192,6 +251,7 @@ class TestEveryProgram:
         program.release(case.spec(1).key, "pruned")
         assert program.free == 1
 
+    @one_of_each
     def test_a_trial_that_waits_can_end_too(self, exact, by_itself, tmp_path):
         first, second, third = (exact.spec(number) for number in range(3))
         program = exact.program(tmp_path, lanes=1)
@@ -202,9 +262,9 @@ class TestEveryProgram:
         stories = drive(program, [], running=[first, third])
         assert_same_reports(stories[third.key].reports, by_itself(third).reports)
 
-    def test_a_complete_trial_is_adapted_to_every_held_out_task(self, case, tmp_path):
+    def test_a_complete_trial_is_adapted_to_every_held_out_task(self, case, single):
         spec = case.spec(0)
-        story = drive(case.program(tmp_path), [spec])[spec.key]
+        story = single(spec)
         last = story.reports[-1]
         names = {task.name for task in spec.recipe.tasks["validation"]}
         assert {a.task for a in story.result.adaptations} == names
@@ -216,12 +276,14 @@ class TestEveryProgram:
                 name = f"val/{adaptation.task}/{metric}"
                 assert adaptation.metrics[metric] == last.metrics[name]
 
+    @one_of_each
     def test_a_stopped_trial_has_no_adaptations(self, case, tmp_path):
         spec = case.spec(0)
         stories = drive(case.program(tmp_path), [spec], stops={spec.key: spec.rungs[0]})
         assert stories[spec.key].result.adaptations == ()
         assert stories[spec.key].result.error is None
 
+    @one_of_each
     def test_a_trial_past_its_last_rung_must_be_released(self, case, tmp_path):
         program = case.program(tmp_path)
         program.admit(case.spec(0, rungs=(1,)))
@@ -229,10 +291,12 @@ class TestEveryProgram:
         with pytest.raises(RuntimeError, match=r"search-0000.*release it"):
             program.advance()
 
+    @one_of_each
     def test_there_must_be_a_lane(self, case, tmp_path):
         with pytest.raises(ValueError, match="at least 1, got 0"):
             case.program(tmp_path, lanes=0)
 
+    @one_of_each
     @pytest.mark.parametrize("rungs", [(), (3, 2), (2, 2)])
     def test_rungs_must_ascend(self, case, tmp_path, rungs):
         program = case.program(tmp_path)
@@ -242,9 +306,9 @@ class TestEveryProgram:
 
     # ---- the score --------------------------------------------------------------------------
 
-    def test_the_score_is_the_plain_mean_of_the_tasks_skills(self, case, tmp_path):
+    def test_the_score_is_the_plain_mean_of_the_tasks_skills(self, case, single):
         spec = case.spec(0)
-        report = drive(case.program(tmp_path), [spec])[spec.key].reports[-1]
+        report = single(spec).reports[-1]
         skills = [estimate.mean for estimate in report.per_task.values()]
         assert report.score.mean == pytest.approx(sum(skills) / len(skills))
         for task, estimate in report.per_task.items():
@@ -314,6 +378,7 @@ class TestEveryProgram:
             assert stories[spec.key].result.outcome == "complete"
             assert_same_reports(stories[spec.key].reports, by_itself(spec).reports)
 
+    @of_each_state
     def test_a_lane_that_diverged_is_as_good_as_new(self, exact, by_itself, tmp_path):
         wild = exact.spec(0, hyperparameters=exact.wild)
         specs = [wild, exact.spec(1), exact.spec(2)]
@@ -321,15 +386,22 @@ class TestEveryProgram:
         for spec in specs[1:]:
             assert_same_reports(stories[spec.key].reports, by_itself(spec).reports)
 
-    @pytest.mark.parametrize("where", ["init", "draw", "batch", "loss", "score"])
-    def test_a_trial_that_raises_fails_alone(self, case, tmp_path, where):
+    @pytest.mark.parametrize(
+        ("case", "where"),
+        [
+            # Two places for each program, and four or five programs for each place.
+            pytest.param(name, where, marks=() if (i - j) % 5 < 2 else pytest.mark.slow)
+            for i, name in enumerate(CASES)
+            for j, where in enumerate(["init", "draw", "batch", "loss", "score"])
+        ],
+        indirect=["case"],
+    )
+    def test_a_trial_that_raises_fails_alone(self, case, beside, tmp_path, where):
         """To the bit: its neighbours say what they say beside one that is stopped there."""
         specs = [case.spec(number) for number in range(5)]
         broken = specs[1]
         stories = drive(raising(case, tmp_path / "raises", where, 3, broken), specs)
-        others = [spec for spec in specs if where != "init" or spec is not broken]
-        stops = {broken.key: broken.rungs[0]}
-        beside = drive(raising(case, tmp_path / "pruned", where, 3, None), others, stops=stops)
+        expected = beside(where != "init")
         failed = stories.pop(broken.key)
         assert failed.result.outcome == "failed"
         assert len(failed.reports) == (where not in ("init", "score"))
@@ -338,8 +410,9 @@ class TestEveryProgram:
         assert not (tmp_path / "raises" / f"{broken.key}.safetensors").exists()
         for key, story in stories.items():
             assert story.result.outcome == "complete"
-            assert [*map(facts, story.reports)] == [*map(facts, beside[key].reports)]
+            assert [*map(facts, story.reports)] == [*map(facts, expected[key].reports)]
 
+    @one_of_each
     def test_what_a_trial_raised_is_told_in_a_line_and_kept(self, case, tmp_path):
         spec = case.spec(1)
         program = raising(case, tmp_path, "batch", 1, spec)
@@ -353,6 +426,7 @@ class TestEveryProgram:
         assert lines[-2:] == ["tests.trials.stand_ins.Broken: in batch", "of one trial"]
         assert len(result.traceback) < 7000
 
+    @of_each_state
     def test_what_all_trials_raise_ends_them_all(self, case, tmp_path):
         specs = [case.spec(number, seed=7) for number in range(4)]
         program = raising(case, tmp_path, "batch", 2, specs[0])
@@ -383,6 +457,7 @@ class TestEveryProgram:
             assert_same_reports(reports, by_itself(spec).reports)
             assert all(a.seconds < b.seconds for a, b in pairwise(reports))
 
+    @of_each_state
     def test_steps_after_the_last_rung_are_made_again(self, exact, by_itself, tmp_path):
         slow, quick = exact.spec(0, rungs=(2, 9)), exact.spec(1, rungs=(2, 4))
         program = exact.program(tmp_path, lanes=2)
@@ -393,6 +468,7 @@ class TestEveryProgram:
         again = drive(exact.program(tmp_path, new_process=True), [retried(slow)])
         assert_same_reports(again[slow.key].reports, by_itself(slow).reports)
 
+    @of_each_state
     def test_a_trial_at_its_last_rung_needs_no_more_than_its_release(
         self, exact, by_itself, tmp_path
     ):
@@ -408,6 +484,7 @@ class TestEveryProgram:
         assert [a.task for a in story.result.adaptations] == [a.task for a in expected.adaptations]
         assert story.result.checkpoint is not None
 
+    @of_each_state
     def test_a_checkpoint_of_another_spec_is_not_used(self, exact, by_itself, tmp_path):
         spec = exact.spec(0)
         others = [
@@ -417,8 +494,11 @@ class TestEveryProgram:
         ]
         if exact.tasks:
             others.append(replace(spec, task_weights=exact.weights(5)))
+        drive(exact.program(tmp_path), [spec])
+        path = checkpoint.path_of(tmp_path, spec.key)
+        left = path.read_bytes()
         for other in others:
-            drive(exact.program(tmp_path), [spec])
+            path.write_bytes(left)
             program = exact.program(tmp_path, recipe=other.recipe)
             story = drive(program, [other])[other.key]
             assert program.lane_steps == other.rungs[-1]
@@ -426,6 +506,7 @@ class TestEveryProgram:
 
     # ---- checkpoints ------------------------------------------------------------------------
 
+    @of_each_state
     def test_only_complete_trials_leave_a_checkpoint(self, case, tmp_path):
         specs = [case.spec(0), case.spec(1), case.spec(2, hyperparameters=case.wild)]
         stories = drive(case.program(tmp_path, lanes=3), specs, stops={specs[1].key: 2})
@@ -437,6 +518,7 @@ class TestEveryProgram:
         assert all(value.isfinite().all() for value in tensors.values())
         assert int(tensors["step"]) == specs[0].rungs[-1]
 
+    @one_of_each
     def test_a_trial_that_ends_while_it_waits_leaves_no_checkpoint(self, case, tmp_path):
         spec = case.spec(0)
         interrupted = case.program(tmp_path)
@@ -450,9 +532,9 @@ class TestEveryProgram:
     # ---- finalists and their tests ----------------------------------------------------------
 
     @pytest.fixture
-    def finalist(self, exact, tmp_path):
-        spec = exact.spec(0, rungs=(4,), stage="final")
-        drive(exact.program(tmp_path), [spec])
+    def finalist(self, trained, tmp_path):
+        spec, folder = trained
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
         return spec
 
     @pytest.mark.parametrize("rungs", [(4,), (2, 4)])
@@ -481,12 +563,14 @@ class TestEveryProgram:
         said += drive(program, [], running=[neighbour])[neighbour.key].reports
         assert_same_reports(said, by_itself(neighbour).reports)
 
+    @of_each_state
     def test_a_test_whose_finalist_is_gone_trains_it_again(self, exact, tmp_path, finalist):
         tested = replace(finalist, stage="test", initial=finalist.key, rungs=finalist.rungs[-1:])
         (before,) = drive(exact.program(tmp_path), [tested])[tested.key].reports
         (after,) = drive(exact.program(tmp_path / "empty"), [tested])[tested.key].reports
         assert_same_reports([replace(after, metrics={})], [replace(before, metrics={})])
 
+    @of_each_state
     def test_a_test_is_the_same_alone_as_among_others(self, exact, tmp_path, finalist):
         tested = replace(finalist, stage="test", initial=finalist.key)
         hyperparameters = {**tested.hyperparameters, **exact.unscored}
@@ -514,17 +598,20 @@ class TestEveryProgram:
 
     # ---- occupancy --------------------------------------------------------------------------
 
+    @one_of_each
     def test_occupancy_counts_live_lanes_and_all_lanes(self, case, tmp_path):
         program = case.program(tmp_path, lanes=4)
         drive(program, [case.spec(n, rungs=(2, 6)) for n in range(2)], stops={"search-0001": 2})
         assert program.lane_steps == 6 + 2
         assert program.capacity_steps == 4 * 6
 
+    @one_of_each
     def test_full_lanes_waste_nothing(self, case, tmp_path):
         program = case.program(tmp_path, lanes=2)
         drive(program, [case.spec(n, rungs=(3,)) for n in range(6)])
         assert program.lane_steps == program.capacity_steps == 6 * 3
 
+    @one_of_each
     def test_lane_seconds_share_the_step_between_the_lanes(self, case, tmp_path):
         specs = [case.spec(n, rungs=(5,)) for n in range(2)]
         for story in drive(case.program(tmp_path, lanes=2), specs).values():
