@@ -1,9 +1,10 @@
 """What every test shares: quiet libraries, one thread, and real data where it is to be had."""
 
 import fcntl
+import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before Ray, MLflow or torch are imported: no telemetry, one thread each, and a token file of the
@@ -19,16 +20,26 @@ os.environ.update(
 )
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(1)
-# A slow or busy machine must not decide whether a test passes.
-settings.register_profile(
-    "any_machine",
-    settings(settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]),
-)
-settings.load_profile("any_machine")
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # xdist's workers run the tests; this process needs none of what they import
+    from hypothesis import HealthCheck, settings
+
+    # A slow or busy machine must not decide whether a test passes.
+    settings.register_profile(
+        "any_machine",
+        settings(settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]),
+    )
+    settings.load_profile("any_machine")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting the modules and the tests again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def missing(what: str) -> None:
@@ -58,19 +69,58 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn_glyphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the glyphs as `quickstart` has them, which take some ten seconds to draw.
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a file or folder once for all processes of xdist.
 
-    Drawn once for all processes of xdist, whose temporary folders lie side by side.
+    The temporary folders of these processes lie side by side.
     """
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def path_of(name: str, make: Callable[[Path], object]) -> Path:
+        path = folder / name
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                make(path)
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def drawn_glyphs(made_once: Callable[..., Path]) -> Path:
+    """The folder of the glyphs as `quickstart` has them, which take some ten seconds to draw."""
     from fewshot.tasks import glyphs
 
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "drawn_glyphs"
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        glyphs.load(cache=folder)
-    return folder
+    return made_once("drawn_glyphs", lambda folder: glyphs.load(cache=folder))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_set_up(made_once: Callable[..., Path]) -> Iterator[Callable[..., None]]:
+    """How MLflow's database is set up, which takes seconds. In this process it is copied instead.
+
+    Processes that a test starts set theirs up themselves.
+    """
+    from orchestrator.tracking import mlflow_client
+
+    set_up = mlflow_client._set_up
+
+    def copy(database: Path, tracking_uri: str) -> None:
+        made = made_once("mlflow.db", lambda path: set_up(path, f"sqlite:///{path}"))
+        shutil.copy(made, database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_client, "_set_up", copy)
+        yield set_up
+
+
+@pytest.fixture(scope="session")
+def study_database(made_once: Callable[..., Path]) -> Path:
+    """A database that Optuna has set up, which takes seconds. Tests copy it."""
+    from optuna.storages import RDBStorage
+
+    return made_once("study_database", lambda path: RDBStorage(f"sqlite:///{path}"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -171,12 +171,13 @@ def test_so_it_is_said_of_a_worker_that_ray_runs(
 def test_a_full_database_of_the_studies_is_said_and_the_search_goes_on(
     search: Callable[..., Any],
     mounted: Callable[[str], Path],
+    study_database: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = mounted("size=8m")
     monkeypatch.setenv("FEWTUNE_STORAGE", f"sqlite:///{place / 'x.db'}")
-    RDBStorage(f"sqlite:///{place / 'x.db'}")
+    shutil.copy(study_database, place / "x.db")
     fill(place, leaving=0)
     said = sentence(search(tmp_path / "home"))
     assert f"failed sqlite:///{place / 'x.db'} can't be" in said

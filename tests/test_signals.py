@@ -195,7 +195,9 @@ def hangup_as_default():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_the_second_signal_ends_at_once_and_says_how_to_go_on(tmp_path, called, monkeypatch):
+def test_the_second_signal_ends_at_once_and_says_how_to_go_on(
+    tmp_path, home_with_glyphs, called, monkeypatch
+):
     def training(plan, records, executor, recorder, *, should_stop, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         assert should_stop()
@@ -203,6 +205,7 @@ def test_the_second_signal_ends_at_once_and_says_how_to_go_on(tmp_path, called, 
         pytest.fail("it went on")
 
     monkeypatch.setattr(launch, "run_search", training)
+    home_with_glyphs(tmp_path)
     asked = ["search", QUICKSTART, "--executor", "inline", "--home", tmp_path, *sets()]
     done = called(*asked, "--set", "name=brackets", "--set", "search.trials=4")
     assert done.returncode == 130

@@ -37,9 +37,9 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def database(tmp_path: Path, study_database: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where all homes keep their studies."""
-    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    url = f"sqlite:///{shutil.copy(study_database, tmp_path / 'studies.db')}"
     monkeypatch.setenv("FEWTUNE_STORAGE", url)
     return url
 
@@ -113,9 +113,8 @@ def test_a_second_home_on_the_same_database_does_not_take_the_first_ones_search(
 
 
 def test_without_the_storages_variable_a_search_is_not_begun_again(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = f"sqlite:///{tmp_path / 'x.db'}"
     monkeypatch.setenv("FEWTUNE_STORAGE", f"{database}?password=secret")
     monkeypatch.setattr(
         "orchestrator.record.study.RDBStorage", lambda url: _at(url.partition("?")[0])
@@ -285,12 +284,11 @@ def goes_on(home: Home) -> None:
 
 @pytest.mark.parametrize("storage", ["journal", "database"])
 def test_wherever_a_start_is_killed_the_next_one_goes_on(
-    tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, storage: str, study_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _at(f"sqlite:///{tmp_path / 'empty.db'}")
     for k in range(20):
-        if storage == "database":  # setting one up takes seconds, a copy none
-            database = shutil.copy(tmp_path / "empty.db", tmp_path / f"{k}.db")
+        if storage == "database":
+            database = shutil.copy(study_database, tmp_path / f"{k}.db")
             monkeypatch.setenv("FEWTUNE_STORAGE", f"sqlite:///{database}")
         home = Home.at(str(tmp_path / str(k)))
         more = killed(home, k, resume=False)

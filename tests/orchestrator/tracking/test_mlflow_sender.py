@@ -30,20 +30,9 @@ WHOLE = {
 }
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Setting one up takes seconds, a copy none."""
-    home = tmp_path_factory.mktemp("template")
-    connect(tracking_uri(home))
-    copy = home / "copy.db"
-    with sqlite3.connect(home / "mlflow.db") as database:
-        database.execute("VACUUM INTO ?", (str(copy),))
-    return copy
-
-
 @pytest.fixture
-def home(tmp_path: Path, empty_database: Path) -> Path:
-    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+def home(tmp_path: Path) -> Path:
+    connect(tracking_uri(tmp_path))  # here, where the database is a copy
     return tmp_path
 
 
@@ -61,7 +50,10 @@ def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
     return made
 
 
-def test_a_database_that_was_not_set_up_to_its_end_is_set_up_anew(tmp_path):
+def test_a_database_that_was_not_set_up_to_its_end_is_set_up_anew(
+    tmp_path, mlflow_set_up, monkeypatch
+):
+    monkeypatch.setattr("orchestrator.tracking.mlflow_client._set_up", mlflow_set_up)
     uri = tracking_uri(tmp_path)
     command = f"from orchestrator.tracking.mlflow_client import connect; connect({uri!r})"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
@@ -280,13 +272,10 @@ class TestAgain:
         wait_for(lambda: counts(tracking_uri(home), "demo").get("trial") == WHOLE["trial"])
         made.close()
 
-    def test_a_new_database_is_told_everything(
-        self, home: Path, folder: Path, empty_database: Path
-    ) -> None:
+    def test_a_new_database_is_told_everything(self, home: Path, folder: Path) -> None:
         record(folder, tracking_uri(home))
         other = home / "other"
         other.mkdir()
-        (other / "mlflow.db").write_bytes(empty_database.read_bytes())
         made = recorder(folder, tracking_uri(other), SEARCH)
         records.started(made, time=records.START + 2000)
         wait_for(lambda: counts(tracking_uri(other), "demo").get("trial") == WHOLE["trial"])
