@@ -191,7 +191,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
 def _interruptible(output: Output, started: Callable[[], bool]) -> Iterator[list[int]]:
     """The first SIGINT, SIGTERM or SIGHUP requests a clean stop; a second one ends at once.
 
-    Before the search has started, the first signal also ends it at once. Yields the signals received.
+    Before the search has started, the first also ends it at once. Yields the received signals.
     """
     received: list[int] = []
     terminals = [file for file in (sys.stdout, sys.stderr) if file.isatty()]

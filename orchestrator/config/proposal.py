@@ -84,7 +84,8 @@ def _group(found: DataColumns, label: str, wanted: str | None, *, numbers: bool)
     names = [n for n in found.names if n not in (label, found.text)]
     if wanted is not None:
         if wanted not in names:
-            raise input_error("--group", f"must be a different column, one of: {', '.join(names)}.", wanted)
+            rule = f"must be a different column, one of: {', '.join(names)}."
+            raise input_error("--group", rule, wanted)
         return wanted
     usable = [n for n in names if _groups_classes(found.frame, n, label, numbers=numbers)]
     named = [n for n in usable if str(n).lower() in _GROUPS]
