@@ -97,7 +97,8 @@ def test_a_learner_without_numbers_ends_the_search_with_what_to_look_at(command,
 
 def test_answers_that_are_no_numbers_are_no_score(command):
     """Not even where they are asked for only to score, and the parameters stay finite."""
-    end, said = command("search", LEARNER, "    meta_logits = logits", NAN_ANSWERS)
+    inline = ("--executor", "inline")
+    end, said = command("search", LEARNER, "    meta_logits = logits", NAN_ANSWERS, *inline)
     assert end == 1
     assert "diverged: its score is NaN at step" in paragraph(said)
     assert "while its parameters are finite" in said

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
 
 Verdict = Literal["better", "no better", "undecided"]
 # A smaller gain, in accuracy or skill, is negligible.
@@ -57,6 +56,8 @@ def interval(
     if not freedom >= 2:
         seeds = "1 seed is" if len(table) == 1 else f"{len(table)} seeds are"
         return Interval(mean, math.nan, math.nan, f"{seeds} too few for an interval")
+    from scipy.stats import t as student  # importing it takes a second
+
     half = float(student.ppf(0.975, freedom)) * error
     low, high = max(within[0], mean - half), min(within[1], mean + half)
     return Interval(mean, low, high, _few_tasks(table.shape[1]) if of_tasks and not sampled else "")

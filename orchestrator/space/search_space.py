@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from scipy.stats import qmc
-
 from fewshot.learners.per_task import OWN
 from orchestrator.space.simplex import Simplex
 
@@ -142,6 +140,8 @@ class SearchSpace:
             order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
             points = [[(i + 0.5) / n] for i in order]
         else:
+            from scipy.stats import qmc  # importing it takes a second
+
             # Sobol points are balanced only for powers of two; the first n points are the same.
             drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
             points = drawn[:n].tolist()

@@ -91,8 +91,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, home_with_glyphs) -> Path:
 @pytest.fixture(scope="module")
 def exported(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "best"
-    done = fewtune("export", "quickstart", "--out", out, "--home", home)
-    assert done.returncode == 0, done.stderr
+    assert cli.main(["export", "quickstart", "--out", str(out), "--home", str(home)]) == 0
     return out
 
 
@@ -208,8 +207,8 @@ def test_episodes_may_differ_in_way_and_shot(home, tmp_path, called):
     assert "3 to 5-way 1 to 3-shot episodes" in (out / "README.md").read_text()
 
 
-def test_an_export_trains_to_the_same_score_again(exported, home):
-    again = fewtune("train", exported / "config.yaml", "--home", home, "--json")
+def test_an_export_trains_to_the_same_score_again(exported, home, called):
+    again = called("train", exported / "config.yaml", "--home", home, "--json")
     assert again.returncode == 0, again.stderr
     before = json.loads((exported / "result.json").read_text())["score"]
     # The score counts correct answers: 2 tasks of 10 episodes with 5 classes and 2 queries each.
