@@ -1,7 +1,7 @@
 """The Python interface: a search as an object, and the searches of a home.
 
 Nothing here prints. Bad input raises InputError, which has every error in `details`; a search that
-fails raises FewtuneError; both have the text that the command line shows.
+fails raises FewtuneError; their text is what the command line shows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,9 +39,9 @@ Observer = Callable[[str, SearchRecords], None]
 class Search:
     """A search: a config, and the home folder in which its state is stored.
 
-    config: what a YAML file would contain, as a dictionary. home: the folder of all searches; None
-    for FEWTUNE_HOME or else `./fewtune-runs`. folder: where relative paths in the config start,
-    by default the working directory.
+    config: the content of a YAML file, as a dictionary. home: the folder of all searches; None
+    for FEWTUNE_HOME or else `./fewtune-runs`. folder: the start of relative
+    paths in the config, by default the working directory.
 
     Raises InputError with every error in the config.
     """
@@ -56,7 +56,7 @@ class Search:
         self._config = config if isinstance(config, Config) else loading.parse(config)
         self._home = Home.at(None if home is None else str(home))
         self._folder = Path(folder) if folder is not None else Path.cwd()
-        self.sent = True  # False after a run of which MLflow has not received all events
+        self.sent = True  # False if MLflow has not received all events of the last run
 
     @classmethod
     def from_yaml(
@@ -79,7 +79,7 @@ class Search:
 
     @classmethod
     def open(cls, name: str, *, home: str | Path | None = None) -> "Search":
-        """A search that was started before, by its name. Raises InputError if there is none."""
+        """The search `name`, which was started before; raises InputError if there is none."""
         found = Home.at(None if home is None else str(home))
         if name not in found.searches():
             known = ", ".join(found.searches()) or "none yet"
@@ -163,7 +163,7 @@ class Search:
         return result.summary
 
     def summary(self) -> Summary:
-        """What the search has found so far; also while it runs in another process."""
+        """The summary of the search so far; another process may be running the search."""
         return summary_of(self.name, self._home)
 
     def trials(self) -> pd.DataFrame:
@@ -177,7 +177,7 @@ class Search:
     def export(self, out: str | Path) -> Path:
         """Write the best configuration and model to the folder `out`; returns its path.
 
-        Raises InputError if the search has not ended, or if `out` contains anything but an export.
+        Raises InputError if the search has not ended, or if `out` is neither empty nor an export.
         """
         export(self.name, self._home, Path(out))
         return Path(out)

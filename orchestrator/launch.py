@@ -34,11 +34,11 @@ from trials.programs.build import DataSummary, build, summarise_data
 
 Placement = Literal["inline", "ray"]
 
-# At its end a search waits for MLflow until this long has passed without any progress.
+# A finished search waits for MLflow until this many seconds pass without progress.
 _DRAIN_SECONDS = 60.0
-# Interval at which it checks meanwhile whether it should stop.
+# Seconds between two checks, during this wait, whether it should stop.
 _POLL_SECONDS = 0.5
-# A search that was stopped waits this long for MLflow: after a first signal, and after a second.
+# A stopped search waits this many seconds for MLflow: after one signal, and after a second one.
 _STOP_SECONDS, _STOP_AT_ONCE_SECONDS = 10.0, 2.0
 
 
@@ -63,9 +63,9 @@ def run(
 ) -> SearchResult:
     """Run the search that `config` describes; a search that was interrupted continues.
 
-    folder: where relative paths in the config start; the working directory by default.
-    observe: called with the stage whenever the records have changed. advise: called once for each
-    warning that the result may be poor.
+    folder: the start of relative paths in the config; the working directory by default.
+    observe: called with the stage and the records after every change of the records.
+    advise: called once for each warning that the result may be poor.
 
     Raises InputError before anything is written, and Stopped if `should_stop` returned true.
     """
@@ -110,7 +110,7 @@ def run(
 
 
 def _keep(found: DataSummary, folder: Path, record: StudyRecord) -> None:
-    """Store what the summary and the export need to know about the data."""
+    """Store the facts about the data that the summary and the export need."""
     record.note("folder", str(folder))
     record.note("figures", dict(found.figures))
     record.note("classes", list(found.classes))
@@ -263,7 +263,7 @@ def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home
 def _patience(error: BaseException) -> float:
     """Seconds to wait for MLflow when a search ends with `error`.
 
-    After a failure the full time, as MLflow shows why the trials failed.
+    After failed trials it is the full time, because MLflow shows why they failed.
     """
     if isinstance(error, KeyboardInterrupt):
         return _STOP_AT_ONCE_SECONDS

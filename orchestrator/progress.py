@@ -20,7 +20,7 @@ _SECONDS = 0.2  # between updates: counting thousands of trials takes time
 
 
 class ProgressBar:
-    """A context manager; `update` is called after every change of the records."""
+    """A context manager that shows the bar; call `update` after every change of the records."""
 
     def __init__(self, plan: Plan, *, shown: bool) -> None:
         self._plan, self._shown = plan, shown

@@ -27,8 +27,8 @@ from orchestrator.config.loading import dump
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
 from orchestrator.record.journal import _File
+from orchestrator.tracking import mlflow_runs as recording
 from orchestrator.tracking import outbox
-from orchestrator.tracking import recorder as recording
 from tests.orchestrator.tiny import config, quiet
 
 

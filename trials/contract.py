@@ -84,7 +84,7 @@ class Recipe:
     teacher: Component | None = None  # see trials.programs.teachers
     distillation: Distillation = HINTON
     weights_as: WeightsAs = "loss"  # task weights multiply losses, or are sampling probabilities
-    seed: int = 0  # of all draws that are the same for every trial, such as the scoring episodes
+    seed: int = 0  # for draws that all trials share, such as the scoring episodes
     imbalance: Imbalance | None = None
     overlap: Overlap = False  # how to treat examples that splits share
 
@@ -173,7 +173,7 @@ class RungReport:
     metrics: Mapping[str, float]  # "val/<task>/accuracy" (or "mse"), "train/loss", ...
     time: float  # of the report, in seconds since 1970; a repeated report keeps its time
     seconds: float  # of training since the trial was admitted
-    lane_seconds: float  # the same, each step's seconds divided by the lanes that were live in it
+    lane_seconds: float  # like `seconds`, but each step's time is divided by its live lanes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +229,7 @@ class TrialProgram(Protocol):
 
     @property
     def free(self) -> int:
-        """Number of lanes left when every live and every queued trial has one."""
+        """Number of lanes that no live or queued trial needs."""
 
     def admit(self, spec: TrialSpec) -> None:
         """Queue a trial. It starts at the next `advance` that has a free lane."""

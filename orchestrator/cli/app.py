@@ -1,4 +1,4 @@
-"""The `fewtune` command: its subcommands, and what an error prints and returns."""
+"""The `fewtune` command: its subcommands, error messages and exit codes."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from orchestrator.record.home import Home
 
 
 class _Commands(typer.core.TyperGroup):
-    """Turns what a command returns or raises into an exit code, and prints errors."""
+    """Turns the return value or the exception of a command into an exit code; prints errors."""
 
     def invoke(self, ctx: typer.Context) -> None:  # type: ignore[override]
         output = Output()

@@ -1,4 +1,4 @@
-"""What a search looks like in a terminal: its progress, its leaderboard, a list of searches."""
+"""The display of searches in a terminal: their progress, leaderboards, a list."""
 
 import math
 import time

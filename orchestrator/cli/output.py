@@ -1,4 +1,4 @@
-"""Where commands print to, and the types of their shared options."""
+"""The output streams of the commands, with the types of their shared options."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands before and around a search: a first config, its schema, the dashboard."""
+"""The commands for a first config, for the schema of configs, for the dashboard."""
 
 import signal
 from collections.abc import Iterator

@@ -70,7 +70,7 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
 
 
 def _check_shapes(config: Config) -> list[ErrorDetail]:
-    """Check the episode shapes, which must be fixed with numbers, a teacher, or one new task."""
+    """Check that shapes are fixed if there are numbers, a teacher, or only one new task."""
     shapes, numbers = config.episodes, "regression" in config.kinds
     taught = config.adapts or config.teacher is not None
     where = (

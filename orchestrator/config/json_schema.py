@@ -1,4 +1,4 @@
-"""The JSON schema of a config, with which editors complete and check it."""
+"""The JSON schema of a config, for completion and checks in editors."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factor
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema; the names of models, learners, datasets and teachers are listed in it."""
+    """The schema; it lists the names of models, learners, datasets and teachers."""
     schema = Config.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "fewtune search"

@@ -1,4 +1,4 @@
-"""The paths in a config: relative to the config's folder, made absolute or portable here."""
+"""Makes the paths in a config absolute or portable."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ def export_with_absolute_paths(config: Config, folder: Path) -> Config:
     """Like `with_absolute_paths`, for the config of an export in `folder`.
 
     The data are searched for in the folder of the export, then in the working directory. Raises
-    InputError with every path that is in neither, and how to set it.
+    InputError for the paths that are in neither folder; each error says how to set the path.
     """
     details: list[ErrorDetail] = []
 
@@ -93,8 +93,10 @@ def with_absolute_export_paths(config: Config, folder: Path) -> Config:
 def with_portable_paths(config: Config, folder: Path, encoders: Mapping[str, str]) -> Config:
     """The config without paths that exist on this machine only.
 
-    Paths become relative to `folder`, the folder of the config, or to `${FEWTUNE_DATA}`; of a path
-    in neither, only the name is kept. encoders: the folder in an export for each encoder in it.
+    Paths become relative to `folder`, the folder of the config, or to `${FEWTUNE_DATA}`; a path
+    outside both is replaced by its last part.
+
+    encoders: for each encoder in an export, its folder in the export.
     """
     shortened: dict[str, str] = {}
 

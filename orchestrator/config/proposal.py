@@ -1,4 +1,4 @@
-"""A first config for a user's data: what the columns are, and a proposed split into tasks."""
+"""Proposes a first config for a user's data, with a split into tasks."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from orchestrator.config.sections.section import task_name_from
 _LABELS = ("label", "intent", "class", "category", "target", "char", "y")
 _GROUPS = ("domain", "scenario", "group", "alphabet", "subject", "user", "school", "source")
 _MAX_NAME = 64  # characters of a task's name
-_QUERY, _POINTS = 5, 10  # examples a class, and numbers, in an episode
+_QUERY, _POINTS = 5, 10  # of an episode: examples per class, or numbers
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """text: the YAML of the config; summary: lines that say what was found in the data."""
+    """text: the YAML of the config; summary: lines that describe the data."""
 
     text: str
     summary: tuple[str, ...]
@@ -44,7 +44,7 @@ class _Split:
 def propose(
     data: Path | None, out: Path, *, label: str | None = None, group: str | None = None
 ) -> Proposal:
-    """A config for `data`, to be written to `out`; without data, one for families of functions.
+    """A config for `data`, to be written to `out`; without data, for families of functions.
 
     label: the column to predict, group: the column whose values are the tasks; both are guessed
     from names and contents if they are None.
@@ -99,7 +99,7 @@ def _groups_classes(frame: pd.DataFrame, column: str, label: str, *, numbers: bo
         return False
     if numbers:
         return bool(values.value_counts().nlargest(4).min() >= 2 * _POINTS)
-    # The classes of a task are its own: each label occurs under one value of the column.
+    # No two tasks may share a class: each label must occur under one value of the column.
     nested = frame.groupby(label, observed=True)[column].nunique().max() == 1
     return bool(nested and frame.groupby(column, observed=True)[label].nunique().max() >= 2)
 
@@ -280,7 +280,7 @@ def _tasks(split: _Split, label: str, *, numbers: bool) -> tuple[list[str], int]
 def _shapes(
     frame: pd.DataFrame, label: str, split: _Split, n_tasks: int, *, numbers: bool
 ) -> tuple[int, int, int]:
-    """Way, shot and query that every task has examples for."""
+    """A way, shot and query for which every task has enough examples."""
     if numbers:
         return 1, _POINTS, _POINTS
     if split.of_classes:

@@ -11,7 +11,7 @@ from trials.errors import WorkerError
 
 
 class Worker:
-    """One program, with the order of the calls in one turn."""
+    """Runs one program, turn by turn."""
 
     def __init__(self, number: int, program: TrialProgram) -> None:
         self._number, self._program = number, program
@@ -48,14 +48,14 @@ class Worker:
 
 
 def as_worker_error(error: Exception, worker: int) -> Exception:
-    """The exception to raise for an exception in a worker; the same for all executors."""
+    """The exception that every executor raises for an exception in a worker."""
     if isinstance(error, FewtuneError) or disk_problem(error):  # disk errors: see `disk_errors`
         return error
     return WorkerError(f"Worker {worker} can't continue: {failure_of(error).message}.")
 
 
 class WorkerStates:
-    """Which workers are idle, and which trials each worker holds."""
+    """Tracks which workers are idle, and which trials each worker holds."""
 
     def __init__(self, workers: int, lanes: int) -> None:
         self._lanes = lanes
@@ -80,7 +80,7 @@ class WorkerStates:
         self._held[turn.worker] -= {result.key for result in turn.results}
 
     def lost(self, worker: int, releasing: Mapping[str, Outcome]) -> Turn:
-        """Record that the worker died, with its trials and those that it was to release."""
+        """Record that the worker died; the lost trials include those in `releasing`."""
         keys = tuple(sorted(self._held[worker] | releasing.keys()))
         self._held[worker] = set()
         self.idle[worker] = self._lanes

@@ -131,7 +131,7 @@ def status(name: str, *, address: str | None = None) -> Submission:
 
 
 def logs(name: str, *, address: str | None = None, follow: bool = False) -> Iterator[str]:
-    """The log of the latest submission's driver, in pieces; `follow` continues until it ends."""
+    """The driver's log of the latest submission, in pieces; with `follow`, until it ends."""
     with _answered(where := _where(address)):
         client = _client(where)
         submission = _latest(client, name, where).submission_id
@@ -141,7 +141,7 @@ def logs(name: str, *, address: str | None = None, follow: bool = False) -> Iter
 
 
 def stop(name: str, *, address: str | None = None) -> Submission:
-    """Ask the latest submission to stop; returns its state before that.
+    """Ask the latest submission to stop; returns its state before the stop.
 
     The driver gets SIGINT, and is killed if it has not ended after `STOP_SECONDS`. Does nothing if
     the submission has ended.

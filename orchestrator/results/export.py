@@ -98,7 +98,7 @@ def _best_training(best: Finalist, finals: list[StudiedTrial]) -> StudiedTrial:
 
 
 def _logit_scale(chosen: StudiedTrial) -> float | None:
-    """The geometric mean over the classification tasks of validation; None if there are none."""
+    """The geometric mean of the scales of the validation tasks; None if no task has a scale."""
     tasks = chosen.notes["tasks"].values()
     logs = [math.log(task["logit_scale"]) for task in tasks if "logit_scale" in task]
     return math.exp(sum(logs) / len(logs)) if logs else None
@@ -279,7 +279,7 @@ def _count(count: Count) -> str:
 
 
 def _divisors(config: Config, null_losses: Mapping[str, float]) -> list[str]:
-    """What the task weights apply to; they can't be interpreted without it."""
+    """Lines that say what the task weights multiply, without which they have no meaning."""
     if not null_losses:
         return []
     sampled = config.space.task_weights.weights_as == "sampling"

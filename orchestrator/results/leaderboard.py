@@ -70,15 +70,15 @@ class Summary:
     candidate: Finalist | None  # the best candidate: the best of the searched trials
     uniform: Finalist | None  # uniform weights with tuned rates
     untrained: Finalist | None
-    reference: Finalist | None  # the better of these two; the verdict compares with it
+    reference: Finalist | None  # the better of `uniform` and `untrained`, for the verdict
     verdict: Verdict | None
     measure: str  # "accuracy" or "skill"
     difference: Interval | None  # best candidate minus the better reference, on the test tasks
     test: Mapping[str, Interval]  # measure on the test tasks of candidate, uniform, untrained
-    figures: Mapping[str, float]  # accuracies of models outside the search, such as the teacher
+    figures: Mapping[str, float]  # accuracies of other models, such as the teacher
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
-    share: str = ""  # what the measure is a share of; empty for accuracy
+    share: str = ""  # the quantity of which skill is a share; empty for accuracy
 
     def __str__(self) -> str:
         """The answer of the search in sentences."""
@@ -116,7 +116,7 @@ class Summary:
 
 
 def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
-    """The summary of the search in `records`; `top`: number of trials in its list of the best."""
+    """The summary of the search in `records`; `top`: the length of `Summary.top`."""
     trials, finals, tests = (r.trials() for r in (records.search, records.final, records.test))
     ranked = sorted(
         (t for t in trials if t.state == "complete"), key=lambda t: (-t.score, t.number)
@@ -307,7 +307,7 @@ def _skills(finals: Sequence[StudiedTrial]) -> list[list[float]]:
 
 
 def _share(classifies: Sequence[bool]) -> str:
-    """What skill is a share of: the variance of numbers, or the gap between chance and perfect."""
+    """The whole of which skill is a share: a variance, or the gap from chance to perfect."""
     if all(classifies):
         return ""
     return "the gap between chance and perfect" if any(classifies) else "the variance explained"

@@ -20,7 +20,7 @@ class ListedSearch:
     """A search of a home.
 
     state: `complete`, `running`, `stopped` (no process runs it; it can be resumed) or `unreadable`.
-    trials: how many have ended, of `planned`. best: score of the best trial, None before the first.
+    trials: number of ended trials, out of `planned`. best: the best score, None before the first.
     age: seconds since the search was started.
     """
 

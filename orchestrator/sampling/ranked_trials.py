@@ -39,7 +39,7 @@ class RankedTrials:
         self.update(trials)
 
     def update(self, trials: Sequence[StudiedTrial]) -> None:
-        """Set the current trials: those of the last update in the same order, then new trials."""
+        """Set the current trials: those of the last update, in the same order, then new ones."""
         new = range(len(self.trials), len(trials))
         self.references += sum(self.is_reference(trials[i]) for i in new)
         unknown = [*self._running, *new]
@@ -64,7 +64,7 @@ class RankedTrials:
             self._gained[rung] = total + gained, n + 1
 
     def _gains(self, trial: StudiedTrial) -> Iterator[tuple[int, int]]:
-        """(rung, gain from it to the last rung in units) of a trial that reached the last rung."""
+        """For each rung of a trial that reached the last rung: (rung, gain from it, in units)."""
         for rung, score in trial.reports.items():
             gained = trial.reports.get(self._last, math.nan) - score
             if math.isfinite(gained):
@@ -83,7 +83,7 @@ class RankedTrials:
         return [(trial for _, _, trial in ranked) for ranked in self._pruned.values()]
 
     def failed(self) -> Iterator[StudiedTrial]:
-        """All other trials that have ended, by number."""
+        """The ended trials without a place in `complete` and `pruned`, by number."""
         return (trial for _, _, trial in self._failed)
 
     def worst(self) -> float:

@@ -17,8 +17,8 @@ from orchestrator.space.search_space import SearchSpace, Values
 _STARTUP = 10
 # Lower scores are clipped to this value; the skill on regression tasks has no lower bound.
 _FLOOR = -1.0
-# From this number of running and wanted trials on, suggestions are chosen together. That takes the
-# time of one suggestion for a hundred; below it, they are optimised more carefully one by one.
+# If there are at least this many running and wanted trials, suggestions are chosen in one batch: a
+# hundred take the time of one. Otherwise each is optimised separately, which is more exact.
 CROWD = 8
 # The Gaussian process uses at most this many ended trials.
 _MOST = 200
@@ -47,7 +47,7 @@ class Sampler:
     def suggest(self, trials: RankedTrials, ahead: Sequence[Values], n: int = 1) -> list[Values]:
         """Parameters of the next `n` joint trials; those of `ahead` are treated as running.
 
-        The first suggestions are random: any weights, and rates near the best rates of the
+        The first suggestions have random weights, and random rates near the best rates of the
         reference. Later suggestions come from a Gaussian process that knows the running trials.
         """
         known = len(trials.trials) + len(ahead)
@@ -84,7 +84,7 @@ class Sampler:
         return np.array(shares).reshape(len(params), len(self._box))
 
     def _kernel(self, trials: RankedTrials) -> Kernel:
-        """The kernel, fitted to all ended trials while they are few, and refitted rarely later.
+        """The kernel: fitted to all ended trials while they are few, later refitted only rarely.
 
         Later it depends only on the first trials, up to a round number that is at most the number
         of the first running trial. So it changes rarely, and a resumed search gets the same kernel.
@@ -118,7 +118,7 @@ def _random(trials: RankedTrials, space: SearchSpace, rng: np.random.Generator) 
 
 
 def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
-    """The ended trials that the sampler uses and their values: the best and the latest, by number.
+    """The best and the latest ended trials, sorted by number, with the values for the sampler.
 
     Without values for pruned and failed trials the sampler would suggest their parameters again. A
     pruned trial gets its score plus the mean gain of the trials that continued at its rung. A

@@ -144,7 +144,7 @@ class Adviser:
         self._stage = ""
 
     def report(self, found: Sequence[Advice]) -> None:
-        """Pass on the advice on keys for which there was no advice before."""
+        """Call `advise` for the advice on new keys, and note it in the record of the search."""
         known = dict(self._records.search.notes.get("advice", {}))
         new = [advice for advice in found if advice.path not in known]
         for advice in new:

@@ -10,7 +10,7 @@ from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.search.finalists import UNTRAINED
 from trials.contract import Stage
 
-# This many equal failures before any trial has a score are a fault of the setup, not of one trial.
+# If this many trials fail for the same reason before any trial has a score, the setup is wrong.
 _ENOUGH = 3
 _DIVERGED = "diverged"
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
@@ -39,14 +39,14 @@ class FailureMonitor:
         self._awaited: set[str] | None = None  # running trials that may still report a score
 
     def reported(self, score: float) -> None:
-        """Take note of the score that a trial has reported."""
+        """Register the score that a trial has reported."""
         self._scored = self._scored or isfinite(score)
 
     def check(self, live: Collection[str]) -> None:
         """Raise SearchFailed if enough trials failed for the same reason and none has a score.
 
-        live: keys of the running trials. Trials that run when there are enough failures may still
-        report a score, so the error is raised after they have ended.
+        live: keys of the running trials. Trials that are running when there are enough failures may
+        still report a score, so the error is raised after they have ended.
         """
         if self._scored:
             return
@@ -87,7 +87,7 @@ def _trained(record: StudyRecord) -> list[StudiedTrial]:
 
 
 def _kind(reason: str) -> str:
-    """The kind of a failure: reasons that differ only in numbers are equal; all divergence is."""
+    """The kind of a failure: the same for reasons that differ only in numbers, and for all NaNs."""
     return _DIVERGED if reason.startswith(_DIVERGED) else _NUMBER.sub("#", reason)
 
 

@@ -59,8 +59,8 @@ def best_candidate(
 def candidates(ranked_trials: RankedTrials, n: int) -> list[Candidate]:
     """The best complete trial with uniform weights, and the best `n` other complete trials.
 
-    While trials are running, only candidates that no running trial can replace: the reference if no
-    other reference runs, and the best n - r others if r other trials run.
+    While trials are running, the result contains only candidates that no running trial can replace:
+    the uniform trial if no other one is running, and the best n - r other trials if r are running.
     """
     running = [ranked_trials.is_reference(t) for t in ranked_trials.running]
     references = islice(ranked_trials.complete(reference=True), 0 if any(running) else 1)

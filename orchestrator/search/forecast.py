@@ -23,22 +23,22 @@ from trials.lanes.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.lanes.lanes import Lanes
 from trials.programs.build import DataSummary, programs, summarise_data
 
-# Trials per lane that a search should have at least. The sampler learns from trials that have
-# ended, so it needs several rounds. And lanes become empty one by one at the end of the search and
-# of the finals: with this many rounds, trials use 95 % of the lane steps.
+# Recommended minimum of trials per lane. The sampler learns from trials that have ended, so it
+# needs several rounds. At the end of the search and of the finals, lanes become empty one by one.
+# With this many rounds, trials use 95 % of the lane steps.
 _TRIALS_PER_LANE = 32
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The estimate.
+    """The estimated cost of a search.
 
-    seconds: of the whole search, on workers like this machine; bytes_per_lane: memory.
+    seconds: duration of the search on workers like this machine. bytes_per_lane: memory.
     """
 
     seconds: float
     lanes: int
-    seconds_per_step: float  # of one lane while all lanes train
+    seconds_per_step: float  # for one lane, while all lanes train
     bytes_per_lane: float
     task_sizes: Mapping[str, int]
     figures: Mapping[str, float]
@@ -95,7 +95,7 @@ def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int 
 
 
 def concurrency(config: Config) -> dict[str, int]:
-    """The numbers of lanes and workers that this machine needs memory for, as far as known."""
+    """The number of lanes per worker and of workers, for the check of this machine's memory."""
     lanes = 1 if config.search.lanes == "auto" else config.search.lanes
     elsewhere = os.environ.get("RAY_ADDRESS")
     return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
@@ -108,7 +108,7 @@ def workers_per_gpu(config: Config) -> int:
 
 
 def first_spec(plan: Plan, found: DataSummary) -> TrialSpec:
-    """The first trial of the search; its cost stands for all trials."""
+    """The first trial of the search; the forecast assumes that all trials cost as much."""
     return plan.spec(0, *plan.space.decode(first_trials(plan, found.task_sizes)[0]))
 
 

@@ -13,7 +13,7 @@ from trials.contract import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to a trial at a rung: its outcome, or None if it continues; and the reason."""
+    """The decision on a trial at a rung: its outcome, or None if it continues, with the reason."""
 
     outcome: Outcome | None
     reason: str

@@ -1,4 +1,4 @@
-"""Confidence intervals of means over seeds and tasks, with the verdict that follows from one."""
+"""Confidence intervals of means over seeds and tasks, with the verdict that is based on them."""
 
 import math
 from dataclasses import dataclass

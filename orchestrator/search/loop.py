@@ -67,8 +67,8 @@ def score_untrained(
 ) -> None:
     """Score the untrained model once on the episodes of a stage, `final` or `test`.
 
-    recipe: the recipe of the untrained model, see `trials.programs.untrained`; executor: one that
-    runs this recipe.
+    recipe: the recipe of the untrained model, see `trials.programs.untrained`; executor: an
+    executor for this recipe.
     """
     only = [Retraining(UNTRAINED, 0, untrained=recipe)]
     scheduler = Scheduler({stage: RetrainTrials(plan, stage, record, lambda: only)}, recorder)

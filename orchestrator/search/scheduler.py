@@ -30,7 +30,7 @@ class Scheduler:
         self._to_restart: deque[TrialSpec] = deque()
         self._worker_losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
-        self._seconds: dict[str, float] = {}  # of training, by key
+        self._seconds: dict[str, float] = {}  # training time by key
 
     @property
     def stage(self) -> Stage:
@@ -94,7 +94,7 @@ class Scheduler:
         return release
 
     def _decisions(self, reports: Sequence[RungReport]) -> dict[str, Decision]:
-        # A restarted trial repeats its earlier reports; only its last one is decided on.
+        # A restarted trial repeats its earlier reports; only the last one needs a decision.
         latest = {report.key: report for report in reports}
         decisions: dict[str, Decision] = {}
         for stage, source in self._sources.items():

@@ -39,7 +39,7 @@ class TrialSource(Protocol):
         """
 
     def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
-        """Decisions by key on trials that reached rungs together; independent of their order."""
+        """Decisions by key on trials that reached rungs in one turn; their order has no effect."""
 
 
 class SearchTrials:
@@ -155,9 +155,9 @@ def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Val
 def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
     """Parameters of the trials before the sampler's first suggestion.
 
-    First the reference with rates spread over their ranges, so that the reference is tuned too. If
-    weights are searched, next weights proportional to the task sizes and the user's prior, each
-    only if it differs from uniform weights.
+    The first trials are the reference with rates spread over their ranges, so that the reference is
+    tuned too. If weights are searched, there is one more trial for weights proportional to the task
+    sizes, and one for the user's prior, each only if it differs from uniform weights.
     """
     first = plan.space.rate_design(plan.reference_trials, plan.seed)
     weights = plan.space.weights
@@ -177,7 +177,7 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
 
 @dataclass(frozen=True)
 class Retraining:
-    """One candidate with one new seed: a training of it, or a test of such a training.
+    """One run of a candidate with one new seed: its retraining, or the test of that retraining.
 
     initial: key of the trial whose last checkpoint it starts from. untrained: the recipe of the
     untrained model if the candidate is the untrained model, which takes no steps; else None.
@@ -256,7 +256,7 @@ def _key_of(trial: StudiedTrial) -> tuple[int | None, int]:
 
 
 def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retraining]:
-    """The retrainings of each candidate that is certain by now, with each seed."""
+    """One retraining per seed for each candidate that no running trial can replace."""
     chosen = candidates(ranked_trials, plan.finalists)
     return [Retraining(candidate, j) for candidate in chosen for j in range(plan.seeds)]
 

@@ -52,7 +52,10 @@ class Range:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """ranges: the searched scalars; fixed: other scalars; weights: a simplex or fixed weights."""
+    """The hyperparameters and the task weights of a search.
+
+    ranges: the searched scalars. fixed: the other scalars. weights: a simplex, or fixed weights.
+    """
 
     ranges: Mapping[str, Range]
     fixed: Mapping[str, float]

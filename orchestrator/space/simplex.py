@@ -32,7 +32,8 @@ class Simplex:
     """Weights of tasks in d >= 2 groups, >= 0 with sum 1, from d - 1 coordinates.
 
     prior: the weights at zero coordinates; each > 0, sum 1, equal within a group.
-    half_width: > 0, of the box of coordinates. Use about 3.5 if few tasks may matter, 2 if most do.
+    half_width: > 0, half the width of the box of coordinates. Use about 3.5 if few tasks may
+    matter, 2 if most do.
     zero_below: in [0, 1 / number of tasks). Smaller weights become exactly zero, and the others are
     rescaled to sum 1.
     groups: the group name of each task; empty if each task is its own group.
@@ -92,15 +93,15 @@ class Simplex:
     def encode(self, weights: Mapping[str, float]) -> dict[str, float]:
         """The coordinates that `decode` maps to `weights`.
 
-        Raises ValueError if there are none: the weights do not sum to 1; they differ within a
+        Raises ValueError if no coordinates exist: the weights do not sum to 1; they differ within a
         group; a weight is zero but `zero_below` is 0; a positive weight is smaller than
         `zero_below`; or the box is too small.
         """
         w = np.array([weights.get(task, 0.0) for task in self.tasks])
         if w.min() < 0 or not math.isclose(w.sum(), 1.0, abs_tol=1e-6):
             raise ValueError(f"Weights must be >= 0 and sum to 1, got {dict(weights)}.")
-        # A zero is encoded as a weight of half of `zero_below`, or less if otherwise another
-        # weight, after the others are rescaled in proportion, would fall below `zero_below` too.
+        # A zero is encoded as half of `zero_below`. The positive weights are rescaled, and must
+        # stay above `zero_below`; if they would not, a smaller value is used.
         is_zero = w <= 0
         if is_zero.any():
             room = 1 - self.zero_below / w[~is_zero].min()

@@ -42,7 +42,7 @@ class Server:
         )
 
     def wait(self, timeout: float) -> None:
-        """Wait until pages are served; raises FewtuneError if not within `timeout` seconds."""
+        """Wait until pages are served; raises FewtuneError after `timeout` seconds."""
         end = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < end:
             try:

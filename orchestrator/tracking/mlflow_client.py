@@ -42,7 +42,7 @@ def connect(tracking_uri: str) -> Any:
 
 
 def artifacts(tracking_uri: str) -> str | None:
-    """The artifact URI for a client without a server, where a server finds them; else None."""
+    """The artifact folder of the home's server, if the client writes to its database; else None."""
     database = _sqlite_file(tracking_uri)
     return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 

@@ -275,7 +275,7 @@ def _as_metrics(values: Mapping[str, float]) -> dict[str, float]:
 def _scored(score: Estimate, metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics and the score.
 
-    If the score has a standard error over episodes, also this error and the 95 % interval.
+    If the score has a standard error over episodes, this error and the 95 % interval are added.
     """
     values = {**metrics, "score": score.mean}
     if not math.isnan(score.standard_error):

@@ -51,7 +51,7 @@ class Outbox:
                 self._add(event["id"], end)
         self._sent = self._read_mark({end for _, end in lines})
         self._n_sent = sum(end <= self._sent for end in self._ends.values())
-        self._n_counted = 0  # sent events among those that `next` returned last
+        self._n_counted = 0  # events of the last `next` that `count_sent` has counted
         self._file = self._path.open("ab")
         self._size = self._file.tell()
         self._synced = time.monotonic()
@@ -128,7 +128,7 @@ class Outbox:
         log.error("outbox_rejects reason=%s kept_in=%s", reason, self._aside)
 
     def count_sent(self, n: int) -> None:
-        """Count `n` more of the last `next` as sent, for `backlog`; `next` may repeat them."""
+        """Count `n` more events as sent, for `backlog` only: `next` repeats them until `sent`."""
         with self._changed:
             self._n_counted += n
 

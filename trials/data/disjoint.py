@@ -1,6 +1,6 @@
 """Finds examples that splits share, because a model must not be scored on its training examples.
 
-Two rows are the same example if their content is equal, in whatever file and dataset they are:
+Two rows are the same example if their content is equal, even in different files and datasets:
 
 - For texts, the text itself is compared, without regard to case and white space. Embeddings are not
   compared: embeddings of the same text differ in their last bits between batches, and many
@@ -84,12 +84,12 @@ def _hashed(contents: list[bytes]) -> Hashes:
 def shared_rows(
     sides: Sides, identity: Hashes, described: Callable[[int, int], str]
 ) -> list[ErrorDetail]:
-    """One error for every set of rows (n,) that shares examples with a set of a different side.
+    """One error for every set of rows (n,) that shares examples with a set on another side.
 
     sides: for each side, such as a split, its sets of rows by their paths in the config. Sets of
         the same side may share examples.
     identity: see `identities`.
-    described: describes two rows of the same example in words.
+    described: returns a description of two rows of the same example.
     """
     details = []
     for ours, theirs in combinations(sides.values(), 2):

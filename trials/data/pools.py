@@ -94,7 +94,7 @@ def pools_of(
 
 
 def kept_of(recipe: Recipe, sources: Sources | None) -> Mapping[str, np.ndarray]:
-    """For each split a mask (n,) of the rows that it may use; empty if all splits may use all."""
+    """For each split a mask (n,) of the rows that it may use; empty if all may use all rows."""
     if sources is None or recipe.overlap != "drop":
         return {}
     try:
@@ -104,7 +104,7 @@ def kept_of(recipe: Recipe, sources: Sources | None) -> Mapping[str, np.ndarray]
 
 
 def dropped(recipe: Recipe, sources: Sources | None) -> dict[str, int]:
-    """How many examples of each split are left out because a later split has them."""
+    """Number of examples that each split loses because a later split has them."""
     kept = kept_of(recipe, sources)
     if sources is None or not kept:
         return {}

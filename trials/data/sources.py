@@ -59,7 +59,7 @@ class Sources:
         return identities(list(self._datasets.values()))
 
     def described(self, row: int, twin: int) -> str:
-        """Describes two rows of `inputs` of the same example: its text, if any, and both places."""
+        """Describes two rows of the same example: its text, if it has one, and both places."""
         dataset, place, where = self._located(row)
         if twin != row:
             where += f" and {self._located(twin)[2]}"
@@ -108,7 +108,7 @@ class Sources:
     def task(self, spec: TaskSpec, path: str, seed: int, kept: "np.ndarray | None" = None) -> Task:
         """The classification task that `spec` describes.
 
-        seed: of the corruption of its labels, if the spec asks for one.
+        seed: the seed for corrupting labels, if the spec has corrupted labels.
         kept: (n,) a mask of the rows of `inputs` that the task may use; all by default.
         """
         places = self._kept(spec, path, kept)

@@ -36,7 +36,7 @@ def useful_lanes(
     workers: int = 1,
     per_gpu: int = 1,
 ) -> int:
-    """The smallest number of lanes that is about as fast as any other: a power of two.
+    """The smallest number of lanes, a power of two, that is about as fast as any larger number.
 
     It is at most `at_most`, and fits into memory. It is measured by training a few steps of `spec`
     in 1, 2, 4, ... lanes.
@@ -106,7 +106,7 @@ def _seconds(program: Callable[..., Lanes], spec: TrialSpec, lanes: int) -> floa
 def step_seconds(program: Lanes) -> float:
     """Seconds of a step of all live lanes. No lane may reach a rung during the measurement.
 
-    Short steps are captured first, as they are for most of a search.
+    Short steps are captured before they are timed, because a search replays captured steps.
     """
     seconds = _timed(program, 1)
     if seconds >= _LONG:

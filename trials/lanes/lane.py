@@ -57,7 +57,8 @@ class Lane:
 
         tensors: the tensors of the trial's checkpoint.
         loss: the sum of training losses since the last report.
-        scores: of several lanes; row i is this trial's. seconds: the time that scoring it took.
+        scores: the scores of several lanes; row i belongs to this trial.
+        seconds: the duration of scoring this trial.
         """
         params = (value for name, value in tensors.items() if name.startswith("params."))
         finite = all(bool(value.isfinite().all()) for value in params)

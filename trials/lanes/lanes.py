@@ -84,7 +84,7 @@ class Lanes:
 
     @property
     def free(self) -> int:
-        """Number of lanes left when every live and every queued trial has one."""
+        """Number of lanes that no live or queued trial needs."""
         return max(0, self.lanes - len(self._live) - len(self._queue))
 
     def admit(self, spec: TrialSpec) -> None:

@@ -30,7 +30,7 @@ class Objective(Protocol):
 
     learning_rate: str  # name of the hyperparameter that is the optimiser's learning rate
     hyperparameters: tuple[str, ...]  # all names that are read, including `learning_rate`
-    tasks: tuple[str, ...]  # the tasks of the task weights, in this order; may be empty
+    tasks: tuple[str, ...]  # the task of each task weight, in order; may be empty
 
     def init(self, seed: int) -> Params:
         """Fresh parameters of one lane, on the CPU."""

@@ -30,14 +30,14 @@ class Passes:
             except RuntimeError as error:
                 if size == 1 or not is_shortage(error):
                     raise
-            # Outside the handler, in which the error keeps the tensors of the failed pass alive.
+            # Outside the handler, because there the error keeps the failed pass's tensors alive.
             self.rows = size // 2
             log.warning("out of memory lanes=%d rows_per_pass=%d", n, self.rows)
 
     def failing_rows(
         self, n: int, run: Callable[[slice], object], failure: Failure
     ) -> dict[int, Failure]:
-        """The rows of 0..n-1 that are to blame for the `failure` of a pass, with their failures.
+        """The rows of 0..n-1 that cause the `failure` of a pass, with their failures.
 
         Each row runs in a pass of its own; the rows that fail there are returned. If none fails,
         the rows fail only together. The result is then empty, and each row has its own pass from

@@ -123,7 +123,7 @@ class Adaptation:
         return Batch(x, task.labels[support], gather_rows(task.teacher, transfer))
 
     def _read(self, rows: Tensor) -> Tensor:
-        """The inputs of some rows; padding beyond the longest of them is cut off if possible."""
+        """The inputs of some rows, without trailing padding if the model can trim it."""
         x = gather_rows(self._inputs, rows)
         return self.model.trim(x) if isinstance(self.model, TrimsPadding) else x
 

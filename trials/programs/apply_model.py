@@ -22,7 +22,7 @@ from trials.programs.factories import build_learner, build_student
 from trials.programs.teachers import teacher_of
 
 Examples = tuple[Tensor, Tensor]  # (n, *features), and their labels (n,)
-_FOLDS = 10  # the most folds for calibration; each holds out one example of each class
+_FOLDS = 10  # maximum number of folds; each holds out one example of each class
 
 
 def classify(
@@ -40,7 +40,7 @@ def classify(
     scaled so that their softmax is calibrated. If each class has more than one example, the scale
     is fitted by leaving out one example of each class at a time.
 
-    support: (s, *features) and labels (s,) in 0..c-1, each of which occurs.
+    support: (s, *features) and labels (s,); each of 0..c-1 occurs.
     scale: > 0, the scale that calibrated the logits of the validation tasks.
     """
     way = int(support[1].max()) + 1
@@ -130,14 +130,14 @@ def distil(
     cache: Path,
     folder: Path,
 ) -> tuple[Tensor, Params]:
-    """Train a student as `spec` says; returns its logits (n, c) for all rows of `data`, its params.
+    """Train the student of `spec`; returns its logits (n, c) for all rows, and its parameters.
 
     With a teacher, the teacher learns from the support, and the student learns from the support
     and from the teacher's logits of all rows. Without a teacher the student learns from the
     support only.
 
     support: rows (s,) of `data`, and their labels (s,) as indices into `classes`.
-    folder: for the checkpoint of the training.
+    folder: the folder for the checkpoint of the student.
     """
     rows, codes = support
     sources = Sources({"data": data}, cache)

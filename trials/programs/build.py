@@ -53,7 +53,7 @@ def build(
 ) -> Lanes:
     """The program of `recipe`.
 
-    folder: for checkpoints. cache: a folder for rendered or embedded inputs.
+    folder: the folder for checkpoints. cache: a folder for rendered or embedded inputs.
     threads: number of CPU threads of this process from now on.
     device: None for the GPU if there is one, else the CPU.
 
@@ -95,7 +95,7 @@ def _check_memory(
 ) -> None:
     """Raises InputError if `workers` on this machine need more memory than it has.
 
-    inputs: those of this process; their memory is freed before the workers load their own inputs.
+    inputs: the inputs of this process. Their memory is freed before the workers load inputs.
 
     The memory of a GPU must hold the state of all lanes; it need not hold a step of all lanes,
     because a step is split into smaller passes if memory is short.
@@ -170,7 +170,7 @@ class DataSummary:
 
     features: the shape of one example.
     task_sizes: number of examples of each training task; empty for functions, which have no limit.
-    figures: accuracies to show beside those of the search, such as the teacher's.
+    figures: accuracies of other models, such as the teacher, to show beside the result.
     classes: the classes of the new task; empty unless the program is adaptation.
     null_losses: for each training task the loss that its loss is divided by.
     untrained: the recipe of the untrained model; None if raw inputs carry no meaning.
@@ -189,7 +189,7 @@ class DataSummary:
 def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) -> DataSummary:
     """Load everything that the trials will load, without running a trial, and summarise it.
 
-    lanes: of each worker. workers: number of workers that will share this machine.
+    lanes: number of lanes of each worker. workers: number of workers that will share this machine.
 
     Raises InputError as `build` does, and also if the workers need more memory than there is.
     """

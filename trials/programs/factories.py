@@ -31,7 +31,7 @@ from fewshot.tasks.pool import TaskPool
 from trials.contract import Component, Recipe
 from trials.data.pools import TaskKind, task_kinds
 
-# Random stream, and number per task, of the episodes that the spread of examples is measured on.
+# Random stream of the episodes that `spread_of` draws, and their number per task.
 _SPREAD, _SPREAD_EPISODES = 4, 16
 
 
@@ -63,7 +63,7 @@ def build_learner(
     train: Pool | None = None,
     spread: float = 1.0,
 ) -> Learner:
-    """The learner of a meta-training recipe, for problems with `way` classes or with numbers.
+    """The learner of a meta-training recipe, for `way` classes or for regression.
 
     task_kind: the kind of the tasks to learn; by default the first kind of the recipe.
     train: the training tasks of this kind, if there are any.
@@ -107,7 +107,7 @@ def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool]) -> float:
 def _model(
     recipe: Recipe, features: tuple[int, ...], way: int, task_kind: TaskKind, spread: float
 ) -> Model:
-    """The model. If tasks of both kinds share it, only its outputs for `task_kind`.
+    """The model; if tasks of both kinds share it, only its outputs for `task_kind`.
 
     The outputs of a shared model are first the classes, then the number.
     """
@@ -136,7 +136,7 @@ def _class_counts(recipe: Recipe, train: TaskPool) -> tuple[int, ...]:
 
 
 def _regressor(recipe: Recipe, model: Model) -> Learner:
-    """The learner of numbers beside a learner that has classes only: ridge on the same embedding.
+    """The regression learner for a learner of classes only: ridge on the same embedding.
 
     Raises InputError if the learner has no embedding, or if all tasks are regression tasks.
     """
@@ -163,7 +163,7 @@ def _slice(places: list[int]) -> slice:
 def with_scaling(found: Learner, task_kind: TaskKind) -> Learner:
     """The learner, with support-set scaling around it where tasks have units of their own.
 
-    Scaled are the targets of regression tasks from datasets, and the features of tables.
+    It scales the targets of regression tasks from datasets, and the features of tables.
     """
     targets = task_kind.regresses and task_kind.source != "functions"
     features = task_kind.source == "table"

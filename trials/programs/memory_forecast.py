@@ -2,7 +2,8 @@
 
 One training step and one scoring of a single lane run on PyTorch's device `meta`, where tensors
 have shapes but no memory. Their peak memory is counted, then multiplied by the number of lanes.
-Small ones run in real memory instead: `meta` imports PyTorch's compiler, which takes seconds.
+Small models and episodes use real memory instead, because `meta` imports PyTorch's compiler, which
+takes seconds.
 """
 
 import logging
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _META = torch.device("meta")
 _SMALL = 1 << 22  # numbers in the parameters, and in the examples of a step or a chunk of episodes
-# With these parameters are made. PyTorch would infer their shapes with its compiler.
+# Operations that make parameters; on `meta` PyTorch would infer their shapes with its compiler.
 _RANDOM = {torch.ops.aten.rand, torch.ops.aten.randn}
 _POINTWISE = {torch.ops.aten.add, torch.ops.aten.div, torch.ops.aten.mul, torch.ops.aten.sub}
 
@@ -48,8 +49,8 @@ class MemoryNeeds:
     """Bytes in addition to the inputs: `held` for all lanes together, the others for each lane.
 
     held: examples that are kept for scoring.
-    state: parameters and the optimiser's state of them.
-    step, scoring: the most that a training step, and a scoring, need in addition.
+    state: the parameters and the state of the optimiser.
+    step, scoring: the peak of a training step, and of a scoring, in addition to the state.
     """
 
     held: float
@@ -158,7 +159,7 @@ def _scoring(objective: Objective, place: torch.device) -> tuple[float, list[Pie
 
 
 def _scoring_of(part: TaskGroup, place: torch.device) -> tuple[float, list[Piece]]:
-    """The same for one group of tasks, for all stages."""
+    """`_scoring` for one group of tasks, for all stages."""
     held, pieces = 0.0, list[Piece]()
     for pool, n_episodes, key in part.held_out.values():
         by_row = isinstance(pool, TaskPool | RegressionPool)
@@ -226,7 +227,7 @@ def _bytes(tensor: Tensor) -> float:
 
 
 def _made(make: Callable[[], Any], place: torch.device) -> Any:
-    """The result of `make`, on `place` if possible; token ids in full, as values matter."""
+    """The result of `make`, on `place` if possible; else, for example for token ids, in full."""
     try:
         with _Counter(place):
             return make()

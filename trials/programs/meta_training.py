@@ -54,13 +54,13 @@ _WHICH_TASK = 0x7A5C
 class Batch(NamedTuple):
     """The n episodes of one step, for l lanes.
 
-    Unless episodes are sampled by weight, each task has the same number of episodes, task by task.
+    Unless episodes are sampled by weight, all tasks have equally many episodes, ordered by task.
     """
 
     episodes: Episode  # (l, n, ...)
     task: Tensor  # (l, n) int64, the index of each episode's task in its group
-    classes: tuple[Tensor, ...]  # one (l, n, way) for a `ClassLoss` learner, see there; else none
-    taught: tuple[Tensor, ...]  # with a teacher, its logits of the queries (l, n, q, c); else none
+    classes: tuple[Tensor, ...]  # (l, n, way), only for a `ClassLoss` learner
+    taught: tuple[Tensor, ...]  # (l, n, q, c), the teacher's logits of the queries, if any
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class TeacherSignal:
 
 @dataclass(frozen=True, eq=False)
 class TaskGroup:
-    """Tasks of one kind, drawn from common pools, with the learner that learns them.
+    """Tasks of one kind, drawn from common pools, with their learner.
 
     train: the pool of the training tasks of this kind, if there are any.
     held_out: for each stage the pool that scores it. Its episodes are the same for every trial.
@@ -301,7 +301,7 @@ def _parts_of(episodes: Episode, width: int) -> Iterator[Episode]:
 
 
 def at_once(n: int, numbers: int) -> int:
-    """How many of n episodes one scoring pass takes, if each has `numbers` numbers."""
+    """The number of episodes, up to n, of one scoring pass; each has `numbers` numbers."""
     return max(1, min(n, _EPISODES_AT_ONCE, _NUMBERS_AT_ONCE // max(1, numbers)))
 
 

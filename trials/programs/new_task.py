@@ -131,7 +131,7 @@ def _queries(
 ) -> tuple[Tensor, Tensor]:
     """Rows and class codes of the queries whose class is in the support.
 
-    half: 0 or 1 for one half of them, None for all.
+    half: 0 or 1 selects one half of the queries; None selects all.
     """
     rows = sources.rows(spec, spec.query or {}, path)
     rows = rows[kept[rows + sources.offset[spec.dataset]]]

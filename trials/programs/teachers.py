@@ -190,7 +190,7 @@ def _trained(
 
 
 def _refuse_code(recipes: list[Recipe], place: str) -> None:
-    """Raises InputError if a recipe names code: a file may be untrusted, and would import it."""
+    """Raises InputError if a recipe names code: a file may be untrusted, and could run it."""
     parts = [
         part
         for recipe in recipes

@@ -1,4 +1,4 @@
-"""The recipe of the untrained model, which a search has to beat."""
+"""The recipe of the untrained model, one of the references of a search."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> R
     Classes are predicted by the nearest class mean, numbers by ridge regression. The result is None
     if inputs are points of functions or token ids, which carry no meaning before training.
 
-    pools: of the recipe, by kind of task and split.
+    pools: the pools of the recipe, by kind of task and split.
     """
     held_out = [
         pool for by_split in pools.values() for split, pool in by_split.items() if split != "train"

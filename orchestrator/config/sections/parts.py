@@ -61,7 +61,7 @@ def _check_options(
 
 
 def _name_of(*registries: Mapping[str, Any]) -> BeforeValidator:
-    """Checks that the value is one name, of a registered part or a user's own."""
+    """Checks that the value is one name: of a registered part, or of a user's part."""
     known = ", ".join(sorted(name for registry in registries for name in registry))
 
     def check(value: Any) -> str:
@@ -103,7 +103,7 @@ class LearnerPart(_Part):
 
 
 class TeacherPart(_Part):
-    """A teacher: frozen features of a dataset with a `head` on them, or models trained before.
+    """A teacher: frozen features of a dataset with a `head` on them, or already trained models.
 
     The features are computed for the student's `path`, unless the teacher has its own `path`.
     """
@@ -130,7 +130,7 @@ class TeacherPart(_Part):
 
 
 class DecoupledSection(Section):
-    """Weights of two parts: target class against all others, and the others among themselves."""
+    """Weights of two terms: the target class against the rest, and the classes in the rest."""
 
     target: float = Field(1.0, ge=0)
     non_target: float = Field(1.0, ge=0)

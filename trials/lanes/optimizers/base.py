@@ -11,7 +11,10 @@ Slots = dict[str, Params]
 
 
 class Optimizer(Protocol):
-    """Two functions; a module that has them is an optimiser. All tensors lead with l lanes."""
+    """Two functions; a module that has them is an optimiser.
+
+    The first dimension of all tensors is l, the lanes.
+    """
 
     def zeros_like(self, params: Params) -> Slots:
         """The state before the first step."""

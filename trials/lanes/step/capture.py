@@ -156,7 +156,7 @@ class _Recorder(TorchDispatchMode):
     def _same(self, func: OpOverload, args: Any) -> Tensor | None:
         """The tensor whose numbers the result repeats, if any.
 
-        That is the base of a view, or the whole whose parts are all concatenated again.
+        It is the base of a view, or a split tensor whose parts are all concatenated again.
         """
         if func in _VIEWS:
             return args[0]  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ Found = TypeVar("Found")
 
 
 def replayed(function: Callable[..., Found], device: torch.device) -> Callable[..., Found]:
-    """The same function; on a GPU it becomes one CUDA graph, which needs only one launch.
+    """`function` itself; on a GPU its replay as one CUDA graph, which needs only one launch.
 
     A graph stores memory addresses. Tensors that the function changes, and tensors that it reads
     besides its arguments, must therefore stay at their addresses. The function must not depend on

@@ -14,7 +14,7 @@ AHEAD = 16
 
 
 def draws(draw: Draw, seeds: Tensor, steps: Tensor, weights: Tensor, n: int) -> Iterator[Any]:
-    """Yields what is drawn at each of `n` consecutive steps, starting at `steps` (l,).
+    """Yields the draws of `n` consecutive steps, starting at `steps` (l,).
 
     draw: the `draw` of an `Objective`, or an equivalent.
     """
