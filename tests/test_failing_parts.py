@@ -69,7 +69,7 @@ def test_a_learner_that_raises_ends_the_search_with_what_to_look_at(command, pac
     broken = f'{SUM}\n        raise ValueError("no width of {{}}".format(self._width))'
     end, said = command("search", LEARNER, SUM, broken, "--executor", executor)
     assert end == 1
-    place = f"{package / LEARNER}:24, in logits"
+    place = f"{package / LEARNER}:27, in logits"
     assert paragraph(said) == (
         "failed 4 trials failed for the same reason, and none has a score: ValueError: no width of "
         f"0.5 ({place}). The full traceback is in MLflow, in the description of the run "
@@ -151,4 +151,4 @@ def test_a_part_that_can_not_be_made_is_told_in_a_sentence(
 def test_check_says_what_a_learner_raises(command, package):
     end, said = command("check", LEARNER, SUM, f'{SUM}\n        raise ValueError("no")')
     assert end == 2
-    assert f"failed: ValueError: no ({package / LEARNER}:24, in logits)" in paragraph(said)
+    assert f"failed: ValueError: no ({package / LEARNER}:27, in logits)" in paragraph(said)
