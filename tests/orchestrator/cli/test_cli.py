@@ -78,14 +78,18 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, home_with_glyphs) -> Path:
-    """A home with one small finished search of the glyphs."""
-    home = home_with_glyphs(tmp_path_factory.mktemp("home"))
-    done = fewtune("search", QUICKSTART, "--executor", "inline", "--home", home, "--json", *sets())
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout.splitlines()[-1])
-    assert summary["state"] == "complete"
-    return home
+def home(tmp_path_factory: pytest.TempPathFactory, made_once, home_with_glyphs) -> Path:
+    """A home with one small finished search of the glyphs; this process's own copy."""
+
+    def search(home: Path) -> None:
+        words = ["search", QUICKSTART, "--executor", "inline", "--home", home_with_glyphs(home)]
+        done = fewtune(*words, "--json", *sets())
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert summary["state"] == "complete"
+
+    searched = made_once("searched_home", search)
+    return shutil.copytree(searched, tmp_path_factory.mktemp("home"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
