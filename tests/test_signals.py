@@ -69,7 +69,7 @@ def assert_stopped_cleanly(process, home):
     assert process.wait(60) == 130, said
     assert "Traceback" not in said
     assert "SIGTERM received" not in said
-    assert said.count("To go on: fewtune search") == 1
+    assert said.count("To resume: fewtune search") == 1
     assert said.rstrip().endswith("--resume")
     assert_nothing_runs(home)
     return said
