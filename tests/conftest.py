@@ -21,6 +21,8 @@ os.environ.update(
 
 import pytest
 
+gc.disable()  # until all tests are collected: few of the objects that are made till then end
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
@@ -37,9 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from visiting the modules and the tests again and again."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def missing(what: str) -> None:

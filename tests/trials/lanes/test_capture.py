@@ -19,7 +19,7 @@ def test_every_step_can_be_captured_and_changes_no_report(
     name, lanes, case_named, tmp_path, monkeypatch, caplog
 ):
     case = case_named(name)
-    specs = [case.spec(number, rungs=(4, 9)) for number in range(lanes)]
+    specs = [case.spec(number, rungs=(2, 5)) for number in range(lanes)]
     monkeypatch.setattr("trials.lanes.step.capture.WORTH", 10**9)
     never = drive(case.program(tmp_path / "never", lanes=lanes), specs)
     monkeypatch.setattr("trials.lanes.step.capture.WORTH", 1)

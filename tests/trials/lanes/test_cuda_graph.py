@@ -14,11 +14,11 @@ from trials.lanes.step.capture import Captured
 from trials.lanes.step.cuda_graph import cuda_graph, replayed
 from trials.programs.build import PROGRAMS
 
-
-def specs_of(case):
-    """Trials that come and go at unlike times, so that lanes are refilled and moved."""
-    rungs = [(2, 5), (3,), (1, 4), (5,), (2, 3)]
-    return [case.spec(number, rungs=steps) for number, steps in enumerate(rungs)]
+# Rungs of trials that come and go at unlike times, so that lanes are refilled and moved. In three
+# lanes draws and steps are captured at their second call, and replayed at their third.
+SHORT = [(1, 2, 4), (3,), (1, 2), (3,)]
+# Enough steps for graphs of a GPU.
+LONG = [(3, 8), (4,), (2, 6), (9,), (3, 5)]
 
 
 def assert_near(found, expected):
@@ -28,9 +28,9 @@ def assert_near(found, expected):
         assert metrics == pytest.approx(own_metrics, rel=REPORTS, abs=REPORTS)
 
 
-def told(program, case):
-    specs = specs_of(case)
-    stories = drive(program, specs, stops={specs[2].key: 1})
+def told(program, case, all_rungs=LONG):
+    specs = [case.spec(number, rungs=rungs) for number, rungs in enumerate(all_rungs)]
+    stories = drive(program, specs, stops={specs[2].key: specs[2].rungs[0]})
     reports = [report for spec in specs for report in stories[spec.key].reports]
     return [(report.score, report.metrics) for report in reports]
 
@@ -42,13 +42,13 @@ def case(request, case_named):
 
 def test_a_step_of_addresses_changes_no_report(case, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("trials.lanes.step.capture.WORTH", 10**9)
-    expected = told(case.program(tmp_path / "eager", lanes=3), case)
+    expected = told(case.program(tmp_path / "eager", lanes=3), case, SHORT)
     monkeypatch.setattr("trials.lanes.step.capture.WORTH", 1)
     plays = []
     monkeypatch.setattr(
         "trials.lanes.lanes.replayed", lambda step, device: Captured(step, by=taped(plays), after=2)
     )
-    assert told(case.program(tmp_path / "graphs", lanes=3), case) == expected
+    assert told(case.program(tmp_path / "graphs", lanes=3), case, SHORT) == expected
     assert plays
     # A step that looks how long its texts are is not captured.
     assert ("waits" in caplog.text) == (case.name == "fine_tuning")
@@ -76,14 +76,14 @@ def elsewhere(case, folder):
             places.settled = False
 
         program.train = settled
-        return told(program, case)
+        return told(program, case, SHORT)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "fine_tuning"])
 def test_what_lies_on_a_device_stays_there(name, case_named, tmp_path):
     case = replace(case_named(name), double=True)
     (tmp_path / "elsewhere").mkdir()
-    expected = told(case.program(tmp_path / "here", lanes=3), case)
+    expected = told(case.program(tmp_path / "here", lanes=3), case, SHORT)
     # A device that is not a CPU adds some numbers in another order.
     assert_near(elsewhere(case, tmp_path / "elsewhere"), expected)
 
