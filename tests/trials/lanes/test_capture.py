@@ -13,8 +13,21 @@ from trials.lanes.step.mapping import over_lanes
 from trials.programs.build import programs
 
 
-@pytest.mark.parametrize("lanes", [1, 2])  # the only one, and mapped
-@pytest.mark.parametrize("name", CASES)
+# A single lane is not mapped. Those that are always trained one by one are tried so by default, and
+# some of the others.
+SINGLE = ("conv", "fine_tuning", "maml", "mixed", "ridge")
+
+
+@pytest.mark.parametrize(
+    ("name", "lanes"),
+    [
+        pytest.param(
+            name, lanes, marks=pytest.mark.slow if lanes == 1 and name not in SINGLE else ()
+        )
+        for name in CASES
+        for lanes in (1, 2)
+    ],
+)
 def test_every_step_can_be_captured_and_changes_no_report(
     name, lanes, case_named, tmp_path, monkeypatch, caplog
 ):
