@@ -12,7 +12,6 @@ from trials.lanes.step.draws import draws
 from trials.lanes.step.mapping import over_lanes
 from trials.programs.build import programs
 
-
 # A single lane is not mapped. Those that are always trained one by one are tried so by default, and
 # some of the others.
 SINGLE = ("conv", "fine_tuning", "maml", "mixed", "ridge")
