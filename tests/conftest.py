@@ -117,6 +117,17 @@ def mlflow_set_up(made_once: Callable[..., Path]) -> Iterator[Callable[..., None
         yield set_up
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_measurements() -> Iterator[None]:
+    """Times a step for an instant only. No test depends on how fast this machine is."""
+    from trials.lanes import capacity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_MEASURED", 0.01)
+        patch.setattr(capacity, "_STEPS", {"cpu": 1, "cuda": 1})
+        yield
+
+
 @pytest.fixture(scope="session")
 def study_database(made_once: Callable[..., Path]) -> Path:
     """A database that Optuna has set up, which takes seconds. Tests copy it."""

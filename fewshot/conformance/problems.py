@@ -50,7 +50,7 @@ def counted(problems: Episode) -> bool:
 
 
 def mislabelled(problems: Episode) -> Episode:
-    """The problems with wrong support labels: other classes, or numbers with the opposite sign."""
+    """The problems with every support label wrong: the next class, or the negated number."""
     y = problems.support_y
     return problems._replace(support_y=(y + 1) % WAY if counted(problems) else -y)
 

@@ -44,7 +44,7 @@ class DiskProblem:
 
 
 def disk_problem(error: BaseException) -> DiskProblem | None:
-    """The disk problem that the error, or one of its causes, reports; None if there is none."""
+    """The disk problem in the chain of causes of `error`, or None; one with a path is preferred."""
     problems = [problem for each in _chain(error) if (problem := _refused(each))]
     return next((problem for problem in problems if problem.path), next(iter(problems), None))
 

@@ -59,8 +59,10 @@ class ClassLoss(Protocol):
         classes: Tensor,
         hyper: Hyperparameters,
     ) -> Tensor:
-        """Loss (b,) of each episode; the null loss is the log of the number of its task's classes.
+        """Cross-entropy (b,) of each episode over all classes of its task.
+
+        Its null loss is log C, where C is the number of classes of the task.
 
         tasks: (b,) int64, the index of each episode's task.
-        classes: (b, way) int64. Class y of an episode is class `classes[..., y]` of its task.
+        classes: (b, way) int64. Class y of episode i is class `classes[i, y]` of its task.
         """

@@ -9,11 +9,11 @@ from fewshot.functional import Params
 
 
 class Model(Protocol):
-    """Parameters are a flat dictionary. `apply` has no state, so it can be mapped over parameters.
+    """Parameters are a flat dictionary from names to tensors. `apply` is compatible with `vmap`.
 
-    A class may set `fills_processor = True`. Lanes are then trained one after the other on a CPU.
-    This suits models with large operations: running many lanes together would not be faster, or
-    would even be slower, because intermediate results no longer fit into the CPU caches.
+    A class may set `fills_processor = True` if one lane already uses a CPU fully. Lanes are then
+    trained one after the other on a CPU. Training many lanes of such a model together is not
+    faster, or is even slower, because intermediate results no longer fit into the CPU caches.
     """
 
     n_out: int  # width of what `apply` returns

@@ -90,7 +90,10 @@ def sample(family: Family, keys: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def variance(family: Family) -> float:
-    """The loss of the best constant predictor of a family, estimated from a fixed sample."""
+    """The variance of the values of a family, estimated from a fixed sample.
+
+    It is the mean squared error of the best constant predictor.
+    """
     keys = fold(torch.tensor(0), torch.arange(_FUNCTIONS))
     return sample(family, keys, _POINTS)[1].double().var().item()
 

@@ -80,7 +80,10 @@ class WorkerStates:
         self._held[turn.worker] -= {result.key for result in turn.results}
 
     def lost(self, worker: int, releasing: Mapping[str, Outcome]) -> Turn:
-        """Record that the worker died; the lost trials include those in `releasing`."""
+        """Record that a worker died. The returned turn lists the trials that are lost with it.
+
+        releasing: trials that the worker was asked to release, by key; they are lost too.
+        """
         keys = tuple(sorted(self._held[worker] | releasing.keys()))
         self._held[worker] = set()
         self.idle[worker] = self._lanes

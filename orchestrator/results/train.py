@@ -16,7 +16,11 @@ from trials.programs.build import build
 
 @dataclass(frozen=True)
 class Trained:
-    """Scores on the finalists' fresh validation episodes and on the test tasks."""
+    """Scores of one trained trial.
+
+    validation: on the validation episodes that a search uses for its finalists.
+    test: on the test tasks.
+    """
 
     validation: RungReport
     test: RungReport

@@ -1,1 +1,1 @@
-"""Builds pools of episodes from the datasets that a recipe names."""
+"""Builds the pools from which episodes are sampled, from the datasets that a recipe names."""

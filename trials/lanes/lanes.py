@@ -1,4 +1,4 @@
-"""Trains trials side by side in one vectorised step that refills each free lane at once."""
+"""Trains trials in parallel lanes with one vectorised step; a free lane is refilled immediately."""
 
 import math
 import time

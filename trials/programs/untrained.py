@@ -19,10 +19,10 @@ def is_untrained(recipe: Recipe) -> bool:
 
 
 def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> Recipe | None:
-    """The recipe of a model that predicts the same held-out tasks directly from the raw inputs.
+    """The recipe of a model that predicts the held-out tasks of `recipe` from the raw inputs.
 
-    Classes are predicted by the nearest class mean, numbers by ridge regression. The result is None
-    if inputs are points of functions or token ids, which carry no meaning before training.
+    Classification uses the nearest class mean, regression uses ridge regression. The result is None
+    for functions and for token ids, whose raw inputs are not useful as features.
 
     pools: the pools of the recipe, by kind of task and split.
     """

@@ -62,7 +62,8 @@ class Transformer:
 def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Path) -> None:
     """Write a folder that `AutoModelForSequenceClassification` and `AutoTokenizer` load.
 
-    encoder: the encoder that training started from. labels: the names of the outputs, in order.
+    encoder: the encoder that was fine-tuned, see `encoder.folder`. params: its fine-tuned
+        parameters. labels: the class names, in the order of the logits.
     """
     from transformers import AutoTokenizer
 

@@ -1,6 +1,8 @@
 """The commands as a user gives them."""
 
+import contextlib
 import gzip
+import io
 import json
 import math
 import os
@@ -41,7 +43,14 @@ SMALL = {
 }
 
 
-AUTO = SMALL | {"search.lanes": "auto", "search.trials": 4, "steps": 4}
+AUTO = {
+    "search.lanes": "auto",
+    "search.trials": 4,
+    "search.reference_trials": 2,
+    "search.finalists": 1,
+    "search.seeds": 2,
+    "steps": 4,
+}
 
 
 def fewtune(
@@ -83,9 +92,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, made_once, home_with_glyphs) 
 
     def search(home: Path) -> None:
         words = ["search", QUICKSTART, "--executor", "inline", "--home", home_with_glyphs(home)]
-        done = fewtune(*words, "--json", *sets())
-        assert done.returncode == 0, done.stderr
-        summary = json.loads(done.stdout.splitlines()[-1])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert cli.main([*map(str, words), "--json", *sets()]) == 0
+        summary = json.loads(printed.getvalue().splitlines()[-1])
         assert summary["state"] == "complete"
 
     searched = made_once("searched_home", search)
@@ -111,19 +120,18 @@ def test_show_counts_every_trial_and_gives_a_verdict(home, called):
     assert 0 < shown["occupancy"] <= 1
 
 
-def test_lanes_are_found_once_and_a_resumed_search_has_as_many(
-    tmp_path, home_with_glyphs, called, monkeypatch
-):
+def test_lanes_are_found_once_and_a_resumed_search_has_as_many(tmp_path, called, monkeypatch):
     found = iter([4])
     monkeypatch.setattr(launch, "lanes_of", lambda *args: lambda: next(found))
     stops = iter([False, False, True])
-    config = load_config(QUICKSTART, [f"{k}={json.dumps(v)}" for k, v in AUTO.items()])
-    home = Home.at(str(home_with_glyphs(tmp_path)))
+    functions = ROOT / "configs" / "functions.yaml"
+    config = load_config(functions, [f"{k}={json.dumps(v)}" for k, v in AUTO.items()])
+    home = Home.at(str(tmp_path))
     with pytest.raises(Stopped):
         launch.run(config, home, placement="inline", should_stop=lambda: next(stops))
     ended = launch.run(config, home, placement="inline", resume=True)
     assert ended.summary.state == "complete"
-    shown = called("show", "quickstart", "--home", tmp_path).stdout
+    shown = called("show", "functions", "--home", tmp_path).stdout
     assert "4 lanes" in shown
 
 
@@ -274,7 +282,9 @@ def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp
     assert len(pd.read_csv(out / "predictions.csv")) == 5 * (12 - 3)
 
 
-def test_an_export_whose_model_is_damaged_is_refused_in_one_sentence(exported, tmp_path, called):
+def test_an_export_whose_model_is_damaged_is_refused_in_one_sentence(
+    home, exported, tmp_path, called
+):
     broken = shutil.copytree(exported, tmp_path / "broken")
     whole = (broken / "model.safetensors").read_bytes()
     np.savez(tmp_path / "new.npz", images=np.zeros((6, 14, 14), "uint8"), label=[*"aaabbb"])
@@ -285,11 +295,11 @@ def test_an_export_whose_model_is_damaged_is_refused_in_one_sentence(exported, t
         assert done.returncode == 2, done.stderr
         assert "model.safetensors: must be a model that `fewtune export` wrote" in done.stderr
         assert not (tmp_path / "out").exists()
-        teacher = {"teacher": {"source": "export", "path": str(broken)}}
-        rates = {"space.distill/temperature": 2.0, "space.distill/soft_weight": 0.5}
-        done = called("check", QUICKSTART, "--home", tmp_path, *sets(**teacher, **rates))
-        assert done.returncode == 2, done.stderr
-        assert "teacher.path: must be a model that this version of fewtune trained" in done.stderr
+    teacher = {"teacher": {"source": "export", "path": str(broken)}}
+    rates = {"space.distill/temperature": 2.0, "space.distill/soft_weight": 0.5}
+    done = called("check", QUICKSTART, "--home", home, *sets(**teacher, **rates))
+    assert done.returncode == 2, done.stderr
+    assert "teacher.path: must be a model that this version of fewtune trained" in done.stderr
 
 
 def test_an_export_finds_the_model_though_a_checkpoint_is_lost_or_the_home_was_moved(
@@ -356,7 +366,7 @@ def test_all_faults_are_told_at_once(tmp_path, called):
     assert all(word in done.stderr for word in ("stepz", "seed", "steps"))
 
 
-@pytest.mark.parametrize(("asked", "lanes"), [(4, {4}), ("auto", {1, 2})])
+@pytest.mark.parametrize(("asked", "lanes"), [(4, {4}), ("auto", {2**i for i in range(8)})])
 def test_check_says_what_a_search_will_take(tmp_path, home_with_glyphs, called, asked, lanes):
     home_with_glyphs(tmp_path)
     done = called("check", QUICKSTART, "--home", tmp_path, *sets(search__lanes=asked))

@@ -38,7 +38,14 @@ def told(program, case, all_rungs=LONG):
     return [(report.score, report.metrics) for report in reports]
 
 
-@pytest.fixture(params=CASES)
+# One case of each kind of step; the slow tests have the others.
+OF_EACH_KIND = ("baseline_pp", "distillation", "fine_tuning", "maml", "mixed", "taught")
+SOME = [
+    pytest.param(name, marks=() if name in OF_EACH_KIND else pytest.mark.slow) for name in CASES
+]
+
+
+@pytest.fixture(params=SOME)
 def case(request, case_named):
     return case_named(request.param)
 
@@ -82,7 +89,7 @@ def elsewhere(case, folder):
         return told(program, case, SHORT)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "fine_tuning"])
+@pytest.mark.parametrize("name", [case for case in SOME if case.values != ("fine_tuning",)])
 def test_what_lies_on_a_device_stays_there(name, case_named, tmp_path):
     case = replace(case_named(name), double=True)
     (tmp_path / "elsewhere").mkdir()

@@ -17,7 +17,10 @@ Gradient = Callable[[Params, Any, Hyperparameters, Tensor], tuple[Params, Tensor
 
 
 def gradient_of(objective: Objective) -> Gradient:
-    """The gradient function of `objective`, captured once for each number of lanes."""
+    """The function that computes the gradients and the losses of all lanes.
+
+    Its operations are recorded once for each number of lanes, see `trials.lanes.step.capture`.
+    """
     of_batch = Captured(_gradient(over_lanes(objective.loss)))
 
     def gradient(
