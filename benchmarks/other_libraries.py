@@ -42,7 +42,8 @@ from trials.lanes.optimizers import adam
 from trials.lanes.step.capture import Captured
 from trials.lanes.step.draws import draws
 from trials.lanes.step.gradient import gradient_of
-from trials.programs.meta_training import MetaTraining, TaskGroup
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import TaskGroup
 
 Step = Callable[[], object]  # one update
 TASKS, LANES = 25, 8  # sinusoids per update; trials of `fewtune_lanes`

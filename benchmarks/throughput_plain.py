@@ -23,7 +23,8 @@ from trials.contract import Recipe
 from trials.lanes.step.draws import draws
 from trials.lanes.step.precision import set_matmul_precision
 from trials.programs.build import PROGRAMS, best_device
-from trials.programs.meta_training import Batch, MetaTraining, TaskGroup
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import Batch, TaskGroup
 
 _EPISODES_AT_ONCE = 256
 
@@ -90,7 +91,7 @@ class PlainTrial:
 
     def _metric_score(self, params: Params, hyper: Mapping[str, Tensor]) -> float:
         """Mean skill of a classifying learner on all validation episodes."""
-        drawn = self._part.episodes("search")
+        drawn = self._part.scoring.episodes("search")
         parts = zip(*(part.split(_EPISODES_AT_ONCE) for part in drawn), strict=True)
         right: list[Tensor] = []
         for episodes in map(Episode._make, parts):

@@ -84,6 +84,7 @@ class Recipe:
     teacher: Component | None = None  # see trials.programs.teachers
     distillation: Distillation = HINTON
     weights_as: WeightsAs = "loss"  # task weights multiply losses, or are sampling probabilities
+    sampled_episodes: int = 0  # per outer step if tasks are sampled; 0: `episodes` for each task
     seed: int = 0  # for draws that all trials share, such as the scoring episodes
     imbalance: Imbalance | None = None
     overlap: Overlap = False  # how to treat examples that splits share

@@ -1,5 +1,6 @@
 """The interface of a model, which is a pure function of parameters and inputs."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,6 +15,9 @@ class Model(Protocol):
     A class may set `fills_processor = True` if one lane already uses a CPU fully. Lanes are then
     trained one after the other on a CPU. Training many lanes of such a model together is not
     faster, or is even slower, because intermediate results no longer fit into the CPU caches.
+
+    A class may set `pretrained = True` if its embeddings are useful without training. The same
+    model without training is then one of the references of a search.
     """
 
     n_out: int  # width of what `apply` returns
@@ -32,3 +36,28 @@ class TrimsPadding(Protocol):
 
     def trim(self, x: Tensor) -> Tensor:
         """x (..., length) without the trailing columns that are padding in all rows."""
+
+
+@runtime_checkable
+class AppliesToLanes(Protocol):
+    """An extra method of a model that is faster for several lanes together than under `vmap`."""
+
+    def apply_to_lanes(self, params: Params, x: Tensor) -> Tensor:
+        """Outputs (l, b, n_out) of l lanes with stacked parameters (l, ...).
+
+        x: (l, b, *features), or (1, b, *features) if it is the same for all lanes.
+        """
+
+
+@runtime_checkable
+class CachesStates(Protocol):
+    """An extra method of a model with a frozen part, whose results are computed once per example.
+
+    The frozen part is not in the parameters: all lanes share it.
+    """
+
+    def cache_states(self, inputs: Tensor, cache: Path) -> None:
+        """Compute the frozen part's results for inputs (n, *features), or read them from `cache`.
+
+        The frozen part is moved to the device of the inputs. cache: a folder for files.
+        """

@@ -6,6 +6,7 @@ from fewshot.models.bag import Bag
 from fewshot.models.base import Model
 from fewshot.models.convolution.conv import Conv
 from fewshot.models.mlp import MLP
+from fewshot.models.pretrained.lora import Lora
 from fewshot.models.pretrained.transformer import Transformer
 from fewshot.models.residual import Residual
 from fewshot.models.untrained import Untrained
@@ -18,11 +19,17 @@ SPREAD = "spread"
 MODELS: dict[str, Callable[..., Model]] = {
     "bag": Bag,
     "conv": Conv,
+    "lora": Lora,
     "mlp": MLP,
     "residual": Residual,
     "transformer": Transformer,
     "untrained": Untrained,
 }
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether the model `name`, from `MODELS` or of a user, sets `pretrained`."""
+    return bool(getattr(resolve(MODELS, name, "model.name"), "pretrained", False))
 
 
 def fills_processor(name: str) -> bool:

@@ -131,7 +131,7 @@ def _check_teacher(config: Config) -> list[ErrorDetail]:
 
 def _check_model(config: Config) -> list[ErrorDetail]:
     """Check that a transformer gets the tokens of its own tokenizer."""
-    if config.model.name != "transformer":
+    if config.model.name not in ("lora", "transformer"):
         return []
     encoder = config.model.options()["encoder"]
     wanted = {"features": "tokens", "encoder": encoder}
@@ -165,6 +165,9 @@ def _check_weights(config: Config) -> list[ErrorDetail]:
         rule = "must be loss if tasks have parameters of their own, which are trained together."
         place = "space.task_weights.weights_as"
         details.append(ErrorDetail(place, rule, weights.weights_as))
+    if config.episodes.per_step is not None and weights.weights_as != "sampling":
+        rule = "needs `space: {task_weights: {weights_as: sampling}}`: each task has a loss term."
+        details.append(ErrorDetail("episodes.per_step", rule, config.episodes.per_step))
     for key in ("prior", "fixed"):
         for name in sorted((getattr(weights, key) or {}).keys() - set(names)):
             remedy = f"Training tasks: {', '.join(names) or 'none'}."

@@ -105,6 +105,7 @@ def recipe_of(config: Config) -> Recipe:
         shot=shapes.shot,
         query=shapes.query,
         episodes=shapes.per_task,
+        sampled_episodes=shapes.per_step or 0,
         validation_episodes=shapes.validation,
         test_episodes=shapes.test,
         batch=config.batch,

@@ -17,7 +17,8 @@ from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.base import episode_keys
 from fewshot.tasks.pool import Task, pool
-from trials.programs.meta_training import MetaTraining, TaskGroup
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import TaskGroup
 
 RATE = {"lr/adapt": torch.tensor(1.0, dtype=torch.float64)}
 COUNTS = (4, 6)  # classes of two tasks

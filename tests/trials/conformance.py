@@ -520,6 +520,47 @@ def fine_tuning(folder: Path) -> Case:
     return Case("fine_tuning", recipe, folder, "lr/adapt", hyperparameters)
 
 
+def lora(folder: Path) -> Case:
+    """Low-rank additions to a frozen transformer, whose hidden states are computed in advance."""
+    encoder = tiny_transformer.save(folder, layers=2)
+    rng = np.random.default_rng(3)
+    rows = [
+        {
+            "text": " ".join(rng.choice(list("abcdef"[c : c + 3]), n)),
+            "label": str(c),
+            "topic": topic,
+        }
+        for topic in (*_TRAIN, "delta", "epsilon", "zeta")
+        for c in range(4)
+        for n in [3, 4, 5, 7] * 3
+    ]
+    texts = folder / "topics.jsonl"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def tasks(*names: str) -> tuple[TaskSpec, ...]:
+        return tuple(
+            TaskSpec(name=name, dataset="texts", label="label", where={"topic": (name,)})
+            for name in names
+        )
+
+    options = {"path": str(texts), "features": "tokens", "encoder": encoder, "max_length": 9}
+    recipe = replace(
+        _meta_training(folder, Component(name="protonet")),
+        datasets={"texts": Component(name="text", options=options)},
+        tasks={
+            "train": tasks(*_TRAIN),
+            "validation": tasks("delta", "epsilon"),
+            "test": tasks("zeta"),
+        },
+        model=Component(name="lora", options={"encoder": encoder, "layers": 1, "rank": 2}),
+        overlap=True,  # of six letters: some texts occur twice
+    )
+    return Case("lora", recipe, folder, "lr/outer", {"lr/outer": 0.01}, {}, _TRAIN)
+
+
+# Programs whose steps read the lengths of texts, and are therefore not captured.
+READ_LENGTHS = ("fine_tuning", "lora")
+
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "protonet": protonet,
     "conv": conv,
@@ -532,6 +573,7 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
     "taught": taught,
     "distillation": distillation,
     "fine_tuning": fine_tuning,
+    "lora": lora,
 }
 
 

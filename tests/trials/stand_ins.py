@@ -266,6 +266,10 @@ class Raising:
         self._look("batch", seeds, steps)
         return steps, self._objective.batch(own)
 
+    def embed(self, params, batch):
+        steps, own = batch
+        return steps, self._objective.embed(params, own)
+
     def loss(self, params, batch, hyper, weights):
         step, own = batch
         loss = self._objective.loss(params, own, hyper, weights)

@@ -47,8 +47,15 @@ class Objective(Protocol):
     def batch(self, drawn: Any) -> Any:
         """The drawn examples themselves, as `loss` needs them; the first dimension is l."""
 
+    def embed(self, params: Params, batch: Any) -> Any:
+        """The batch after the part of the model that is computed for all lanes together.
+
+        It is differentiable in `params` (l, ...). Most models have no such part, so that the batch
+        is returned unchanged.
+        """
+
     def loss(self, params: Params, batch: Any, hyper: Hyperparameters, weights: Tensor) -> Tensor:
-        """The loss of one lane, a scalar; weights (t,) as in `tasks`."""
+        """The loss of one lane, a scalar, for what `embed` returns; weights (t,) as in `tasks`."""
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         """The scores of l models; the first dimension of all tensors is l."""

@@ -18,11 +18,11 @@ from fewshot.episodes import gather_rows
 from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
-from fewshot.models.base import Model, TrimsPadding
+from fewshot.models.base import AppliesToLanes, Model, TrimsPadding
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.lanes.objective import TaskScores, soft_hyperparameters
-from trials.lanes.step.mapping import over_lanes
+from trials.lanes.step.mapping import same_for_lanes
 
 _QUERIES_AT_ONCE = 256
 
@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
 class Batch(NamedTuple):
     """The examples of one step: b labelled ones and, with a teacher, b with teacher logits."""
 
-    x: Tensor  # (b, *features) or (2b, *features); the labelled examples come first
+    x: Tensor  # (b, *features) or (2b, *features), or logits; the labelled examples come first
     support_y: Tensor  # (b,)
     transfer_logits: Tensor  # (b, classes)
 
@@ -127,10 +127,16 @@ class Adaptation:
         x = gather_rows(self._inputs, rows)
         return self.model.trim(x) if isinstance(self.model, TrimsPadding) else x
 
+    def embed(self, params: Params, batch: Batch) -> Batch:
+        """The batch with logits in place of examples, if the model computes those of all lanes."""
+        if not isinstance(self.model, AppliesToLanes):
+            return batch
+        return batch._replace(x=self.model.apply_to_lanes(params, batch.x))
+
     def loss(self, params: Params, batch: Batch, hyper: Hyperparameters, weights: Tensor) -> Tensor:
         del weights
-        n = len(batch.support_y)
-        logits = self.model.apply(params, batch.x)
+        n, embedded = len(batch.support_y), isinstance(self.model, AppliesToLanes)
+        logits = batch.x if embedded else self.model.apply(params, batch.x)
         hard = cross_entropies(logits[:n], batch.support_y).mean()
         if not self._taught:
             return hard
@@ -145,7 +151,7 @@ class Adaptation:
 
     def logits(self, params: Params, rows: Tensor) -> Tensor:
         """Logits (l, n, classes) of l stacked models for n rows."""
-        mapped = over_lanes(self.model.apply, shared=1)
+        mapped = same_for_lanes(self.model)
         parts = rows.split(_QUERIES_AT_ONCE)
         return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
 

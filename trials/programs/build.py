@@ -28,9 +28,15 @@ from trials.lanes.optimizers import adam, sgd
 from trials.lanes.optimizers.base import Optimizer
 from trials.lanes.step.precision import set_matmul_precision
 from trials.programs.adaptation import Adaptation, NewTask
-from trials.programs.factories import build_learner, build_student, spread_of
+from trials.programs.factories import (
+    BuildContext,
+    build_learner,
+    build_student,
+    spread_of,
+)
 from trials.programs.memory_forecast import memory_needs, scoring_needs
-from trials.programs.meta_training import MetaTraining, TaskGroup, TeacherSignal
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import TaskGroup, TeacherSignal
 from trials.programs.new_task import distilled_task
 from trials.programs.teachers import teacher_of
 from trials.programs.untrained import untrained
@@ -198,7 +204,7 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
         assert sources is not None, "the config check refuses adaptation to functions"
         new = distilled_task(recipe, sources, cache)
         inputs = sources.inputs
-        _check_memory(_adapting(recipe, inputs, new.task), recipe, inputs, lanes, workers)
+        _check_memory(_adapting(recipe, inputs, new.task, cache), recipe, inputs, lanes, workers)
         shape = tuple(inputs.shape[1:])
         _check_init(build_student(recipe, shape, len(new.classes)).init, "model")
         accuracy_of_teacher = new.teacher_accuracy
@@ -208,7 +214,8 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
     parts = _parts(recipe, sources, pools, torch.device("cpu"), cache)
     inputs_of_rows = None if sources is None else sources.inputs
     plain = untrained(recipe, pools)
-    _check_memory(MetaTraining(parts, recipe.episodes), recipe, inputs_of_rows, lanes, workers)
+    objective = MetaTraining(parts, recipe.episodes, recipe.sampled_episodes)
+    _check_memory(objective, recipe, inputs_of_rows, lanes, workers)
     for part in parts:
         _check_init(part.learner.init, "learner")
     if plain is not None:
@@ -255,7 +262,8 @@ def _teacher_accuracy(
 def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
     sources = sources_of(recipe, cache)
     pools = pools_of(recipe, sources, device)
-    return MetaTraining(_parts(recipe, sources, pools, device, cache), recipe.episodes)
+    parts = _parts(recipe, sources, pools, device, cache)
+    return MetaTraining(parts, recipe.episodes, recipe.sampled_episodes)
 
 
 def _parts(
@@ -270,7 +278,9 @@ def _parts(
     train = {
         task_kind: by_split["train"] for task_kind, by_split in pools.items() if "train" in by_split
     }
-    spread = spread_of(recipe, train)
+    inputs = None if sources is None else sources.inputs.to(device)
+    context = BuildContext(inputs=inputs, cache=cache)
+    context = context._replace(spread=spread_of(recipe, train, context))
     stages: tuple[tuple[Stage, str, int], ...] = (
         ("search", "validation", recipe.validation_episodes),
         ("final", "validation", recipe.test_episodes),
@@ -284,7 +294,7 @@ def _parts(
                 recipe.max_way,
                 task_kind,
                 by_split.get("train"),
-                spread,
+                context,
             ),
             by_split.get("train"),
             {
@@ -313,11 +323,12 @@ def _teacher_signal(
 def _adaptation(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
     sources = Sources(recipe.datasets, cache)
     task = distilled_task(recipe, sources, cache).task.to(device)
-    return _adapting(recipe, sources.inputs.to(device), task)
+    return _adapting(recipe, sources.inputs.to(device), task, cache)
 
 
-def _adapting(recipe: Recipe, inputs: Tensor, task: NewTask) -> Adaptation:
-    model = build_student(recipe, tuple(inputs.shape[1:]), task.n_classes)
+def _adapting(recipe: Recipe, inputs: Tensor, task: NewTask, cache: Path) -> Adaptation:
+    context = BuildContext(inputs=inputs, cache=cache)
+    model = build_student(recipe, tuple(inputs.shape[1:]), task.n_classes, context)
     return Adaptation(model, inputs, task, recipe.batch, recipe.distillation)
 
 

@@ -3,9 +3,12 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.errors.parts import as_input_error
@@ -21,9 +24,9 @@ from fewshot.learners.learners import (
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.ridge import Ridge
 from fewshot.learners.scaled import Scaled, scale_of
-from fewshot.models.base import Model
+from fewshot.models.base import AppliesToLanes, CachesStates, Model
 from fewshot.models.columns import OutputSlice
-from fewshot.models.models import MODELS, SPREAD
+from fewshot.models.models import MODELS, SPREAD, is_pretrained
 from fewshot.randomness import fold
 from fewshot.registry import options_of, resolve
 from fewshot.tasks.base import Pool
@@ -33,6 +36,22 @@ from trials.data.pools import TaskKind, task_kinds
 
 # Random stream of the episodes that `spread_of` draws, and their number per task.
 _SPREAD, _SPREAD_EPISODES = 4, 16
+
+
+class BuildContext(NamedTuple):
+    """What the data say about a model.
+
+    spread: see `spread_of`; only initial parameters depend on it.
+    inputs: (n, ...), the inputs whose states a model with a frozen part computes in advance.
+    cache: the folder for these states.
+    """
+
+    spread: float = 1.0
+    inputs: Tensor | None = None
+    cache: Path | None = None
+
+
+ALONE = BuildContext()
 
 
 def build_part(
@@ -49,9 +68,12 @@ def build_part(
         return factory(**arguments)
 
 
-def build_student(recipe: Recipe, features: tuple[int, ...], n_classes: int) -> Model:
+def build_student(
+    recipe: Recipe, features: tuple[int, ...], n_classes: int, context: BuildContext = ALONE
+) -> Model:
     """The model of an adaptation recipe."""
     model: Model = build_part(MODELS, recipe.model, "model", features=features, n_out=n_classes)
+    _cache_states(model, context)
     return model
 
 
@@ -61,16 +83,15 @@ def build_learner(
     way: int,
     task_kind: TaskKind | None = None,
     train: Pool | None = None,
-    spread: float = 1.0,
+    context: BuildContext = ALONE,
 ) -> Learner:
     """The learner of a meta-training recipe, for `way` classes or for regression.
 
     task_kind: the kind of the tasks to learn; by default the first kind of the recipe.
     train: the training tasks of this kind, if there are any.
-    spread: see `spread_of`; only initial parameters depend on it.
     """
     task_kind = task_kind or next(iter(task_kinds(recipe)))
-    model = _model(recipe, features, way, task_kind, spread)
+    model = _model(recipe, features, way, task_kind, context)
     made = learner_named(recipe.learner.name)
     found: Learner
     if task_kind.regresses and not supports_regression(made):
@@ -85,18 +106,19 @@ def build_learner(
     return with_scaling(found, task_kind)
 
 
-def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool]) -> float:
+def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool], context: BuildContext) -> float:
     """Root mean square distance of training examples from the mean of their episode's support.
 
-    Inputs are scaled as the model receives them. The result is 1 if the recipe's model has no
-    option for it, or if the distance is 0 or not finite.
+    Inputs are scaled as the model receives them; for a pretrained model, the distance is that of
+    its embeddings of length 1. The result is 1 if the recipe's model has no option for it, or if
+    the distance is 0 or not finite.
     """
     if SPREAD not in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
         return 1.0
     squares = []
     for task_kind, pool in train.items():
         key = fold(torch.tensor(recipe.seed, device=pool.null_losses.device), _SPREAD)
-        x = pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1).flatten(2)  # (e, n, d)
+        x = _features(recipe, pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1), context)
         if task_kind.source == "table":  # in units of the support, see `scaled`
             x = scale_of(x, torch.ones_like(x[..., 0])).to(x)
         squares.append((x - x.mean(1, keepdim=True)).square().sum(-1).mean())
@@ -104,8 +126,21 @@ def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool]) -> float:
     return found if 0 < found < math.inf else 1.0
 
 
+def _features(recipe: Recipe, x: Tensor, context: BuildContext) -> Tensor:
+    """The features (e, n, d) of the examples x (e, n, ...) of e episodes before training."""
+    if not is_pretrained(recipe.model.name):
+        return x.flatten(2)
+    part = replace(recipe.model, options={**recipe.model.options, "scale": 1.0})
+    model: Model = build_part(MODELS, part, "model", features=tuple(x.shape[2:]))
+    _cache_states(model, context)
+    assert isinstance(model, AppliesToLanes), "each pretrained model with a scale has the method"
+    params = {k: v.unsqueeze(0) for k, v in model.init(torch.Generator().manual_seed(0)).items()}
+    with torch.no_grad():
+        return model.apply_to_lanes(params, x.flatten(0, 1).unsqueeze(0)).view(*x.shape[:2], -1)
+
+
 def _model(
-    recipe: Recipe, features: tuple[int, ...], way: int, task_kind: TaskKind, spread: float
+    recipe: Recipe, features: tuple[int, ...], way: int, task_kind: TaskKind, context: BuildContext
 ) -> Model:
     """The model; if tasks of both kinds share it, only its outputs for `task_kind`.
 
@@ -113,15 +148,21 @@ def _model(
     """
     more: dict[str, Any] = {"features": features}
     if SPREAD in options_of(resolve(MODELS, recipe.model.name, "model.name"), ()):
-        more[SPREAD] = spread
-    if not _scores_classes(recipe):
-        return build_part(MODELS, recipe.model, "model", **more)  # type: ignore[no-any-return]
+        more[SPREAD] = context.spread
     kinds = {each.regresses for each in task_kinds(recipe)}
-    n_outputs = way * (False in kinds) + (True in kinds)
-    model: Model = build_part(MODELS, recipe.model, "model", **more, n_out=n_outputs)
-    if len(kinds) == 1:
+    if _scores_classes(recipe):
+        more["n_out"] = way * (False in kinds) + (True in kinds)
+    model: Model = build_part(MODELS, recipe.model, "model", **more)
+    _cache_states(model, context)
+    if len(kinds) == 1 or not _scores_classes(recipe):
         return model
     return OutputSlice(model, way, 1) if task_kind.regresses else OutputSlice(model, 0, way)
+
+
+def _cache_states(model: Model, context: BuildContext) -> None:
+    if isinstance(model, CachesStates) and context.inputs is not None:
+        assert context.cache is not None, "inputs come with a folder for their states"
+        model.cache_states(context.inputs, context.cache)
 
 
 def _scores_classes(recipe: Recipe) -> bool:

@@ -28,9 +28,11 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.lanes.objective import Objective
 from trials.lanes.optimizers.base import Optimizer
-from trials.lanes.step.mapping import over_lanes
+from trials.lanes.step.mapping import over_lanes, same_for_lanes
 from trials.programs.adaptation import Adaptation
-from trials.programs.meta_training import EXAMPLES_AT_ONCE, MetaTraining, TaskGroup, at_once
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.scoring import EXAMPLES_AT_ONCE, at_once
+from trials.programs.meta_training.task_group import TaskGroup
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ def _step(
 
     def gradient() -> Any:
         own = {name: value.requires_grad_() for name, value in params.items()}
-        losses = over_lanes(objective.loss)(own, batch, hyper, weights)
+        losses = over_lanes(objective.loss)(own, objective.embed(own, batch), hyper, weights)
         return torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
 
     with torch.enable_grad():
@@ -149,7 +151,7 @@ def _scoring(objective: Objective, place: torch.device) -> tuple[float, list[Pie
     """Bytes of the examples that are kept for scoring, and the pieces of work of a scoring."""
     if isinstance(objective, Adaptation):
         answer, x = (
-            over_lanes(objective.model.apply, shared=1),
+            same_for_lanes(objective.model),
             _made(objective.some_queries, place),
         )
         return _bytes(x), [lambda params, hyper: answer(params, x)]
@@ -189,7 +191,7 @@ def _compare(
     hyper: Hyperparameters,
 ) -> None:
     """The work of `TaskGroup.score`: embed all examples, then compare one chunk of episodes."""
-    embed = over_lanes(learner.embedding.apply, shared=1)
+    embed = same_for_lanes(learner.embedding)
     parts = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
     found = torch.cat(parts, 1)
     del parts

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fewshot.models.models import is_pretrained
 from fewshot.tasks.base import Pool
 from fewshot.tasks.functions import FunctionPool
 from fewshot.tasks.pool import TaskPool
@@ -15,24 +16,28 @@ _MODEL = "untrained"
 
 def is_untrained(recipe: Recipe) -> bool:
     """Whether a recipe is that of an untrained model."""
-    return recipe.model.name == _MODEL
+    return recipe.program == "meta_training" and not recipe.tasks.get("train")
 
 
 def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> Recipe | None:
-    """The recipe of a model that predicts the held-out tasks of `recipe` from the raw inputs.
+    """The recipe of a model that predicts the held-out tasks of `recipe` without training.
 
+    A pretrained model of the recipe gives the features; otherwise the raw inputs are the features.
     Classification uses the nearest class mean, regression uses ridge regression. The result is None
-    for functions and for token ids, whose raw inputs are not useful as features.
+    for functions and for token ids without a pretrained model, which are not useful as features.
 
     pools: the pools of the recipe, by kind of task and split.
     """
     held_out = [
         pool for by_split in pools.values() for split, pool in by_split.items() if split != "train"
     ]
-    if not all(_means_something(pool) for pool in held_out):
-        return None
+    model = recipe.model
+    if not is_pretrained(model.name):
+        if not all(_means_something(pool) for pool in held_out):
+            return None
+        model = Component(name=_MODEL)
     tasks = {**recipe.tasks, "train": ()}
-    alone = replace(recipe, tasks=tasks, model=Component(name=_MODEL), teacher=None)
+    alone = replace(recipe, tasks=tasks, model=model, teacher=None)
     return replace(alone, learner=Component(name="ridge" if alone.regresses else "protonet"))
 
 

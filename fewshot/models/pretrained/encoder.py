@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Options for transformers: download nothing, and run no code from the model's folder.
 SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
 _BATCH = 64
-_CACHE_VERSION = 1  # increase it when the embedding changes
+_CACHE_VERSION = 2  # increase it when the embedding changes
 _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 _INSTALL = (
     "Use the folder of a transformers model, the id of a model on the Hugging Face Hub such as "
@@ -173,14 +173,21 @@ def _read(path: Path, what: str) -> Tensor | None:
 def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
     """Sixteen hexadecimal digits of a hash of the model, `max_length` and all texts."""
     digest = hashlib.sha256(f"{_CACHE_VERSION} {max_length} {len(texts)}".encode())
-    for file in sorted(place.iterdir()):
-        if file.suffix in _MODEL_FILES and file.is_file():
-            with file.open("rb") as content:
-                digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    digest.update(fingerprint(place).encode())
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()[:16]
+
+
+def fingerprint(place: Path) -> str:
+    """A hash of the files of a model: its weights, its configuration and its tokenizer."""
+    digest = hashlib.sha256()
+    for file in sorted(place.iterdir()):
+        if file.suffix in _MODEL_FILES and file.is_file():
+            with file.open("rb") as content:
+                digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:

@@ -30,7 +30,7 @@ from orchestrator.config.sections.tasks import (
 from trials.contract import Precision
 from trials.lanes.objective import soft_hyperparameters
 from trials.programs.adaptation import Adaptation
-from trials.programs.meta_training import MetaTraining
+from trials.programs.meta_training.objective import MetaTraining
 
 
 def _lanes(value: Any, usual: object) -> int | Literal["auto"]:

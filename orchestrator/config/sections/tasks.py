@@ -224,6 +224,7 @@ class EpisodesSection(Section):
     query: Annotated[Count, _count(1)] = 5
     imbalance: Imbalance | None = None
     per_task: PositiveInt = 4
+    per_step: PositiveInt | None = None  # if tasks are sampled: the total, instead of `per_task`
     validation: PositiveInt = 60
     test: PositiveInt = 200
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from tests.trials.conformance import CASES, drive, functions, protonet
+from tests.trials.conformance import CASES, READ_LENGTHS, drive, functions, protonet
 from trials.lanes.step.capture import Captured
 from trials.lanes.step.draws import draws
 from trials.lanes.step.mapping import over_lanes
@@ -43,7 +43,7 @@ def test_every_step_can_be_captured_and_changes_no_report(
     monkeypatch.setattr("trials.lanes.step.gradient.over_lanes", counting)
     at_once = drive(case.program(tmp_path / "at_once", lanes=lanes), specs)
     # A transformer's batches are as long as their longest text, each length another shape.
-    assert len(calls) <= (6 if name == "fine_tuning" else 2)
+    assert len(calls) <= (6 if name in READ_LENGTHS else 2)
     assert "not captured error" not in caplog.text
     for spec in specs:
         pairs = zip(never[spec.key].reports, at_once[spec.key].reports, strict=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.trials.conformance import CASES, drive, protonet
+from tests.trials.conformance import CASES, READ_LENGTHS, drive, protonet
 from tests.trials.double import REPORTS, lanes_in_double
 from tests.trials.stand_ins import ELSEWHERE, TwoPlaces, taped
 from trials.contract import Component
@@ -39,7 +39,7 @@ def told(program, case, all_rungs=LONG):
 
 
 # One case of each kind of step; the slow tests have the others.
-OF_EACH_KIND = ("baseline_pp", "distillation", "fine_tuning", "maml", "mixed", "taught")
+OF_EACH_KIND = ("baseline_pp", "distillation", "fine_tuning", "lora", "maml", "mixed", "taught")
 SOME = [
     pytest.param(name, marks=() if name in OF_EACH_KIND else pytest.mark.slow) for name in CASES
 ]
@@ -61,7 +61,7 @@ def test_a_step_of_addresses_changes_no_report(case, tmp_path, monkeypatch, capl
     assert told(case.program(tmp_path / "graphs", lanes=2), case, SHORT) == expected
     assert plays
     # A step that looks how long its texts are is not captured.
-    assert ("waits" in caplog.text) == (case.name == "fine_tuning")
+    assert ("waits" in caplog.text) == (case.name in READ_LENGTHS)
 
 
 def test_on_a_cpu_a_step_is_called_as_it_is():
@@ -89,7 +89,7 @@ def elsewhere(case, folder):
         return told(program, case, SHORT)
 
 
-@pytest.mark.parametrize("name", [case for case in SOME if case.values != ("fine_tuning",)])
+@pytest.mark.parametrize("name", [case for case in SOME if case.values[0] not in READ_LENGTHS])
 def test_what_lies_on_a_device_stays_there(name, case_named, tmp_path):
     case = replace(case_named(name), double=True)
     (tmp_path / "elsewhere").mkdir()
@@ -145,7 +145,7 @@ class TestOnAGPU:
         monkeypatch.setattr("trials.lanes.step.cuda_graph.cuda_graph", counted)
         found = told(case.program(tmp_path / "graphs", lanes=3), case)
         assert graphs
-        assert ("not captured" in caplog.text) == (case.name == "fine_tuning")
+        assert ("not captured" in caplog.text) == (case.name in READ_LENGTHS)
         assert_near(found, expected)
 
     def test_tf32_is_near(self, case_named, tmp_path):

@@ -22,7 +22,8 @@ from trials.contract import Component, Recipe, TaskSpec
 from trials.data import disjoint
 from trials.data.disjoint import identities, shared_rows
 from trials.programs.build import build, programs, summarise_data
-from trials.programs.meta_training import MetaTraining, TaskGroup
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import TaskGroup
 
 
 def with_task(recipe: Recipe, split: str, spec: TaskSpec) -> Recipe:

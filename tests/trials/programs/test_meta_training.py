@@ -22,7 +22,8 @@ from fewshot.tasks.functions import FAMILIES, function_pool
 from fewshot.tasks.pool import Task, TaskPool, pool
 from tests.trials.conformance import assert_same_reports, drive, taught
 from tests.trials.double import InDouble
-from trials.programs.meta_training import MetaTraining, TaskGroup, TeacherSignal
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import TaskGroup, TeacherSignal
 from trials.programs.teachers import Teacher
 
 WAY, EPISODES = 3, 2

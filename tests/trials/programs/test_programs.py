@@ -71,7 +71,7 @@ def over(*names):
 one_of_each = over("functions", "distillation")
 # What else decides on a trial's state: lanes one by one, heads of their own, a teacher, a body
 # that is pretrained.
-of_each_state = over("conv", "mixed", "taught", "distillation", "fine_tuning")
+of_each_state = over("conv", "mixed", "taught", "distillation", "fine_tuning", "lora")
 
 
 def raising(case, folder, where, lanes, spec):

@@ -50,7 +50,7 @@ def test_is_a_prototypical_network_of_the_inputs(tmp_path):
     program = case.program(tmp_path, lanes=1)  # of the same episodes
     (part,) = program._objective.parts
     learner = ProtoNet(model=Untrained(), way=recipe.way)
-    episodes = part.episodes("final")
+    episodes = part.scoring.episodes("final")
     right = learner.logits({}, episodes, {}).argmax(-1) == episodes.query_y
     accuracy = right.double().mean(1).view(len(report.per_task), -1).mean(1)
     found = [report.metrics[f"val/{task}/accuracy"] for task in report.per_task]

@@ -21,7 +21,7 @@ def gradient_of(objective: Objective) -> Gradient:
 
     Its operations are recorded once for each number of lanes, see `trials.lanes.step.capture`.
     """
-    of_batch = Captured(_gradient(over_lanes(objective.loss)))
+    of_batch = Captured(_gradient(objective))
 
     def gradient(
         params: Params, drawn: Any, hyper: Hyperparameters, weights: Tensor
@@ -32,13 +32,15 @@ def gradient_of(objective: Objective) -> Gradient:
     return Captured(gradient)
 
 
-def _gradient(losses_of: Callable[..., Tensor]) -> Gradient:
+def _gradient(objective: Objective) -> Gradient:
+    losses_of = over_lanes(objective.loss)
+
     def gradient(
         params: Params, batch: Any, hyper: Hyperparameters, weights: Tensor
     ) -> tuple[Params, Tensor]:
         own = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad():
-            losses = losses_of(own, batch, hyper, weights)
+            losses = losses_of(own, objective.embed(own, batch), hyper, weights)
         # Each lane's loss depends only on its own parameters, so the gradient of the sum holds the
         # gradient of each lane. `torch.func.grad` would spend a second on importing a compiler.
         grads = torch.autograd.grad(

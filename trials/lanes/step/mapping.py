@@ -7,6 +7,9 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fewshot.functional import Params
+from fewshot.models.base import AppliesToLanes, Model
+
 
 def over_lanes(function: Callable[..., Tensor], *, shared: int | None = None) -> Callable[..., Any]:
     """A function that applies `function` to each lane; the first dimension of its arguments is l.
@@ -30,3 +33,10 @@ def over_lanes(function: Callable[..., Tensor], *, shared: int | None = None) ->
         return function(*alone).unsqueeze(0)
 
     return mapped
+
+
+def same_for_lanes(model: Model) -> Callable[[Params, Tensor], Tensor]:
+    """A function from stacked parameters (l, ...) and x (b, *features) to outputs (l, b, n_out)."""
+    if isinstance(model, AppliesToLanes):
+        return lambda params, x: model.apply_to_lanes(params, x.unsqueeze(0))
+    return over_lanes(model.apply, shared=1)

@@ -1,0 +1,164 @@
+"""A frozen pretrained encoder with trained low-rank additions to its highest layers.
+
+W x becomes W x + (alpha / rank) B A x for each target W, with B = 0 at the start. The embedding of
+a text is the mean over its tokens, scaled to the length `gain`. Without training it is therefore
+the embedding of the encoder.
+
+Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022. The learned scale is
+that of `fewshot.models.residual`.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot.errors.inputs import input_error
+from fewshot.functional import Params, linear_params, unit
+from fewshot.models.pretrained.encoder import fingerprint, folder
+from fewshot.models.pretrained.hidden_states import HiddenStates
+from fewshot.models.pretrained.split_encoder import SplitEncoder
+
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
+_STEP = 4  # tokens: texts of one batch differ in length by fewer than this
+_FEWEST = 256  # tokens of a batch; smaller batches are joined with the next longer texts
+
+
+class Lora:
+    """Token ids (b, length) int64 -> (b, n_out). The padding id is ignored.
+
+    encoder: see `fewshot.models.pretrained.encoder.folder`. Its tokenizer must have made the ids.
+    layers: how many of the highest layers are adapted.
+    rank: >= 1. alpha: > 0.
+    targets: the last parts of the names of the adapted linear maps, as in PEFT; by default the
+        query and the value projections.
+    scale: > 0, the initial root mean square distance of an embedding from the mean of its episode.
+    spread: > 0, the same distance of embeddings of length 1. The builder measures it.
+    n_out: the number of outputs of a new last layer; None to return embeddings.
+    """
+
+    pretrained = True
+
+    def __init__(
+        self,
+        *,
+        features: Sequence[int],
+        encoder: str,
+        layers: int = 2,
+        rank: int = 8,
+        alpha: float = 16.0,
+        targets: Sequence[str] | None = None,
+        scale: float = 5.0,
+        spread: float = 1.0,
+        n_out: int | None = None,
+    ) -> None:
+        if len(features) != 1:
+            rule = "lora reads token ids: the datasets need `features: tokens`."
+            raise input_error("model", rule, tuple(features))
+        if type(rank) is not int or rank < 1:
+            raise input_error("model.rank", "must be a whole number of at least 1.", rank)
+        for name, value in (("alpha", alpha), ("scale", scale)):
+            if not 0 < value < math.inf:
+                raise input_error(f"model.{name}", "must be a number above 0.", value)
+        self._encoder, self._states = _frozen(
+            encoder, layers, None if targets is None else tuple(targets)
+        )
+        self._source = f"{fingerprint(folder(encoder))} {layers}"
+        self._rank, self._times, self._gain = rank, alpha / rank, scale / spread
+        self._classes = n_out
+        self.n_out = self._encoder.width if n_out is None else n_out
+        self.head: tuple[str, ...] = ("gain",) if n_out is None else ("head.weight", "head.bias")
+
+    def init(self, generator: torch.Generator) -> Params:
+        params: Params = {}
+        for path, (n_out, n_in) in self._encoder.shapes.items():
+            down, _ = linear_params(n_in, self._rank, generator)
+            params[f"{path}{_DOWN}"] = down.T.contiguous()
+            params[f"{path}{_UP}"] = torch.zeros(n_out, self._rank)
+        if self._classes is None:
+            return params | {"gain": torch.tensor(self._gain)}
+        weight = torch.zeros(self._encoder.width, self._classes)
+        return params | {"head.weight": weight, "head.bias": torch.zeros(self._classes)}
+
+    def cache_states(self, inputs: Tensor, cache: Path) -> None:
+        """Compute the hidden states of all inputs (n, length), or read them from `cache`.
+
+        The frozen weights are moved to the device of the inputs.
+        """
+        self._encoder.to(inputs.device)
+        self._states.fill(inputs, cache, self._source)
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        hidden = self._encoder.below(x).detach().to(params[self.head[0]].dtype)
+        return self._outputs(params, hidden, x != self._encoder.padding)
+
+    def apply_to_lanes(self, params: Params, x: Tensor) -> Tensor:
+        """Outputs (l, b, n_out) of l lanes for x (l, b, length), or (1, b, length) for all lanes.
+
+        Texts of similar length form a batch, whatever their lane. Products with the frozen weights
+        are therefore large, and no lane computes the padding of another lane's texts.
+        """
+        lanes, (shared, b, length) = len(params[self.head[0]]), x.shape
+        lane = torch.arange(lanes, device=x.device).repeat_interleave(b)
+        if x.is_meta:  # a forecast of memory; the lengths are not known
+            hidden = torch.empty(lanes * b, length, self._encoder.width, device=x.device)
+            real = torch.ones(lanes * b, length, dtype=torch.bool, device=x.device)
+            return self._outputs(_of(params, lane), hidden, real).view(lanes, b, -1)
+        starts, lengths = self._states.find(x.flatten(0, 1))
+        starts, lengths = (v.repeat(lanes // shared) for v in (starts, lengths))
+        batches = _batches(lengths)
+        found = []
+        for rows in batches:
+            n = int(lengths[rows].max())
+            hidden, real = self._states.gather(starts[rows], lengths[rows], n)
+            own = _of(params, lane[rows])
+            found.append(self._outputs(own, hidden.to(own[self.head[0]].dtype), real))
+        order = torch.cat(batches).argsort()
+        return torch.cat(found).index_select(0, order).view(lanes, b, -1)
+
+    def _outputs(self, params: Params, hidden: Tensor, real: Tensor) -> Tensor:
+        """Outputs (b, n_out) for hidden states; parameters are shared, or have a dimension b."""
+        weights = {}
+        for path in self._encoder.shapes:
+            weights[f"{path}.down"] = params[f"{path}{_DOWN}"]
+            weights[f"{path}.up"] = self._times * params[f"{path}{_UP}"]
+        out = self._encoder.above(hidden, real, weights)
+        inside = real.unsqueeze(-1)
+        embedded = unit(torch.where(inside, out, 0.0).sum(1) / inside.sum(1).clamp(min=1))
+        if self._classes is None:
+            return params["gain"].unsqueeze(-1) * embedded
+        logits = (self._gain * embedded).unsqueeze(1) @ params["head.weight"]
+        return logits.squeeze(1) + params["head.bias"]
+
+
+@lru_cache(maxsize=4)
+def _frozen(
+    encoder: str, layers: int, targets: tuple[str, ...] | None
+) -> tuple[SplitEncoder, HiddenStates]:
+    """The frozen weights and the hidden states, which all models of a process share."""
+    split = SplitEncoder(encoder, layers, targets)
+    return split, HiddenStates(split.below, split.padding, split.width)
+
+
+def _of(params: Params, lane: Tensor) -> Params:
+    """The parameters of the lane (b,) of each row."""
+    return {name: value.index_select(0, lane) for name, value in params.items()}
+
+
+def _batches(lengths: Tensor) -> list[Tensor]:
+    """The rows of each batch; a batch has texts of similar lengths (n,)."""
+    ordered, order = lengths.sort(stable=True)
+    widths = (ordered + _STEP - 1) // _STEP
+    batches: list[Tensor] = []
+    parts: list[Tensor] = []
+    for rows in order.split(torch.unique_consecutive(widths, return_counts=True)[1].tolist()):
+        parts.append(rows)
+        if sum(int(lengths[part].sum()) for part in parts) >= _FEWEST:
+            batches.append(torch.cat(parts))
+            parts = []
+    if parts:
+        batches.append(torch.cat(parts))
+    return batches

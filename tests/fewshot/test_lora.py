@@ -1,0 +1,185 @@
+"""Low-rank additions to a frozen transformer."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from fewshot.conformance.models import ModelLaws, exact, fresh
+from fewshot.errors.inputs import InputError
+from fewshot.models.pretrained import hidden_states, lora
+from fewshot.models.pretrained.encoder import embed, tokenize
+from fewshot.models.pretrained.hidden_states import HiddenStates
+from fewshot.models.pretrained.lora import Lora
+from tests.fewshot import tiny_transformer
+
+TEXTS = ["b", "a b c d e f", "a", "f e d c", "a b c", "c c c b", "a b", "d e"]
+HALF = 2e-3  # relative rounding of hidden states, kept in half precision, after two layers
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return tiny_transformer.save(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def ids(tiny, tmp_path_factory) -> torch.Tensor:
+    return tokenize(TEXTS, encoder=tiny, cache=tmp_path_factory.mktemp("cache"), max_length=12)
+
+
+def made(tiny, **options) -> Lora:
+    return Lora(features=(12,), encoder=tiny, **{"layers": 1, "rank": 3} | options)
+
+
+def moved(model, lanes):
+    """Parameters of several lanes in float64, none of them zero."""
+    rng = torch.Generator().manual_seed(3)
+    apart = [exact(model, seed) for seed in range(lanes)]
+    apart = [
+        {k: v + 0.3 * torch.randn(v.shape, generator=rng, dtype=v.dtype) for k, v in p.items()}
+        for p in apart
+    ]
+    return {name: torch.stack([p[name] for p in apart]) for name in apart[0]}
+
+
+class TestAnEmbedding(ModelLaws):
+    @pytest.fixture
+    def tried(self, tiny, ids):
+        return made(tiny), ids[:4]
+
+
+class TestAClassifier(ModelLaws):
+    @pytest.fixture
+    def tried(self, tiny, ids):
+        return made(tiny, n_out=3, layers=2, targets=["dense"]), ids[:4]
+
+    def test_declares_its_last_layer(self, tiny, ids):
+        model = made(tiny, n_out=3)
+        assert model.head == ("head.weight", "head.bias")
+        outputs = model.apply(fresh(model), ids)
+        assert torch.equal(outputs, torch.zeros_like(outputs))
+
+
+def test_without_training_it_is_the_encoder(tiny, ids, tmp_path):
+    model = made(tiny, scale=3.0, spread=0.5)
+    embedded = embed(TEXTS, encoder=tiny, cache=tmp_path, max_length=12)
+    assert_close(model.apply(fresh(model), ids), 6 * embedded, rtol=0, atol=6 * HALF)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("n_out", [None, 3])
+def test_lanes_together_are_lanes_alone(tiny, ids, layers, n_out):
+    """Outputs and gradients: to rounding if hidden states are the same ones."""
+    model = made(tiny, layers=layers, n_out=n_out)
+    stacked = moved(model, 3)
+    x = torch.stack([ids[:5], ids[1:6], ids[3:]])
+
+    def slopes(params, x):
+        own = {name: value.requires_grad_() for name, value in params.items()}
+        outputs = model.apply_to_lanes(own, x)
+        return outputs, torch.autograd.grad(outputs.pow(3).sum(), list(own.values()))
+
+    together, found = slopes(stacked, x)
+    assert together.shape == (3, 5, model.n_out)
+    for lane in range(3):
+        params = {name: value[lane : lane + 1].detach() for name, value in stacked.items()}
+        alone, expected = slopes(params, x[lane : lane + 1])
+        assert_close(together[lane : lane + 1], alone)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one[lane : lane + 1], other)
+        single = {name: value[0].detach() for name, value in params.items()}
+        assert_close(alone[0], model.apply(single, x[lane]), rtol=HALF, atol=10 * HALF)
+
+
+def test_lanes_can_share_their_examples(tiny, ids):
+    model = made(tiny)
+    stacked = moved(model, 2)
+    assert_close(
+        model.apply_to_lanes(stacked, ids[None]),
+        model.apply_to_lanes(stacked, ids.expand(2, -1, -1)),
+    )
+
+
+def test_batches_have_texts_of_similar_length():
+    lengths = torch.tensor([3, 60, 4, 61, 10, 200, 3])
+    batches = lora._batches(lengths)
+    assert sorted(torch.cat(batches).tolist()) == list(range(7))
+    many = torch.arange(1, 65).repeat(50)
+    for rows in lora._batches(many):
+        padded = len(rows) * int(many[rows].max())
+        assert many[rows].sum() >= min(0.5 * padded, padded - 4 * len(rows))
+        assert many[rows].sum() >= lora._FEWEST
+
+
+class TestHiddenStates:
+    def test_are_computed_once(self, tiny, ids, tmp_path, monkeypatch):
+        lora._frozen.cache_clear()
+        model = made(tiny)
+        model.cache_states(ids, tmp_path)
+        (file,) = tmp_path.glob("hidden-*.safetensors")
+        assert load_file(file)["states"].dtype == torch.float16
+        outputs = model.apply_to_lanes(moved(model, 1), ids[None])
+        lora._frozen.cache_clear()
+        again = made(tiny)
+        monkeypatch.setattr(again._encoder, "below", None)
+        monkeypatch.setattr(again._states, "_compute", None)
+        again.cache_states(ids, tmp_path)
+        assert torch.equal(again.apply_to_lanes(moved(again, 1), ids[None]), outputs)
+
+    def test_of_a_damaged_file_are_computed_again(self, tiny, ids, tmp_path):
+        model = made(tiny)
+        model.cache_states(ids, tmp_path)
+        (file,) = tmp_path.glob("hidden-*.safetensors")
+        whole = file.read_bytes()
+        file.unlink()  # the old file is mapped into memory
+        file.write_bytes(whole[:-50])
+        lora._frozen.cache_clear()
+        made(tiny).cache_states(ids, tmp_path)
+        assert load_file(file)["keys"].shape == (len(TEXTS),)
+
+    def test_of_an_unknown_text_are_added(self):
+        asked = []
+
+        def compute(ids):
+            asked.append(len(ids))
+            return ids.unsqueeze(-1).expand(-1, -1, 2).float()
+
+        store = HiddenStates(compute, padding=0, width=2)
+        one = torch.tensor([[5, 6, 0, 0], [7, 0, 0, 0], [5, 6, 0, 0]])
+        starts, lengths = store.find(one)
+        assert lengths.tolist() == [2, 1, 2]
+        assert starts[0] == starts[2]
+        two = torch.tensor([[7, 0, 0, 0], [1, 2, 3, 4], [5, 6, 0, 0]])
+        states, real = store.gather(*store.find(two), 4)
+        assert torch.equal(torch.where(real, states[..., 0].long(), 0), two)
+        assert asked == [2, 1]
+
+    def test_hashes_tell_texts_apart(self):
+        rng = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, 4, (20_000, 9), generator=rng).unique(dim=0)
+        assert len(hidden_states._hashes(ids).unique()) == len(ids)
+        swapped = torch.tensor([[1, 2], [2, 1], [3, 0], [0, 3]])
+        assert len(hidden_states._hashes(swapped).unique()) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"layers": 0}, "model.layers"),
+        ({"layers": 9}, "model.layers"),
+        ({"targets": ["nothing"]}, "model.targets"),
+        ({"targets": []}, "model.targets"),
+        ({"rank": 0}, "model.rank"),
+        ({"alpha": 0.0}, "model.alpha"),
+        ({"scale": -1.0}, "model.scale"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(tiny, options, path):
+    with pytest.raises(InputError) as caught:
+        made(tiny, **options)
+    assert caught.value.details[0].path == path
+
+
+def test_other_inputs_are_refused(tiny):
+    with pytest.raises(InputError, match="token ids"):
+        Lora(features=(3, 4), encoder=tiny)
