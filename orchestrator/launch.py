@@ -73,33 +73,29 @@ def run(
     plan = plan_of(with_absolute_paths(config, folder))
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
-        with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
-            own = identity.assign_id(config, home, open_records(plan, storage))
-            return SearchResult(before, _drained(_recorder(home, plan, own), should_stop))
+        return SearchResult(before, _send_rest(config, home, plan, should_stop))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
-    found = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    data = summarise_data(plan.recipe, home.cache, **concurrency(config))
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.assign_id(config, home, records)
-        _keep(found, folder, records.search)
+        _store_facts(data, folder, records.search)
         adviser = Adviser(plan, records, advise)
-        adviser.report(advice_on_config(config, found.features))
+        adviser.report(advice_on_config(config, data.features))
         recorder = _recorder(home, plan, own)
         with _recorded(recorder, plan, records, home):
             observe("start", records)
-            untrained = _untrained_scorer(plan, found.untrained, records, home, recorder)
+            untrained = _untrained_scorer(plan, data.untrained, records, home, recorder)
             untrained("final")  # first, so that trials can be compared with it while they run
-            lanes = records.search.notes.get("lanes") or lanes_of(config, plan, found, home)
-            with closing(_executor(plan, config, home, placement, lanes)) as executor:
-                records.search.note("lanes", executor.lanes)
+            with _open_executor(plan, config, home, placement, data, records) as executor:
                 run_search(
                     plan,
                     records,
                     executor,
                     recorder,
-                    task_sizes=found.task_sizes,
+                    task_sizes=data.task_sizes,
                     observe=adviser.wrap_observer(observe),
                     should_stop=should_stop,
                 )
@@ -109,12 +105,19 @@ def run(
         return SearchResult(summarise(plan.name, records), _drained(recorder, should_stop))
 
 
-def _keep(found: DataSummary, folder: Path, record: StudyRecord) -> None:
+def _send_rest(config: Config, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
+    """Send to MLflow what a complete search left in its outbox; as `_drained`."""
+    with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
+        own = identity.assign_id(config, home, open_records(plan, storage))
+        return _drained(_recorder(home, plan, own), should_stop)
+
+
+def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
     """Store the facts about the data that the summary and the export need."""
     record.note("folder", str(folder))
-    record.note("figures", dict(found.figures))
-    record.note("classes", list(found.classes))
-    record.note("null_losses", dict(found.null_losses))
+    record.note("figures", dict(data.figures))
+    record.note("classes", list(data.classes))
+    record.note("null_losses", dict(data.null_losses))
 
 
 def _check_room(config: Config) -> None:
@@ -194,6 +197,22 @@ def _untrained_scorer(
         score_untrained(plan, recipe, stage, getattr(records, stage), executor, recorder)
 
     return score
+
+
+@contextmanager
+def _open_executor(
+    plan: Plan,
+    config: Config,
+    home: Home,
+    placement: Placement,
+    data: DataSummary,
+    records: SearchRecords,
+) -> Iterator[Executor]:
+    """The executor of the search; a resumed search keeps the number of lanes of its first run."""
+    lanes = records.search.notes.get("lanes") or lanes_of(config, plan, data, home)
+    with closing(_executor(plan, config, home, placement, lanes)) as executor:
+        records.search.note("lanes", executor.lanes)
+        yield executor
 
 
 def _executor(

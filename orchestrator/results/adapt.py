@@ -76,6 +76,14 @@ def adapt(
     if like.regresses and part.name == "table":
         others = [name for name in part.options.get("labels", ()) if name != label]
         part = replace(part, options={**part.options, "labels": [*others, label]})
+    dataset = _load(part, data, label, home)
+    if like.regresses:
+        return _adapt_regression(config, folder, dataset, label, shots, out)
+    return _adapt_classification(config, folder, part, dataset, label, shots, out, home)
+
+
+def _load(part: Component, data: str, label: str, home: Home) -> Dataset:
+    """The dataset; raises InputError, with the command-line options as paths."""
     try:
         dataset = load_dataset(part.name, part.options, home.cache)
     except InputError as error:  # name the command-line options instead of config keys
@@ -84,11 +92,22 @@ def adapt(
     if label not in dataset.columns:
         known = ", ".join(map(str, dataset.columns.columns))
         raise input_error("--label", f"must be a column of {data}: {known}.", label)
-    if like.regresses:
-        return _adapt_regression(config, folder, dataset, label, shots, out)
+    return dataset
+
+
+def _adapt_classification(
+    config: Config,
+    folder: Path,
+    part: Component,
+    dataset: Dataset,
+    label: str,
+    shots: int,
+    out: Path,
+    home: Home,
+) -> Adapted:
     labels = dataset.columns[label].fillna("").astype(str).to_numpy()
     classes = sorted(set(labels) - {""})
-    support = _support(labels, classes, shots, data)
+    support = _support(labels, classes, shots, str(part.options["path"]))
     rest = np.setdiff1d(np.arange(len(labels)), support)
     if not len(rest):
         raise input_error(
@@ -101,14 +120,20 @@ def adapt(
     metrics: dict[str, float] = {}
     if len(known_rows):
         truth = torch.tensor([classes.index(labels[rest[i]]) for i in known_rows])
-        metrics["accuracy"] = accuracy(logits[known_rows], truth).item()
-        metrics["f1"] = macro_f1(logits[known_rows], truth).item()
-        probabilities = logits[known_rows].softmax(-1)
-        metrics["ece"] = expected_calibration_error(probabilities, truth)
+        metrics = _class_metrics(logits[known_rows], truth)
     table = dataset.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
     return Adapted(_write(out, table, metrics), len(classes), len(support), len(rest), metrics)
+
+
+def _class_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Metrics of logits (n, c) on integer labels (n,)."""
+    return {
+        "accuracy": accuracy(logits, labels).item(),
+        "f1": macro_f1(logits, labels).item(),
+        "ece": expected_calibration_error(logits.softmax(-1), labels),
+    }
 
 
 def _adapt_regression(

@@ -36,6 +36,20 @@ log = logging.getLogger(__name__)
 # A folder with this file is an earlier export, which may be overwritten.
 RESULT = "result.json"
 TEACHER = "teacher"  # subfolder with the teacher models that adaptation of the export needs
+# The section of the model card about the files.
+_USE = (
+    "## Use",
+    "",
+    "```sh",
+    "fewtune adapt . --data new.csv --shots 5   # learn a new task, write predictions",
+    "fewtune train config.yaml                  # train the same model again",
+    "```",
+    "",
+    "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
+    "is a transformers model that `AutoModel.from_pretrained` loads. `labels.json`, where "
+    "there is one, names the outputs in order. Where there is a `config.json`, this "
+    "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads.",
+)
 
 
 def export(name: str, home: Home, out: Path) -> Summary:
@@ -51,44 +65,59 @@ def export(name: str, home: Home, out: Path) -> Summary:
         raise input_error("NAME", "this search has not ended yet.", name, remedy)
     if out.exists() and any(out.iterdir()) and not (out / RESULT).exists():
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
-    config = configs.load_config(home.config(name))
-    chosen = _best_training(summary.best, records.final.trials())
-    recipe, tensors = _trained(home.checkpoints(name), chosen, records)
+    # A process that is killed leaves only the folder `.partial`; `out` is complete or absent.
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    untrained = recipe if summary.best.role == "untrained" else None
+    _write_files(name, home, records, summary, partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return summary
+
+
+def _write_files(
+    name: str, home: Home, records: SearchRecords, summary: Summary, folder: Path
+) -> None:
+    """Write all files of the export to `folder`."""
+    assert summary.best is not None, "only an ended search is exported"
+    config = configs.load_config(home.config(name))
+    chosen = _best_training(summary.best, records.final.trials())
+    recipe, tensors = _trained(home.checkpoints(name), chosen, records)
     base = Path(records.search.notes.get("folder", "."))
-    kept = encoders(config, base)
-    moved = with_portable_paths(config, base, kept)
-    fixed = fixed_config(moved, summary.best, chosen.notes["seed"], untrained)
-    write_text(partial / "config.yaml", configs.dump(fixed))
+    copied = encoders(config, base)
+    portable = with_portable_paths(config, base, copied)
+    untrained = recipe if summary.best.role == "untrained" else None
+    fixed = fixed_config(portable, summary.best, chosen.notes["seed"], untrained)
+    write_text(folder / "config.yaml", configs.dump(fixed))
+    absolute = with_absolute_paths(config, base)
     classes = records.search.notes.get("classes")
     if config.adapts and config.model.name == "transformer":
         assert classes, "a search of adaptations records its classes"
         # Writes model.safetensors too.
-        source = with_absolute_paths(config, base).model.options()["encoder"]
-        transformer.save_pretrained(source, tensors, classes, partial)
+        source = absolute.model.options()["encoder"]
+        transformer.save_pretrained(source, tensors, classes, folder)
     else:
-        metadata = {"format": "pt", "search": name, checkpoint.SPEC: fixed_spec(fixed).to_json()}
-        if (scale := _logit_scale(chosen)) is not None:
-            metadata[checkpoint.LOGIT_SCALE] = repr(scale)
-        save_file(tensors, partial / "model.safetensors", metadata)
+        save_file(tensors, folder / "model.safetensors", _metadata(name, fixed, chosen))
     if classes:  # the names of the model's outputs, in output order
-        write_text(partial / "labels.json", json.dumps(classes, indent=2))
-    for source, place in kept.items():
-        encoder.save_pretrained(_found(source, base), partial / place)
-    _bring_teacher(with_absolute_paths(config, base), partial)
+        write_text(folder / "labels.json", json.dumps(classes, indent=2))
+    for source, place in copied.items():
+        encoder.save_pretrained(_found(source, base), folder / place)
+    _bring_teacher(absolute, folder)
     result = {
         "score": chosen.score,
         "parameters": sum(t.numel() for t in tensors.values()),
         **summary.to_dict(),
     }
-    write_text(partial / RESULT, json.dumps(result, indent=2))
-    write_text(partial / "README.md", model_card(config, summary, result))
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    return summary
+    write_text(folder / RESULT, json.dumps(result, indent=2))
+    write_text(folder / "README.md", model_card(config, summary, result))
+
+
+def _metadata(name: str, fixed: Config, chosen: StudiedTrial) -> dict[str, str]:
+    """The metadata of `model.safetensors`: the search, the trial and the scale of the logits."""
+    metadata = {"format": "pt", "search": name, checkpoint.SPEC: fixed_spec(fixed).to_json()}
+    if (scale := _logit_scale(chosen)) is not None:
+        metadata[checkpoint.LOGIT_SCALE] = repr(scale)
+    return metadata
 
 
 def _best_training(best: Finalist, finals: list[StudiedTrial]) -> StudiedTrial:
@@ -198,21 +227,13 @@ def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> s
     """The model card, in Markdown."""
     best = summary.best
     assert best is not None, "only an ended search is exported"
-    shapes = config.episodes
-    problem = (
-        f"{shapes.shot} labelled examples per class of one new task"
-        if config.adapts
-        else f"{shapes.shot} examples of new regression tasks"
-        if config.kinds == {"regression"}
-        else f"{_count(shapes.ways())}-way {_count(shapes.shot)}-shot episodes of new tasks"
-    )
     model = "the untrained features" if best.role == "untrained" else config.model.name
     lines = [
         f"# {config.name}",
         "",
         sentence(summary),
         "",
-        f"- Learns from: {problem}.",
+        f"- Learns from: {_problem(config)}.",
         f"- Model: {model}, {result['parameters']:,} parameters.",
         f"- Score on fresh validation episodes (skill, 95 % interval): {_interval(best.score)}.",
         *(
@@ -231,17 +252,7 @@ def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> s
         *(f"- `lambda/{task}`: {weight:.3f}" for task, weight in best.task_weights.items()),
         *_divisors(config, summary.null_losses),
         "",
-        "## Use",
-        "",
-        "```sh",
-        "fewtune adapt . --data new.csv --shots 5   # learn a new task, write predictions",
-        "fewtune train config.yaml                  # train the same model again",
-        "```",
-        "",
-        "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
-        "is a transformers model that `AutoModel.from_pretrained` loads. `labels.json`, where "
-        "there is one, names the outputs in order. Where there is a `config.json`, this "
-        "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads.",
+        *_USE,
         "",
         "## Versions",
         "",
@@ -251,6 +262,16 @@ def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> s
         "",
     ]
     return "\n".join(lines)
+
+
+def _problem(config: Config) -> str:
+    """What the model learns a new task from."""
+    shapes = config.episodes
+    if config.adapts:
+        return f"{shapes.shot} labelled examples per class of one new task"
+    if config.kinds == {"regression"}:
+        return f"{shapes.shot} examples of new regression tasks"
+    return f"{_count(shapes.ways())}-way {_count(shapes.shot)}-shot episodes of new tasks"
 
 
 def _choice(config: Config, summary: Summary, best: Finalist) -> str:
