@@ -9,17 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_float_dtype, is_numeric_dtype
+from pandas.api.types import is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
 from fewshot.tasks.functions import FAMILIES
+from orchestrator.config.column_roles import (
+    LEAST_CLASSES,
+    LEAST_TASKS,
+    POINTS,
+    Roles,
+    is_task,
+    roles_of,
+)
 from orchestrator.config.data_columns import ENCODER, DataColumns, read_columns
 from orchestrator.config.sections.section import task_name_from
 
-_LABELS = ("label", "intent", "class", "category", "target", "char", "y")
-_GROUPS = ("domain", "scenario", "group", "alphabet", "subject", "user", "school", "source")
 _MAX_NAME = 64  # characters of a task's name
-_QUERY, _POINTS = 5, 10  # of an episode: examples per class, or numbers
+_MAX_TASKS = 24  # of each split: the search finds a weight for each training task
+_QUERY = 5  # scored examples of each class in an episode
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,17 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _Split:
-    """Values of a column for each split; `classes` if the column is the label itself."""
+    """Values of a column for each split; `of_classes` if the column is the label itself.
+
+    n_values: how many values of the column can be used; the splits may have fewer.
+    """
 
     column: str
     train: Sequence[object]
     validation: Sequence[object]
     test: Sequence[object]
-    of_classes: bool = False
+    n_values: int
+    of_classes: bool
 
 
 def propose(
@@ -47,7 +58,7 @@ def propose(
     """A config for `data`, to be written to `out`; without data, for families of functions.
 
     label: the column to predict, group: the column whose values are the tasks; both are guessed
-    from names and contents if they are None.
+    from names and contents if they are None. Comments in the config give the reasons.
 
     Raises InputError if the data cannot be read, or does not contain enough tasks for a split.
     """
@@ -55,95 +66,44 @@ def propose(
     name = name.strip("._-") or "search"
     if data is None:
         return _for_functions(name)
-    found = read_columns(data)
-    label = _label(found, label)
-    numbers = found.source == "table" and _is_number(found.frame[label])
-    group = _group(found, label, group, numbers=numbers)
-    split = _split(found, label, group, numbers=numbers)
-    return _for_rows(name, data, out, found, label, split, numbers=numbers)
+    columns = read_columns(data)
+    roles = roles_of(columns, label, group)
+    return _for_rows(name, data, out, columns, roles, _split(columns.frame, roles))
 
 
-def _label(found: DataColumns, wanted: str | None) -> str:
-    names = found.names
-    if wanted is not None:
-        if wanted not in names:
-            raise input_error("--label", f"must be a column: {', '.join(names)}.", wanted)
-        return wanted
-    for name in (*_LABELS, *(n for n in names if str(n).lower() in _LABELS)):
-        if name in names and name != found.text:
-            return name
-    counts = {n: found.frame[n].nunique() for n in names if n != found.text}
-    repeated = {n: c for n, c in counts.items() if 2 <= c <= len(found.frame) / 4}
-    if not repeated:
-        rule = f"is needed: no column looks like classes. The columns are {', '.join(names)}."
-        raise input_error("--label", rule)
-    return max(repeated, key=lambda n: repeated[n])
-
-
-def _group(found: DataColumns, label: str, wanted: str | None, *, numbers: bool) -> str | None:
-    names = [n for n in found.names if n not in (label, found.text)]
-    if wanted is not None:
-        if wanted not in names:
-            rule = f"must be a different column, one of: {', '.join(names)}."
-            raise input_error("--group", rule, wanted)
-        return wanted
-    usable = [n for n in names if _groups_classes(found.frame, n, label, numbers=numbers)]
-    named = [n for n in usable if str(n).lower() in _GROUPS]
-    return next(iter(named or usable), None)
-
-
-def _groups_classes(frame: pd.DataFrame, column: str, label: str, *, numbers: bool) -> bool:
-    """Whether the values of a column can be tasks: at least four, with enough rows or classes."""
-    values = frame[column]
-    if is_float_dtype(values) or not 4 <= values.nunique() <= len(frame) / 4:
-        return False
-    if numbers:
-        return bool(values.value_counts().nlargest(4).min() >= 2 * _POINTS)
-    # No two tasks may share a class: each label must occur under one value of the column.
-    nested = frame.groupby(label, observed=True)[column].nunique().max() == 1
-    return bool(nested and frame.groupby(column, observed=True)[label].nunique().max() >= 2)
-
-
-def _split(found: DataColumns, label: str, group: str | None, *, numbers: bool) -> _Split:
-    frame = found.frame
-    if group is not None:
-        values: list[object] = [
-            value for value, rows in frame.groupby(group) if _is_task(rows[label], numbers=numbers)
-        ]
-        column, of_classes, least = group, False, 4
-    elif numbers:
-        rule = "is needed: a column whose values are tasks, each with rows of its own."
-        raise input_error("--group", rule)
-    else:
+def _split(frame: pd.DataFrame, roles: Roles) -> _Split:
+    label, of_classes = roles.label, roles.group is None
+    values: list[object]
+    if of_classes:
         counts = frame[label].value_counts()
-        values, column = sorted(counts.index[counts >= 2], key=str), label
-        of_classes, least = True, 6
+        values, least = sorted(counts.index[counts >= 2], key=str), LEAST_CLASSES
+    else:
+        groups = frame.groupby(roles.group)[label]
+        values = [value for value, rows in groups if is_task(rows, numbers=roles.numbers)]
+        least = LEAST_TASKS
     values = [_plain_value(v) for v in values if 0 < len(task_name_from(str(v))) <= _MAX_NAME]
     if len(values) < least:
-        what = "classes with two examples" if of_classes else "tasks with enough examples"
+        what = (
+            f"classes with two examples in the label {label}"
+            if of_classes
+            else f"tasks with enough examples in the column {roles.group}"
+        )
         rule = f"must have at least {least} {what} for a split into train, validation and test."
-        raise input_error("DATA", rule, len(values), "Add data, or use a different --group.")
+        remedy = "Add data, or choose other columns with --label and --group."
+        raise input_error("DATA", rule, len(values), remedy)
     order = np.random.default_rng(0).permutation(len(values))
     held = max(2 if of_classes else 1, len(values) // 4)
-    test, validation, train = order[:held], order[held : 2 * held], order[2 * held :]
+    parts = order[2 * held :], order[held : 2 * held], order[:held]
+    most = len(values) if of_classes else _MAX_TASKS
+    train, validation, test = ([values[i] for i in sorted(part[:most])] for part in parts)
     return _Split(
-        column,
-        train=[values[i] for i in sorted(train)],
-        validation=[values[i] for i in sorted(validation)],
-        test=[values[i] for i in sorted(test)],
+        roles.group or label,
+        train=train,
+        validation=validation,
+        test=test,
+        n_values=len(values),
         of_classes=of_classes,
     )
-
-
-def _is_task(labels: pd.Series, *, numbers: bool) -> bool:
-    if numbers:
-        return int(labels.notna().sum()) >= 2 * _POINTS
-    counts = labels.value_counts()
-    return int((counts >= 2).sum()) >= 2
-
-
-def _is_number(values: pd.Series) -> bool:
-    return bool(is_numeric_dtype(values) and (is_float_dtype(values) or values.nunique() > 50))
 
 
 def _plain_value(value: object) -> object:
@@ -180,36 +140,25 @@ def _for_functions(name: str) -> Proposal:
 
 
 def _for_rows(
-    name: str,
-    data: Path,
-    out: Path,
-    found: DataColumns,
-    label: str,
-    split: _Split,
-    *,
-    numbers: bool,
+    name: str, data: Path, out: Path, columns: DataColumns, roles: Roles, split: _Split
 ) -> Proposal:
-    where = str(data.absolute())
+    path = str(data.absolute())
     if data.absolute().is_relative_to(out.parent.absolute()):
-        where = os.path.relpath(data.absolute(), out.parent.absolute())
-    tasks, n_tasks = _tasks(split, label, numbers=numbers)
-    way, shot, query = _shapes(found.frame, label, split, n_tasks, numbers=numbers)
-    shapes = f"{{shot: {shot}, query: {query}}}"
-    if not numbers:
-        shapes = f"{{way: {way}, shot: {shot}, query: {query}}}"
-    learner = "ridge" if numbers else "protonet"
+        path = os.path.relpath(data.absolute(), out.parent.absolute())
+    tasks, n_tasks = _tasks(split, roles)
     text = _HEAD.format(what=str(data.name), name=name) + "\n".join(
         [
+            *_explained_roles(columns, roles, split),
             "datasets:",
-            f"  data: {_dataset(found, where, label, split, numbers=numbers)}",
+            f"  data: {_dataset(columns, path, roles)}",
             "",
             "tasks:",
             "  overlap: drop  # an example in two splits is removed from the earlier one",
             *tasks,
             "",
-            MODELS[found.model],
-            f"learner: {{name: {learner}}}",
-            f"episodes: {shapes}  # {_EXPLAINED[numbers]}",
+            MODELS[columns.model],
+            f"learner: {{name: {'ridge' if roles.numbers else 'protonet'}}}",
+            *_episodes(columns.frame, roles, split, n_tasks),
             "steps: 300",
             "",
             "space:  # a range is searched, a number is fixed",
@@ -218,41 +167,75 @@ def _for_rows(
             _SEARCH,
         ]
     )
-    what = "numbers" if numbers else f"{found.frame[label].nunique()} classes"
-    columns = ", ".join(found.names)
+    return Proposal(text, tuple(_summary(columns, roles, split)))
+
+
+def _summary(columns: DataColumns, roles: Roles, split: _Split) -> list[str]:
+    """Lines for the terminal: what the data are, and which choices were made."""
+    frame = columns.frame
+    kind = "numbers" if roles.numbers else f"{frame[roles.label].nunique()} classes"
     unit = "classes" if split.of_classes else "tasks"
     sizes = f"{len(split.train)} / {len(split.validation)} / {len(split.test)}"
-    return Proposal(
-        text,
-        (
-            f"{found.source}: {len(found.frame)} rows; columns: {columns}",
-            f"label: {label} ({what})",
-            f"split by {split.column}: {sizes} {unit} for train / validation / test",
-        ),
+    lines = [
+        f"{columns.source}: {len(frame)} rows; columns: {', '.join(columns.names)}",
+        f"label: {roles.label} ({kind}): {roles.label_reason}",
+        f"split by {split.column}: {sizes} {unit} for train / validation / test"
+        f"{_rest(split)}: {roles.group_reason}",
+    ]
+    if unused := _unused(roles):
+        lines.append(f"not used as features: {unused}")
+    return lines
+
+
+def _rest(split: _Split) -> str:
+    """A note if not all values are used."""
+    used = len(split.train) + len(split.validation) + len(split.test)
+    return f" ({split.n_values - used} more are not used)" if used < split.n_values else ""
+
+
+def _explained_roles(columns: DataColumns, roles: Roles, split: _Split) -> list[str]:
+    """Comments that say how the columns were chosen, and how to choose others."""
+    kind = "numbers" if roles.numbers else "classes"
+    tasks = (
+        f"parts of the classes: {roles.group_reason}."
+        if roles.group is None
+        else f"values of {json.dumps(roles.group)}{_rest(split)}: {roles.group_reason}."
     )
+    lines = [
+        f"# label: {json.dumps(roles.label)} ({kind}): {roles.label_reason}.",
+        f"# tasks: {tasks}",
+        "# To choose other columns: `fewtune init DATA --label COLUMN --group COLUMN --force`.",
+    ]
+    if columns.source == "table":
+        lines.append("# The features are all numeric columns that are not in `labels`.")
+        lines += [f"# Not features: {unused}." for unused in [_unused(roles)] if unused]
+    return lines
 
 
-def _dataset(found: DataColumns, where: str, label: str, split: _Split, *, numbers: bool) -> str:
-    parts: dict[str, object] = {"source": found.source, "path": where}
-    if found.source == "text":
-        parts |= {"text": found.text} if found.text != "text" else {}
+def _unused(roles: Roles) -> str:
+    return ", ".join(f"{json.dumps(name)} ({why})" for name, why in roles.left_out.items())
+
+
+def _dataset(columns: DataColumns, path: str, roles: Roles) -> str:
+    parts: dict[str, object] = {"source": columns.source, "path": path}
+    if columns.source == "text":
+        parts |= {"text": columns.text} if columns.text != "text" else {}
         parts |= (
             {"features": "encoder", "encoder": ENCODER}
-            if found.model == "residual"
+            if columns.model == "residual"
             else {"features": "ngrams"}
         )
-    if found.source == "images":
+    if columns.source == "images":
         parts |= {"size": 28}
-    if found.source == "table":
-        numeric = [n for n in found.names if is_numeric_dtype(found.frame[n])]
-        labels = [n for n in (label, split.column) if n in numeric]
-        parts |= {"labels": list(dict.fromkeys(labels))} if labels else {}
+    if columns.source == "table":
+        chosen = [n for n in (roles.label, roles.group) if n and is_numeric_dtype(columns.frame[n])]
+        parts |= {"labels": [*chosen, *roles.left_out]} if chosen or roles.left_out else {}
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in parts.items()) + "}"
 
 
-def _tasks(split: _Split, label: str, *, numbers: bool) -> tuple[list[str], int]:
+def _tasks(split: _Split, roles: Roles) -> tuple[list[str], int]:
     """Lines of YAML, and the number of training tasks."""
-    kind = ", kind: regression" if numbers else ""
+    label, kind = roles.label, ", kind: regression" if roles.numbers else ""
     rest = f"dataset: data, label: {json.dumps(label)}{kind}}}"
 
     def each(values: Sequence[object]) -> list[str]:
@@ -277,24 +260,32 @@ def _tasks(split: _Split, label: str, *, numbers: bool) -> tuple[list[str], int]
     return lines, n
 
 
-def _shapes(
-    frame: pd.DataFrame, label: str, split: _Split, n_tasks: int, *, numbers: bool
-) -> tuple[int, int, int]:
-    """A way, shot and query for which every task has enough examples."""
-    if numbers:
-        return 1, _POINTS, _POINTS
+def _episodes(frame: pd.DataFrame, roles: Roles, split: _Split, n_tasks: int) -> list[str]:
+    """Lines of YAML: a way, shot and query for which every task has enough examples."""
+    if roles.numbers:
+        shapes, what = f"shot: {POINTS}, query: {POINTS}", "rows"
+    else:
+        way, query = _shapes(frame, roles.label, split, n_tasks)
+        shapes, what = f"way: {way}, shot: 1, query: {query}", "examples of each of `way` classes"
+    return [f"# `shot` labelled and `query` scored {what}", f"episodes: {{{shapes}}}"]
+
+
+def _shapes(frame: pd.DataFrame, label: str, split: _Split, n_tasks: int) -> tuple[int, int]:
+    """A way and query for which every task has enough examples."""
     if split.of_classes:
         counts = frame[label].value_counts()
         values = [*split.train, *split.validation, *split.test]
         fewest = min(int(counts.get(v, counts.max())) for v in values)
         way = min(5, len(split.train) // n_tasks, len(split.validation), len(split.test))
-        return way, 1, max(1, min(_QUERY, fewest - 1))
-    classes = [rows[label].value_counts() for _, rows in frame.groupby(split.column)]
+        return way, max(1, min(_QUERY, fewest - 1))
+    used = {*split.train, *split.validation, *split.test}
+    groups = frame.groupby(split.column)[label]
+    classes = [rows.value_counts() for value, rows in groups if _plain_value(value) in used]
     sizes = [counts[counts >= 2] for counts in classes if (counts >= 2).sum() >= 2]
     way = min(5, *(len(counts) for counts in sizes))
     # Classes with fewer examples than an episode needs are not used.
     fewest = min(int(counts.nlargest(way).min()) for counts in sizes)
-    return way, 1, max(1, min(_QUERY, fewest - 1))
+    return way, max(1, min(_QUERY, fewest - 1))
 
 
 _HEAD = """# A search on {what}, proposed by `fewtune init`.
@@ -317,8 +308,4 @@ MODELS: Mapping[str, str] = {
     "pixels": "# `model: {name: conv, width: 32}` is better on images, but takes hours on a CPU.\n"
     "model: {name: mlp, hidden: [128], n_out: 64}",
     "mlp": "model: {name: mlp, hidden: [64], n_out: 32}",
-}
-_EXPLAINED = {
-    False: "`shot` labelled and `query` scored examples of each of `way` classes",
-    True: "`shot` labelled and `query` scored rows",
 }

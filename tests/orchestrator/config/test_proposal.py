@@ -105,6 +105,78 @@ def test_a_table_of_numbers_is_split_by_group(tmp_path):
     assert len(found.task_sizes) == 4
 
 
+def table(**columns):
+    """240 rows: three measurements, then the given columns."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(240, 3)), columns=["width", "height", "weight"])
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+
+
+PLACES = np.repeat(["north", "east", "south", "west", "middle", "coast"], 40)
+FEW = np.arange(240) % 3  # classes
+MEASURED = np.random.default_rng(1).normal(size=240)
+
+
+@pytest.mark.parametrize(
+    ("frame", "label", "group"),
+    [
+        (table(age=FEW + 20, cured=FEW, ward=PLACES), "cured", "ward"),
+        (table(ward=PLACES, cured=FEW.astype(bool)), "cured", "ward"),
+        (table(kind=np.where(FEW, "a", "b"), ward=PLACES, charge=MEASURED), "charge", "ward"),
+        (table(children=FEW, ward=PLACES, charge=MEASURED, id=range(240)), "charge", "ward"),
+        (table(animal=PLACES), "animal", None),
+        (table(charge=MEASURED, constant=1, city=np.repeat([*"abcd"], 60)), "charge", "city"),
+        (table(user_id=np.repeat(range(8), 30), time=range(240), stars=FEW), "stars", "user_id"),
+        (table(Outcome=FEW, ward=PLACES, last=FEW), "Outcome", "ward"),
+    ],
+)
+def test_the_columns_of_a_table_without_usual_names_are_guessed(tmp_path, frame, label, group):
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    search, found = checked(tmp_path, tmp_path / "t.csv")
+    train = search.config["tasks"]["train"]
+    assert {task["label"] for task in train} == {label}
+    assert [list(task.get("each", ())) for task in train[:1]] == [[group] if group else []]
+    assert found.task_sizes
+
+
+def test_the_config_says_why_columns_were_chosen(tmp_path, capsys):
+    frame = table(row_id=range(240), cured=FEW, ward=PLACES)
+    frame.loc[5, "height"] = np.nan
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    search, _ = checked(tmp_path, tmp_path / "t.csv")
+    text = (tmp_path / "search.yaml").read_text()
+    assert '# label: "cured" (classes): the last column that is neither constant nor an id' in text
+    assert '# tasks: values of "ward": of the columns of names, it has the most values' in text
+    assert '# Not features: "height" (has empty cells), "row_id" (an id).' in text
+    assert "--label COLUMN --group COLUMN" in text
+    assert search.config["datasets"]["data"]["labels"] == ["cured", "height", "row_id"]
+    assert 'not used as features: "height"' in capsys.readouterr().out
+
+
+def test_a_split_has_at_most_24_tasks(tmp_path):
+    frame = pd.DataFrame({"x": np.arange(4000) / 7, "y": np.arange(4000) / 3})
+    frame["shop"] = np.repeat([f"s{i}" for i in range(200)], 20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    proposal = propose(tmp_path / "t.csv", tmp_path / "search.yaml")
+    assert "24 / 24 / 24 tasks for train / validation / test (128 more are not used)" in str(
+        proposal.summary
+    )
+
+
+def test_texts_whose_few_classes_occur_everywhere_are_split_by_their_column_of_names(tmp_path):
+    frame = texts()[["text", "domain"]]
+    frame["feeling"] = ["good", "bad"] * (len(frame) // 2)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    search, _ = checked(tmp_path, tmp_path / "t.csv", "--label", "feeling")
+    assert list(search.config["tasks"]["train"][0]["each"]) == ["domain"]
+
+
+def test_a_table_of_patients_is_split_by_hospital(data, tmp_path):
+    search, _ = checked(tmp_path, data / "heart" / "heart.csv")
+    train = search.config["tasks"]["train"][0]
+    assert (train["label"], list(train["each"])) == ("num", ["hospital"])
+
+
 def test_without_data_the_tasks_are_functions(tmp_path):
     _, found = checked(tmp_path, None)
     assert found.seconds > 0
@@ -115,6 +187,7 @@ def test_without_data_the_tasks_are_functions(tmp_path):
     [
         (lambda p: None, {}, "DATA"),
         (lambda p: p.write_text("a,b\n1,2\n"), {}, "--label"),
+        (lambda p: p.write_text("a,b\n.1,.5\n.2,.4\n.3,.3\n"), {}, "--group"),
         (lambda p: texts().to_csv(p), {"label": "nothing"}, "--label"),
         (lambda p: texts().to_csv(p), {"group": "nothing"}, "--group"),
         (lambda p: texts(n_domains=2).to_csv(p), {"group": "domain"}, "DATA"),
