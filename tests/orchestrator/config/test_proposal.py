@@ -85,6 +85,19 @@ def test_a_folder_of_images_is_split_by_class(tmp_path):
     assert found.task_sizes
 
 
+def test_colour_photos_of_several_sizes_are_cropped(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abcdefghij":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 255, (40 + i, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    search, found = checked(tmp_path, tmp_path / "photos")
+    wanted = {"source": "images", "size": 32, "crop": True, "channels": 3}
+    assert wanted.items() <= search.config["datasets"]["data"].items()
+    assert found.task_sizes
+
+
 def test_an_archive_of_images_is_split_by_group(tmp_path):
     labels = np.repeat(np.arange(18), 4)
     images = np.random.default_rng(0).integers(0, 255, (72, 9, 9), dtype=np.uint8)
