@@ -21,12 +21,15 @@ class Dataset:
     columns: n rows, one per example, with a plain RangeIndex: labels, groups, splits, texts.
     features: the columns that `inputs` are made from, if any; they can't be labels.
     text: the column whose texts `inputs` are made from, if any.
+    contents: n digests, equal for examples with equal content, if `inputs` are embeddings, which
+        differ in their last bits between batches.
     """
 
     inputs: Tensor
     columns: pd.DataFrame
     features: tuple[str, ...] = ()
     text: str | None = None
+    contents: tuple[bytes, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.columns):

@@ -24,6 +24,7 @@ _ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})  # and those of 16 bits
 _CACHE_VERSION = 2  # increase it when the same files give other pixels
 _SHOWN = 5
+_REMEDY = "Convert or remove these files."
 # `UnidentifiedImageError` is an OSError; Pillow raises SyntaxError for some damaged files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -99,6 +100,15 @@ def open_image(file: Path) -> Image.Image:
     return upright.convert("L" if grey else "RGB")
 
 
+def open_or_refuse(file: Path) -> Image.Image:
+    """`open_image`, with an InputError that names the file if it cannot be used."""
+    try:
+        return open_image(file)
+    except _UNREADABLE as error:
+        rule = f"must be an image that can be read, of at most 16 bits: {error}"
+        raise input_error(str(file), rule, None, _REMEDY) from error
+
+
 def _is_grey(mode: str) -> bool:
     return mode in _GREY_MODES or mode.startswith("I;16")
 
@@ -147,10 +157,8 @@ def _read_images(
         images.append(_resized(image.convert("L" if channels == 1 else "RGB"), size, crop=crop))
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        rule = "must have images that can be read, with at most 16 bits per pixel and channel."
-        raise input_error(
-            str(folder), rule, ", ".join(bad[:_SHOWN]) + more, "Convert or remove it."
-        )
+        rule = "must have images that can be read, of at most 16 bits."
+        raise input_error(str(folder), rule, ", ".join(bad[:_SHOWN]) + more, _REMEDY)
     shapes = sorted({image.shape[:2] for image in images})
     if len(shapes) > 1:
         raise input_error(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from fewshot.episodes import Count
 from fewshot.errors.inputs import FewtuneError, input_error
 from fewshot.functional import Params
-from fewshot.models.pretrained import encoder, transformer
+from fewshot.models.pretrained import encoder, transformer, vision
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.paths import is_folder, with_absolute_paths, with_portable_paths
@@ -101,7 +101,9 @@ def _write_files(
     if classes:  # the names of the model's outputs, in output order
         write_text(folder / "labels.json", json.dumps(classes, indent=2))
     for source, place in copied.items():
-        encoder.save_pretrained(_found(source, base), folder / place)
+        named = _found(source, base)
+        saved = vision if vision.reads_images(named) else encoder
+        saved.save_pretrained(named, folder / place)
     _bring_teacher(absolute, folder)
     result = {
         "score": chosen.score,

@@ -7,6 +7,7 @@ Two rows are the same example if their content is equal, even in different files
   encoders ignore case.
 - For tables, all columns are compared that the tables of the search have in common. The features
   alone do not identify a row: with four features, most rows of a table have a duplicate.
+- For embedded images, the files or pixels are compared.
 - For all other data, the model's inputs are compared.
 """
 
@@ -50,6 +51,8 @@ def _identities(dataset: Dataset, common: Sequence[str]) -> Hashes:
     if dataset.text is not None:
         texts = (" ".join(str(x).casefold().split()) for x in dataset.columns[dataset.text])
         return _hashed([text.encode("utf-8", "surrogatepass") for text in texts])
+    if dataset.contents is not None:
+        return _hashed(list(dataset.contents))
     if dataset.features:
         columns = list(common) or list(dataset.features)
         table = pd.DataFrame({name: _plain(dataset.columns[name]) for name in columns})

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Options for transformers: download nothing, and run no code from the model's folder.
 SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
 _BATCH = 64
-_CACHE_VERSION = 2  # increase it when the embedding changes
+_CACHE_VERSION = 1  # increase it when the embedding changes
 _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 _INSTALL = (
     "Use the folder of a transformers model, the id of a model on the Hugging Face Hub such as "
@@ -147,13 +147,18 @@ def _cached(
         raise input_error("max_length", "must be a whole number of at least 2.", max_length)
     place = folder(encoder)
     path = cache / f"{what}-{_key(place, texts, max_length)}.safetensors"
+    return cached(path, what, len(texts), lambda: make(texts, place, max_length))
+
+
+def cached(path: Path, what: str, n: int, make: Callable[[], Tensor]) -> Tensor:
+    """The tensor `what` of n examples, from `path`; it is made and written if it is not there."""
     made = _read(path, what)
     if made is None:
         start = time.perf_counter()
-        made = make(texts, place, max_length)
+        made = make()
         write_atomically(path, partial(_write, content=save({what: made})))
         seconds = time.perf_counter() - start
-        logger.info("%s texts=%d seconds=%.1f path=%s", what, len(texts), seconds, path)
+        logger.info("%s examples=%d seconds=%.1f path=%s", what, n, seconds, path)
     return made
 
 
@@ -172,22 +177,21 @@ def _read(path: Path, what: str) -> Tensor | None:
 
 def _key(place: Path, texts: Sequence[str], max_length: int) -> str:
     """Sixteen hexadecimal digits of a hash of the model, `max_length` and all texts."""
-    digest = hashlib.sha256(f"{_CACHE_VERSION} {max_length} {len(texts)}".encode())
-    digest.update(fingerprint(place).encode())
+    digest = digest_of_model(place, f"{_CACHE_VERSION} {max_length} {len(texts)}")
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()[:16]
 
 
-def fingerprint(place: Path) -> str:
-    """A hash of the files of a model: its weights, its configuration and its tokenizer."""
-    digest = hashlib.sha256()
+def digest_of_model(place: Path, options: str) -> "hashlib._Hash":
+    """A SHA-256 object that has read `options` and the model files in `place`."""
+    digest = hashlib.sha256(options.encode())
     for file in sorted(place.iterdir()):
         if file.suffix in _MODEL_FILES and file.is_file():
             with file.open("rb") as content:
                 digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+    return digest
 
 
 def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params, linear_params, unit
-from fewshot.models.pretrained.encoder import fingerprint, folder
+from fewshot.models.pretrained.encoder import digest_of_model, folder
 from fewshot.models.pretrained.hidden_states import HiddenStates
 from fewshot.models.pretrained.split_encoder import SplitEncoder
 
@@ -66,7 +66,7 @@ class Lora:
         self._encoder, self._states = _frozen(
             encoder, layers, None if targets is None else tuple(targets)
         )
-        self._source = f"{fingerprint(folder(encoder))} {layers}"
+        self._source = digest_of_model(folder(encoder), f"hidden {layers}").hexdigest()
         self._rank, self._times, self._gain = rank, alpha / rank, scale / spread
         self._classes = n_out
         self.n_out = self._encoder.width if n_out is None else n_out
