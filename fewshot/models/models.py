@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fewshot.models.bag import Bag
 from fewshot.models.base import Model
 from fewshot.models.convolution.conv import Conv
+from fewshot.models.convolution.resnet12 import ResNet12
 from fewshot.models.mlp import MLP
 from fewshot.models.pretrained.lora import Lora
 from fewshot.models.pretrained.transformer import Transformer
@@ -22,6 +23,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "lora": Lora,
     "mlp": MLP,
     "residual": Residual,
+    "resnet12": ResNet12,
     "transformer": Transformer,
     "untrained": Untrained,
 }

@@ -36,6 +36,14 @@ CASES = {
         torch.randint(40, (6, 9), generator=_rng),
     ),
     "residual": ({"features": (2, 3), "hidden": 4}, torch.randn(6, 2, 3, generator=_rng)),
+    "resnet12": (
+        {"features": (3, 8, 9), "widths": (4, 6), "n_out": 5},
+        torch.randn(6, 3, 8, 9, generator=_rng),
+    ),
+}
+NORMALISED = {
+    "conv": {"features": (3, 8, 9), "width": 4, "blocks": 2, "n_out": 5},
+    "resnet12": CASES["resnet12"][0],
 }
 
 
@@ -51,6 +59,82 @@ def test_every_model_is_tried():
 )
 class TestEveryModel(ModelLaws):
     pass
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [(Conv(**NORMALISED["conv"], norm="group"), CASES["resnet12"][1])],
+    ids=["conv"],
+)
+class TestGroupNorm(ModelLaws):
+    pass
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        (MODELS[name](**options, norm="batch"), CASES["resnet12"][1])
+        for name, options in NORMALISED.items()
+    ],
+    ids=NORMALISED,
+)
+class TestBatchNorm(ModelLaws):
+    def test_looks_at_each_example_alone(self, model, exact_x):
+        """Batch statistics are the exception: each example changes the others' outputs."""
+        params = exact(model)
+        alone = torch.cat([model.apply(params, row[None]) for row in exact_x])
+        assert (model.apply(params, exact_x) - alone).abs().max() > 0.01
+
+
+class TestResNet12:
+    @pytest.mark.parametrize("norm", ["group", "batch"])
+    def test_is_the_network_of_torch_layers(self, norm):
+        model = MODELS["resnet12"](**CASES["resnet12"][0], norm=norm)
+        rng = torch.Generator().manual_seed(2)
+        params = {
+            name: value + 0.2 * torch.randn(value.shape, generator=rng, dtype=value.dtype)
+            for name, value in exact(model).items()
+        }
+        x = CASES["resnet12"][1].double()
+        found = model.apply(params, x)
+
+        def normalised(x, name):
+            n = x.shape[1]
+            groups = {4: 4, 6: 2}[n]
+            of = torch.nn.GroupNorm(groups, n) if norm == "group" else torch.nn.BatchNorm2d(n)
+            layer = of.double()
+            layer.weight.data, layer.bias.data = params[f"{name}.gain"], params[f"{name}.shift"]
+            return layer(x)
+
+        for block in ("block0", "block1"):
+            h = x
+            for layer in range(3):
+                h = conv2d(h, params[f"{block}.conv{layer}"], padding=1)
+                h = normalised(h, f"{block}.norm{layer}")
+                if layer == 2:
+                    shortcut = conv2d(x, params[f"{block}.shortcut"])
+                    h = h + normalised(shortcut, f"{block}.norm_shortcut")
+                h = torch.nn.LeakyReLU(0.1)(h)
+            x = max_pool2d(h, 2)
+        expected = x.mean((2, 3)) @ params["weight"] + params["bias"]
+        assert_close(found, expected)
+
+    def test_has_the_published_size(self):
+        params = fresh(MODELS["resnet12"](features=(3, 84, 84)))
+        published = 12_424_320  # convolutions and normalisation of MetaOptNet's network
+        assert sum(v.numel() for k, v in params.items() if k not in ("weight", "bias")) == published
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"features": (3, 8, 8)}, "at least 16 pixels a side"),
+            ({"features": (3, 32, 32), "widths": [64, 0]}, r"model\.widths"),
+            ({"features": (3, 32, 32), "norm": "layer"}, r"model\.norm: must be group or batch"),
+        ],
+    )
+    def test_a_wrong_option_is_refused(self, options, message):
+        with pytest.raises(InputError, match=message):
+            MODELS["resnet12"](**options)
 
 
 class TestResidual:
