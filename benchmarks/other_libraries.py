@@ -1,13 +1,14 @@
 """Compares training steps per second with libraries that run the same model, batch and gradient.
 
     pip install --no-deps --target others torchopt optree graphviz easyfsl torchvision
-    PYTHONPATH=others python benchmarks/other_libraries.py [--quick] [--seeds N] [--json FILE]
+    PYTHONPATH=others python benchmarks/other_libraries.py [PROBLEM ...] [--quick] [--json FILE]
 
 `maml_sinusoid_k10`: second-order MAML on 25 sinusoids per update. fewtune processes all of them in
 one pass; TorchOpt processes them task by task, as in its own few-shot example.
-`protonet_omniglot_*`: a ProtoNet on four episodes per update. fewtune processes them in one pass,
-easyfsl one by one; needs FEWTUNE_DATA. All libraries learn from fewtune's draws (easyfsl's sampler
-uses a function that torch 2.13 has removed). The libraries run in turns, each on one thread; a
+`protonet_omniglot_*`, `protonet_cifar_conv`: a ProtoNet on four episodes per update. fewtune
+processes them in one pass, easyfsl one by one; needs FEWTUNE_DATA. All libraries learn from
+fewtune's draws (easyfsl's sampler uses a function that torch 2.13 has removed). torchvision must be
+the release that belongs to torch. The libraries run in turns, each on one thread; a
 ratio compares speeds of the same turn. `fewtune_lanes` is eight trials in lanes; the other
 libraries have no equivalent.
 """
@@ -19,12 +20,14 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import tidy
 import torch
+from papers_cifar import split
 from papers_episodes import one_pool
 from papers_functions import HYPERPARAMETERS
 from papers_omniglot import SIZE, splits
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from fewshot.kinds import REGRESSION
@@ -46,6 +49,7 @@ from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.task_group import TaskGroup
 
 Step = Callable[[], object]  # one update
+Images = tuple[Tensor, np.ndarray]  # (n, ...) and the codes (n,) of their classes
 TASKS, LANES = 25, 8  # sinusoids per update; trials of `fewtune_lanes`
 WAY, SHOT, QUERY, EPISODES, WIDTH, N_OUT = 5, 1, 5, 4, 32, 64
 SECONDS = 4.0  # CPU-seconds per turn
@@ -108,20 +112,24 @@ def _torchopt(train: Pool) -> Step:
     return step
 
 
-def characters(model: Model, backbone: nn.Module) -> dict[str, Step]:
-    """Steps of the same model in both libraries."""
-    train = one_pool(*splits()[0], way=WAY, shot=SHOT, query=QUERY)
+def prototypes(
+    images: Images, model: Model, backbone: nn.Module, *, lanes: bool = True
+) -> dict[str, Step]:
+    """Steps of the same model on the same images in both libraries.
+
+    lanes: false if fewtune trains the lanes of this model one after the other.
+    """
+    train = one_pool(*images, way=WAY, shot=SHOT, query=QUERY)
     learner = ProtoNet(model=model, way=WAY)
-    found = {
-        "fewtune": ours(learner, train, EPISODES),
-        "fewtune_lanes": ours(learner, train, EPISODES, LANES),
-    }
+    found = {"fewtune": ours(learner, train, EPISODES)}
+    if lanes:
+        found["fewtune_lanes"] = ours(learner, train, EPISODES, LANES)
     return found | ({"easyfsl": _easyfsl(train, backbone)} if find_spec("easyfsl") else {})
 
 
 def _mlp() -> dict[str, Step]:
     layers = (nn.Flatten(), nn.Linear(SIZE**2, 128), nn.ReLU(), nn.Linear(128, N_OUT))
-    return characters(MLP(features=(SIZE, SIZE), n_out=N_OUT), nn.Sequential(*layers))
+    return prototypes(splits()[0], MLP(features=(SIZE, SIZE), n_out=N_OUT), nn.Sequential(*layers))
 
 
 def _conv() -> dict[str, Step]:
@@ -130,7 +138,19 @@ def _conv() -> dict[str, Step]:
         blocks += [nn.Conv2d(n_in, WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     flat = WIDTH * (SIZE >> 3) ** 2
     net = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(flat, N_OUT))
-    return characters(Conv(features=(SIZE, SIZE), width=WIDTH, n_out=N_OUT), net)
+    model = Conv(features=(SIZE, SIZE), width=WIDTH, n_out=N_OUT)
+    return prototypes(splits()[0], model, net)
+
+
+def _cifar() -> dict[str, Step]:
+    """The network of `papers_cifar`, in colour and with normalisation."""
+    blocks: list[nn.Module] = []
+    for n_in in (3, WIDTH, WIDTH, WIDTH):
+        convolution = nn.Conv2d(n_in, WIDTH, 3, padding=1, bias=False)
+        blocks += [convolution, nn.GroupNorm(8, WIDTH), nn.ReLU(), nn.MaxPool2d(2)]
+    net = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(WIDTH * 2 * 2, N_OUT))
+    model = Conv(features=(3, 32, 32), width=WIDTH, blocks=4, norm="group", n_out=N_OUT)
+    return prototypes(split("train"), model, net, lanes=False)
 
 
 def _easyfsl(train: Pool, backbone: nn.Module) -> Step:
@@ -145,17 +165,23 @@ def _easyfsl(train: Pool, backbone: nn.Module) -> Step:
         drawn = train.draw(fold(torch.tensor(0), next(count)), EPISODES)
         outer.zero_grad()
         for support_x, support_y, query_x, query_y in zip(*(p[0] for p in drawn), strict=True):
-            net.process_support_set(support_x.unsqueeze(1), support_y)
-            (cross_entropy(net(query_x.unsqueeze(1)), query_y) / EPISODES).backward()
+            net.process_support_set(_with_channels(support_x), support_y)
+            (cross_entropy(net(_with_channels(query_x)), query_y) / EPISODES).backward()
         outer.step()
 
     return step
+
+
+def _with_channels(x: Tensor) -> Tensor:
+    """Images (n, h, w) as (n, 1, h, w); colour images (n, 3, h, w) as they are."""
+    return x.unsqueeze(1) if x.dim() == 3 else x
 
 
 PROBLEMS: Mapping[str, Callable[[], dict[str, Step]]] = {
     "maml_sinusoid_k10": sinusoids,
     "protonet_omniglot_mlp": _mlp,
     "protonet_omniglot_conv": _conv,
+    "protonet_cifar_conv": _cifar,
 }
 
 
@@ -182,23 +208,27 @@ def compared(problem: str, turns: int, seconds: float) -> Iterator[tidy.Row]:
     for name, speeds in found.items():
         yield tidy.row("other_libraries", problem, name, "steps_per_cpu_second", estimate(speeds))
     for other in found.keys() - {"fewtune", "fewtune_lanes"}:
-        for name in ("fewtune", "fewtune_lanes"):
+        for name in sorted(found.keys() & {"fewtune", "fewtune_lanes"}):
             ratio = estimate(found[name] / found[other])
             yield tidy.row("other_libraries", problem, name, f"times_{other}", ratio)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=", ".join(PROBLEMS))
     parser.add_argument("--quick", action="store_true", help="turns of one CPU-second")
     parser.add_argument("--seeds", type=int, default=5, help="turns of each library")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if unknown := set(options.problems) - PROBLEMS.keys():
+        parser.error(f"unknown problem {', '.join(sorted(unknown))}; see --help.")
     torch.set_num_threads(1)
     for name in ("torchopt", "easyfsl"):
         if not find_spec(name):
             print(f"{name} is not installed and is skipped: see the top of {Path(__file__).name}.")
     seconds = 1.0 if options.quick else SECONDS
-    rows = [row for problem in PROBLEMS for row in compared(problem, options.seeds, seconds)]
+    chosen = options.problems or list(PROBLEMS)
+    rows = [row for problem in chosen for row in compared(problem, options.seeds, seconds)]
     tidy.show(rows)
     if options.json:
         installed = [name for name in ("torchopt", "easyfsl") if find_spec(name)]

@@ -2,15 +2,16 @@
 
     python benchmarks/papers.py PROBLEM... [--quick] [--seeds N] [--json FILE]
 
-Omniglot and the intents need FEWTUNE_DATA; the intents also need `make minilm`. Their embeddings
-are cached in FEWTUNE_HOME. Intervals are over the episodes of one seed, or over the folds of
-classes. They do not include the variation between training runs; use --seeds for that.
+Omniglot, CIFAR-FS and the intents need FEWTUNE_DATA; the intents also need `make minilm`. Their
+embeddings are cached in FEWTUNE_HOME. Intervals are over the episodes of one seed, or over the
+folds of classes. They do not include the variation between training runs; use --seeds for that.
 """
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import papers_cifar
 import papers_functions
 import papers_intents
 import papers_omniglot
@@ -21,6 +22,7 @@ import torch
 PROBLEMS: Mapping[str, Callable[[int, bool], Iterable[tidy.Row]]] = {
     **papers_functions.PROBLEMS,
     **papers_omniglot.PROBLEMS,
+    **papers_cifar.PROBLEMS,
     **papers_intents.PROBLEMS,
 }
 

@@ -444,7 +444,9 @@ def thinned(data: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["functions", "omniglot", "intents", "distill", "finetune"])
+@pytest.mark.parametrize(
+    "name", ["functions", "omniglot", "fc100", "intents", "distill", "finetune"]
+)
 def test_every_other_shipped_config_runs_small(name, data, tmp_path):
     changes: dict[str, object] = {}
     if name in ("intents", "distill", "finetune"):
@@ -453,6 +455,9 @@ def test_every_other_shipped_config_runs_small(name, data, tmp_path):
         changes["episodes"] = {"way": 150, "shot": 2}
     if name == "functions":
         changes["episodes"] = {"shot": 5, "query": 2, "per_task": 1, "validation": 10, "test": 10}
+    if name == "fc100":
+        changes["episodes"] = {"way": 5, "query": 1, "per_task": 1, "validation": 4, "test": 4}
+        changes |= {"steps": 6, "search.trials": 4}
     if name == "intents":
         changes["episodes"] = {"way": 15, "per_task": 1, "validation": 5, "test": 5}
     if name == "finetune":
