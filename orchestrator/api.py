@@ -174,12 +174,15 @@ class Search:
         """A copy of the Optuna study with task weights by name, for Optuna's plots."""
         return readable_study(self.name, self._record(), self.plan.space)
 
-    def export(self, out: str | Path) -> Path:
+    def export(self, out: str | Path, *, merged: bool = False) -> Path:
         """Write the best configuration and model to the folder `out`; returns its path.
 
-        Raises InputError if the search has not ended, or if `out` is neither empty nor an export.
+        merged: also write the encoder with its LoRA weights added, to `out/merged`.
+
+        Raises InputError if the search has not ended, if `out` is neither empty nor an export, or
+        if the model has no LoRA weights to merge.
         """
-        export(self.name, self._home, Path(out))
+        export(self.name, self._home, Path(out), merged=merged)
         return Path(out)
 
     def _record(self) -> StudyRecord:

@@ -16,6 +16,9 @@ def export(
     name: Name,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
     home: HomeOption = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Also write the encoder with its LoRA weights added.")
+    ] = False,
 ) -> None:
     """Write the best configuration and model of a search to a folder."""
     from orchestrator.record.home import Home
@@ -23,7 +26,7 @@ def export(
     from orchestrator.results.sentences import sentence
 
     output = Output()
-    summary = write(name, Home.at(home), out)
+    summary = write(name, Home.at(home), out, merged=merged)
     output.results.print(sentence(summary))
     output.results.print(f"written to {out}: config.yaml, model.safetensors, README.md")
 

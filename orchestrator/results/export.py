@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from fewshot.episodes import Count
 from fewshot.errors.inputs import FewtuneError, input_error
 from fewshot.functional import Params
-from fewshot.models.pretrained import encoder, transformer, vision
+from fewshot.models.pretrained import adapter_files, encoder, transformer, vision
+from fewshot.models.pretrained.lora import ALPHA
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.paths import is_folder, with_absolute_paths, with_portable_paths
@@ -48,14 +49,20 @@ _USE = (
     "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
     "is a transformers model that `AutoModel.from_pretrained` loads. `labels.json`, where "
     "there is one, names the outputs in order. Where there is a `config.json`, this "
-    "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads.",
+    "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. Where "
+    "there is an `adapter_config.json`, this folder is an adapter of PEFT: "
+    "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`. The embedding of a "
+    "text is the mean of its last hidden states, scaled to length 1.",
 )
 
 
-def export(name: str, home: Home, out: Path) -> Summary:
+def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary:
     """Write the best configuration and model of the search `name` to the folder `out`.
 
-    Raises InputError if the search has not ended, or if `out` is neither empty nor an export.
+    merged: also write the model with its LoRA weights added to the encoder, to `out/merged`.
+
+    Raises InputError if the search has not ended, if `out` is neither empty nor an export, or if
+    the model has no LoRA weights to merge.
     Raises FewtuneError if the model's checkpoint is missing or damaged.
     """
     summary = summary_of(name, home)
@@ -69,14 +76,20 @@ def export(name: str, home: Home, out: Path) -> Summary:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_files(name, home, records, summary, partial)
+    _write_files(name, home, records, summary, partial, merged=merged)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary
 
 
 def _write_files(
-    name: str, home: Home, records: SearchRecords, summary: Summary, folder: Path
+    name: str,
+    home: Home,
+    records: SearchRecords,
+    summary: Summary,
+    folder: Path,
+    *,
+    merged: bool,
 ) -> None:
     """Write all files of the export to `folder`."""
     assert summary.best is not None, "only an ended search is exported"
@@ -100,6 +113,13 @@ def _write_files(
         save_file(tensors, folder / "model.safetensors", _metadata(name, fixed, chosen))
     if classes:  # the names of the model's outputs, in output order
         write_text(folder / "labels.json", json.dumps(classes, indent=2))
+    if config.model.name == "lora":
+        adapted = str(config.model.options()["encoder"])
+        loaded_from = adapted if encoder.is_hub_id(adapted) else copied[adapted]
+        _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
+    elif merged:
+        rule = "is only for a model with LoRA weights."
+        raise input_error("--merged", rule, config.model.name)
     for source, place in copied.items():
         named = _found(source, base)
         saved = vision if vision.reads_images(named) else encoder
@@ -112,6 +132,20 @@ def _write_files(
     }
     write_text(folder / RESULT, json.dumps(result, indent=2))
     write_text(folder / "README.md", model_card(config, summary, result))
+
+
+def _write_adapter(
+    config: Config, params: Params, base: str, folder: Path, *, merged: bool
+) -> None:
+    """Write the files that PEFT loads and, if `merged`, a plain transformers model.
+
+    config: with absolute paths. base: what PEFT loads the encoder from.
+    """
+    options = config.model.options()
+    alpha = options.get("alpha", ALPHA)
+    adapter_files.save_adapter(params, alpha, base, folder)
+    if merged:
+        adapter_files.save_merged(params, alpha, options["encoder"], folder / "merged")
 
 
 def _metadata(name: str, fixed: Config, chosen: StudiedTrial) -> dict[str, str]:
@@ -204,10 +238,15 @@ def fixed_config(
     """
     data = configs.data_of(config)
     weights = dict(best.task_weights)
-    section = {"search": False, "fixed": weights} if weights else {"search": False}
+    section: dict[str, Any] = {"search": False}
+    section["weights_as"] = config.space.task_weights.weights_as
+    if weights:
+        section["fixed"] = weights
     data["space"] = {"task_weights": section, **best.hyperparameters}
     if untrained is not None:
-        parts = {"model": untrained.model, "learner": untrained.learner}
+        parts = {"learner": untrained.learner}
+        if untrained.model.name != config.model.name:  # else a pretrained model, not trained
+            parts["model"] = untrained.model
         data |= {key: {"name": part.name, **part.options} for key, part in parts.items()}
         data["steps"] = 0
         data = {k: v for k, v in data.items() if k not in ("teacher", "distillation")}

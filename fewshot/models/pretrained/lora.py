@@ -22,7 +22,8 @@ from fewshot.models.pretrained.encoder import digest_of_model, folder
 from fewshot.models.pretrained.hidden_states import HiddenStates
 from fewshot.models.pretrained.split_encoder import SplitEncoder
 
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
+ALPHA = 16.0
 _STEP = 4  # tokens: texts of one batch differ in length by fewer than this
 _FEWEST = 256  # tokens of a batch; smaller batches are joined with the next longer texts
 
@@ -49,7 +50,7 @@ class Lora:
         encoder: str,
         layers: int = 2,
         rank: int = 8,
-        alpha: float = 16.0,
+        alpha: float = ALPHA,
         targets: Sequence[str] | None = None,
         scale: float = 5.0,
         spread: float = 1.0,
@@ -76,8 +77,8 @@ class Lora:
         params: Params = {}
         for path, (n_out, n_in) in self._encoder.shapes.items():
             down, _ = linear_params(n_in, self._rank, generator)
-            params[f"{path}{_DOWN}"] = down.T.contiguous()
-            params[f"{path}{_UP}"] = torch.zeros(n_out, self._rank)
+            params[f"{path}{DOWN}"] = down.T.contiguous()
+            params[f"{path}{UP}"] = torch.zeros(n_out, self._rank)
         if self._classes is None:
             return params | {"gain": torch.tensor(self._gain)}
         weight = torch.zeros(self._encoder.width, self._classes)
@@ -123,8 +124,8 @@ class Lora:
         """Outputs (b, n_out) for hidden states; parameters are shared, or have a dimension b."""
         weights = {}
         for path in self._encoder.shapes:
-            weights[f"{path}.down"] = params[f"{path}{_DOWN}"]
-            weights[f"{path}.up"] = self._times * params[f"{path}{_UP}"]
+            weights[f"{path}.down"] = params[f"{path}{DOWN}"]
+            weights[f"{path}.up"] = self._times * params[f"{path}{UP}"]
         out = self._encoder.above(hidden, real, weights)
         inside = real.unsqueeze(-1)
         embedded = unit(torch.where(inside, out, 0.0).sum(1) / inside.sum(1).clamp(min=1))

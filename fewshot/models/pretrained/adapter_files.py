@@ -1,0 +1,63 @@
+"""Writes LoRA weights as the files that PEFT and transformers load.
+
+Mangrulkar et al., "PEFT: state-of-the-art parameter-efficient fine-tuning methods", 2022.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fewshot.functional import Params
+from fewshot.models.pretrained.encoder import SAFELY, folder, loading
+from fewshot.models.pretrained.lora import DOWN, UP
+from fewshot.tasks.files import write_text
+
+
+def save_adapter(params: Params, alpha: float, base: str, out: Path) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`.
+
+    params: of a `Lora`; parameters of a last layer are left out. alpha: see `Lora`.
+    base: what PEFT loads the frozen weights from: a folder or the id of a model on the Hub.
+    """
+    paths = [name.removesuffix(DOWN) for name in params if name.endswith(DOWN)]
+    config = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": base,
+        "r": len(params[f"{paths[0]}{DOWN}"]),
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": paths,
+    }
+    write_text(out / "adapter_config.json", json.dumps(config, indent=2))
+    weights = {
+        f"base_model.model.{path}{end}": params[f"{path}{end}"].contiguous()
+        for path in paths
+        for end in (DOWN, UP)
+    }
+    save_file(weights, out / "adapter_model.safetensors", {"format": "pt"})
+
+
+def save_merged(params: Params, alpha: float, encoder: str, out: Path) -> None:
+    """Write a folder that `AutoModel` and `AutoTokenizer` load; the LoRA weights are added to it.
+
+    encoder: the encoder that training started from.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    place = folder(encoder)
+    with loading(place):
+        model = AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY)
+        tokenizer = AutoTokenizer.from_pretrained(place, **SAFELY)
+    for name, down in params.items():
+        if name.endswith(DOWN):
+            path = name.removesuffix(DOWN)
+            added = alpha / len(down) * params[f"{path}{UP}"] @ down
+            model.get_submodule(path).weight.data += added
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
