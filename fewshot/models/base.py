@@ -31,14 +31,6 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class TrimsPadding(Protocol):
-    """An extra method of a model whose inputs are padded, and which is faster on short inputs."""
-
-    def trim(self, x: Tensor) -> Tensor:
-        """x (..., length) without the trailing columns that are padding in all rows."""
-
-
-@runtime_checkable
 class AppliesToLanes(Protocol):
     """An extra method of a model that is faster for several lanes together than under `vmap`."""
 

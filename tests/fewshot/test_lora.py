@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from fewshot.conformance.models import ModelLaws, exact, fresh
 from fewshot.errors.inputs import InputError
-from fewshot.models.pretrained import hidden_states, lora
+from fewshot.models.pretrained import hidden_states, lora, token_batches
 from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.models.pretrained.hidden_states import HiddenStates
 from fewshot.models.pretrained.lora import Lora
@@ -102,13 +102,13 @@ def test_lanes_can_share_their_examples(tiny, ids):
 
 def test_batches_have_texts_of_similar_length():
     lengths = torch.tensor([3, 60, 4, 61, 10, 200, 3])
-    batches = lora._batches(lengths)
+    batches = token_batches.similar_lengths(lengths)
     assert sorted(torch.cat(batches).tolist()) == list(range(7))
     many = torch.arange(1, 65).repeat(50)
-    for rows in lora._batches(many):
+    for rows in token_batches.similar_lengths(many):
         padded = len(rows) * int(many[rows].max())
         assert many[rows].sum() >= min(0.5 * padded, padded - 4 * len(rows))
-        assert many[rows].sum() >= lora._FEWEST
+        assert many[rows].sum() >= token_batches._FEWEST
 
 
 class TestHiddenStates:

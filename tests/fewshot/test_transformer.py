@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
 
 from fewshot.conformance.models import ModelLaws
 from fewshot.errors.inputs import InputError
-from fewshot.models.pretrained.encoder import tokenize
+from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.models.pretrained.transformer import Transformer, save_pretrained
 from tests.fewshot import tiny_transformer
 from tests.rounding import assert_same
@@ -51,6 +52,24 @@ class TestATransformer(ModelLaws):
     @pytest.fixture
     def tried(self, model, ids):
         return model, ids
+
+
+class TestAnEmbedding(ModelLaws):
+    @pytest.fixture
+    def tried(self, tiny, ids):
+        return Transformer(features=(12,), encoder=tiny, scale=3.0), ids
+
+    def test_its_parameters_depend_only_on_the_generator(self, tiny):
+        """All are pretrained: none is drawn."""
+        model = Transformer(features=(12,), encoder=tiny)
+        one, other = (model.init(torch.Generator().manual_seed(seed)) for seed in (0, 1))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+    def test_without_training_it_is_the_encoder(self, tiny, ids, tmp_path):
+        model = Transformer(features=(12,), encoder=tiny, scale=3.0)
+        embedded = embed(TEXTS, encoder=tiny, cache=tmp_path, max_length=12)
+        found = model.apply(model.init(torch.Generator()), ids)
+        assert_close(found, 3 * embedded, rtol=0, atol=3e-3)  # `embed` rounds to 16 bits
 
 
 @pytest.fixture
@@ -111,10 +130,19 @@ def test_lanes_are_a_loop(model, ids):
 
 
 def test_padding_counts_for_nothing(model, exact, ids):
-    trimmed = model.trim(ids)
-    assert trimmed.shape == (5, 8)  # six words and two special tokens
-    assert_same(model.apply(exact, trimmed), model.apply(exact, ids), **DEEP)
-    assert model.trim(ids.reshape(1, 5, 1, 12)[:, :1]).shape == (1, 1, 1, 3)
+    shortest = ids[:, :8]  # six words and two special tokens
+    assert_same(model.apply(exact, shortest), model.apply(exact, ids), **DEEP)
+
+
+@pytest.mark.parametrize("embeds", [False, True])
+def test_batches_of_similar_length_change_no_output(tiny, model, ids, embeds):
+    tried = Transformer(features=(12,), encoder=tiny) if embeds else model
+    apart = [tried.init(torch.Generator().manual_seed(seed)) for seed in range(2)]
+    apart = [{name: value.double() for name, value in p.items()} for p in apart]
+    stacked = {name: torch.stack([p[name] for p in apart]) for name in apart[0]}
+    expected = torch.stack([tried.apply(p, ids) for p in apart])
+    assert_same(tried.apply_to_lanes(stacked, ids[None]), expected, **DEEP)
+    assert_same(tried.apply_to_lanes(stacked, ids.expand(2, -1, -1)), expected, **DEEP)
 
 
 def test_only_the_head_is_drawn_by_the_seed_and_by_it_alone(model):

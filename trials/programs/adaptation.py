@@ -18,7 +18,7 @@ from fewshot.episodes import gather_rows
 from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
-from fewshot.models.base import AppliesToLanes, Model, TrimsPadding
+from fewshot.models.base import AppliesToLanes, Model
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.lanes.objective import TaskScores, soft_hyperparameters
@@ -119,13 +119,9 @@ class Adaptation:
 
     def batch(self, drawn: Drawn) -> Batch:
         task, (support, transfer) = self._task, drawn
-        x = self._read(torch.cat([task.support[support], task.transfer[transfer]], 1))
-        return Batch(x, task.labels[support], gather_rows(task.teacher, transfer))
-
-    def _read(self, rows: Tensor) -> Tensor:
-        """The inputs of some rows, without trailing padding if the model can trim it."""
+        rows = torch.cat([task.support[support], task.transfer[transfer]], 1)
         x = gather_rows(self._inputs, rows)
-        return self.model.trim(x) if isinstance(self.model, TrimsPadding) else x
+        return Batch(x, task.labels[support], gather_rows(task.teacher, transfer))
 
     def embed(self, params: Params, batch: Batch) -> Batch:
         """The batch with logits in place of examples, if the model computes those of all lanes."""
@@ -153,12 +149,12 @@ class Adaptation:
         """Logits (l, n, classes) of l stacked models for n rows."""
         mapped = same_for_lanes(self.model)
         parts = rows.split(_QUERIES_AT_ONCE)
-        return torch.cat([mapped(params, self._read(part)) for part in parts], 1)
+        return torch.cat([mapped(params, gather_rows(self._inputs, part)) for part in parts], 1)
 
     def some_queries(self) -> Tensor:
         """The inputs of as many queries as one forward pass of `logits` takes."""
         rows, _ = max(self._task.query.values(), key=lambda queries: len(queries[0]))
-        return self._read(rows[:_QUERIES_AT_ONCE])
+        return gather_rows(self._inputs, rows[:_QUERIES_AT_ONCE])
 
     def score(self, params: Params, hyper: Hyperparameters, stage: Stage) -> list[TaskScores]:
         del hyper

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fewshot.models.pretrained.token_batches import token_counts
 from fewshot.tasks.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class HiddenStates:
     def _add(self, ids: Tensor, keys: Tensor) -> None:
         keys, first = _first_of_each(keys)
         ids = ids[first]
-        lengths = _lengths(ids, self._padding)
+        lengths = token_counts(ids, self._padding)
         parts: list[Tensor] = [self._states]
         order = lengths.argsort(stable=True)  # batches of texts of similar length
         for rows in order.split(_BATCH):
@@ -121,12 +122,6 @@ def _empty(width: int) -> dict[str, Tensor]:
     none = torch.zeros(0, dtype=torch.int64)
     states = torch.zeros(0, width, dtype=torch.float16)
     return {"keys": none, "starts": none, "lengths": none, "states": states}
-
-
-def _lengths(ids: Tensor, padding: int) -> Tensor:
-    """Number of ids (n,), at least 1, up to the last that is not padding."""
-    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    return torch.where(ids != padding, places, 1).amax(1)
 
 
 def _first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:

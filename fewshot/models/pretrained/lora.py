@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 
 from fewshot.errors.inputs import input_error
-from fewshot.functional import Params, linear_params, unit
+from fewshot.functional import Params, linear_params
 from fewshot.models.pretrained.encoder import digest_of_model, folder
 from fewshot.models.pretrained.hidden_states import HiddenStates
 from fewshot.models.pretrained.split_encoder import SplitEncoder
+from fewshot.models.pretrained.token_batches import mean_embedding, similar_lengths
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
 ALPHA = 16.0
-_STEP = 4  # tokens: texts of one batch differ in length by fewer than this
-_FEWEST = 256  # tokens of a batch; smaller batches are joined with the next longer texts
 
 
 class Lora:
@@ -110,7 +109,7 @@ class Lora:
             return self._outputs(_of(params, lane), hidden, real).view(lanes, b, -1)
         starts, lengths = self._states.find(x.flatten(0, 1))
         starts, lengths = (v.repeat(lanes // shared) for v in (starts, lengths))
-        batches = _batches(lengths)
+        batches = similar_lengths(lengths)
         found = []
         for rows in batches:
             n = int(lengths[rows].max())
@@ -127,8 +126,7 @@ class Lora:
             weights[f"{path}.down"] = params[f"{path}{DOWN}"]
             weights[f"{path}.up"] = self._times * params[f"{path}{UP}"]
         out = self._encoder.above(hidden, real, weights)
-        inside = real.unsqueeze(-1)
-        embedded = unit(torch.where(inside, out, 0.0).sum(1) / inside.sum(1).clamp(min=1))
+        embedded = mean_embedding(out, real)
         if self._classes is None:
             return params["gain"].unsqueeze(-1) * embedded
         logits = (self._gain * embedded).unsqueeze(1) @ params["head.weight"]
@@ -147,19 +145,3 @@ def _frozen(
 def _of(params: Params, lane: Tensor) -> Params:
     """The parameters of the lane (b,) of each row."""
     return {name: value.index_select(0, lane) for name, value in params.items()}
-
-
-def _batches(lengths: Tensor) -> list[Tensor]:
-    """The rows of each batch; a batch has texts of similar lengths (n,)."""
-    ordered, order = lengths.sort(stable=True)
-    widths = (ordered + _STEP - 1) // _STEP
-    batches: list[Tensor] = []
-    parts: list[Tensor] = []
-    for rows in order.split(torch.unique_consecutive(widths, return_counts=True)[1].tolist()):
-        parts.append(rows)
-        if sum(int(lengths[part].sum()) for part in parts) >= _FEWEST:
-            batches.append(torch.cat(parts))
-            parts = []
-    if parts:
-        batches.append(torch.cat(parts))
-    return batches

@@ -1,9 +1,12 @@
-"""A pretrained transformer with a new classification head; all parameters are trained.
+"""A pretrained transformer, all of whose parameters are trained.
 
-It is the AutoModelForSequenceClassification of an encoder such as BERT, as a function of its
-parameters. Dropout is off even in training, so that a trial depends only on its seed.
+With a new classification head it is the AutoModelForSequenceClassification of an encoder such as
+BERT, as a function of its parameters. Without a head it embeds texts: the mean over the tokens,
+scaled to a learned length. Dropout is off even in training, so that a trial depends only on its
+seed.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,27 +18,50 @@ from torch.func import functional_call
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params
 from fewshot.models.pretrained.encoder import SAFELY, folder, loading
+from fewshot.models.pretrained.token_batches import (
+    mean_embedding,
+    similar_lengths,
+    token_counts,
+)
 
 
 class Transformer:
     """Token ids (b, length) int64 -> (b, n_out). The padding id is ignored.
 
     encoder: see `fewshot.models.pretrained.encoder.folder`. Its tokenizer must have made the ids.
+    scale: > 0, the initial root mean square distance of an embedding from the mean of its episode.
+    spread: > 0, the same distance of embeddings of length 1. The builder measures it.
+    n_out: the number of outputs of a new head; None to return embeddings.
     """
 
     fills_processor = True
+    pretrained = True
 
-    def __init__(self, *, features: Sequence[int], encoder: str, n_out: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        features: Sequence[int],
+        encoder: str,
+        scale: float = 5.0,
+        spread: float = 1.0,
+        n_out: int | None = None,
+    ) -> None:
         if len(features) != 1:
             rule = "transformer reads token ids: the datasets need `features: tokens`."
             raise input_error("model", rule, tuple(features))
-        self.n_out = n_out
-        self._module, fresh = _pretrained(folder(encoder), n_out)
-        self.head: tuple[str, ...] = tuple(fresh)
+        if not 0 < scale < math.inf:
+            raise input_error("model.scale", "must be a number above 0.", scale)
+        self._classes, self._gain = n_out, scale / spread
+        place = folder(encoder)
+        self._module, fresh = (_encoder(place), []) if n_out is None else _pretrained(place, n_out)
+        self.n_out: int = self._module.config.hidden_size if n_out is None else n_out
+        self.head: tuple[str, ...] = ("gain",) if n_out is None else tuple(fresh)
         self._padding = self._module.config.pad_token_id or 0
 
     def init(self, generator: torch.Generator) -> Params:
         params = {name: value.detach().clone() for name, value in self._module.named_parameters()}
+        if self._classes is None:
+            return params | {"gain": torch.tensor(self._gain)}
         spread = getattr(self._module.config, "initializer_range", 0.02)
         for name in self.head:
             if params[name].dim() > 1:
@@ -50,13 +76,34 @@ class Transformer:
         outside = torch.where(x == self._padding, torch.finfo(torch.float32).min, 0.0)
         mask = outside[:, None, None, :].expand(-1, 1, x.shape[1], -1)
         buffers = {name: value.to(x.device) for name, value in self._module.named_buffers()}
+        own = {name: value for name, value in params.items() if name != "gain"}
         arguments = {"input_ids": x, "attention_mask": mask}
-        logits: Tensor = functional_call(self._module, buffers | params, (), arguments).logits
+        outputs = functional_call(self._module, buffers | own, (), arguments)
+        if self._classes is None:
+            hidden: Tensor = outputs.last_hidden_state
+            return params["gain"] * mean_embedding(hidden, x != self._padding)
+        logits: Tensor = outputs.logits
         return logits
 
-    def trim(self, x: Tensor) -> Tensor:
-        used = (x != self._padding).flatten(0, -2).any(0).nonzero()
-        return x[..., : int(used.max()) + 1] if len(used) else x[..., :1]
+    def apply_to_lanes(self, params: Params, x: Tensor) -> Tensor:
+        """Outputs (l, b, n_out) of l lanes for x (l, b, length), or (1, b, length) for all lanes.
+
+        The lanes are computed one after the other, in batches of texts of similar length.
+        """
+        outputs = []
+        for lane in range(len(params[self.head[0]])):
+            own = {name: value[lane] for name, value in params.items()}
+            outputs.append(self._in_batches(own, x[min(lane, len(x) - 1)]))
+        return torch.stack(outputs)
+
+    def _in_batches(self, params: Params, x: Tensor) -> Tensor:
+        """Outputs (b, n_out) of one lane for x (b, length)."""
+        if x.is_meta:  # a forecast of memory; the lengths are not known
+            return self.apply(params, x)
+        lengths = token_counts(x, self._padding)
+        batches = similar_lengths(lengths)
+        found = [self.apply(params, x[rows, : int(lengths[rows].max())]) for rows in batches]
+        return torch.cat(found).index_select(0, torch.cat(batches).argsort())
 
 
 def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Path) -> None:
@@ -74,6 +121,18 @@ def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Pa
     module.config.label2id = {label: i for i, label in enumerate(labels)}
     module.save_pretrained(out)
     AutoTokenizer.from_pretrained(place, **SAFELY).save_pretrained(out)
+
+
+def _encoder(place: Path) -> Any:
+    """The module without a head, in evaluation mode."""
+    from transformers import AutoModel
+
+    with loading(place):
+        module = AutoModel.from_pretrained(
+            place, dtype=torch.float32, attn_implementation="eager", **SAFELY
+        ).eval()
+    module.pooler = None  # not used: embeddings are means over tokens
+    return module
 
 
 def _pretrained(place: Path, n_out: int) -> tuple[Any, list[str]]:

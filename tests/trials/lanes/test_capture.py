@@ -42,8 +42,8 @@ def test_every_step_can_be_captured_and_changes_no_report(
 
     monkeypatch.setattr("trials.lanes.step.gradient.over_lanes", counting)
     at_once = drive(case.program(tmp_path / "at_once", lanes=lanes), specs)
-    # A transformer's batches are as long as their longest text, each length another shape.
-    assert len(calls) <= (6 if name in READ_LENGTHS else 2)
+    # A step that reads the lengths of texts is not captured.
+    assert len(calls) <= 2 or name in READ_LENGTHS
     assert "not captured error" not in caplog.text
     for spec in specs:
         pairs = zip(never[spec.key].reports, at_once[spec.key].reports, strict=True)
