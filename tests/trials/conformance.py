@@ -291,6 +291,16 @@ def conv(folder: Path) -> Case:
     return replace(case, name="conv", recipe=replace(case.recipe, model=model))
 
 
+def resnet12(folder: Path) -> Case:
+    """In colour; the statistics of its batches must be those of one lane."""
+    case = protonet(folder)
+    model = Component(name="resnet12", options={"widths": [4], "norm": "batch", "n_out": 6})
+    scripts = case.recipe.datasets["scripts"]
+    coloured = replace(scripts, options={**scripts.options, "channels": 3})
+    recipe = replace(case.recipe, model=model, datasets={"scripts": coloured})
+    return replace(case, name="resnet12", recipe=recipe)
+
+
 def ridge(folder: Path) -> Case:
     """Its parameters are not the model's alone, and its solver must not mind a diverged lane."""
     recipe = _meta_training(folder, Component(name="ridge"))
@@ -564,6 +574,7 @@ READ_LENGTHS = ("fine_tuning", "lora")
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "protonet": protonet,
     "conv": conv,
+    "resnet12": resnet12,
     "ridge": ridge,
     "baseline_pp": baseline_pp,
     "maml": maml,
