@@ -193,7 +193,7 @@ def _part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component
     source = part.source
     if source == "glyphs":  # training glyphs are drawn; new ones are read as images of that size
         kept = {key: options[key] for key in ("path", "size", "head") if key in options}
-        source, options = "images", {"size": 14} | kept
+        source, options = "images", {"size": 14, "channels": 1} | kept
     return Component(name=source, options=_with_own_encoder(options, folder))
 
 
