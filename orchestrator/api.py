@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from fewshot.errors.inputs import input_error
 from orchestrator import launch
 from orchestrator.config import loading, paths
 from orchestrator.config.plan import Plan, plan_of
@@ -82,10 +81,7 @@ class Search:
         """The search `name`, which was started before; raises InputError if there is none."""
         found = Home.at(None if home is None else str(home))
         if name not in found.searches():
-            known = ", ".join(found.searches()) or "none yet"
-            raise input_error(
-                "NAME", f"must be the name of a search in {found.path}; there are: {known}.", name
-            )
+            raise found.unknown(name)
         config = loading.load_config(found.config(name))
         records = read_records(name, found)
         folder = None if records is None else records.search.notes.get("folder")

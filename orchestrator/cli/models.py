@@ -67,7 +67,14 @@ def train(
 @app.command(rich_help_panel=RESULTS)
 def adapt(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported model.")],
-    data: Annotated[str, typer.Option(metavar="FILE", help="Examples of the new task.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Examples of the new task, of the same kind as the model's data: a table (CSV, "
+            "JSONL, Parquet), an .npz of images, or a folder with one folder of images per class.",
+        ),
+    ],
     shots: Annotated[int, typer.Option(help="Labelled examples (of each class).")] = 5,
     label: Annotated[str, typer.Option(metavar="COLUMN", help="The column to predict.")] = "label",
     out: Annotated[

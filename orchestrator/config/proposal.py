@@ -162,7 +162,7 @@ def _for_rows(
             "steps: 300",
             "",
             "space:  # a range is searched, a number is fixed",
-            "  lr/outer: {low: 1e-4, high: 1e-2}",
+            "  lr/outer: {low: 1e-4, high: 3e-2}",
             "",
             _SEARCH,
         ]
@@ -204,8 +204,10 @@ def _explained_roles(columns: DataColumns, roles: Roles, split: _Split) -> list[
     lines = [
         f"# label: {json.dumps(roles.label)} ({kind}): {roles.label_reason}.",
         f"# tasks: {tasks}",
-        "# To choose other columns: `fewtune init DATA --label COLUMN --group COLUMN --force`.",
     ]
+    if len(columns.names) > 1:
+        options = "--label COLUMN --group COLUMN --force"
+        lines.append(f"# To choose other columns: `fewtune init DATA {options}`.")
     if columns.source == "table":
         lines.append("# The features are all numeric columns that are not in `labels`.")
         lines += [f"# Not features: {unused}." for unused in [_unused(roles)] if unused]
@@ -253,7 +255,8 @@ def _tasks(split: _Split, roles: Roles) -> tuple[list[str], int]:
         train, n = each(split.train), len(split.train)
         validation, test = each(split.validation), each(split.test)
     else:
-        n = max(1, min(8, len(split.train) // 5))
+        # With one training task there are no weights to search: two if each has three classes.
+        n = max(1, min(2, len(split.train) // 3), min(8, len(split.train) // 5))
         parts = [list(split.train[i::n]) for i in range(n)]
         train = [line for i, part in enumerate(parts) for line in classes(f"part_{i + 1}", part)]
         validation, test = classes("validation", split.validation), classes("test", split.test)
@@ -299,7 +302,7 @@ seed: 0
 """
 _SEARCH = """search:
   trials: 48
-  reference_trials: 8  # of these with equal weights, to tune the rates of the reference
+  reference_trials: 8  # of these with uniform task weights, to tune the rates of the reference
   finalists: 3         # retrained with new seeds, and scored on fresh episodes
   seeds: 3
 """

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import InputError, did_you_mean, input_error
 
 DEFAULT = "fewtune-runs"
 
@@ -72,6 +72,13 @@ class Home:
     def searches(self) -> list[str]:
         """Names of the searches in this home."""
         return sorted(path.parent.name for path in self.path.glob("searches/*/config.yaml"))
+
+    def unknown(self, name: str, hint: str = "") -> InputError:
+        """The error for a name that no search in this home has, with the nearest name."""
+        names = self.searches()
+        rule = f"must be the name of a search in {self.path}; there are: "
+        rule += f"{', '.join(names) or 'none yet'}."
+        return input_error("NAME", rule, name, (did_you_mean(name, names) + hint).rstrip())
 
     def is_owned(self, name: str) -> bool:
         """Whether a process runs the search now."""

@@ -33,7 +33,8 @@ from trials.lanes import checkpoint
 from trials.programs.apply_model import classify, distil, regress
 from trials.programs.teachers import TRAINED
 
-_TYPED = {"table.labels": "--label", "table.path": "--data"}
+# The option of the command line for a config key of a dataset, without the name of its source.
+_OPTIONS = {"labels": "--label", "path": "--data"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,11 @@ def _load(part: Component, data: str, label: str, home: Home) -> Dataset:
     try:
         dataset = load_dataset(part.name, part.options, home.cache)
     except InputError as error:  # name the command-line options instead of config keys
-        details = [replace(f, path=_TYPED.get(f.path, f.path)) for f in error.details]
+        keys = [detail.path.removeprefix(f"{part.name}.") for detail in error.details]
+        details = [
+            replace(detail, path=_OPTIONS.get(key, detail.path))
+            for detail, key in zip(error.details, keys, strict=True)
+        ]
         raise InputError(details) from error
     if label not in dataset.columns:
         known = ", ".join(map(str, dataset.columns.columns))

@@ -3,16 +3,11 @@
 import json
 import logging
 import math
-import platform
 import shutil
-from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
-from fewshot.episodes import Count
 from fewshot.errors.inputs import FewtuneError, input_error
 from fewshot.functional import Params
 from fewshot.models.pretrained import adapter_files, encoder, transformer, vision
@@ -26,8 +21,7 @@ from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.leaderboard import Finalist, Summary, summary_of
-from orchestrator.results.sentences import sentence
-from orchestrator.search.intervals import Interval
+from orchestrator.results.model_card import model_card
 from trials.contract import Recipe, TrialSpec
 from trials.lanes import checkpoint
 from trials.programs.teachers import TRAINED
@@ -37,23 +31,6 @@ log = logging.getLogger(__name__)
 # A folder with this file is an earlier export, which may be overwritten.
 RESULT = "result.json"
 TEACHER = "teacher"  # subfolder with the teacher models that adaptation of the export needs
-# The section of the model card about the files.
-_USE = (
-    "## Use",
-    "",
-    "```sh",
-    "fewtune adapt . --data new.csv --shots 5   # learn a new task, write predictions",
-    "fewtune train config.yaml                  # train the same model again",
-    "```",
-    "",
-    "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
-    "is a transformers model that `AutoModel.from_pretrained` loads. `labels.json`, where "
-    "there is one, names the outputs in order. Where there is a `config.json`, this "
-    "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. Where "
-    "there is an `adapter_config.json`, this folder is an adapter of PEFT: "
-    "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`. The embedding of a "
-    "text is the mean of its last hidden states, scaled to length 1.",
-)
 
 
 def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary:
@@ -70,7 +47,8 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
     if summary.best is None or records is None:
         remedy = "Wait for it, or continue it with `--resume`."
         raise input_error("NAME", "this search has not ended yet.", name, remedy)
-    if out.exists() and any(out.iterdir()) and not (out / RESULT).exists():
+    is_other = out.is_dir() and any(out.iterdir()) and not (out / RESULT).exists()
+    if is_other or (out.exists() and not out.is_dir()):
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
     # A process that is killed leaves only the folder `.partial`; `out` is complete or absent.
     partial = out.with_name(out.name + ".partial")
@@ -262,105 +240,3 @@ def fixed_spec(config: Config) -> TrialSpec:
     """The trial of a config with nothing left to search; needed to use its model as a teacher."""
     plan = plan_of(config)
     return plan.spec(0, *plan.space.decode({}), stage="final", seed=plan.trial_seed)
-
-
-def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:
-    """The model card, in Markdown."""
-    best = summary.best
-    assert best is not None, "only an ended search is exported"
-    model = "the untrained features" if best.role == "untrained" else config.model.name
-    lines = [
-        f"# {config.name}",
-        "",
-        sentence(summary),
-        "",
-        f"- Learns from: {_problem(config)}.",
-        f"- Model: {model}, {result['parameters']:,} parameters.",
-        f"- Score on fresh validation episodes (skill, 95 % interval): {_interval(best.score)}.",
-        *(
-            f"- {summary.measure.capitalize()} on the test tasks, {who}: {_interval(value, 100)} %."
-            for who, value in summary.test.items()
-        ),
-        *(f"- For comparison, {who}: {100 * v:.1f} %." for who, v in summary.figures.items()),
-        "",
-        "## How it was chosen",
-        "",
-        _choice(config, summary, best),
-        "",
-        "## Hyperparameters",
-        "",
-        *(f"- `{name}`: {value:.4g}" for name, value in best.hyperparameters.items()),
-        *(f"- `lambda/{task}`: {weight:.3f}" for task, weight in best.task_weights.items()),
-        *_divisors(config, summary.null_losses),
-        "",
-        *_USE,
-        "",
-        "## Versions",
-        "",
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{p} {version(p)}" for p in ("fewtune", "torch", "optuna", "transformers"))
-        + f"; seed of the search {config.seed}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _problem(config: Config) -> str:
-    """What the model learns a new task from."""
-    shapes = config.episodes
-    if config.adapts:
-        return f"{shapes.shot} labelled examples per class of one new task"
-    if config.kinds == {"regression"}:
-        return f"{shapes.shot} examples of new regression tasks"
-    return f"{_count(shapes.ways())}-way {_count(shapes.shot)}-shot episodes of new tasks"
-
-
-def _choice(config: Config, summary: Summary, best: Finalist) -> str:
-    """How the exported model was chosen."""
-    trained = sum(f.role != "untrained" for f in summary.finalists)
-    finals = (
-        f"The search ran {sum(summary.trials.values())} trials ({_counts(summary.trials)}). "
-        f"{trained} candidates, including the best trial with uniform task weights, were retrained "
-        f"with {config.search.seeds} new seeds each and scored on fresh validation episodes."
-    )
-    chosen = (
-        "No candidate was better than the untrained model by more than the standard error of the "
-        "difference, so the untrained model was chosen."
-        if best.role == "untrained"
-        else f"Trial {best.number} had the best mean. The exported weights are from the seed with "
-        "the best validation score."
-    )
-    return (
-        f"{finals} {chosen} The test tasks were used only after this choice. The intervals treat "
-        "both seeds and tasks as random samples."
-    )
-
-
-def _count(count: Count) -> str:
-    return str(count) if isinstance(count, int) else f"{count[0]} to {count[1]}"
-
-
-def _divisors(config: Config, null_losses: Mapping[str, float]) -> list[str]:
-    """Lines that say what the task weights multiply, without which they have no meaning."""
-    if not null_losses:
-        return []
-    sampled = config.space.task_weights.weights_as == "sampling"
-    what = "the shares of the drawn episodes" if sampled else "the weights of the losses"
-    divisors = ", ".join(f"`{task}` {value:.4g}" for task, value in null_losses.items())
-    return [
-        "",
-        f"The lambda values are {what}. Each loss is first divided by the loss of the best "
-        f"constant prediction: {divisors}.",
-    ]
-
-
-def _interval(value: Interval, scale: float = 1.0) -> str:
-    digits = 1 if scale == 100 else 3
-    mean, low, high = (scale * x for x in (value.mean, value.low, value.high))
-    note = f"; {value.note}" if value.note else ""
-    ends = "no interval" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
-    return f"{mean:.{digits}f} ({ends}{note})"
-
-
-def _counts(trials: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} {state}" for state, n in trials.items() if n)

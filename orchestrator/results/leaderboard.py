@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fewshot.errors.inputs import input_error
 from fewshot.metrics import Estimate, mean_of
 from orchestrator.record import identity
 from orchestrator.record.home import Home
@@ -168,9 +167,7 @@ def summary_of(name: str, home: Home) -> Summary:
     """The summary of the search `name`; raises InputError if this home has none."""
     records = read_records(name, home)
     if records is None or not identity.belongs_to(home, name, records.search):
-        known = ", ".join(home.searches()) or "none yet"
-        rule = f"must be the name of a search in {home.path}; there are: {known}."
-        raise input_error("NAME", rule, name, identity.other_storage_hint(home, name))
+        raise home.unknown(name, identity.other_storage_hint(home, name))
     return summarise(name, records)
 
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.errors.inputs import FewtuneError, input_error
+from fewshot.errors.inputs import FewtuneError
 from orchestrator.config import loading as configs
 from orchestrator.record import identity
 from orchestrator.record.home import Home
@@ -71,10 +71,7 @@ def delete_search(home: Home, name: str) -> None:
     of the studies cannot be reached.
     """
     if name not in home.searches():
-        known = ", ".join(home.searches()) or "none yet"
-        raise input_error(
-            "NAME", f"must be the name of a search in {home.path}; there are: {known}.", name
-        )
+        raise home.unknown(name)
     with home.owned(name):
         own = identity.identity_of(home, name)
         records = read_records(name, home)

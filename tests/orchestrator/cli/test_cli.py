@@ -260,7 +260,9 @@ def test_an_export_loads_with_safetensors_alone(exported):
         "w = load_file(sys.argv[1]); assert w['weight0'].shape == (196, 128), w"
     )
     subprocess.run([sys.executable, "-c", code, exported / "model.safetensors"], check=True)
-    assert "How it was chosen" in (exported / "README.md").read_text()
+    card = (exported / "README.md").read_text()
+    assert "How it was chosen" in card
+    assert "--data new_images --shots" in card
 
 
 def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp_path):
@@ -280,6 +282,13 @@ def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "metrics.json").read_text())["accuracy"] > 0.5  # chance is 0.2
     assert len(pd.read_csv(out / "predictions.csv")) == 5 * (12 - 3)
+
+
+def test_data_of_a_different_kind_than_the_models_are_refused(exported, home, tmp_path, called):
+    (tmp_path / "texts.csv").write_text("text,label\nred,a\nblue,b\n")
+    done = called("adapt", exported, "--data", tmp_path / "texts.csv", "--home", home)
+    assert done.returncode == 2
+    assert "--data: must be a file that ends in .npz, or a folder" in done.stderr
 
 
 def test_an_export_whose_model_is_damaged_is_refused_in_one_sentence(
@@ -328,9 +337,11 @@ def test_an_export_finds_the_model_though_a_checkpoint_is_lost_or_the_home_was_m
 
 def test_an_export_does_not_write_over_what_is_not_an_export(home, tmp_path, called):
     (tmp_path / "mine.txt").write_text("keep me")
-    done = called("export", "quickstart", "--out", tmp_path, "--home", home)
-    assert done.returncode == 2
-    assert (tmp_path / "mine.txt").read_text() == "keep me"
+    for out in (tmp_path, tmp_path / "mine.txt"):
+        done = called("export", "quickstart", "--out", out, "--home", home)
+        assert done.returncode == 2
+        assert "must be a new or empty folder, or an earlier export" in done.stderr
+        assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
 @pytest.mark.parametrize(

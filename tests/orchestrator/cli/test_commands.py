@@ -113,6 +113,13 @@ def test_what_is_unknown_gets_the_nearest_known_name(called, typed, suggested):
     assert suggested in err
 
 
+@pytest.mark.parametrize("command", ["show", "delete"])
+def test_an_unknown_search_gets_the_nearest_known_name(home, called, command):
+    code, _, err = called(command, "fuctions", "--home", home)
+    assert code == 2
+    assert "Did you mean `functions`?" in err
+
+
 def test_completion_knows_the_commands(called, monkeypatch):
     monkeypatch.setenv("_FEWTUNE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "fewtune ex")
