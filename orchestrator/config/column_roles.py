@@ -79,15 +79,12 @@ def _guess_label(data: DataColumns, group: str | None) -> tuple[str, str]:
     if usual:
         return min(usual, key=lambda n: _LABELS.index(n.lower())), "its name is usual for a label"
     names = [n for n in names if not _is_id(frame, n)]
-    if table and (last := _last_label(frame, names)) is not None:
-        return last
-    repeated = [n for n in names if frame[n].nunique() <= len(frame) / 4]
-    if table or not repeated:
+    found = _last_label(frame, names) if table else _repeated_label(data, names)
+    if found is None:
         known = ", ".join(data.names)
         rule = f"is needed: no column looks like classes. The columns are {known}."
         raise input_error("--label", rule)
-    most = max(repeated, key=lambda n: (not is_numeric_dtype(frame[n]), frame[n].nunique()))
-    return most, "it has the most different values of all columns whose values repeat"
+    return found
 
 
 def _last_label(frame: pd.DataFrame, names: list[str]) -> tuple[str, str] | None:
@@ -106,6 +103,22 @@ def _last_label(frame: pd.DataFrame, names: list[str]) -> tuple[str, str] | None
     if _has_classes(frame[others[-1]]) or frame[last].nunique() < LEAST_CLASSES:
         return others[-1], f"{reason} nor a group"
     return last, reason
+
+
+def _repeated_label(data: DataColumns, names: list[str]) -> tuple[str, str] | None:
+    """The column with the most values that repeat, names before numbers.
+
+    A column with too few classes to be divided is chosen only if a different column has the tasks.
+    """
+    counts = {n: data.frame[n].nunique() for n in names}
+    repeated = [n for n in names if counts[n] <= len(data.frame) / 4]
+    repeated.sort(key=lambda n: (is_numeric_dtype(data.frame[n]), -counts[n]))
+    for name in repeated:
+        others = [n for n in data.names if n not in (name, data.text)]
+        can_be_split = counts[name] >= LEAST_CLASSES
+        if can_be_split or _guess_group(data, others, name, numbers=False)[0] is not None:
+            return name, "its values repeat, and the data can be split into tasks"
+    return (repeated[0], "its values repeat") if repeated else None
 
 
 def _guess_group(

@@ -184,6 +184,15 @@ def test_texts_whose_few_classes_occur_everywhere_are_split_by_their_column_of_n
     assert list(search.config["tasks"]["train"][0]["each"]) == ["domain"]
 
 
+def test_a_label_is_chosen_for_which_the_texts_can_be_split(tmp_path):
+    frame = texts(n_domains=5)[["text", "domain"]]
+    frame["stars"] = np.arange(len(frame)) % 3
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    search, _ = checked(tmp_path, tmp_path / "t.csv")
+    train = search.config["tasks"]["train"][0]
+    assert (train["label"], list(train["each"])) == ("stars", ["domain"])
+
+
 def test_a_table_of_patients_is_split_by_hospital(data, tmp_path):
     search, _ = checked(tmp_path, data / "heart" / "heart.csv")
     train = search.config["tasks"]["train"][0]
@@ -204,6 +213,7 @@ def test_without_data_the_tasks_are_functions(tmp_path):
         (lambda p: texts().to_csv(p), {"label": "nothing"}, "--label"),
         (lambda p: texts().to_csv(p), {"group": "nothing"}, "--group"),
         (lambda p: texts(n_domains=2).to_csv(p), {"group": "domain"}, "DATA"),
+        (lambda p: p.write_text("a;b\n1;2\n"), {}, "DATA"),
         (lambda p: p.write_text(""), {}, "DATA"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), {}, "DATA"),
     ],
