@@ -77,7 +77,7 @@ def elsewhere(case, folder):
     with places:
         objective = PROGRAMS[case.recipe.program](case.recipe, case.cache, ELSEWHERE)
         program = lanes_in_double(objective, lanes=2, folder=folder, device=ELSEWHERE)
-        drive(program, [case.spec(9)])  # what is made once has been made
+        drive(program, [case.spec(9, rungs=(1,))])  # what is made once has been made
         train = program.train
 
         def settled(steps):
