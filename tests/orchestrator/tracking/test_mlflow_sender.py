@@ -1,5 +1,6 @@
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -51,17 +52,20 @@ def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
 
 
 def test_a_database_that_was_not_set_up_to_its_end_is_set_up_anew(
-    tmp_path, mlflow_set_up, monkeypatch
+    tmp_path, mlflow_set_up, monkeypatch, capfd
 ):
     monkeypatch.setattr("orchestrator.tracking.mlflow_client._set_up", mlflow_set_up)
     uri = tracking_uri(tmp_path)
-    command = f"from orchestrator.tracking.mlflow_client import connect; connect({uri!r})"
-    with subprocess.Popen([sys.executable, "-c", command]) as process:
-        while process.poll() is None and not [*tmp_path.glob("mlflow.db*-journal")]:
-            time.sleep(0.01)
-        process.kill()
+    # A copy of this process, because a new one imports MLflow for seconds.
+    process = multiprocessing.get_context("fork").Process(target=connect, args=(uri,))
+    process.start()
+    while process.is_alive() and not [*tmp_path.glob("mlflow.db*-journal")]:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
     assert not (tmp_path / "mlflow.db").exists(), "it was killed while it made tables"
     assert connect(uri).get_experiment_by_name("Default") is not None
+    assert capfd.readouterr() == ("", "")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert not [*tmp_path.glob("mlflow.db.new*")]
@@ -89,12 +93,21 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the record of a whole search, which tests only read."""
+    home = tmp_path_factory.mktemp("recorded")
+    table = home / "trials.csv"
+    table.write_text("number,score\n")
+    made = record(home / "searches" / "demo", tracking_uri(home), artifacts=[table])
+    assert made.rejected == 0
+    return home
+
+
 class TestWhatIsToBeSeen:
-    def test_every_trial_and_adaptation_is_one_run(self, home: Path, folder: Path) -> None:
-        made = record(folder, tracking_uri(home))
-        assert made.rejected == 0
-        assert counts(tracking_uri(home), "demo") == WHOLE
-        found = runs(home)
+    def test_every_trial_and_adaptation_is_one_run(self, recorded: Path) -> None:
+        assert counts(tracking_uri(recorded), "demo") == WHOLE
+        found = runs(recorded)
         assert sorted(found) == [
             "demo",
             "demo/search-0000",
@@ -111,10 +124,9 @@ class TestWhatIsToBeSeen:
         assert task.data.metrics["accuracy"] == 0.4
         assert task.info.end_time - task.info.start_time == 2000
 
-    def test_metrics_are_kept_for_every_rung(self, home: Path, folder: Path) -> None:
-        record(folder, tracking_uri(home))
-        run = runs(home)["demo/search-0000"]
-        history = connect(tracking_uri(home)).get_metric_history(run.info.run_id, "score")
+    def test_metrics_are_kept_for_every_rung(self, recorded: Path) -> None:
+        run = runs(recorded)["demo/search-0000"]
+        history = connect(tracking_uri(recorded)).get_metric_history(run.info.run_id, "score")
         assert [(point.step, point.value, point.timestamp) for point in history] == [
             (step, records.report(0, step).score.mean, round(1000 * records.report(0, step).time))
             for step in (10, 20)
@@ -138,36 +150,31 @@ class TestWhatIsToBeSeen:
             return real(self, run_id, *args, **options)
 
         monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
-        record(folder, tracking_uri(home), outcomes=["complete"] * 16)
+        record(folder, tracking_uri(home), outcomes=["complete"] * 6)
         found = runs(home)
-        assert batches[found["demo/search-0015"].info.run_id] == 1
+        assert batches[found["demo/search-0005"].info.run_id] == 1
         assert sum(batches.values()) < 1.5 * len(found)
-        assert points(home) == 16 * 2 * 7 + 32 * 6 + 16 + 1
+        assert points(home) == 6 * 2 * 7 + 12 * 6 + 6 + 1
 
-    def test_the_reason_of_an_end_is_told(self, home: Path, folder: Path) -> None:
-        record(folder, tracking_uri(home))
-        found = runs(home)
+    def test_the_reason_of_an_end_is_told(self, recorded: Path) -> None:
+        found = runs(recorded)
         assert "best third" in found["demo/search-0001"].data.tags["mlflow.note.content"]
         assert found["demo/search-0002"].data.tags["fewtune.error"] == "loss is NaN"
         assert found["demo/search-0002"].data.tags["fewtune.state"] == "failed"
 
-    def test_the_search_shows_its_last_score(self, home: Path, folder: Path) -> None:
-        record(folder, tracking_uri(home))
-        assert runs(home)["demo"].data.metrics["score"] == 0.4
+    def test_the_search_shows_its_last_score(self, recorded: Path) -> None:
+        assert runs(recorded)["demo"].data.metrics["score"] == 0.4
 
-    def test_artifacts_lie_in_the_home_folder(self, home: Path, folder: Path) -> None:
-        table = home / "trials.csv"
-        table.write_text("number,score\n")
-        record(folder, tracking_uri(home), artifacts=[table])
-        run = runs(home)["demo"].info
-        assert (home / "mlartifacts" / run.run_id / "artifacts" / "trials.csv").is_file()
+    def test_artifacts_lie_in_the_home_folder(self, recorded: Path) -> None:
+        run = runs(recorded)["demo"].info
+        assert (recorded / "mlartifacts" / run.run_id / "artifacts" / "trials.csv").is_file()
 
-    def test_views_of_the_search_are_saved_once(self, home: Path, folder: Path) -> None:
-        record(folder, tracking_uri(home))
-        assert tracking.ensure_saved_views(tracking_uri(home), "glyphs", "demo")
-        tags = connect(tracking_uri(home)).get_experiment_by_name("glyphs").tags
+    def test_views_of_the_search_are_saved_once(self, recorded: Path) -> None:
+        assert tracking.ensure_saved_views(tracking_uri(recorded), "glyphs", "demo")
+        tags = connect(tracking_uri(recorded)).get_experiment_by_name("glyphs").tags
         assert sum(name.startswith("mlflow.sharedViewState.") for name in tags) == 3
 
+    @pytest.mark.slow
     def test_nothing_is_printed(self, tmp_path: Path) -> None:
         program = """
             import sys
@@ -403,7 +410,7 @@ class TestTrouble:
         assert made.rejected == 0
 
     def test_kill_9_in_the_middle_loses_nothing_and_doubles_nothing(
-        self, home: Path, folder: Path
+        self, home: Path, folder: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         program = """
             import sys, time
@@ -411,6 +418,7 @@ class TestTrouble:
             from orchestrator.tracking.mlflow_sender import recorder
             from tests.orchestrator import records
             made = recorder(Path(sys.argv[1]), sys.argv[2], "0a")
+            assert "mlflow" not in sys.modules
             records.whole(made, ["complete"] * 8)
             time.sleep(60)
         """
@@ -421,11 +429,13 @@ class TestTrouble:
                 time.sleep(0.01)
             time.sleep(0.4)
             os.kill(child.pid, signal.SIGKILL)
+        assert capfd.readouterr() == ("", "")
         made = recorder(folder, tracking_uri(home), SEARCH)
         assert made.backlog() > 0
         records.whole(made, ["complete"] * 8)
         assert made.drain(timeout=60)
         made.close()
+        assert capfd.readouterr() == ("", "")
         assert len(runs(home)) == 1 + 8 + 16
         assert counts(tracking_uri(home), "demo") == {
             "search": {"FINISHED": 1},
