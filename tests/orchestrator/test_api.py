@@ -20,6 +20,7 @@ SMALL = [
     "steps=12",
     "episodes.validation=10",
     "episodes.test=10",
+    "learner.adapt_steps=2",
 ]
 
 
@@ -44,16 +45,6 @@ def copied(search, tmp_path) -> Search:
     home = tmp_path / "home"
     shutil.copytree(search.home, home)
     return Search.open(search.name, home=home)
-
-
-@pytest.mark.parametrize("progress", [False, True])
-def test_nothing_is_printed_unless_progress_is_requested(copied, capfd, progress):
-    made = small(copied.home, "name=quiet", *TINY)
-    assert made.run(executor="inline", progress=progress).state == "complete"
-    printed = capfd.readouterr()
-    assert printed.out == ""
-    assert ("searching" in printed.err) == progress
-    assert progress or printed.err == ""
 
 
 def test_trials_are_a_row_each(search):
@@ -106,16 +97,20 @@ def test_a_finished_search_is_not_run_again(copied):
     pd.testing.assert_frame_equal(copied.trials(), before)
 
 
-def test_a_search_that_was_stopped_is_resumed(tmp_path):
-    made = small(tmp_path)
+def test_a_search_that_was_stopped_is_resumed_and_shows_its_progress_on_request(tmp_path, capfd):
+    made = small(tmp_path, "search.trials=4", "steps=4")
     turns = []
     with pytest.raises(Stopped):
-        made.run(executor="inline", should_stop=lambda: len(turns) > 3 or turns.append(1))
+        made.run(executor="inline", should_stop=lambda: len(turns) > 0 or turns.append(1))
     assert list_searches(tmp_path)[0].state == "stopped"
     assert made.summary().state == "running"
     with pytest.raises(InputError, match="--resume"):
         made.run(executor="inline")
-    assert made.run(executor="inline", resume=True).state == "complete"
+    assert capfd.readouterr() == ("", "")
+    assert made.run(executor="inline", resume=True, progress=True).state == "complete"
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "searching" in printed.err
 
 
 def test_a_config_may_be_a_dictionary(search):
@@ -174,9 +169,10 @@ class TestDeletion:
         assert not (copied.home / "searches" / copied.name).exists()
         assert not list((copied.home / "studies").iterdir())
 
-    def test_leaves_other_searches_alone(self, copied):
+    def test_leaves_other_searches_alone(self, copied, capfd):
         other = small(copied.home, "name=other", *TINY)
-        other.run(executor="inline")
+        assert other.run(executor="inline").state == "complete"
+        assert capfd.readouterr() == ("", ""), "progress was not requested"
         mine = {run.data.tags["fewtune.search"] for run in runs(mlflow_client(copied))}
         assert mine == {"functions", "other"}
         delete_search(copied.name, home=copied.home)
@@ -202,8 +198,8 @@ class TestDeletion:
             delete_search(copied.name, home=copied.home)
         assert copied.summary().state == "complete"
 
-    def test_in_a_database_leaves_the_studies_of_others(self, copied, monkeypatch):
-        url = f"sqlite:///{copied.home}/studies.db"
+    def test_in_a_database_leaves_the_studies_of_others(self, copied, study_database, monkeypatch):
+        url = f"sqlite:///{shutil.copy(study_database, copied.home / 'studies.db')}"
         monkeypatch.setenv("FEWTUNE_STORAGE", url)
         small(copied.home, "name=one", *TINY).run(executor="inline")
         optuna.create_study(study_name="two", storage=url)
