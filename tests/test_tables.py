@@ -1,6 +1,7 @@
 """A search of tables: tasks of classes and of numbers, learned by one model."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from orchestrator.cli import app as cli
 from orchestrator.config.loading import load_config
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
+from tests.orchestrator.tiny import quiet
 
 REGIONS = ["north", "south", "east", "west", "coast", "hills"]
 
@@ -75,18 +77,25 @@ def config(folder: Path, learner: dict[str, object], space: dict[str, object]) -
             "validation": 10,
             "test": 10,
         },
-        "steps": 40,
+        "steps": 30,
         "space": space,
         "search": {
             "trials": 8,
             "reference_trials": 2,
             "finalists": 1,
-            "seeds": 3,
+            "seeds": 2,
             "lanes": 4,
         },
     }
     path.write_text(yaml.safe_dump(data))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_mlflow() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +176,9 @@ def test_the_test_tasks_may_be_of_a_kind_that_no_validation_task_is(tmp_path: Pa
     path = config(tmp_path, {"name": "protonet"}, {"lr/outer": {"low": 1e-3, "high": 3e-2}})
     home = ["--home", str(tmp_path / "home")]
     classes = ["--set", "tasks.validation=[{name: crop, dataset: fields, label: crop, "
-               "where: {region: west}}]", "--set", "search.trials=4"]  # fmt: skip
-    search = ["search", str(path), "--executor", "inline", *classes, *home]
+               "where: {region: west}}]", "--set", "search.trials=3"]  # fmt: skip
+    few_steps = ["--set", "steps=10"]
+    search = ["search", str(path), "--executor", "inline", *classes, *few_steps, *home]
     assert cli.main(search) == 0
     assert cli.main([*search, "--resume"]) == 0
     capsys.readouterr()
