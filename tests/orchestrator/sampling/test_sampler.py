@@ -248,7 +248,7 @@ def test_what_is_suggested_in_a_batch_keeps_apart() -> None:
     assert apart[~np.eye(4, dtype=bool)].min() > 0.02
 
 
-def _best_of(next_one: Callable[[list[StudiedTrial]], Values], n: int = 30) -> float:
+def _best_of(next_one: Callable[[list[StudiedTrial]], Values], n: int = 22) -> float:
     """Best value of a quadratic in five dimensions, none of whose optimum is in the middle."""
     trials: list[StudiedTrial] = []
     best = -math.inf
