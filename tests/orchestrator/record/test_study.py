@@ -1,11 +1,11 @@
 import math
-import os
-import signal
+import multiprocessing
 import subprocess
 import sys
-import textwrap
 import time
 from collections import Counter
+from multiprocessing.context import ForkProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import optuna
@@ -252,51 +252,42 @@ def test_a_last_line_that_is_garbage_does_not_spoil_what_is_written_after_it(jou
     assert len(read_study(journal, "toy")) == 2
 
 
-_LOOP = """
-    import sys
-    from orchestrator.record.study import StudyRecord, open_storage
-    from tests.orchestrator.record.test_study import BOX, PARAMS
-
-    lanes = int(sys.argv[2])
-    with open_storage(sys.argv[1]) as storage:
+def _write(journal: str, lanes: int, ready: Event) -> None:
+    with open_storage(journal) as storage:
         record = StudyRecord.open(storage, "toy", BOX)
         live = [t.number for t in record.trials() if t.state == "running"]
         for number in live:
             record.adopt(number)
-        print("ready", flush=True)
+        ready.set()
         while True:
             while len(live) < lanes:
                 live.append(record.ask(PARAMS).number)
             number = live.pop(0)
             record.report(number, 3, 0.5)
             record.finish(number, "complete", 0.5, {"reason": "done"})
-"""
 
 
-def _loop(journal: str, lanes: int) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_LOOP), journal, str(lanes)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
+def _writing(journal: str, lanes: int) -> ForkProcess:
+    """A copy of this process, because a new one imports Optuna for seconds."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    child = context.Process(target=_write, args=(journal, lanes, ready), daemon=True)
+    child.start()
+    assert ready.wait(30)
     return child
 
 
 def test_a_study_is_readable_while_it_is_written_and_after_kill_9(journal: str) -> None:
     lanes, before = 3, 0
     for _ in range(2):
-        child = _loop(journal, lanes)
+        child = _writing(journal, lanes)
         try:
             seen, deadline = [0], time.monotonic() + 30
             while seen[-1] < before + 10 and time.monotonic() < deadline:
                 seen.append(len(read_study(journal, "toy").trials()))
         finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            child.stdout.close()
+            child.kill()
+            child.join()
         assert seen == sorted(seen)
         found = read_study(journal, "toy").trials()
         assert [t.number for t in found] == list(range(len(found)))
