@@ -4,7 +4,7 @@ import pickle
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot.losses.distillation import Distillation
@@ -102,15 +102,13 @@ OTHERS = {
 
 
 class TestTrialSpec:
+    @settings(max_examples=40)
     @given(specs)
-    def test_survives_json(self, spec):
+    def test_survives_json_and_pickling(self, spec):
         again = TrialSpec.from_json(spec.to_json())
         assert again == spec
         assert again.recipe.fingerprint == spec.recipe.fingerprint
         assert again.to_json() == spec.to_json()
-
-    @given(specs)
-    def test_survives_pickling(self, spec):
         assert pickle.loads(pickle.dumps(spec)) == spec
 
     def test_its_key_tells_stages_and_numbers_apart(self):
