@@ -20,7 +20,7 @@ def coverage(
     """How often the interval has the truth, of tables with effects of seeds and of tasks."""
     rng = np.random.default_rng(0)
     hits = 0
-    for _ in range(2000):
+    for _ in range(500):
         table = (
             0.5
             + seeds * rng.normal(size=(shape[0], 1))
@@ -29,7 +29,7 @@ def coverage(
         )
         found = interval(table, **how)
         hits += found.low <= 0.5 <= found.high
-    return hits / 2000
+    return hits / 500
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 12), (8, 20)])
