@@ -129,7 +129,24 @@ def short_measurements() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def study_database(made_once: Callable[..., Path]) -> Path:
+def migrations_read_once() -> Iterator[None]:
+    """Optuna reads its migrations whenever a database is opened, for a tenth of a second."""
+    from optuna.storages._rdb.storage import _VersionManager
+
+    with pytest.MonkeyPatch.context() as patch:
+        read, found = _VersionManager.get_head_version, list[str]()
+
+        def once(manager: _VersionManager) -> str:
+            if not found:
+                found.append(read(manager))
+            return found[0]
+
+        patch.setattr(_VersionManager, "get_head_version", once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def study_database(made_once: Callable[..., Path], migrations_read_once: None) -> Path:
     """A database that Optuna has set up, which takes seconds. Tests copy it."""
     from optuna.storages import RDBStorage
 

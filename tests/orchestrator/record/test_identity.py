@@ -2,13 +2,12 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.storages._rdb.storage import _VersionManager
 
 from fewshot.errors.inputs import InputError
 from orchestrator import launch
@@ -30,21 +29,6 @@ from tests.orchestrator.toys import Crash
 def _no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWTUNE_STORAGE", raising=False)
     monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _migrations_are_read_once() -> Iterator[None]:
-    """Optuna reads its migrations whenever a database is opened, for a tenth of a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        read, found = _VersionManager.get_head_version, list[str]()
-
-        def once(manager: _VersionManager) -> str:
-            if not found:
-                found.append(read(manager))
-            return found[0]
-
-        patch.setattr(_VersionManager, "get_head_version", once)
-        yield
 
 
 @pytest.fixture
