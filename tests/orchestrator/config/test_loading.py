@@ -100,7 +100,7 @@ awkward = st.sampled_from(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(words | awkward | st.integers(), min_size=1, max_size=5))
 def test_any_value_of_a_column_survives_a_dump(tmp_path_factory, values) -> None:
     config = parse(changed({"tasks.train.1.where": {"script": values}}))
