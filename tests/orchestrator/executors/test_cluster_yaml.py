@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +173,8 @@ class Node:
         return done.returncode, calls.read_text().splitlines()
 
 
-def unsafe(text: str, folder: Path) -> list[str]:
+def unsafe(commands: Iterable[str], folder: Path) -> list[str]:
     """Commands that go on, and end well, after one of their programs failed."""
-    commands = list(_commands(yaml.safe_load(text)))
     node = Node(folder)
     return [input_error for command in commands for input_error in _goes_on(node, command)]
 
@@ -203,7 +202,7 @@ def test_the_file_has_no_faults():
 
 
 def test_a_command_that_fails_fails_its_node(tmp_path):
-    assert unsafe(TEXT, tmp_path) == []
+    assert unsafe(_commands(yaml.safe_load(TEXT)), tmp_path) == []
 
 
 def replaced(*pairs: tuple[str, str]) -> Callable[[], str]:
@@ -290,5 +289,7 @@ def test_a_faulty_file_is_told_apart(text, input_error):
     ],
 )
 def test_a_command_that_goes_on_is_told_apart(text, input_error, tmp_path):
-    found = unsafe(text(), tmp_path)
+    safe = set(_commands(yaml.safe_load(TEXT)))  # by the test above
+    changed = [one for one in _commands(yaml.safe_load(text())) if one not in safe]
+    found = unsafe(changed, tmp_path)
     assert any(one.startswith(input_error) for one in found), found
