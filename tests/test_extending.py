@@ -10,6 +10,7 @@ import pytest
 from orchestrator.cli import app as cli
 from orchestrator.config.loading import load_config
 from orchestrator.config.plan import recipe_of
+from tests.orchestrator.tiny import quiet
 from tests.paths import ROOT
 from trials.programs.build import summarise_data
 
@@ -56,6 +57,7 @@ def test_new_parts_pass_the_suites(package, monkeypatch):
 @pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
 def test_new_parts_run_in_a_search(package, executor, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{ROOT}")  # for the workers on Ray
+    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
     small = {
         "search": {"trials": 4, "reference_trials": 2, "finalists": 1, "seeds": 2, "lanes": 4},
         "episodes": {"validation": 40, "test": 40},
