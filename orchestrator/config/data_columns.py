@@ -58,9 +58,9 @@ def read_columns(data: Path) -> DataColumns:
         raise input_error("DATA", rule, data.name)
     frame = _read(data).rename(columns=str)
     only = frame.columns[0] if frame.shape[1] == 1 else ""
-    if found := next((mark for mark in ";\t|" if mark in only), None):
+    if separator := next((mark for mark in ";\t|" if mark in only), None):
         rule = "must be separated by commas, but has a single column whose name contains"
-        raise input_error("DATA", f"{rule} {found!r}.", only, "Convert the file.")
+        raise input_error("DATA", f"{rule} {separator!r}.", only, "Convert the file.")
     text = _text_column(frame)
     if text is None and data.name.endswith((".jsonl", ".jsonl.gz")):
         rule = "must have a column of texts; tables of numbers are .csv or .parquet files."

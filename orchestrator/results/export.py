@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 

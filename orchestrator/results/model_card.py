@@ -88,8 +88,8 @@ def _usage(config: Config) -> list[str]:
         "`model.safetensors` holds the weights under their names; `encoder/`, where there is one, "
         "is a transformers model that `AutoModel.from_pretrained` loads. `labels.json`, where "
         "there is one, names the outputs in order. Where there is a `config.json`, this "
-        "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. Where "
-        "there is an `adapter_config.json`, this folder is an adapter of PEFT: "
+        "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. "
+        "Where there is an `adapter_config.json`, this folder is an adapter of PEFT: "
         "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`. The embedding of a "
         "text is the mean of its last hidden states, scaled to length 1.",
     ]
