@@ -90,8 +90,8 @@ def _usage(config: Config) -> list[str]:
         "there is one, names the outputs in order. Where there is a `config.json`, this "
         "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. "
         "Where there is an `adapter_config.json`, this folder is an adapter of PEFT: "
-        "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`. The embedding of a "
-        "text is the mean of its last hidden states, scaled to length 1.",
+        "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`. The embedding of "
+        "a text is the mean of its last hidden states, scaled to length 1.",
     ]
 
 
