@@ -8,6 +8,8 @@ included. Steps per second are wall-clock figures; the CPU time is that of this 
 load disturbs less. `product_share` is the time of a step's matrix products, run alone, as a share
 of the time of the step; the rest is overhead. On a GPU the operands are in the cache, so the share
 is a lower bound. --eager: the gradient is not captured (docs/adr/0007).
+
+The problem `lora_minilm` compares LoRA in lanes with full fine-tuning instead, see lanes_lora.py.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import lanes_lora
 import torch
 from lanes_products import Products, cost
 from tidy import Row, row, show, write
@@ -45,6 +48,7 @@ PROBLEMS: dict[str, tuple[str, list[str]]] = {
     "protonet_omniglot_conv": ("omniglot", [CONV]),
     "head_minilm": ("intents", ["model={name: mlp, hidden: [], n_out: 32}"]),
 }
+LORA = "lora_minilm"
 QUICK = ["maml_functions", "protonet_glyphs_mlp", "protonet_glyphs_conv"]
 # The minimum number of timed steps, and the number of warm-up steps, after which all captures are
 # done. On a GPU a step is short, and draws (of sixteen steps each) are captured too.
@@ -60,7 +64,12 @@ def main() -> None:
         capture.WORTH = sys.maxsize
     rows: list[Row] = []
     for problem in chosen:
-        for one in throughput(problem, options.seeds, most, options.threads):
+        measured = (
+            lanes_lora.measured(options.seeds)
+            if problem == LORA
+            else throughput(problem, options.seeds, most, options.threads)
+        )
+        for one in measured:
             show([one])
             rows.append(one)
     if options.json:
@@ -126,7 +135,7 @@ def measure(program: partial[Lanes], spec: TrialSpec, lanes: int) -> tuple[float
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("problem", nargs="*", help=f"one of {', '.join(PROBLEMS)}")
+    parser.add_argument("problem", nargs="*", help=f"one of {', '.join((*PROBLEMS, LORA))}")
     parser.add_argument("--quick", action="store_true", help="without data, up to 16 lanes")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions")
     parser.add_argument("--most", type=int, help="maximum number of lanes")
@@ -134,9 +143,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--eager", action="store_true", help="do not capture the gradient")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    unknown = [problem for problem in options.problem if problem not in PROBLEMS]
+    unknown = [problem for problem in options.problem if problem not in (*PROBLEMS, LORA)]
     if unknown:
-        parser.error(f"unknown problem {unknown[0]!r}; known problems: {', '.join(PROBLEMS)}.")
+        parser.error(
+            f"unknown problem {unknown[0]!r}; known problems: {', '.join((*PROBLEMS, LORA))}."
+        )
     return options
 
 

@@ -7,6 +7,7 @@ from fewshot.learners.learners import (
     learner_named,
     supports_regression,
 )
+from fewshot.models.pretrained.lora import MAX_RANK, RANK
 from orchestrator.config.plan import space_of
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.space import RangeSection
@@ -148,13 +149,34 @@ def _check_model(config: Config) -> list[ErrorDetail]:
 
 def _check_space(config: Config) -> list[ErrorDetail]:
     read, given = set(config.hyperparameters()), config.space.scalars()
-    return [
-        ErrorDetail(f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}.")
-        for name in sorted(read - given.keys())
-    ] + [
-        ErrorDetail(f"space.{name}", "is not used by any part of this search.", None, "Remove it.")
-        for name in sorted(given.keys() - read - {WEIGHT_DECAY})
-    ]
+    optional = {WEIGHT_DECAY} | ({RANK} if config.model.name == "lora" else set())
+    return (
+        _check_rank(config)
+        + [
+            ErrorDetail(
+                f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}."
+            )
+            for name in sorted(read - given.keys())
+        ]
+        + [
+            ErrorDetail(
+                f"space.{name}", "is not used by any part of this search.", None, "Remove it."
+            )
+            for name in sorted(given.keys() - read - optional)
+        ]
+    )
+
+
+def _check_rank(config: Config) -> list[ErrorDetail]:
+    """Check that a searched rank is at most the model's rank, the size of its matrices."""
+    value, most = config.space.scalars().get(RANK), config.model.options().get("rank", MAX_RANK)
+    if value is None or config.model.name != "lora":
+        return []
+    low, high = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
+    if low >= 1 and high <= most:
+        return []
+    rule = f"must be from 1 to model.rank = {most}."
+    return [ErrorDetail(f"space.{RANK}", rule, [low, high], "Raise `model.rank`.")]
 
 
 def _check_weights(config: Config) -> list[ErrorDetail]:

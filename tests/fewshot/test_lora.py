@@ -10,7 +10,7 @@ from fewshot.errors.inputs import InputError
 from fewshot.models.pretrained import hidden_states, lora, token_batches
 from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.models.pretrained.hidden_states import HiddenStates
-from fewshot.models.pretrained.lora import Lora
+from fewshot.models.pretrained.lora import DOWN, UP, Lora, with_rank
 from tests.fewshot import tiny_transformer
 
 TEXTS = ["b", "a b c d e f", "a", "f e d c", "a b c", "c c c b", "a b", "d e"]
@@ -98,6 +98,44 @@ def test_lanes_can_share_their_examples(tiny, ids):
         model.apply_to_lanes(stacked, ids[None]),
         model.apply_to_lanes(stacked, ids.expand(2, -1, -1)),
     )
+
+
+class TestASearchedRank:
+    def test_leaves_the_rest_untrained(self, tiny, ids):
+        model = made(tiny, rank=4)
+        params = with_rank(fresh(model), 2.4)
+        moved = {name: value.clone().requires_grad_() for name, value in params.items()}
+        optimizer = torch.optim.AdamW(moved.values(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.apply(moved, ids).pow(3).sum().backward()
+            optimizer.step()
+        for name, value in moved.items():
+            if name.endswith(DOWN):
+                assert value[:2].ne(params[name][:2]).all()
+                assert value[2:].eq(0).all()
+            if name.endswith(UP):
+                assert value[:, :2].ne(0).any()
+                assert value[:, 2:].eq(0).all()
+
+    def test_is_the_model_of_that_rank(self, tiny, ids):
+        """The scale alpha / rank is that of the smaller rank."""
+        large, small = made(tiny, rank=4), made(tiny, rank=2)
+        rng = torch.Generator().manual_seed(1)
+        params = {
+            name: torch.randn(value.shape, generator=rng) for name, value in fresh(small).items()
+        }
+        padded = with_rank(fresh(large), 2)
+        for name, value in params.items():
+            rows = padded[name] = padded[name].clone()
+            rows[tuple(slice(n) for n in value.shape)] = value
+        assert_close(large.apply(padded, ids), small.apply(params, ids))
+        stacked = {name: torch.stack([value, value]) for name, value in padded.items()}
+        both = large.apply_to_lanes(stacked, ids[None])
+        assert_close(
+            both[0], small.apply_to_lanes({k: v[None] for k, v in params.items()}, ids[None])[0]
+        )
+        assert torch.equal(both[0], both[1])
 
 
 def test_batches_have_texts_of_similar_length():

@@ -23,6 +23,7 @@ from fewshot.tasks.functions import FunctionPool
 from tests.rounding import default_dtype, rounding
 from trials.contract import Recipe
 from trials.lanes.lanes import Lanes
+from trials.lanes.objective import NOTHING
 from trials.programs.build import programs
 
 _OURS = ("fewshot.", "trials.", "tests.")
@@ -57,9 +58,9 @@ class InDouble:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objective, name)
 
-    def init(self, seed: int) -> Params:
+    def init(self, seed: int, hyperparameters: Mapping[str, float] = NOTHING) -> Params:
         with default_dtype(torch.float32):  # float64 would draw other numbers
-            drawn = self._objective.init(seed)
+            drawn = self._objective.init(seed, hyperparameters)
         return {name: value.double() for name, value in drawn.items()}
 
     def batch(self, drawn: Any) -> Any:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from trials.lanes.objective import NOTHING
+
 _aten = torch.ops.aten
 _WAITS = {
     _aten._local_scalar_dense,
@@ -253,9 +255,9 @@ class Raising:
         if where == self._where and len(own) and own.min() >= self._step:
             raise Broken(f"in {where}\nof one trial")
 
-    def init(self, seed):
+    def init(self, seed, hyperparameters=NOTHING):
         self._look("init", torch.tensor([seed]), torch.tensor([self._step]))
-        return self._objective.init(seed)
+        return self._objective.init(seed, hyperparameters)
 
     def draw(self, seeds, steps, weights):
         self._look("draw", seeds, steps)

@@ -154,7 +154,8 @@ class Lanes:
 
     def _start(self, spec: TrialSpec) -> None:
         lane, place = Lane(spec), len(self._live)
-        params = call_or_failure(partial(self._objective.init, spec.seed))
+        init = partial(self._objective.init, spec.seed, spec.hyperparameters)
+        params = call_or_failure(init)
         if isinstance(params, Failure):
             self._ended.append(lane.result("failed", self._folder, params))
             return

@@ -1,11 +1,15 @@
 """The interface of what a lane minimises."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from fewshot.functional import Hyperparameters, Params
 from trials.contract import Stage
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 def soft_hyperparameters(regresses: bool) -> tuple[str, ...]:
@@ -32,8 +36,11 @@ class Objective(Protocol):
     hyperparameters: tuple[str, ...]  # all names that are read, including `learning_rate`
     tasks: tuple[str, ...]  # the task of each task weight, in order; may be empty
 
-    def init(self, seed: int) -> Params:
-        """Fresh parameters of one lane, on the CPU."""
+    def init(self, seed: int, hyperparameters: Mapping[str, float] = NOTHING) -> Params:
+        """Fresh parameters of one lane, on the CPU.
+
+        hyperparameters: of the trial; only those that fix which parameters are trained are read.
+        """
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Any:
         """Draw the examples of the steps (l,) of trials with seeds (l,).

@@ -19,9 +19,10 @@ from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import AppliesToLanes, Model
+from fewshot.models.pretrained.lora import RANK, with_rank
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
-from trials.lanes.objective import TaskScores, soft_hyperparameters
+from trials.lanes.objective import NOTHING, TaskScores, soft_hyperparameters
 from trials.lanes.step.mapping import same_for_lanes
 
 _QUERIES_AT_ONCE = 256
@@ -105,8 +106,9 @@ class Adaptation:
         if not self._taught:
             self.hyperparameters = self.alone
 
-    def init(self, seed: int) -> Params:
-        return self.model.init(torch.Generator().manual_seed(seed))
+    def init(self, seed: int, hyperparameters: Mapping[str, float] = NOTHING) -> Params:
+        params = self.model.init(torch.Generator().manual_seed(seed))
+        return with_rank(params, hyperparameters[RANK]) if RANK in hyperparameters else params
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Drawn:
         del weights

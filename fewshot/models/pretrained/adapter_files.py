@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from fewshot.functional import Params
 from fewshot.models.pretrained.encoder import SAFELY, folder, loading
-from fewshot.models.pretrained.lora import DOWN, UP
+from fewshot.models.pretrained.lora import DOWN, UP, active_rank
 from fewshot.tasks.files import write_text
 
 
@@ -22,11 +22,12 @@ def save_adapter(params: Params, alpha: float, base: str, out: Path) -> None:
     base: what PEFT loads the frozen weights from: a folder or the id of a model on the Hub.
     """
     paths = [name.removesuffix(DOWN) for name in params if name.endswith(DOWN)]
+    rank = max(int(active_rank(params[f"{path}{DOWN}"])) for path in paths)
     config = {
         "peft_type": "LORA",
         "task_type": "FEATURE_EXTRACTION",
         "base_model_name_or_path": base,
-        "r": len(params[f"{paths[0]}{DOWN}"]),
+        "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -35,11 +36,11 @@ def save_adapter(params: Params, alpha: float, base: str, out: Path) -> None:
         "target_modules": paths,
     }
     write_text(out / "adapter_config.json", json.dumps(config, indent=2))
-    weights = {
-        f"base_model.model.{path}{end}": params[f"{path}{end}"].contiguous()
-        for path in paths
-        for end in (DOWN, UP)
-    }
+    weights = {}
+    for path in paths:
+        down, up = params[f"{path}{DOWN}"][:rank], params[f"{path}{UP}"][:, :rank]
+        weights[f"base_model.model.{path}{DOWN}"] = down.contiguous()
+        weights[f"base_model.model.{path}{UP}"] = up.contiguous()
     save_file(weights, out / "adapter_model.safetensors", {"format": "pt"})
 
 
@@ -57,7 +58,7 @@ def save_merged(params: Params, alpha: float, encoder: str, out: Path) -> None:
     for name, down in params.items():
         if name.endswith(DOWN):
             path = name.removesuffix(DOWN)
-            added = alpha / len(down) * params[f"{path}{UP}"] @ down
+            added = alpha / active_rank(down) * params[f"{path}{UP}"] @ down
             model.get_submodule(path).weight.data += added
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -24,7 +24,8 @@ from fewshot.models.pretrained.split_encoder import SplitEncoder
 from fewshot.models.pretrained.token_batches import mean_embedding, similar_lengths
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
-ALPHA = 16.0
+MAX_RANK, ALPHA = 8, 16.0
+RANK = "lora/rank"  # the hyperparameter; the option `rank` is the maximum
 
 
 class Lora:
@@ -32,7 +33,7 @@ class Lora:
 
     encoder: see `fewshot.models.pretrained.encoder.folder`. Its tokenizer must have made the ids.
     layers: how many of the highest layers are adapted.
-    rank: >= 1. alpha: > 0.
+    rank: >= 1, the maximum rank, see `with_rank`. alpha: > 0.
     targets: the last parts of the names of the adapted linear maps, as in PEFT; by default the
         query and the value projections.
     scale: > 0, the initial root mean square distance of an embedding from the mean of its episode.
@@ -48,7 +49,7 @@ class Lora:
         features: Sequence[int],
         encoder: str,
         layers: int = 2,
-        rank: int = 8,
+        rank: int = MAX_RANK,
         alpha: float = ALPHA,
         targets: Sequence[str] | None = None,
         scale: float = 5.0,
@@ -67,7 +68,7 @@ class Lora:
             encoder, layers, None if targets is None else tuple(targets)
         )
         self._source = digest_of_model(folder(encoder), f"hidden {layers}").hexdigest()
-        self._rank, self._times, self._gain = rank, alpha / rank, scale / spread
+        self._rank, self._alpha, self._gain = rank, alpha, scale / spread
         self._classes = n_out
         self.n_out = self._encoder.width if n_out is None else n_out
         self.head: tuple[str, ...] = ("gain",) if n_out is None else ("head.weight", "head.bias")
@@ -123,14 +124,33 @@ class Lora:
         """Outputs (b, n_out) for hidden states; parameters are shared, or have a dimension b."""
         weights = {}
         for path in self._encoder.shapes:
-            weights[f"{path}.down"] = params[f"{path}{DOWN}"]
-            weights[f"{path}.up"] = self._times * params[f"{path}{UP}"]
+            down = weights[f"{path}.down"] = params[f"{path}{DOWN}"]
+            times = (self._alpha / active_rank(down))[..., None, None]
+            weights[f"{path}.up"] = times * params[f"{path}{UP}"]
         out = self._encoder.above(hidden, real, weights)
         embedded = mean_embedding(out, real)
         if self._classes is None:
             return params["gain"].unsqueeze(-1) * embedded
         logits = (self._gain * embedded).unsqueeze(1) @ params["head.weight"]
         return logits.squeeze(1) + params["head.bias"]
+
+
+def with_rank(params: Params, rank: float) -> Params:
+    """Initial parameters of which only the first `rank` rows and columns will be trained.
+
+    The others are zero in both matrices, so that their gradients are zero too. rank: is rounded to
+    a whole number, at least 1.
+    """
+    n = max(1, round(rank))
+    return {
+        name: torch.cat([value[:n], torch.zeros_like(value[n:])]) if name.endswith(DOWN) else value
+        for name, value in params.items()
+    }
+
+
+def active_rank(down: Tensor) -> Tensor:
+    """The number of rows of `down` (..., rank, n_in) that are not zero; at least 1."""
+    return (down != 0).any(-1).sum(-1).clamp(min=1)
 
 
 @lru_cache(maxsize=4)

@@ -882,3 +882,41 @@ def test_one_name_is_asked_for_not_quotes(names) -> None:
     assert "protonet" in input_error.remedy
     (input_error,) = details({"tasks.train.1.label": ["a", "b"]})
     assert "quotes" not in input_error.remedy
+
+
+class TestLora:
+    MODEL = {"name": "lora", "encoder": "minilm", "rank": 4}
+
+    def spaced(self, scalar):
+        texts = {"source": "text", "path": "t.csv", "features": "tokens", "encoder": "minilm"}
+        space = {"lr/outer": 0.001, "lora/rank": scalar}
+        return {"model": self.MODEL, "datasets": {"glyphs": texts}, "space": space}
+
+    @pytest.mark.parametrize("scalar", [1, 4, {"low": 1, "high": 4}])
+    def test_a_rank_may_be_searched_up_to_that_of_the_model(self, scalar):
+        assert "lora/rank" in parse(changed(self.spaced(scalar))).space.scalars()
+
+    @pytest.mark.parametrize("scalar", [0, 5, {"low": 1, "high": 8}])
+    def test_a_rank_out_of_range_is_refused(self, scalar):
+        (detail,) = details(self.spaced(scalar))
+        assert detail.path == "space.lora/rank"
+        assert "1 to model.rank = 4" in detail.rule
+
+    def test_other_models_have_no_rank(self):
+        (detail,) = details({"space.lora/rank": 2})
+        assert detail.path == "space.lora/rank"
+
+    def test_it_reads_the_tokens_of_its_encoder(self):
+        changes = self.spaced(2)
+        changes["datasets"]["glyphs"]["features"] = "encoder"
+        (detail,) = details(changes)
+        assert detail.path == "datasets.glyphs"
+        assert "features: tokens" in detail.rule
+
+
+def test_episodes_per_step_need_sampled_tasks():
+    (detail,) = details({"episodes.per_step": 2})
+    assert detail.path == "episodes.per_step"
+    assert "weights_as: sampling" in detail.rule
+    sampled = {"episodes.per_step": 2, "space.task_weights": {"weights_as": "sampling"}}
+    assert parse(changed(sampled)).episodes.per_step == 2

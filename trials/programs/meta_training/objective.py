@@ -7,15 +7,16 @@ expectation. With a teacher, L_ie is (1 - w) * CE + w * S on the queries. S is t
 fewshot.losses.distillation; for numbers it is the squared error to the teacher's predictions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fewshot.functional import Hyperparameters, Params
+from fewshot.models.pretrained.lora import RANK, with_rank
 from fewshot.randomness import fold
 from trials.contract import Stage
-from trials.lanes.objective import TaskScores
+from trials.lanes.objective import NOTHING, TaskScores
 from trials.programs.meta_training.task_group import Batch, TaskGroup
 
 
@@ -38,12 +39,12 @@ class MetaTraining:
             name for part in self._trained if part.train is not None for name in part.train.names
         )
 
-    def init(self, seed: int) -> Params:
+    def init(self, seed: int, hyperparameters: Mapping[str, float] = NOTHING) -> Params:
         """The parameters of all groups; those with the same name are shared."""
         params: Params = {}
         for part in self.parts:
             params |= part.learner.init(torch.Generator().manual_seed(seed))
-        return params
+        return with_rank(params, hyperparameters[RANK]) if RANK in hyperparameters else params
 
     def _shared(self, weights: Tensor) -> tuple[Tensor, ...]:
         """The weights (..., t) of the tasks of each group that has training tasks."""
