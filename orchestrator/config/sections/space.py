@@ -14,6 +14,7 @@ from pydantic import (
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.per_task import OWN
+from fewshot.models.pretrained.lora import RANK
 from orchestrator.config.sections.section import Section, section_error
 from trials.contract import WeightsAs
 from trials.lanes.optimizers.adam import WEIGHT_DECAY
@@ -83,6 +84,7 @@ class SpaceSection(Section):
     temperature: Scalar | None = Field(None, alias="distill/temperature")
     soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
     own: Scalar | None = Field(None, alias=OWN)
+    rank: Scalar | None = Field(None, alias=RANK)
     weight_decay: Scalar | None = Field(None, alias=WEIGHT_DECAY)
 
     @field_validator("lr_outer", "lr_inner", "lr_adapt", "temperature")
