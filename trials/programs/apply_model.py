@@ -12,6 +12,7 @@ from fewshot.calibration import fitted_scale
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params
+from fewshot.learners.embedding import EmbeddingLearner, of_embedded
 from trials.contract import Component, Recipe, Stage, TrialSpec
 from trials.data.pools import task_kind_of
 from trials.data.sources import Sources
@@ -19,6 +20,7 @@ from trials.errors import advance_or_raise
 from trials.lanes.lanes import Lanes
 from trials.programs.adaptation import Adaptation, task_without_teacher
 from trials.programs.factories import build_learner, build_student
+from trials.programs.meta_training.scoring import embedded
 from trials.programs.teachers import teacher_of
 
 Examples = tuple[Tensor, Tensor]  # (n, *features), and their labels (n,)
@@ -118,6 +120,11 @@ def _answers(
         raise input_error("--data", rule, shape, "Remove other numeric columns.")
     hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
     episode = Episode(*(part[None] for part in (*support, *query)))
+    if isinstance(model, EmbeddingLearner):
+        stacked = {name: value.unsqueeze(0) for name, value in params.items()}
+        embed = partial(embedded, model.embedding, stacked)
+        episode = episode._replace(support_x=embed(support[0]), query_x=embed(query[0]))
+        model = of_embedded(model)
     return model.logits(params, episode, hyper)[0]
 
 

@@ -22,6 +22,7 @@ from fewshot.episodes import Episode, hide_query_labels, with_inputs
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner
+from fewshot.learners.embedding import EmbeddingLearner, of_embedded
 from fewshot.learners.learners import LEARNERS
 from fewshot.learners.teacher import FixedClassifier, Logistic, log_mean_probabilities
 from fewshot.models.pretrained.encoder import names_module
@@ -33,7 +34,8 @@ from trials.contract import Component, Recipe, TrialSpec
 from trials.data.pools import TaskKind, task_kinds
 from trials.data.sources import Sources
 from trials.lanes import checkpoint
-from trials.programs.factories import build_learner, build_student
+from trials.programs.factories import BuildContext, build_learner, build_student
+from trials.programs.meta_training.scoring import embedded
 
 # Learners that work on features without training. The logistic head is fitted to one problem at a
 # time.
@@ -46,22 +48,23 @@ CLASSES = TaskKind(regresses=False, source="rows")
 class Teacher:
     """A learner with the parameters and hyperparameters of one or several trained models.
 
-    inputs: the teacher's inputs of each row, (n, *features); None for tasks that are functions,
-    whose episodes hold points instead of row numbers.
+    inputs: for each model its inputs of each row, (n, *features); None for tasks that are
+    functions, whose episodes hold points instead of row numbers.
     """
 
     learner: Learner | Logistic | FixedClassifier
     models: tuple[tuple[Params, Hyperparameters], ...]
-    inputs: Tensor | None
+    inputs: tuple[Tensor, ...] | None
     regresses: bool = False
 
     @torch.no_grad()
     def logits(self, rows: Episode) -> Tensor:
         """Logits (b, q, c) of the queries of b episodes, whose examples are rows of `inputs`."""
-        episodes = hide_query_labels(
-            rows if self.inputs is None else with_inputs(rows, self.inputs)
-        )
-        outputs = [self.learner.logits(params, episodes, hyper) for params, hyper in self.models]
+        rows = hide_query_labels(rows)
+        outputs = []
+        for i, (params, hyper) in enumerate(self.models):
+            episodes = rows if self.inputs is None else with_inputs(rows, self.inputs[i])
+            outputs.append(self.learner.logits(params, episodes, hyper))
         if len(outputs) == 1:
             return outputs[0]
         stacked = torch.stack(outputs)
@@ -70,7 +73,7 @@ class Teacher:
     def labelled(self, support: Tensor, codes: Tensor) -> Tensor:
         """Logits (n, c) of all rows, for one task with the support rows (s,) and codes (s,)."""
         assert self.inputs is not None, "functions have no rows"
-        rows = torch.arange(len(self.inputs))
+        rows = torch.arange(len(self.inputs[0]))
         return self.logits(Episode(support[None], codes[None], rows[None], rows[None]))[0]
 
     def to(self, device: torch.device) -> "Teacher":
@@ -78,7 +81,7 @@ class Teacher:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
         models = tuple((moved(params), moved(hyper)) for params, hyper in self.models)
-        inputs = None if self.inputs is None else self.inputs.to(device)
+        inputs = None if self.inputs is None else tuple(x.to(device) for x in self.inputs)
         return replace(self, models=models, inputs=inputs)
 
 
@@ -154,9 +157,9 @@ def _on_features(
         )
     inputs = inputs.flatten(1)
     if name == "logistic":
-        return Teacher(Logistic(len(classes or ())), (({}, {}),), inputs)
+        return Teacher(Logistic(len(classes or ())), (({}, {}),), (inputs,))
     head = LEARNERS[name](model=Untrained(), way=len(classes) if classes else recipe.way)
-    return Teacher(head, ((head.init(torch.Generator()), {}),), inputs)
+    return Teacher(head, ((head.init(torch.Generator()), {}),), (inputs,))
 
 
 def _trained(
@@ -180,13 +183,22 @@ def _trained(
     inputs = _views(sources, _seen_by(known, files[0].parent), cache)
     features = tuple(inputs.shape[1:])
     if known.program == "adaptation":
-        return Teacher(_fixed(known, features, cache, classes, place), models, inputs)
+        student = _fixed(known, features, cache, classes, place)
+        return Teacher(student, models, (inputs,) * len(models))
     way = 1 if task_kind.regresses else len(classes) if classes else recipe.max_way
-    taught = build_learner(known, features, way, task_kind)
+    context = BuildContext(inputs=inputs, cache=cache)
+    taught = build_learner(known, features, way, task_kind, context=context)
     if taught.model_scores_classes and not task_kind.regresses and way != known.way:
         rule = f"must be trained with {way} classes per episode; it was trained with {known.way}."
         raise input_error("teacher.path", rule, place)
-    return Teacher(taught, models, inputs, task_kind.regresses)
+    if not isinstance(taught, EmbeddingLearner):
+        return Teacher(taught, models, (inputs,) * len(models), task_kind.regresses)
+    with torch.no_grad():  # each row is embedded once, instead of in each episode
+        views = [
+            embedded(taught.embedding, {k: v.unsqueeze(0) for k, v in params.items()}, inputs)[0]
+            for params, _ in models
+        ]
+    return Teacher(of_embedded(taught), models, tuple(views), task_kind.regresses)
 
 
 def _refuse_code(recipes: list[Recipe], place: str) -> None:

@@ -885,12 +885,11 @@ def test_one_name_is_asked_for_not_quotes(names) -> None:
 
 
 class TestLora:
-    MODEL = {"name": "lora", "encoder": "minilm", "rank": 4}
-
     def spaced(self, scalar):
         texts = {"source": "text", "path": "t.csv", "features": "tokens", "encoder": "minilm"}
         space = {"lr/outer": 0.001, "lora/rank": scalar}
-        return {"model": self.MODEL, "datasets": {"glyphs": texts}, "space": space}
+        model = {"name": "lora", "encoder": "minilm", "rank": 4}
+        return {"model": model, "datasets": {"glyphs": texts}, "space": space}
 
     @pytest.mark.parametrize("scalar", [1, 4, {"low": 1, "high": 4}])
     def test_a_rank_may_be_searched_up_to_that_of_the_model(self, scalar):

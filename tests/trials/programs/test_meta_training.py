@@ -224,7 +224,7 @@ def teacher_signal(distillation=HINTON):
     eye = {"weight0": torch.eye(6), "bias0": torch.zeros(6)}
     params = means.init(torch.Generator())
     assert params.keys() == eye.keys()
-    return TeacherSignal(Teacher(means, ((eye, {}),), seen), distillation)
+    return TeacherSignal(Teacher(means, ((eye, {}),), (seen,)), distillation)
 
 
 class TestTeacher:

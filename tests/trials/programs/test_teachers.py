@@ -118,7 +118,10 @@ def test_finalists_are_averaged_as_probabilities(folder):
     recipe = of(taught(folder / "data").recipe, "finalists", path=str(search))
     teacher, rows = built(recipe, folder), rows_of_episodes(recipe)
     assert len(teacher.models) == 3
-    said = [replace(teacher, models=(model,)).logits(rows) for model in teacher.models]
+    said = [
+        replace(teacher, models=(model,), inputs=(inputs,)).logits(rows)
+        for model, inputs in zip(teacher.models, teacher.inputs, strict=True)
+    ]
     assert not torch.allclose(said[0], said[1])
     mean = torch.stack([one.softmax(-1) for one in said]).mean(0)
     assert_close(teacher.logits(rows).softmax(-1), mean)

@@ -14,6 +14,7 @@ from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.base import Learner
 from fewshot.learners.embedding import EmbeddingLearner, of_embedded
+from fewshot.models.base import Model
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
@@ -109,10 +110,8 @@ class HeldOutTasks:
         rows: Episode,
     ) -> Iterator[Answered]:
         """`_answered` for learners that embed: an example is embedded once for all its episodes."""
-        embed = same_for_lanes(learner.embedding)
-        embedded = [embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)]
         lanes = len(next(iter(hyper.values())))
-        found = torch.cat(embedded, 1).expand(lanes, -1, -1)  # (l, u, d)
+        found = embedded(learner.embedding, params, inputs).expand(lanes, -1, -1)  # (l, u, d)
         mapped = Episode._make((0, None, 0, None))
         compare = vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))
         for part in _parts_of(rows, found.shape[-1]):
@@ -135,6 +134,15 @@ class HeldOutTasks:
             own = labelled._replace(support_x=support, query_x=query)
             self._rows[stage] = gather_rows(pool.inputs, used), own
         return self._rows[stage]
+
+
+def embedded(model: Model, params: Params, inputs: Tensor) -> Tensor:
+    """Outputs (l, n, n_out) of l models with stacked parameters for inputs (n, *features).
+
+    The first dimension is 1 if the model has no parameters.
+    """
+    embed = same_for_lanes(model)
+    return torch.cat([embed(params, part) for part in inputs.split(EXAMPLES_AT_ONCE)], 1)
 
 
 def _scales(answered: Sequence[Answered], n_tasks: int) -> Tensor:
