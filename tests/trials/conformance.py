@@ -90,7 +90,7 @@ class Case:
         """Hyperparameters of a trial that diverges."""
         return {**self.hyperparameters, self.rate: 1e300 if self.double else 1e30}
 
-    def spec(self, number: int, *, rungs: tuple[int, ...] = (2, 5), **changes: Any) -> TrialSpec:
+    def spec(self, number: int, *, rungs: tuple[int, ...] = (2, 4), **changes: Any) -> TrialSpec:
         """A trial whose rate, weights and seed hang on its number."""
         rates = {self.rate: self.hyperparameters[self.rate] * (1 + number / 4)}
         return TrialSpec(
