@@ -13,7 +13,7 @@ from orchestrator import InputError, Search, Stopped, delete_search, list_search
 from tests.paths import ROOT
 
 SMALL = [
-    "search.trials=8",
+    "search.trials=6",
     "search.reference_trials=2",
     "search.finalists=1",
     "search.seeds=2",
@@ -50,7 +50,7 @@ def copied(search, tmp_path) -> Search:
 def test_trials_are_a_row_each(search):
     table = search.trials()
     assert isinstance(table, pd.DataFrame)
-    assert list(table.index) == list(range(8))
+    assert list(table.index) == list(range(6))
     assert table.index.name == "trial"
     assert set(table.state) <= {"complete", "pruned"}
     weights = table.filter(like="lambda/")
@@ -145,7 +145,7 @@ def test_a_name_that_no_search_has_is_refused(tmp_path):
 
 def test_searches_are_listed_with_their_state(search):
     (found,) = list_searches(search.home)
-    assert (found.name, found.state, found.trials, found.planned) == (search.name, "complete", 8, 8)
+    assert (found.name, found.state, found.trials, found.planned) == (search.name, "complete", 6, 6)
     assert found.best == search.summary().best.score.mean
     assert 0 <= found.age < 3600
 
