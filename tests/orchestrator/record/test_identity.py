@@ -95,7 +95,7 @@ def test_a_search_whose_folder_was_removed_is_not_taken_for_a_new_one_of_its_nam
     assert run(home, config(seed=3)).summary.state == "complete"
 
 
-@pytest.mark.parametrize("unfinished", [False, True])
+@pytest.mark.parametrize("unfinished", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_second_home_on_the_same_database_does_not_take_the_first_ones_search(
     home: Home, database: str, tmp_path: Path, unfinished: bool
 ) -> None:
