@@ -267,7 +267,17 @@ def test_an_export_loads_with_safetensors_alone(exported):
     assert "--data new_images --shots" in card
 
 
-def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp_path, called):
+def test_the_package_is_run_as_a_program():
+    done = fewtune("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("fewtune ")
+    assert fewtune("show").returncode == 2
+
+
+@pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_exported_model_learns_a_script_it_has_never_seen(
+    exported, home, tmp_path, called, own_process
+):
     dataset = glyphs.load(cache=home / "features")
     script = dataset.columns["script"] == "hebrew"
     letters = [f"HEBREW LETTER {name}" for name in ("ALEF", "GIMEL", "LAMED", "SHIN", "TAV")]
@@ -278,7 +288,8 @@ def test_an_exported_model_learns_a_script_it_has_never_seen(exported, home, tmp
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((dataset.inputs[row].numpy() * 255).astype("uint8")).save(path)
     out = tmp_path / "out"
-    done = called(
+    call = fewtune if own_process else called
+    done = call(
         "adapt", exported, "--data", tmp_path / "hebrew", "--shots", 3, "--out", out, "--home", home
     )
     assert done.returncode == 0, done.stderr
