@@ -136,14 +136,17 @@ def _check_model(config: Config) -> list[ErrorDetail]:
         return []
     encoder = config.model.options()["encoder"]
     wanted = {"features": "tokens", "encoder": encoder}
+    rule = f"must be text with `features: tokens` and `encoder: {encoder}`, like the model"
+    images = config.model.name == "lora"
     return [
         ErrorDetail(
             f"datasets.{name}",
-            f"must be text with `features: tokens` and `encoder: {encoder}`, like the model.",
+            f"{rule}, or images with `features: pixels`." if images else f"{rule}.",
             {key: part.options().get(key) for key in wanted},
         )
         for name, part in config.datasets.items()
-        if part.source != "text" or wanted.items() - part.options().items()
+        if not (part.source == "text" and wanted.items() <= part.options().items())
+        and not (images and part.source == "images" and "encoder" not in part.options())
     ]
 
 

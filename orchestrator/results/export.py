@@ -174,11 +174,12 @@ def _trained(folder: Path, chosen: StudiedTrial, records: SearchRecords) -> tupl
 def encoders(config: Config, base: Path) -> dict[str, str]:
     """The pretrained encoders that an export contains, each with its folder in the export.
 
-    These are the encoders whose embeddings the model reads, and the teacher's encoder if it is a
-    local folder, which other machines do not have. base: the folder that the config's relative
-    paths start from.
+    These are the encoders that the model adapts or whose embeddings it reads, and the teacher's
+    encoder if it is a local folder, which other machines do not have. base: the folder that the
+    config's relative paths start from.
     """
-    read = {str(e) for part in config.datasets.values() if (e := part.options().get("encoder"))}
+    parts = [*config.datasets.values(), config.model]
+    read = {str(e) for part in parts if (e := part.options().get("encoder"))}
     kept = sorted(read)
     teacher = config.teacher and config.teacher.options().get("encoder")
     if teacher and teacher not in read and is_folder(str(teacher), base):

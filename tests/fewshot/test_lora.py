@@ -11,7 +11,8 @@ from fewshot.models.pretrained import hidden_states, lora, token_batches
 from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.models.pretrained.hidden_states import HiddenStates
 from fewshot.models.pretrained.lora import DOWN, UP, Lora, with_rank
-from tests.fewshot import tiny_transformer
+from fewshot.models.pretrained.token_batches import token_counts
+from tests.fewshot import tiny_transformer, tiny_vision
 
 TEXTS = ["b", "a b c d e f", "a", "f e d c", "a b c", "c c c b", "a b", "d e"]
 HALF = 2e-3  # relative rounding of hidden states, kept in half precision, after two layers
@@ -165,8 +166,8 @@ class TestHiddenStates:
         assert torch.equal(again.apply_to_lanes(moved(again, 1), ids[None]), outputs)
 
     def test_of_a_damaged_file_are_computed_again(self, tiny, ids, tmp_path):
-        model = made(tiny)
-        model.cache_states(ids, tmp_path)
+        lora._frozen.cache_clear()
+        made(tiny).cache_states(ids, tmp_path)
         (file,) = tmp_path.glob("hidden-*.safetensors")
         whole = file.read_bytes()
         file.unlink()  # the old file is mapped into memory
@@ -182,7 +183,7 @@ class TestHiddenStates:
             asked.append(len(ids))
             return ids.unsqueeze(-1).expand(-1, -1, 2).float()
 
-        store = HiddenStates(compute, padding=0, width=2)
+        store = HiddenStates(compute, lambda ids: token_counts(ids, 0), width=2)
         one = torch.tensor([[5, 6, 0, 0], [7, 0, 0, 0], [5, 6, 0, 0]])
         starts, lengths = store.find(one)
         assert lengths.tolist() == [2, 1, 2]
@@ -218,6 +219,56 @@ def test_what_is_out_of_range_is_refused(tiny, options, path):
     assert caught.value.details[0].path == path
 
 
-def test_other_inputs_are_refused(tiny):
+def test_other_inputs_are_refused(tiny, vit):
     with pytest.raises(InputError, match="token ids"):
         Lora(features=(3, 4), encoder=tiny)
+    with pytest.raises(InputError, match="pixels"):
+        Lora(features=(12,), encoder=vit)
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory) -> str:
+    return tiny_vision.save(tmp_path_factory.mktemp("vit"))
+
+
+def photos(n=5, *shape):
+    return torch.rand(n, *(shape or (3, 32, 32)), generator=torch.Generator().manual_seed(2))
+
+
+class TestImages(ModelLaws):
+    @pytest.fixture
+    def tried(self, vit):
+        return Lora(features=(3, 32, 32), encoder=vit, layers=1, rank=2), photos()
+
+    @pytest.mark.parametrize("kind", ["vit", "dinov2"])
+    def test_without_training_it_is_the_class_token(self, kind, tmp_path):
+        from transformers import AutoImageProcessor, AutoModel
+
+        encoder = tiny_vision.save(tmp_path, kind)
+        model = Lora(features=(3, 32, 32), encoder=encoder, scale=2.0)
+        processor = AutoImageProcessor.from_pretrained(encoder)
+        whole = (255 * photos()).byte()
+        pixels = processor(images=list(whole), return_tensors="pt")
+        with torch.no_grad():
+            hidden = AutoModel.from_pretrained(encoder).eval()(**pixels).last_hidden_state
+        expected = 2 * torch.nn.functional.normalize(hidden[:, 0], dim=-1)
+        assert_close(model.apply(fresh(model), whole / 255), expected, rtol=0, atol=1e-4)
+
+    def test_lanes_look_the_images_up(self, vit, tmp_path):
+        model = Lora(features=(3, 32, 32), encoder=vit, layers=1, rank=2)
+        model.cache_states(photos(), tmp_path)
+        assert list(tmp_path.glob("hidden-*.safetensors"))
+        stacked = moved(model, 2)
+        expected = torch.stack(
+            [model.apply({k: v[i] for k, v in stacked.items()}, photos()) for i in range(2)]
+        )
+        found = model.apply_to_lanes(stacked, photos()[None])
+        assert_close(found, expected, rtol=HALF, atol=10 * HALF)
+
+    def test_grey_images_of_another_size_are_read(self, vit):
+        model = Lora(features=(20, 24), encoder=vit)
+        assert model.apply(fresh(model), photos(4, 20, 24)).shape == (4, 32)
+
+    def test_an_encoder_without_a_class_token_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match="class token"):
+            Lora(features=(3, 32, 32), encoder=tiny_vision.save(tmp_path, "convnext"))

@@ -6,12 +6,13 @@ Mangrulkar et al., "PEFT: state-of-the-art parameter-efficient fine-tuning metho
 import json
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from fewshot.functional import Params
 from fewshot.models.pretrained.encoder import SAFELY, folder, loading
 from fewshot.models.pretrained.lora import DOWN, UP, active_rank
+from fewshot.models.pretrained.modalities import TokenIds, load
+from fewshot.models.pretrained.vision import load_processor
 from fewshot.tasks.files import write_text
 
 
@@ -45,20 +46,23 @@ def save_adapter(params: Params, alpha: float, base: str, out: Path) -> None:
 
 
 def save_merged(params: Params, alpha: float, encoder: str, out: Path) -> None:
-    """Write a folder that `AutoModel` and `AutoTokenizer` load; the LoRA weights are added to it.
+    """Write a folder that `AutoModel` loads, with the tokenizer or the image processor.
+
+    The LoRA weights are added to those of the encoder.
 
     encoder: the encoder that training started from.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
     place = folder(encoder)
+    model, reads = load(place)
     with loading(place):
-        model = AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY)
-        tokenizer = AutoTokenizer.from_pretrained(place, **SAFELY)
+        texts = isinstance(reads, TokenIds)
+        beside = AutoTokenizer.from_pretrained(place, **SAFELY) if texts else load_processor(place)
     for name, down in params.items():
         if name.endswith(DOWN):
             path = name.removesuffix(DOWN)
             added = alpha / active_rank(down) * params[f"{path}{UP}"] @ down
             model.get_submodule(path).weight.data += added
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    beside.save_pretrained(out)

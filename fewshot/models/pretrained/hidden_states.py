@@ -1,8 +1,8 @@
-"""A store of hidden states of texts, which are computed once for each text.
+"""A store of hidden states of texts or images, which are computed once for each example.
 
 States are kept in half precision, without padding. A file of them is mapped into memory, so that
-several processes share one copy. A text is found by a 64-bit hash of its token ids; among a million
-texts, the probability that any two have the same hash is 3e-8.
+several processes share one copy. An example is found by a 64-bit hash of its token ids or pixels;
+among a million examples, the probability that any two have the same hash is 3e-8.
 """
 
 import hashlib
@@ -18,71 +18,101 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fewshot.models.pretrained.token_batches import token_counts
 from fewshot.tasks.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 64
+_AT_ONCE = 512  # rows that are hashed at once
 _SEED = 0x5EED  # of the multipliers of the hash
 
 
 class HiddenStates:
-    """The hidden states of texts below a layer of a frozen encoder.
+    """The hidden states of texts or images below a layer of a frozen encoder.
 
-    compute: maps token ids (b, length) int64 to hidden states (b, length, width).
-    padding: the id that fills the end of short texts.
+    compute: maps token ids (b, length) int64, or pixels, to hidden states (b, length, width).
+    counts: maps the same to the number (b,) of states of each example.
     """
 
-    def __init__(self, compute: Callable[[Tensor], Tensor], padding: int, width: int) -> None:
-        self._compute, self._padding, self._width = compute, padding, width
-        self._take(_empty(width), torch.device("cpu"))  # keys are in ascending order
+    def __init__(
+        self,
+        compute: Callable[[Tensor], Tensor],
+        counts: Callable[[Tensor], Tensor],
+        width: int,
+    ) -> None:
+        self._compute, self._counts, self._width = compute, counts, width
+        self._store(_empty(width))  # in ascending order of the keys
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def fill(self, ids: Tensor, cache: Path, source: str) -> None:
-        """Add all texts of ids (n, length) from a file in `cache`, which is made if it is missing.
+    @property
+    def longest(self) -> int | None:
+        """The largest number of states of an example; None if there are none."""
+        return int(self._lengths.max()) if len(self) else None
+
+    def fill(self, x: Tensor, cache: Path, source: str) -> None:
+        """Add all examples x (n, ...) from a file in `cache`, which is made if it is missing.
 
         source: identifies the encoder and the layer.
         """
-        content = hashlib.sha256(source.encode() + ids.cpu().numpy().tobytes()).hexdigest()[:16]
+        keys = _hashes(x)
+        if not self._unknown(keys).any():
+            return
+        content = hashlib.sha256(source.encode() + keys.cpu().numpy().tobytes()).hexdigest()[:16]
         path = cache / f"hidden-{content}.safetensors"
         try:
-            self._take(load_file(path), ids.device)
-            return
-        except (OSError, KeyError, SafetensorError):
-            pass  # missing or damaged: computed again
-        start = time.perf_counter()
-        self._take(_empty(self._width), ids.device)
-        self._add(ids, _hashes(ids))
-        made = {"keys": self._keys, "starts": self._starts, "lengths": self._lengths}
-        content = save(
-            {name: value.cpu() for name, value in made.items()} | {"states": self._states.cpu()}
-        )
-        write_atomically(path, partial(_write, content=content))
-        seconds = time.perf_counter() - start
-        logger.info("hidden states texts=%d seconds=%.1f path=%s", len(self), seconds, path)
-        self._take(load_file(path), ids.device)  # mapped, so that other processes share it
+            self._merge(load_file(path))
+        except (OSError, KeyError, SafetensorError):  # missing or damaged: computed again
+            start = time.perf_counter()
+            made = HiddenStates(self._compute, self._counts, self._width)
+            made._add(x, keys)
+            content_of_file = save({k: v.cpu().contiguous() for k, v in made._stored.items()})
+            write_atomically(path, partial(_write, content=content_of_file))
+            seconds = time.perf_counter() - start
+            logger.info("hidden states n=%d seconds=%.1f path=%s", len(made), seconds, path)
+            self._merge(load_file(path))
 
-    def _take(self, stored: dict[str, Tensor], device: torch.device) -> None:
-        self._keys, self._starts = stored["keys"].to(device), stored["starts"].to(device)
-        self._lengths, self._states = stored["lengths"].to(device), stored["states"].to(device)
+    def _merge(self, stored: dict[str, Tensor]) -> None:
+        """Add the content of a file, which stays mapped into memory if the store was empty."""
+        moved = {name: stored[name].to(self._states.device) for name in self._stored}
+        if len(self):
+            new = self._unknown(moved["keys"])
+            moved["starts"] = moved["starts"] + len(self._states)
+            moved = {k: v if k == "states" else v[new] for k, v in moved.items()}
+            moved = {name: torch.cat([old, moved[name]]) for name, old in self._stored.items()}
+        self._store(moved)
 
-    def find(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The first state and the number of states, both (n,) int64, of texts with ids (n, length).
+    @property
+    def _stored(self) -> dict[str, Tensor]:
+        columns = {"keys": self._keys, "starts": self._starts, "lengths": self._lengths}
+        return columns | {"states": self._states}
 
-        The states of texts that are not in the store are computed and added.
+    def _store(self, stored: dict[str, Tensor]) -> None:
+        order = stored["keys"].argsort()
+        self._keys, self._starts = stored["keys"][order], stored["starts"][order]
+        self._lengths, self._states = stored["lengths"][order], stored["states"]
+
+    def to(self, device: torch.device) -> None:
+        """Move all states."""
+        self._store({name: value.to(device) for name, value in self._stored.items()})
+
+    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first state and the number of states, both (n,) int64, of examples x (n, ...).
+
+        The states of examples that are not in the store are computed and added.
         """
-        keys = _hashes(ids)
-        places = self._places(keys)
-        unknown = (
-            self._keys[places] != keys if len(self) else torch.ones_like(keys, dtype=torch.bool)
-        )
+        keys = _hashes(x)
+        unknown = self._unknown(keys)
         if unknown.any():
-            self._add(ids[unknown], keys[unknown])
-            places = self._places(keys)
+            self._add(x[unknown], keys[unknown])
+        places = self._places(keys)
         return self._starts[places], self._lengths[places]
+
+    def _unknown(self, keys: Tensor) -> Tensor:
+        if not len(self):
+            return torch.ones_like(keys, dtype=torch.bool)
+        return self._keys[self._places(keys)] != keys
 
     def _places(self, keys: Tensor) -> Tensor:
         return torch.searchsorted(self._keys, keys).clamp(max=max(0, len(self) - 1))
@@ -98,24 +128,22 @@ class HiddenStates:
         return states.view(*rows.shape, self._width), ahead < lengths[:, None]
 
     @torch.no_grad()
-    def _add(self, ids: Tensor, keys: Tensor) -> None:
+    def _add(self, x: Tensor, keys: Tensor) -> None:
         keys, first = _first_of_each(keys)
-        ids = ids[first]
-        lengths = token_counts(ids, self._padding)
+        x = x[first]
+        lengths = self._counts(x)
         parts: list[Tensor] = [self._states]
         order = lengths.argsort(stable=True)  # batches of texts of similar length
         for rows in order.split(_BATCH):
-            hidden = self._compute(ids[rows, : int(lengths[rows[-1]])]).to(torch.float16)
-            ahead = torch.arange(hidden.shape[1], device=ids.device)
+            batch = x[rows] if x.is_floating_point() else x[rows, : int(lengths[rows[-1]])]
+            hidden = self._compute(batch).to(torch.float16)
+            ahead = torch.arange(hidden.shape[1], device=x.device)
             parts.append(hidden[ahead < lengths[rows, None]])
         starts = torch.empty_like(lengths)
         starts[order] = lengths[order].cumsum(0) - lengths[order] + len(self._states)
-        keys = torch.cat([self._keys, keys])
-        by_key = keys.argsort()
-        self._keys = keys[by_key]
-        self._starts = torch.cat([self._starts, starts])[by_key]
-        self._lengths = torch.cat([self._lengths, lengths])[by_key]
-        self._states = torch.cat(parts)
+        added = {"keys": keys, "starts": starts, "lengths": lengths}
+        columns = {k: torch.cat([self._stored[k], value]) for k, value in added.items()}
+        self._store(columns | {"states": torch.cat(parts)})
 
 
 def _empty(width: int) -> dict[str, Tensor]:
@@ -132,11 +160,15 @@ def _first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, first
 
 
-def _hashes(ids: Tensor) -> Tensor:
-    """Hashes (n,) int64 of the rows: their products with fixed random numbers, modulo 2^64."""
+def _hashes(x: Tensor) -> Tensor:
+    """Hashes (n,) int64 of the rows: their products with fixed random numbers, modulo 2^64.
+
+    Pixels are compared by the bits of their float32 values.
+    """
+    rows = x.float().flatten(1).contiguous().view(torch.int32) if x.is_floating_point() else x
     rng = torch.Generator().manual_seed(_SEED)
-    factors = torch.randint(-(1 << 62), 1 << 62, (ids.shape[1],), generator=rng)
-    return (ids * (2 * factors + 1).to(ids.device)).sum(1)
+    factors = 2 * torch.randint(-(1 << 62), 1 << 62, (rows.shape[1],), generator=rng) + 1
+    return torch.cat([(part * factors.to(x.device)).sum(1) for part in rows.split(_AT_ONCE)])
 
 
 def _write(file: BinaryIO, content: bytes) -> None:

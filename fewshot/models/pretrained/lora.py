@@ -1,8 +1,8 @@
 """A frozen pretrained encoder with trained low-rank additions to its highest layers.
 
-W x becomes W x + (alpha / rank) B A x for each target W, with B = 0 at the start. The embedding of
-a text is the mean over its tokens, scaled to the length `gain`. Without training it is therefore
-the embedding of the encoder.
+W x becomes W x + (alpha / rank) B A x for each target W, with B = 0 at the start. The embedding
+is the mean over the tokens of a text, or the class token of an image, scaled to the length `gain`.
+Without training it is therefore the embedding of the encoder.
 
 Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022. The learned scale is
 that of `fewshot.models.residual`.
@@ -20,8 +20,9 @@ from fewshot.errors.inputs import input_error
 from fewshot.functional import Params, linear_params
 from fewshot.models.pretrained.encoder import digest_of_model, folder
 from fewshot.models.pretrained.hidden_states import HiddenStates
+from fewshot.models.pretrained.modalities import TokenIds
 from fewshot.models.pretrained.split_encoder import SplitEncoder
-from fewshot.models.pretrained.token_batches import mean_embedding, similar_lengths
+from fewshot.models.pretrained.token_batches import similar_lengths
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
 MAX_RANK, ALPHA = 8, 16.0
@@ -29,9 +30,10 @@ RANK = "lora/rank"  # the hyperparameter; the option `rank` is the maximum
 
 
 class Lora:
-    """Token ids (b, length) int64 -> (b, n_out). The padding id is ignored.
+    """Token ids (b, length) int64, or pixels (b, 3, h, w) or (b, h, w) in [0, 1] -> (b, n_out).
 
     encoder: see `fewshot.models.pretrained.encoder.folder`. Its tokenizer must have made the ids.
+        An encoder of images must have a class token, as ViT or DINOv2.
     layers: how many of the highest layers are adapted.
     rank: >= 1, the maximum rank, see `with_rank`. alpha: > 0.
     targets: the last parts of the names of the adapted linear maps, as in PEFT; by default the
@@ -56,9 +58,6 @@ class Lora:
         spread: float = 1.0,
         n_out: int | None = None,
     ) -> None:
-        if len(features) != 1:
-            rule = "lora reads token ids: the datasets need `features: tokens`."
-            raise input_error("model", rule, tuple(features))
         if type(rank) is not int or rank < 1:
             raise input_error("model.rank", "must be a whole number of at least 1.", rank)
         for name, value in (("alpha", alpha), ("scale", scale)):
@@ -67,6 +66,10 @@ class Lora:
         self._encoder, self._states = _frozen(
             encoder, layers, None if targets is None else tuple(targets)
         )
+        texts = isinstance(self._encoder.reads, TokenIds)
+        if texts != (len(features) == 1):
+            needed = "token ids: texts with `features: tokens`" if texts else "pixels: images"
+            raise input_error("model", f"this encoder reads {needed}.", tuple(features))
         self._source = digest_of_model(folder(encoder), f"hidden {layers}").hexdigest()
         self._rank, self._alpha, self._gain = rank, alpha, scale / spread
         self._classes = n_out
@@ -90,21 +93,23 @@ class Lora:
         The frozen weights are moved to the device of the inputs.
         """
         self._encoder.to(inputs.device)
+        self._states.to(inputs.device)
         self._states.fill(inputs, cache, self._source)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         hidden = self._encoder.below(x).detach().to(params[self.head[0]].dtype)
-        return self._outputs(params, hidden, x != self._encoder.padding)
+        return self._outputs(params, hidden, self._encoder.reads.real(x))
 
     def apply_to_lanes(self, params: Params, x: Tensor) -> Tensor:
-        """Outputs (l, b, n_out) of l lanes for x (l, b, length), or (1, b, length) for all lanes.
+        """Outputs (l, b, n_out) of l lanes for x (l, b, ...), or (1, b, ...) for all lanes.
 
         Texts of similar length form a batch, whatever their lane. Products with the frozen weights
         are therefore large, and no lane computes the padding of another lane's texts.
         """
-        lanes, (shared, b, length) = len(params[self.head[0]]), x.shape
+        lanes, (shared, b), length = len(params[self.head[0]]), x.shape[:2], x.shape[-1]
         lane = torch.arange(lanes, device=x.device).repeat_interleave(b)
-        if x.is_meta:  # a forecast of memory; the lengths are not known
+        if x.is_meta:  # a forecast of memory, for the longest texts
+            length = self._states.longest or length
             hidden = torch.empty(lanes * b, length, self._encoder.width, device=x.device)
             real = torch.ones(lanes * b, length, dtype=torch.bool, device=x.device)
             return self._outputs(_of(params, lane), hidden, real).view(lanes, b, -1)
@@ -128,7 +133,7 @@ class Lora:
             times = (self._alpha / active_rank(down))[..., None, None]
             weights[f"{path}.up"] = times * params[f"{path}{UP}"]
         out = self._encoder.above(hidden, real, weights)
-        embedded = mean_embedding(out, real)
+        embedded = self._encoder.reads.pooled(out, real)
         if self._classes is None:
             return params["gain"].unsqueeze(-1) * embedded
         logits = (self._gain * embedded).unsqueeze(1) @ params["head.weight"]
@@ -159,7 +164,7 @@ def _frozen(
 ) -> tuple[SplitEncoder, HiddenStates]:
     """The frozen weights and the hidden states, which all models of a process share."""
     split = SplitEncoder(encoder, layers, targets)
-    return split, HiddenStates(split.below, split.padding, split.width)
+    return split, HiddenStates(split.below, split.reads.counts, split.width)
 
 
 def _of(params: Params, lane: Tensor) -> Params:

@@ -1,6 +1,6 @@
 """A pretrained encoder that is split below its highest layers, to which LoRA weights are added.
 
-The lower part is never trained, so its output can be computed once for each text.
+The lower part is never trained, so its output can be computed once for each example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fewshot.errors.inputs import input_error
-from fewshot.models.pretrained.encoder import SAFELY, folder, loading
+from fewshot.models.pretrained.encoder import folder
+from fewshot.models.pretrained.modalities import attention_mask, load
 
 # Names of the query and value projections in the transformers library, by family of models.
 _QUERY_VALUE = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"))
@@ -51,13 +52,14 @@ class _Upper(nn.Module):
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module], last: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._layers, self._last = list(layers), last  # lists, because `model` registers them
+        self._layers = [*layers, last]  # a list, because `model` has registered them
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        for layer in self._layers:
+        *layers, last = self._layers
+        for layer in layers:
             out = layer(hidden, mask)
             hidden = out[0] if isinstance(out, tuple) else out
-        found: Tensor = self._last(hidden)
+        found: Tensor = last(hidden)
         return found
 
 
@@ -75,9 +77,8 @@ class SplitEncoder:
 
     def __init__(self, encoder: str, layers: int, targets: Sequence[str] | None) -> None:
         place = folder(encoder)
-        model = _load(str(place), place)
+        model, self.reads = load(place)
         self.width: int = model.config.hidden_size
-        self.padding: int = getattr(model.config, "pad_token_id", None) or 0
         name, stack = _stack(model, encoder)
         if type(layers) is not int or not 1 <= layers <= len(stack):
             rule = f"must be a whole number from 1 to {len(stack)}, the layers of the encoder."
@@ -94,13 +95,13 @@ class SplitEncoder:
         self._name = name
         self._check(encoder)
 
-    def below(self, ids: Tensor) -> Tensor:
-        """The input (b, length, width) of the upper part for token ids (b, length) int64."""
+    def below(self, x: Tensor) -> Tensor:
+        """The input (b, length, width) of the upper part for b examples."""
         model = self._upper.model
         first = model.get_submodule(self._first)
         handle = first.register_forward_pre_hook(_stop, with_kwargs=True)
         try:
-            model(input_ids=ids, attention_mask=self.mask(ids != self.padding))
+            model(**self.reads.arguments(x))
         except _Reached as reached:
             return reached.hidden
         finally:
@@ -117,19 +118,9 @@ class SplitEncoder:
         own = dict(self._upper.named_parameters())
         if next(iter(own.values())).dtype != hidden.dtype:  # not by `to`, which changes the module
             named = {name: value.to(hidden.dtype) for name, value in own.items()} | named
-        arguments = (hidden, self.mask(real, hidden.dtype))
+        arguments = (hidden, attention_mask(real, hidden.dtype))
         found: Tensor = functional_call(self._upper, named, arguments)
         return found
-
-    @staticmethod
-    def mask(real: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """An additive attention mask (b, 1, length, length).
-
-        A mask with one value per pair of tokens is used as it is. For other masks, transformers
-        inspects the values, which is not possible under vmap.
-        """
-        outside = torch.where(real, 0.0, torch.finfo(torch.float32).min).to(dtype)
-        return outside[:, None, None, :].expand(-1, 1, real.shape[1], -1)
 
     def to(self, device: torch.device) -> None:
         """Move all weights; not to be called under a function transform."""
@@ -137,22 +128,15 @@ class SplitEncoder:
 
     def _check(self, encoder: str) -> None:
         """Check that both parts together are the encoder."""
-        ids = torch.arange(self.padding + 1, self.padding + 7)[None]
+        x = self.reads.sample()
         with torch.no_grad():
-            whole = self._upper.model(input_ids=ids).last_hidden_state
-            parts = self.above(self.below(ids), torch.ones_like(ids, dtype=torch.bool), {})
+            whole = self._upper.model(**self.reads.arguments(x)).last_hidden_state
+            parts = self.above(self.below(x), self.reads.real(x), {})
         if not (whole - parts).abs().max() <= _TOLERANCE * whole.abs().max():
-            rule = "must be a plain stack of layers, as in BERT, RoBERTa, MiniLM or DistilBERT."
+            rule = (
+                "must be a plain stack of layers, as in BERT, RoBERTa, MiniLM, DistilBERT or ViT."
+            )
             raise input_error("model.encoder", rule, encoder)
-
-
-def _load(source: str, place: Any) -> Any:
-    from transformers import AutoModel
-
-    with loading(place):
-        # Other implementations of attention do not work under vmap, or are slow there.
-        options = {"dtype": torch.float32, "attn_implementation": "eager", **SAFELY}
-        return AutoModel.from_pretrained(source, **options).eval()
 
 
 def _stack(model: nn.Module, encoder: str) -> tuple[str, nn.ModuleList]:

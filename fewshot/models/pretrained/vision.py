@@ -26,7 +26,7 @@ from fewshot.models.pretrained.encoder import SAFELY, cached, digest_of_model, f
 
 _BATCH = 32
 _CACHE_VERSION = 1  # increase it when the embedding changes
-_WITH_CLASS_TOKEN = frozenset({"vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit"})
+WITH_CLASS_TOKEN = frozenset({"vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit"})
 # The vision tower of checkpoints that also have a text tower.
 _TOWERS: Mapping[str, str] = MappingProxyType(
     {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
@@ -62,7 +62,7 @@ def embed_images(
 
 
 def _embed(rows: Sequence[int], image_of: Callable[[int], Image.Image], place: Path) -> Tensor:
-    processor, model = _load_processor(place), _load_model(place)
+    processor, model = load_processor(place), load_model(place)
     parts = []
     for start in range(0, len(rows), _BATCH):
         images = [image_of(i).convert("RGB") for i in rows[start : start + _BATCH]]
@@ -79,7 +79,7 @@ def _vectors(model: Any, pixels: Tensor, place: Path) -> Tensor:
         outputs = model(pixel_values=pixels)
     except TypeError as error:  # it needs texts or other inputs too
         raise input_error("encoder", f"{rule} {error}", str(place)) from error
-    if model.config.model_type in _WITH_CLASS_TOKEN:
+    if model.config.model_type in WITH_CLASS_TOKEN:
         found: Tensor | None = outputs.last_hidden_state[:, 0]
     else:
         pooled = getattr(outputs, "pooler_output", None)
@@ -101,19 +101,21 @@ def save_pretrained(encoder: str, out: Path) -> None:
     Of a checkpoint with a text tower, only the vision tower is written.
     """
     place = folder(encoder)
-    _load_model(place).save_pretrained(out)
-    _load_processor(place).save_pretrained(out)
+    load_model(place).save_pretrained(out)
+    load_processor(place).save_pretrained(out)
 
 
 # Imported here, because importing transformers takes seconds and a full cache does not need it.
-def _load_processor(place: Path) -> Any:
+def load_processor(place: Path) -> Any:
+    """The image processor in `place`."""
     with loading(place):
         from transformers import AutoImageProcessor  # it warns if torchvision is missing
 
         return AutoImageProcessor.from_pretrained(place, **SAFELY)
 
 
-def _load_model(place: Path) -> Any:
+def load_model(place: Path, **options: Any) -> Any:
+    """The vision model in `place`; options: of `from_pretrained`."""
     import transformers
 
     with loading(place):
@@ -126,7 +128,9 @@ def _load_model(place: Path) -> Any:
         else:  # perhaps a vision tower that was saved alone
             name = next((n for n in config.architectures or () if n in _TOWERS.values()), None)
         made = transformers.AutoModel if name is None else getattr(transformers, name)
-        model = made.from_pretrained(place, config=config, dtype=torch.float32, **SAFELY).eval()
-    if model.config.model_type in _WITH_CLASS_TOKEN and getattr(model, "pooler", None) is not None:
+        model = made.from_pretrained(
+            place, config=config, dtype=torch.float32, **SAFELY, **options
+        ).eval()
+    if model.config.model_type in WITH_CLASS_TOKEN and getattr(model, "pooler", None) is not None:
         model.pooler = None  # may have random weights, which an export must not contain
     return model
