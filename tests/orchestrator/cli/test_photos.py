@@ -51,14 +51,17 @@ def called(capsys):
     return call
 
 
-@pytest.mark.parametrize("features", ["encoder", "pixels"])
-def test_photos_go_the_whole_way(features, tmp_path, called):
+@pytest.mark.parametrize("way", ["embeddings", "pixels", "lora"])
+def test_photos_go_the_whole_way(way, tmp_path, called):
     photos = save_photos(tmp_path / "photos", HUES)
     config, home = tmp_path / "search.yaml", tmp_path / "home"
     called("init", photos, "--out", config)
     search = yaml.safe_load(config.read_text()) | SEARCH
     assert search["datasets"]["data"].items() >= {"channels": 3, "crop": True}.items()
-    if features == "encoder":
+    if way == "lora":
+        encoder = tiny_vision.save(tmp_path / "vit")
+        search["model"] = {"name": "lora", "encoder": "./vit", "layers": 1, "rank": 2}
+    if way == "embeddings":
         encoder = tiny_vision.save(tmp_path / "vit")
         search["datasets"]["data"] = {
             "source": "images", "path": "photos", "features": "encoder", "encoder": "./vit",
@@ -71,7 +74,12 @@ def test_photos_go_the_whole_way(features, tmp_path, called):
     assert summary["trials"]["failed"] == 0
     best = tmp_path / "best"
     called("export", search["name"], "--out", best, "--home", home)
-    if features == "encoder":
+    if way == "lora":
+        from peft import PeftModel
+        from transformers import AutoModel
+
+        assert PeftModel.from_pretrained(AutoModel.from_pretrained(best / "encoder"), str(best))
+    if way != "pixels":
         assert vision.reads_images(str(best / "encoder"))
         ours, theirs = (
             load_file(Path(p) / "model.safetensors") for p in (best / "encoder", encoder)
