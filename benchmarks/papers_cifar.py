@@ -27,7 +27,8 @@ from fewshot.tasks import images
 from trials.lanes.optimizers import adam
 from trials.lanes.step.draws import draws
 from trials.lanes.step.gradient import gradient_of
-from trials.programs.meta_training import MetaTraining, TaskGroup
+from trials.programs.meta_training.objective import MetaTraining
+from trials.programs.meta_training.task_group import TaskGroup
 
 WAY, QUERY = 20, 5  # of the training episodes
 WIDTH, NORM = 32, "group"
