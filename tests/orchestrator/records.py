@@ -11,6 +11,7 @@ from trials.contract import (
     Outcome,
     Recipe,
     RungReport,
+    TaskSpec,
     TrialResult,
     TrialSpec,
 )
@@ -20,7 +21,7 @@ START = 1_790_000_000.0
 RECIPE = Recipe(
     program="meta_training",
     datasets={"glyphs": Component(name="glyphs")},
-    tasks={},
+    tasks={"train": (TaskSpec(name="fonts", dataset="glyphs", label="font"),)},
     model=Component(name="mlp"),
     learner=Component(name="protonet"),
     way=5,

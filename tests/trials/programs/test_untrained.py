@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from fewshot.learners.protonet import ProtoNet
 from fewshot.models.untrained import Untrained
-from tests.trials.conformance import functions, mixed, protonet
+from tests.trials.conformance import functions, lora, mixed, protonet
 from trials.contract import Component
 from trials.programs.build import build, summarise_data
 from trials.programs.untrained import is_untrained
@@ -30,7 +30,7 @@ def score(case, recipe, tmp_path, stage="final"):
     return report, program.release(spec.key, "complete"), program
 
 
-@pytest.mark.parametrize("make", [protonet, mixed])
+@pytest.mark.parametrize("make", [protonet, mixed, lora])
 def test_scores_the_held_out_tasks_without_a_step(make, tmp_path):
     case = make(tmp_path)
     recipe = summarise_data(case.recipe, case.cache).untrained
