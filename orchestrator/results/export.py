@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def _write_files(
     """Write all files of the export to `folder`."""
     assert summary.best is not None, "only an ended search is exported"
     config = configs.load_config(home.config(name))
+    if merged and config.model.name != "lora":
+        rule = "is only for a model with LoRA weights."
+        raise input_error("--merged", rule, config.model.name)
     chosen = _best_training(summary.best, records.final.trials())
     recipe, tensors = _trained(home.checkpoints(name), chosen, records)
     base = Path(records.search.notes.get("folder", "."))
@@ -92,17 +96,11 @@ def _write_files(
         save_file(tensors, folder / "model.safetensors", _metadata(name, fixed, chosen))
     if classes:  # the names of the model's outputs, in output order
         write_text(folder / "labels.json", json.dumps(classes, indent=2))
+    adapted = str(config.model.options().get("encoder"))
     if config.model.name == "lora":
-        adapted = str(config.model.options()["encoder"])
         loaded_from = adapted if encoder.is_hub_id(adapted) else copied[adapted]
         _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
-    elif merged:
-        rule = "is only for a model with LoRA weights."
-        raise input_error("--merged", rule, config.model.name)
-    for source, place in copied.items():
-        named = _found(source, base)
-        saved = vision if vision.reads_images(named) else encoder
-        saved.save_pretrained(named, folder / place)
+    _write_encoders(copied, base, folder)
     _bring_teacher(absolute, folder)
     result = {
         "score": chosen.score,
@@ -111,6 +109,14 @@ def _write_files(
     }
     write_text(folder / RESULT, json.dumps(result, indent=2))
     write_text(folder / "README.md", model_card(config, summary, result))
+
+
+def _write_encoders(copied: Mapping[str, str], base: Path, folder: Path) -> None:
+    """Copy the encoders to their folders in the export."""
+    for source, place in copied.items():
+        named = _found(source, base)
+        saved = vision if vision.reads_images(named) else encoder
+        saved.save_pretrained(named, folder / place)
 
 
 def _write_adapter(
