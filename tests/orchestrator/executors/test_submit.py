@@ -46,8 +46,8 @@ def test_a_submitted_search_runs_to_its_export(token_cluster, tmp_path: Path):
     assert "on the test tasks" in log
     counts = tracking.counts(Home(tmp_path).tracking_uri, "quickstart")
     assert counts["search"] == {"FINISHED": 1}
-    # Finals, and then tests: two candidates with three seeds each, and the untrained model.
-    assert sum(counts["trial"].values()) == 6 + 7 + 7
+    # Finals, and then tests: two candidates with two seeds each, and the untrained model.
+    assert sum(counts["trial"].values()) == 6 + 5 + 5
     out = tmp_path / "best"
     fetched = fewtune(env, "export", "quickstart", "--home", tmp_path, "--out", out)
     assert fetched.returncode == 0, fetched.stderr
