@@ -6,27 +6,20 @@ tested on 600 episodes with 15 queries per class. The papers train for hours and
 96.0 and 98.9 per cent.
 """
 
-import sys
-import time
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from papers_episodes import accuracies, one_pool, rows_of, seed_by_seed, untrained
-from tidy import Row, row
+from papers_episodes import one_pool, seed_by_seed
+from papers_protonet import embed, scored
+from papers_protonet import train as train_protonet
+from tidy import Row
 from torch import Tensor
 
 from fewshot.functional import Params
-from fewshot.learners.protonet import ProtoNet
-from fewshot.metrics import Estimate
 from fewshot.models.convolution.conv import Conv
 from fewshot.tasks import images
-from trials.lanes.optimizers import adam
-from trials.lanes.step.draws import draws
-from trials.lanes.step.gradient import gradient_of
-from trials.programs.meta_training.objective import MetaTraining
-from trials.programs.meta_training.task_group import TaskGroup
 
 SIZE = 14
 WAY, QUERY = 60, 3  # of the training episodes; the paper uses 60 and 5
@@ -58,38 +51,17 @@ def _trained(seed: int, seconds: float) -> tuple[Conv, Params, int]:
     """A model, its parameters after `seconds` of CPU time, and the number of steps taken."""
     train = one_pool(*splits()[0], way=WAY, shot=1, query=QUERY)
     model = Conv(features=(SIZE, SIZE))
-    # One lane of the objective that searches use.
-    objective = MetaTraining([TaskGroup(ProtoNet(model=model, way=WAY), train, {})], 1)
-    params = {name: value[None] for name, value in objective.init(seed).items()}
-    moments = adam.zeros_like(params)
-    gradient = gradient_of(objective)
-    seeds, weights = torch.tensor([seed]), torch.ones(1, 1)
-    begun, steps = time.process_time(), 0
-    endless = draws(objective.draw, seeds, torch.tensor([0]), weights, sys.maxsize)
-    while (used := (time.process_time() - begun) / seconds) < 1:
-        grads, _ = gradient(params, next(endless), {}, weights)
-        steps += 1
-        rate = torch.tensor([RATE * (1 - used)])
-        adam.update_(params, grads, moments, torch.tensor([steps]), rate)
-    return model, {name: value[0] for name, value in params.items()}, steps
+    params, steps = train_protonet(model, train, way=WAY, rate=RATE, seconds=seconds, seed=seed)
+    return model, params, steps
 
 
 def _problem(name: str, way: int, shot: int, seed: int, quick: bool) -> list[Row]:
     seconds = 20.0 if quick else 100.0
     model, params, steps = _trained(seed, seconds)
-    inputs, labels = splits()[1]
-    # The embedding of a query does not depend on the episode, so it is computed once.
-    with torch.no_grad():
-        embedded = torch.cat([model.apply(params, part) for part in inputs.split(4096)])
-    found = {}
-    for variant, features in (("prototypes", inputs), ("protonet", embedded)):
-        test = one_pool(features, labels, way=way, shot=shot, query=TEST_QUERY)
-        found |= accuracies({variant: untrained("protonet", way)}, test, seed)
-    budget = [
-        row("papers", name, "protonet", metric, Estimate(value, 0.0, 1))
-        for metric, value in (("cpu_seconds", seconds), ("episodes", float(steps)))
-    ]
-    return rows_of(name, found, "prototypes") + budget
+    test = splits()[1]
+    embedded = embed(model, params, test[0], 4096)
+    sizes = {"way": way, "shot": shot, "query": TEST_QUERY}
+    return scored(name, embedded, test, **sizes, seed=seed, budget=(seconds, steps))
 
 
 PROBLEMS = {

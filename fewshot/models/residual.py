@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params, linear_params
+from fewshot.models.gain import initial_gain
 
 
 class Residual:
@@ -43,10 +44,8 @@ class Residual:
     ) -> None:
         if hidden < 1:
             raise input_error("model.hidden", "must be a whole number of at least 1.", hidden)
-        if not 0 < scale < math.inf:
-            raise input_error("model.scale", "must be a number above 0.", scale)
         self.n_out = math.prod(features)
-        self._hidden, self._gain = hidden, scale / spread
+        self._hidden, self._gain = hidden, initial_gain(scale, spread)
 
     def init(self, generator: torch.Generator) -> Params:
         weight, bias = linear_params(self.n_out, self._hidden, generator)

@@ -28,7 +28,8 @@ def export(
     output = Output()
     summary = write(name, Home.at(home), out, merged=merged)
     output.results.print(sentence(summary))
-    output.results.print(f"written to {out}: config.yaml, model.safetensors, README.md")
+    files = ", ".join(sorted(path.name for path in out.iterdir()))
+    output.results.print(f"written to {out}: {files}")
 
 
 @app.command(rich_help_panel=RESULTS)

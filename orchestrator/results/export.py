@@ -52,18 +52,22 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
     is_other = out.is_dir() and any(out.iterdir()) and not (out / RESULT).exists()
     if is_other or (out.exists() and not out.is_dir()):
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
+    config = configs.load_config(home.config(name))
+    if merged and config.model.name != "lora":
+        rule = "is only for a model with LoRA weights."
+        raise input_error("--merged", rule, config.model.name)
     # A process that is killed leaves only the folder `.partial`; `out` is complete or absent.
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_files(name, home, records, summary, partial, merged=merged)
+    _write_files(config, home, records, summary, partial, merged=merged)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary
 
 
 def _write_files(
-    name: str,
+    config: Config,
     home: Home,
     records: SearchRecords,
     summary: Summary,
@@ -73,12 +77,8 @@ def _write_files(
 ) -> None:
     """Write all files of the export to `folder`."""
     assert summary.best is not None, "only an ended search is exported"
-    config = configs.load_config(home.config(name))
-    if merged and config.model.name != "lora":
-        rule = "is only for a model with LoRA weights."
-        raise input_error("--merged", rule, config.model.name)
     chosen = _best_training(summary.best, records.final.trials())
-    recipe, tensors = _trained(home.checkpoints(name), chosen, records)
+    recipe, tensors = _trained(home.checkpoints(config.name), chosen, records)
     base = Path(records.search.notes.get("folder", "."))
     copied = encoders(config, base)
     portable = with_portable_paths(config, base, copied)
@@ -93,11 +93,11 @@ def _write_files(
         source = absolute.model.options()["encoder"]
         transformer.save_pretrained(source, tensors, classes, folder)
     else:
-        save_file(tensors, folder / "model.safetensors", _metadata(name, fixed, chosen))
+        save_file(tensors, folder / "model.safetensors", _metadata(config.name, fixed, chosen))
     if classes:  # the names of the model's outputs, in output order
         write_text(folder / "labels.json", json.dumps(classes, indent=2))
-    adapted = str(config.model.options().get("encoder"))
     if config.model.name == "lora":
+        adapted = str(config.model.options()["encoder"])
         loaded_from = adapted if encoder.is_hub_id(adapted) else copied[adapted]
         _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
     _write_encoders(copied, base, folder)

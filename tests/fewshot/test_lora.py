@@ -10,7 +10,7 @@ from fewshot.errors.inputs import InputError
 from fewshot.models.pretrained import hidden_states, lora, token_batches
 from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.models.pretrained.hidden_states import HiddenStates
-from fewshot.models.pretrained.lora import DOWN, UP, Lora, with_rank
+from fewshot.models.pretrained.lora import DOWN, RANK, UP, Lora, with_rank
 from fewshot.models.pretrained.token_batches import token_counts
 from tests.fewshot import tiny_transformer, tiny_vision
 
@@ -104,7 +104,7 @@ def test_lanes_can_share_their_examples(tiny, ids):
 class TestASearchedRank:
     def test_leaves_the_rest_untrained(self, tiny, ids):
         model = made(tiny, rank=4)
-        params = with_rank(fresh(model), 2.4)
+        params = with_rank(fresh(model), {RANK: 2.4})
         moved = {name: value.clone().requires_grad_() for name, value in params.items()}
         optimizer = torch.optim.AdamW(moved.values(), lr=0.1)
         for _ in range(3):
@@ -126,7 +126,7 @@ class TestASearchedRank:
         params = {
             name: torch.randn(value.shape, generator=rng) for name, value in fresh(small).items()
         }
-        padded = with_rank(fresh(large), 2)
+        padded = with_rank(fresh(large), {RANK: 2})
         for name, value in params.items():
             rows = padded[name] = padded[name].clone()
             rows[tuple(slice(n) for n in value.shape)] = value

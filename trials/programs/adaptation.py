@@ -19,7 +19,7 @@ from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import AppliesToLanes, Model
-from fewshot.models.pretrained.lora import RANK, with_rank
+from fewshot.models.pretrained.lora import with_rank
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.lanes.objective import NOTHING, TaskScores, soft_hyperparameters
@@ -108,7 +108,7 @@ class Adaptation:
 
     def init(self, seed: int, hyperparameters: Mapping[str, float] = NOTHING) -> Params:
         params = self.model.init(torch.Generator().manual_seed(seed))
-        return with_rank(params, hyperparameters[RANK]) if RANK in hyperparameters else params
+        return with_rank(params, hyperparameters)
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Drawn:
         del weights

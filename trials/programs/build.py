@@ -18,6 +18,7 @@ from fewshot.models.models import fills_processor
 from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
+from fewshot.tasks.regression import RegressionPool
 from trials.contract import Recipe, Stage
 from trials.data.pools import TaskKind, dropped, pools_of, sources_of
 from trials.data.sources import Sources
@@ -278,8 +279,9 @@ def _parts(
     train = {
         task_kind: by_split["train"] for task_kind, by_split in pools.items() if "train" in by_split
     }
-    inputs = None if sources is None else sources.inputs.to(device)
-    context = BuildContext(inputs=inputs, cache=cache)
+    of_rows = [pool for by_split in pools.values() for pool in by_split.values()]
+    inputs = [pool.inputs for pool in of_rows if isinstance(pool, TaskPool | RegressionPool)]
+    context = BuildContext(inputs=inputs[0] if inputs else None, cache=cache)
     context = context._replace(spread=spread_of(recipe, train, context))
     stages: tuple[tuple[Stage, str, int], ...] = (
         ("search", "validation", recipe.validation_episodes),

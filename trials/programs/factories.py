@@ -24,7 +24,7 @@ from fewshot.learners.learners import (
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.ridge import Ridge
 from fewshot.learners.scaled import Scaled, scale_of
-from fewshot.models.base import AppliesToLanes, CachesStates, Model
+from fewshot.models.base import CachesStates, Model
 from fewshot.models.columns import OutputSlice
 from fewshot.models.models import MODELS, SPREAD, is_pretrained
 from fewshot.randomness import fold
@@ -33,6 +33,7 @@ from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from trials.contract import Component, Recipe
 from trials.data.pools import TaskKind, task_kinds
+from trials.programs.meta_training.scoring import embedded
 
 # Random stream of the episodes that `spread_of` draws, and their number per task.
 _SPREAD, _SPREAD_EPISODES = 4, 16
@@ -133,10 +134,12 @@ def _features(recipe: Recipe, x: Tensor, context: BuildContext) -> Tensor:
     part = replace(recipe.model, options={**recipe.model.options, "scale": 1.0})
     model: Model = build_part(MODELS, part, "model", features=tuple(x.shape[2:]))
     _cache_states(model, context)
-    assert isinstance(model, AppliesToLanes), "each pretrained model with a scale has the method"
-    params = {k: v.unsqueeze(0) for k, v in model.init(torch.Generator().manual_seed(0)).items()}
+    params = {
+        name: value.unsqueeze(0).to(x.device)
+        for name, value in model.init(torch.Generator().manual_seed(0)).items()
+    }
     with torch.no_grad():
-        return model.apply_to_lanes(params, x.flatten(0, 1).unsqueeze(0)).view(*x.shape[:2], -1)
+        return embedded(model, params, x.flatten(0, 1)).view(*x.shape[:2], -1)
 
 
 def _model(

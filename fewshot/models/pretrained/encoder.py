@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -156,14 +155,20 @@ def cached(path: Path, what: str, n: int, make: Callable[[], Tensor]) -> Tensor:
     if made is None:
         start = time.perf_counter()
         made = make()
-        write_atomically(path, partial(_write, content=save({what: made})))
+        save_tensors(path, {what: made})
         seconds = time.perf_counter() - start
         logger.info("%s examples=%d seconds=%.1f path=%s", what, n, seconds, path)
     return made
 
 
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file that appears atomically at `path`."""
+    content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_atomically(path, write)
 
 
 def _read(path: Path, what: str) -> Tensor | None:

@@ -9,16 +9,15 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
-from fewshot.tasks.files import write_atomically
+from fewshot.models.pretrained.encoder import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +66,7 @@ class HiddenStates:
             start = time.perf_counter()
             made = HiddenStates(self._compute, self._counts, self._width)
             made._add(x, keys)
-            content_of_file = save({k: v.cpu().contiguous() for k, v in made._stored.items()})
-            write_atomically(path, partial(_write, content=content_of_file))
+            save_tensors(path, made._stored)
             seconds = time.perf_counter() - start
             logger.info("hidden states n=%d seconds=%.1f path=%s", len(made), seconds, path)
             self._merge(load_file(path))
@@ -166,10 +164,12 @@ def _hashes(x: Tensor) -> Tensor:
     Pixels are compared by the bits of their float32 values.
     """
     rows = x.float().flatten(1).contiguous().view(torch.int32) if x.is_floating_point() else x
+    factors = _factors(rows.shape[1]).to(x.device)
+    return torch.cat([(part * factors).sum(1) for part in rows.split(_AT_ONCE)])
+
+
+@lru_cache(maxsize=4)
+def _factors(n: int) -> Tensor:
+    """n odd random numbers, always the same ones."""
     rng = torch.Generator().manual_seed(_SEED)
-    factors = 2 * torch.randint(-(1 << 62), 1 << 62, (rows.shape[1],), generator=rng) + 1
-    return torch.cat([(part * factors.to(x.device)).sum(1) for part in rows.split(_AT_ONCE)])
-
-
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+    return 2 * torch.randint(-(1 << 62), 1 << 62, (n,), generator=rng) + 1

@@ -9,15 +9,17 @@ that of `fewshot.models.residual`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params, linear_params
+from fewshot.models.gain import initial_gain
 from fewshot.models.pretrained.encoder import digest_of_model, folder
 from fewshot.models.pretrained.hidden_states import HiddenStates
 from fewshot.models.pretrained.modalities import TokenIds
@@ -60,18 +62,15 @@ class Lora:
     ) -> None:
         if type(rank) is not int or rank < 1:
             raise input_error("model.rank", "must be a whole number of at least 1.", rank)
-        for name, value in (("alpha", alpha), ("scale", scale)):
-            if not 0 < value < math.inf:
-                raise input_error(f"model.{name}", "must be a number above 0.", value)
-        self._encoder, self._states = _frozen(
-            encoder, layers, None if targets is None else tuple(targets)
-        )
+        if not 0 < alpha < math.inf:
+            raise input_error("model.alpha", "must be a number above 0.", alpha)
+        self._frozen = _frozen(encoder, layers, None if targets is None else tuple(targets))
+        self._encoder, self._states = self._frozen.encoder, self._frozen.states
         texts = isinstance(self._encoder.reads, TokenIds)
         if texts != (len(features) == 1):
             needed = "token ids: texts with `features: tokens`" if texts else "pixels: images"
             raise input_error("model", f"this encoder reads {needed}.", tuple(features))
-        self._source = digest_of_model(folder(encoder), f"hidden {layers}").hexdigest()
-        self._rank, self._alpha, self._gain = rank, alpha, scale / spread
+        self._rank, self._alpha, self._gain = rank, alpha, initial_gain(scale, spread)
         self._classes = n_out
         self.n_out = self._encoder.width if n_out is None else n_out
         self.head: tuple[str, ...] = ("gain",) if n_out is None else ("head.weight", "head.bias")
@@ -94,7 +93,7 @@ class Lora:
         """
         self._encoder.to(inputs.device)
         self._states.to(inputs.device)
-        self._states.fill(inputs, cache, self._source)
+        self._states.fill(inputs, cache, self._frozen.source)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         hidden = self._encoder.below(x).detach().to(params[self.head[0]].dtype)
@@ -140,13 +139,15 @@ class Lora:
         return logits.squeeze(1) + params["head.bias"]
 
 
-def with_rank(params: Params, rank: float) -> Params:
-    """Initial parameters of which only the first `rank` rows and columns will be trained.
+def with_rank(params: Params, hyperparameters: Mapping[str, float]) -> Params:
+    """Initial parameters of which only those up to the rank of a trial will be trained.
 
-    The others are zero in both matrices, so that their gradients are zero too. rank: is rounded to
-    a whole number, at least 1.
+    The other rows and columns are zero in both matrices, so that their gradients are zero too. The
+    rank is rounded to a whole number, at least 1. Without a rank, all parameters are trained.
     """
-    n = max(1, round(rank))
+    if RANK not in hyperparameters:
+        return params
+    n = max(1, round(hyperparameters[RANK]))
     return {
         name: torch.cat([value[:n], torch.zeros_like(value[n:])]) if name.endswith(DOWN) else value
         for name, value in params.items()
@@ -158,13 +159,21 @@ def active_rank(down: Tensor) -> Tensor:
     return (down != 0).any(-1).sum(-1).clamp(min=1)
 
 
+class _Frozen(NamedTuple):
+    """The frozen weights and the hidden states; `source` identifies the encoder and the layer."""
+
+    encoder: SplitEncoder
+    states: HiddenStates
+    source: str
+
+
 @lru_cache(maxsize=4)
-def _frozen(
-    encoder: str, layers: int, targets: tuple[str, ...] | None
-) -> tuple[SplitEncoder, HiddenStates]:
-    """The frozen weights and the hidden states, which all models of a process share."""
+def _frozen(encoder: str, layers: int, targets: tuple[str, ...] | None) -> _Frozen:
+    """The frozen part, which all models of a process share."""
     split = SplitEncoder(encoder, layers, targets)
-    return split, HiddenStates(split.below, split.reads.counts, split.width)
+    states = HiddenStates(split.below, split.reads.counts, split.width)
+    source = digest_of_model(folder(encoder), f"hidden {layers}").hexdigest()
+    return _Frozen(split, states, source)
 
 
 def _of(params: Params, lane: Tensor) -> Params:

@@ -114,10 +114,15 @@ def load(place: Path) -> tuple[Any, Modality]:
     if vision.reads_images(str(place)):
         model = vision.load_model(place, attn_implementation="eager")
         return model, Pixels(place, model)
+    model = load_text_encoder(place)
+    return model, TokenIds(getattr(model.config, "pad_token_id", None) or 0)
+
+
+def load_text_encoder(place: Path) -> Any:
+    """The encoder of texts in `place` without a head, in evaluation mode."""
     from transformers import AutoModel
 
     with loading(place):
         # Other implementations of attention do not work under vmap, or are slow there.
         options = {"dtype": torch.float32, "attn_implementation": "eager", **SAFELY}
-        model = AutoModel.from_pretrained(place, **options).eval()
-    return model, TokenIds(getattr(model.config, "pad_token_id", None) or 0)
+        return AutoModel.from_pretrained(place, **options).eval()

@@ -83,16 +83,15 @@ class SplitEncoder:
         if type(layers) is not int or not 1 <= layers <= len(stack):
             rule = f"must be a whole number from 1 to {len(stack)}, the layers of the encoder."
             raise input_error("model.layers", rule, layers)
-        self._cut = len(stack) - layers
-        self._first = f"{name}.{self._cut}"
-        self.shapes = _shapes(list(stack)[self._cut :], f"{name}.", self._cut, targets)
+        cut = len(stack) - layers
+        self._first = f"{name}.{cut}"
+        self.shapes = _shapes(list(stack)[cut:], f"{name}.", cut, targets)
         for path in self.shapes:
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, _LoraLinear(model.get_submodule(path)))
         last = next((model.get_submodule(n) for n in _LAST if hasattr(model, n)), nn.Identity())
-        upper = _Upper(model, list(model.get_submodule(name))[self._cut :], last)
+        upper = _Upper(model, list(model.get_submodule(name))[cut:], last)
         self._upper: Any = upper.requires_grad_(False)
-        self._name = name
         self._check(encoder)
 
     def below(self, x: Tensor) -> Tensor:
@@ -115,9 +114,9 @@ class SplitEncoder:
         weights: LoRA matrices with the names PATH.down and PATH.up: shared, or with a dimension b.
         """
         named = {f"model.{path}": value for path, value in weights.items()}
-        own = dict(self._upper.named_parameters())
-        if next(iter(own.values())).dtype != hidden.dtype:  # not by `to`, which changes the module
-            named = {name: value.to(hidden.dtype) for name, value in own.items()} | named
+        if next(self._upper.parameters()).dtype != hidden.dtype:
+            own = self._upper.named_parameters()  # not by `to`, which changes the module
+            named = {name: value.to(hidden.dtype) for name, value in own} | named
         arguments = (hidden, attention_mask(real, hidden.dtype))
         found: Tensor = functional_call(self._upper, named, arguments)
         return found

@@ -6,7 +6,6 @@ scaled to a learned length. Dropout is off even in training, so that a trial dep
 seed.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from torch.func import functional_call
 
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params
+from fewshot.models.gain import initial_gain
 from fewshot.models.pretrained.encoder import SAFELY, folder, loading
+from fewshot.models.pretrained.modalities import attention_mask, load_text_encoder
 from fewshot.models.pretrained.token_batches import (
     mean_embedding,
     similar_lengths,
@@ -49,11 +50,14 @@ class Transformer:
         if len(features) != 1:
             rule = "transformer reads token ids: the datasets need `features: tokens`."
             raise input_error("model", rule, tuple(features))
-        if not 0 < scale < math.inf:
-            raise input_error("model.scale", "must be a number above 0.", scale)
-        self._classes, self._gain = n_out, scale / spread
+        self._classes, self._gain = n_out, initial_gain(scale, spread)
         place = folder(encoder)
-        self._module, fresh = (_encoder(place), []) if n_out is None else _pretrained(place, n_out)
+        fresh: list[str] = []
+        if n_out is None:
+            self._module = load_text_encoder(place)
+            self._module.pooler = None  # not used: embeddings are means over tokens
+        else:
+            self._module, fresh = _pretrained(place, n_out)
         self.n_out: int = self._module.config.hidden_size if n_out is None else n_out
         self.head: tuple[str, ...] = ("gain",) if n_out is None else tuple(fresh)
         self._padding = self._module.config.pad_token_id or 0
@@ -71,17 +75,14 @@ class Transformer:
         return params
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
-        # A mask with one value per pair of tokens is used as it is. For other masks, transformers
-        # inspects the values, which is not possible under vmap.
-        outside = torch.where(x == self._padding, torch.finfo(torch.float32).min, 0.0)
-        mask = outside[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        real = x != self._padding
         buffers = {name: value.to(x.device) for name, value in self._module.named_buffers()}
         own = {name: value for name, value in params.items() if name != "gain"}
-        arguments = {"input_ids": x, "attention_mask": mask}
+        arguments = {"input_ids": x, "attention_mask": attention_mask(real)}
         outputs = functional_call(self._module, buffers | own, (), arguments)
         if self._classes is None:
             hidden: Tensor = outputs.last_hidden_state
-            return params["gain"] * mean_embedding(hidden, x != self._padding)
+            return params["gain"] * mean_embedding(hidden, real)
         logits: Tensor = outputs.logits
         return logits
 
@@ -121,18 +122,6 @@ def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Pa
     module.config.label2id = {label: i for i, label in enumerate(labels)}
     module.save_pretrained(out)
     AutoTokenizer.from_pretrained(place, **SAFELY).save_pretrained(out)
-
-
-def _encoder(place: Path) -> Any:
-    """The module without a head, in evaluation mode."""
-    from transformers import AutoModel
-
-    with loading(place):
-        module = AutoModel.from_pretrained(
-            place, dtype=torch.float32, attn_implementation="eager", **SAFELY
-        ).eval()
-    module.pooler = None  # not used: embeddings are means over tokens
-    return module
 
 
 def _pretrained(place: Path, n_out: int) -> tuple[Any, list[str]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot.functional import Hyperparameters, Params
-from fewshot.models.pretrained.lora import RANK, with_rank
+from fewshot.models.pretrained.lora import with_rank
 from fewshot.randomness import fold
 from trials.contract import Stage
 from trials.lanes.objective import NOTHING, TaskScores
@@ -44,7 +44,7 @@ class MetaTraining:
         params: Params = {}
         for part in self.parts:
             params |= part.learner.init(torch.Generator().manual_seed(seed))
-        return with_rank(params, hyperparameters[RANK]) if RANK in hyperparameters else params
+        return with_rank(params, hyperparameters)
 
     def _shared(self, weights: Tensor) -> tuple[Tensor, ...]:
         """The weights (..., t) of the tasks of each group that has training tasks."""
