@@ -27,9 +27,11 @@ from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
 from orchestrator.search.loop import Stopped, run_search, score_untrained
+from orchestrator.space.simplex import Simplex
 from orchestrator.tracking import mlflow_sender as tracking
 from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
 from trials.contract import Executor, Recipe
+from trials.programs.affinity import affinities
 from trials.programs.build import DataSummary, build, summarise_data
 
 Placement = Literal["inline", "ray"]
@@ -82,6 +84,7 @@ def run(
         records = open_records(plan, storage)
         own = identity.assign_id(config, home, records)
         _store_facts(data, folder, records.search)
+        _store_affinity(plan, data, home, records.search)
         adviser = Adviser(plan, records, advise)
         adviser.report(advice_on_config(config, data.features))
         recorder = _recorder(home, plan, own)
@@ -118,6 +121,13 @@ def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
     record.note("figures", dict(data.figures))
     record.note("classes", list(data.classes))
     record.note("null_losses", dict(data.null_losses))
+
+
+def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyRecord) -> None:
+    """Measure, before the first trial, how much each training task is expected to help."""
+    searched = isinstance(plan.space.weights, Simplex) and data.untrained is not None
+    if searched and "affinity" not in record.notes:
+        record.note("affinity", affinities(plan.recipe, home.cache))
 
 
 def _check_room(config: Config) -> None:

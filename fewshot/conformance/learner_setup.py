@@ -11,6 +11,7 @@ from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
 from fewshot.learners.base import CustomLoss, Learner
+from fewshot.learners.fine_tuned import STEPS
 from fewshot.learners.learners import LearnerFactory
 from fewshot.models.mlp import MLP
 from fewshot.registry import options_of
@@ -49,9 +50,10 @@ def fresh(learner: Learner, seed: int = 0, dtype: torch.dtype = torch.float64) -
 def hyperparameters(
     make: LearnerFactory, rate: float = 0.3, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """Values about `rate`, different for each hyperparameter."""
+    """Values about `rate`, different for each hyperparameter; two adaptation steps."""
     names = enumerate(make.hyperparameters)
-    return {name: torch.tensor(rate * (1 + i / 8), dtype=dtype) for i, name in names}
+    values = {name: torch.tensor(rate * (1 + i / 8), dtype=dtype) for i, name in names}
+    return values | {name: torch.tensor(2.0, dtype=dtype) for name in values if name == STEPS}
 
 
 def meta_loss(

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,9 +17,19 @@ from fewshot.models.untrained import Untrained
 
 @runtime_checkable
 class EmbeddingLearner(Learner, Protocol):
-    """A learner that uses its model only to embed examples, each independently of the others."""
+    """A learner that uses its model only to embed examples, each independently of the others.
+
+    A learner that does so in meta-training only, and changes the embedding on a new task, sets
+    `adapts_embedding = True`.
+    """
 
     embedding: Model
+
+
+def compares_embedded(learner: Learner) -> TypeGuard[EmbeddingLearner]:
+    """Whether the learner needs only embedded examples of a new task."""
+    adapts = getattr(learner, "adapts_embedding", False)
+    return isinstance(learner, EmbeddingLearner) and not adapts
 
 
 def of_embedded(learner: EmbeddingLearner) -> Learner:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 from fewshot.errors.inputs import input_error
 from fewshot.learners.base import ClassLoss, CustomLoss, Learner
 from fewshot.learners.baseline import Baseline
+from fewshot.learners.fine_tuned import FineTunedProtoNet
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
 from fewshot.learners.meta_sgd import MetaSGD
@@ -49,6 +50,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "reptile": Reptile,
     "matching": MatchingNet,
     "protonet": ProtoNet,
+    "fine_tuned_protonet": FineTunedProtoNet,
     "ridge": Ridge,
     "simpleshot": SimpleShot,
     "baseline": Baseline,

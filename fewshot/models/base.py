@@ -1,7 +1,7 @@
 """The interface of a model, which is a pure function of parameters and inputs."""
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class AppliesToLanes(Protocol):
 
 @runtime_checkable
 class CachesStates(Protocol):
-    """An extra method of a model with a frozen part, whose results are computed once per example.
+    """Extra methods of a model with a frozen part, whose results are computed once per example.
 
     The frozen part is not in the parameters: all lanes share it.
     """
@@ -53,3 +53,33 @@ class CachesStates(Protocol):
 
         The frozen part is moved to the device of the inputs. cache: a folder for files.
         """
+
+    def states(self, x: Tensor) -> Tensor:
+        """The frozen part's results for x (n, *features), a tensor (n, ...) without gradients."""
+
+    def apply_states(self, params: Params, states: Tensor) -> Tensor:
+        """Outputs (n, n_out) for the results of `states`; compatible with `vmap`."""
+
+
+class OnStates:
+    """A model with a frozen part, whose `apply` takes the frozen part's results instead of inputs.
+
+    `apply_to_lanes` still takes inputs.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.n_out: int = model.n_out
+        self.head: tuple[str, ...] = model.head
+
+    def init(self, generator: torch.Generator) -> Params:
+        params: Params = self._model.init(generator)
+        return params
+
+    def apply(self, params: Params, x: Tensor) -> Tensor:
+        outputs: Tensor = self._model.apply_states(params, x)
+        return outputs
+
+    def apply_to_lanes(self, params: Params, x: Tensor) -> Tensor:
+        outputs: Tensor = self._model.apply_to_lanes(params, x)
+        return outputs

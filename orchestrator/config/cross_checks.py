@@ -1,6 +1,7 @@
 """Checks that involve several sections of a config."""
 
 from fewshot.errors.inputs import ErrorDetail
+from fewshot.learners.fine_tuned import ADAPT_STEPS, STEPS
 from fewshot.learners.learners import (
     REGRESSORS,
     has_custom_loss,
@@ -155,6 +156,7 @@ def _check_space(config: Config) -> list[ErrorDetail]:
     optional = {WEIGHT_DECAY} | ({RANK} if config.model.name == "lora" else set())
     return (
         _check_rank(config)
+        + _check_adapt_steps(config)
         + [
             ErrorDetail(
                 f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}."
@@ -180,6 +182,19 @@ def _check_rank(config: Config) -> list[ErrorDetail]:
         return []
     rule = f"must be from 1 to model.rank = {most}."
     return [ErrorDetail(f"space.{RANK}", rule, [low, high], "Raise `model.rank`.")]
+
+
+def _check_adapt_steps(config: Config) -> list[ErrorDetail]:
+    """Check that the steps are at most those that the learner has room for."""
+    value = config.space.scalars().get(STEPS)
+    if value is None or STEPS not in config.hyperparameters() or config.learner is None:
+        return []
+    low, high = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
+    most = config.learner.options().get("adapt_steps", ADAPT_STEPS)
+    if low >= 0 and high <= most:
+        return []
+    rule = f"must be from 0 to learner.adapt_steps = {most}."
+    return [ErrorDetail(f"space.{STEPS}", rule, [low, high], "Raise `learner.adapt_steps`.")]
 
 
 def _check_weights(config: Config) -> list[ErrorDetail]:

@@ -3,15 +3,25 @@
 import heapq
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from orchestrator.record.study import StudiedTrial
-from orchestrator.sampling.gaussian_process import GaussianProcess, Kernel, fit, one_thread
+from orchestrator.sampling.candidates import anywhere
+from orchestrator.sampling.points import Coordinates, Points
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.space.search_space import SearchSpace, Values
+
+if TYPE_CHECKING:
+    from orchestrator.sampling.gaussian_process import GaussianProcess
+
+NO_AFFINITY: Mapping[str, float] = MappingProxyType({})
 
 # Number of joint trials drawn at random before the Gaussian process is used.
 _STARTUP = 10
@@ -24,21 +34,27 @@ CROWD = 8
 _MOST = 200
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
-# Random trials draw each rate within this factor of the reference's best rate.
-_NEAR = 3.0
+# Random trials draw each rate within this factor of the reference's best rate, and other scalars
+# within this part of their range.
+_NEAR, _PART = 3.0, 0.25
 
 
 class Sampler:
     """Suggests the parameters of trials.
 
+    affinity: how much each training task is expected to help, see `trials.programs.affinity`; may
+    be empty. It shifts the first suggestions, and the model can use it or ignore it.
+
     Law: the same trials and seed give the same suggestions, whatever was suggested before. Its only
     state is a cache of the kernel, which it could recompute.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, seed: int, affinity: Mapping[str, float] = NO_AFFINITY
+    ) -> None:
         self._space, self._seed = space, seed
-        self._box = space.box()
-        self._fitted: tuple[int, Kernel] | None = None
+        self._coordinates = Coordinates(space, affinity)
+        self._fitted: tuple[int, GaussianProcess] | None = None
 
     def has_model(self, trials: RankedTrials, ahead: int = 0) -> bool:
         """Whether there are enough joint trials, ended or not, to use the Gaussian process."""
@@ -51,52 +67,51 @@ class Sampler:
         reference. Later suggestions come from a Gaussian process that knows the running trials.
         """
         known = len(trials.trials) + len(ahead)
+        rng = np.random.default_rng([self._seed, known])
         if not self.has_model(trials, len(ahead)):
-            rng = np.random.default_rng([self._seed, known])
-            return [_random(trials, self._space, rng) for _ in range(n)]
-        draw = np.random.RandomState((self._seed + known) % 2**31)
-        running = self._points([*(t.params for t in trials.running), *ahead])
+            return [self._random(trials, rng) for _ in range(n)]
+        running = self._coordinates.points([*(t.params for t in trials.running), *ahead])
         with one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            suggested = self._modelled(trials, running, draw, n)
-        return [
-            {name: r.at(x) for (name, r), x in zip(self._box.items(), point, strict=True)}
-            for point in suggested.tolist()
-        ]
+            return self._coordinates.params(self._modelled(trials, running, rng, n))
+
+    def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
+        drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
+        return drawn | _near_reference(trials, self._space, rng)
 
     def _modelled(
-        self, trials: RankedTrials, running: np.ndarray, rng: np.random.RandomState, n: int
-    ) -> np.ndarray:
-        points, values = self._observations(trials)
-        if not len(points):  # no trial has ended
-            return rng.uniform(size=(n, len(self._box)))
-        process = GaussianProcess(self._kernel(trials), points, values)
-        choose = process.suggest_sequentially if len(running) + n < CROWD else process.suggest_batch
+        self, trials: RankedTrials, running: Points, rng: np.random.Generator, n: int
+    ) -> Points:
+        if all(t.state == "running" for t in trials.trials):
+            return anywhere(n, self._coordinates, rng)
+        process = self._process(trials)
+        choose = process.suggest if len(running) + n < CROWD else process.suggest_batch
         return choose(n, running, rng)
 
-    def _observations(self, trials: RankedTrials) -> tuple[np.ndarray, np.ndarray]:
+    def _observations(self, trials: RankedTrials) -> tuple[Points, np.ndarray]:
         used = view(trials)
-        return self._points([t.params for t, _ in used]), np.array([value for _, value in used])
+        points = self._coordinates.points([t.params for t, _ in used])
+        return points, np.array([value for _, value in used])
 
-    def _points(self, params: Sequence[Values]) -> np.ndarray:
-        """Points (n, d) of the unit cube for n sets of parameters."""
-        shares = [[r.share(p[name]) for name, r in self._box.items()] for p in params]
-        return np.array(shares).reshape(len(params), len(self._box))
+    def _process(self, trials: RankedTrials) -> "GaussianProcess":
+        """The process of all ended trials; its kernel is fitted to all of them while they are few.
 
-    def _kernel(self, trials: RankedTrials) -> Kernel:
-        """The kernel: fitted to all ended trials while they are few, later refitted only rarely.
-
-        Later it depends only on the first trials, up to a round number that is at most the number
-        of the first running trial. So it changes rarely, and a resumed search gets the same kernel.
+        Later the kernel depends only on the first trials, up to a round number that is at most the
+        number of the first running trial. So it changes rarely, and a resumed search gets the same
+        kernel.
         """
+        # Importing BoTorch takes a second, which a search has while its first trials run.
+        from orchestrator.sampling.gaussian_process import GaussianProcess
+
         first = trials.running[0].number if trials.running else len(trials.trials)
         settled = _rounded(first)
+        observed = self._observations(trials)
         if settled < _FEW:
-            return fit(*self._observations(trials))
+            return GaussianProcess(self._coordinates, *observed)
         if self._fitted is None or self._fitted[0] != settled:
             early = RankedTrials(self._space, trials.rungs, trials.trials[:settled])
-            self._fitted = settled, fit(*self._observations(early))
-        return self._fitted[1]
+            self._fitted = settled, GaussianProcess(self._coordinates, *self._observations(early))
+        return GaussianProcess(self._coordinates, *observed, self._fitted[1])
 
 
 def _rounded(n: int) -> int:
@@ -104,16 +119,21 @@ def _rounded(n: int) -> int:
     return n - n % (1 << max(0, n.bit_length() - 3))
 
 
-def _random(trials: RankedTrials, space: SearchSpace, rng: np.random.Generator) -> Values:
-    drawn = {name: r.at(rng.random()) for name, r in space.box().items()}
+def _near_reference(trials: RankedTrials, space: SearchSpace, rng: np.random.Generator) -> Values:
+    """Rates near the best rates of the reference, if it has a score; else none."""
     scored = (t for t in trials.trials if not math.isnan(t.score))
     references = [t for t in scored if space.is_reference(t.params)]
-    if references:
-        best = max(references, key=lambda t: t.score)
-        for name in space.rates():
-            r = space.ranges[name]
-            factor = _NEAR ** rng.uniform(-1, 1)
-            drawn[name] = min(max(best.params[name] * factor, r.low), r.high)
+    if not references:
+        return {}
+    best = max(references, key=lambda t: t.score)
+    drawn = {}
+    for name in space.rates():
+        r, step = space.ranges[name], rng.uniform(-1, 1)
+        if r.log:
+            value = best.params[name] * _NEAR**step
+        else:
+            value = best.params[name] + _PART * step * (r.high - r.low)
+        drawn[name] = min(max(value, r.low), r.high)
     return drawn
 
 
@@ -142,3 +162,14 @@ def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
     ended = (t.number for t in reversed(trials.trials) if t.state != "running")
     numbers = {number for _, number in islice(best, _MOST // 2)} | {*islice(ended, _MOST // 2)}
     return [(trials.trials[i], value(trials.trials[i])) for i in sorted(numbers)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one thread: for matrices of a few hundred trials, a second thread costs time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

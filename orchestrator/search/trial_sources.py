@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.sampling.sampler import CROWD, Sampler
+from orchestrator.sampling.sampler import CROWD, NO_AFFINITY, Sampler
 from orchestrator.search.finalists import Candidate, best_candidate, candidates
 from orchestrator.search.halving import Decision, RungScores
 from orchestrator.space.search_space import SearchSpace, Values
@@ -55,7 +55,8 @@ class SearchTrials:
         self._suggested: deque[Values] = deque()
         self._new_reports = 0  # since the suggestions were made
         self._standings = RankedTrials(plan.space, plan.rungs)
-        self._sampler = Sampler(plan.space, derived_seed(plan.seed, "sampler"))
+        affinity = record.notes.get("affinity", NO_AFFINITY)
+        self._sampler = Sampler(plan.space, derived_seed(plan.seed, "sampler"), affinity)
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():

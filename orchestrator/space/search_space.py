@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from fewshot.learners.per_task import OWN
 from orchestrator.space.simplex import Simplex
 
@@ -65,7 +67,7 @@ class SearchSpace:
         """The range of every searched parameter."""
         if not isinstance(self.weights, Simplex):
             return dict(self.ranges)
-        half = self.weights.half_width
+        half = self.weights.box
         return dict(self.ranges) | {name: Range(-half, half) for name in self.weights.names}
 
     def decode(self, params: Mapping[str, float]) -> tuple[Values, Values]:
@@ -101,19 +103,11 @@ class SearchSpace:
     def with_weights(self, weights: Mapping[str, float]) -> Values:
         """The reference with these task weights and with rates in the middle of their ranges.
 
-        Weights that are too extreme for the space are moved towards uniform weights until they fit.
+        Weights that are too small become zero; those outside the box are moved towards the prior.
         """
         assert isinstance(self.weights, Simplex), "the weights must be searched"
-        middle = self.rate_design(1, 0)[0]
-        for temper in (1.0, 0.75, 0.5, 0.25, 0.0):
-            tempered = {task: weight**temper for task, weight in weights.items()}
-            total = sum(tempered.values())
-            shares = {task: weight / total for task, weight in tempered.items()}
-            try:
-                return middle | self.weights.encode(shares)
-            except ValueError:
-                continue
-        raise AssertionError("uniform weights fit every space")
+        shares = self.weights.group_shares(np.array([[weights[t] for t in self.weights.tasks]]))
+        return self.rate_design(1, 0)[0] | self.weights.encode_nearest(shares[0])
 
     def mean(self, points: Sequence[Mapping[str, float]]) -> Values:
         """The mean of several points: the mean of their task weights and of each scalar."""
@@ -122,15 +116,8 @@ class SearchSpace:
             return scalars
         decoded = [self.weights.decode(p) for p in points]
         means = {task: sum(w[task] for w in decoded) / len(decoded) for task in self.weights.tasks}
-        # Weights that are too small to be encoded become zero, the smallest first.
-        for least in sorted(set(means.values())):
-            kept = {task: w for task, w in means.items() if w >= least}
-            try:
-                shares = {task: w / sum(kept.values()) for task, w in kept.items()}
-                return self.weights.encode(shares) | scalars
-            except ValueError:
-                continue
-        return self.with_weights(means) | scalars
+        shares = self.weights.group_shares(np.array([list(means.values())]))[0]
+        return self.weights.encode_nearest(shares) | scalars
 
     def rates(self) -> tuple[str, ...]:
         """The searched scalars that the reference does not define."""

@@ -14,8 +14,14 @@ Egozcue et al., "Isometric logratio transformations for compositional data analy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+# Half the width of the box of coordinates without zeros.
+_HALF_WIDTH = 3.5
+# `encode_nearest` keeps these parts of the shares, and fills up with the prior.
+_KEPT = (1.0, 0.99, 0.95, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
 
 
 def shared(weights: Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
@@ -32,8 +38,8 @@ class Simplex:
     """Weights of tasks in d >= 2 groups, >= 0 with sum 1, from d - 1 coordinates.
 
     prior: the weights at zero coordinates; each > 0, sum 1, equal within a group.
-    half_width: > 0, half the width of the box of coordinates. Use about 3.5 if few tasks may
-    matter, 2 if most do.
+    half_width: > 0, half the width of the box of coordinates; by default the box contains all
+    weights that `zero_below` allows, and 3.5 is used if `zero_below` is 0.
     zero_below: in [0, 1 / number of tasks). Smaller weights become exactly zero, and the others are
     rescaled to sum 1.
     groups: the group name of each task; empty if each task is its own group.
@@ -41,7 +47,7 @@ class Simplex:
 
     tasks: tuple[str, ...]
     prior: tuple[float, ...]
-    half_width: float = 3.5
+    half_width: float | None = None
     zero_below: float = 0.0
     groups: tuple[str, ...] = ()
 
@@ -55,21 +61,47 @@ class Simplex:
             raise ValueError(f"`groups` must have one name per task, got {self.groups}.")
         if min(self.prior) <= 0 or not math.isclose(sum(self.prior), 1.0, abs_tol=1e-9):
             raise ValueError(f"`prior` must be positive and sum to 1, got {self.prior}.")
-        if self.half_width <= 0 or not 0 <= self.zero_below < 1 / d:
+        too_narrow = self.half_width is not None and self.half_width <= 0
+        if too_narrow or not 0 <= self.zero_below < 1 / d:
             raise ValueError(
                 f"`half_width` must be > 0 and `zero_below` in [0, 1/{d}), got {self!r}."
             )
+
+    @cached_property
+    def box(self) -> float:
+        """Half the width of the box of coordinates."""
+        if self.half_width is not None:
+            return self.half_width
+        if not self.zero_below:
+            return _HALF_WIDTH
+        d = len(self.names) + 1
+        # No coordinate of log-weights in an interval is larger than this share of its length.
+        ratio = (1 / self._zero) * max(self.prior) / min(self.prior)
+        return math.log(ratio) * math.sqrt((d - 1) / d)
+
+    @property
+    def _zero(self) -> float:
+        """The least weight that encodes a zero beside weights of at least `_least`."""
+        t = len(self.tasks)
+        return 0.99 * self.zero_below / 2 / (1 + t * self.zero_below / 2)
+
+    @property
+    def _least(self) -> float:
+        """Weights of at least this can be encoded beside any zeros."""
+        return self.zero_below * (1 + len(self.tasks) * self.zero_below / 2)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the coordinates."""
         return tuple(f"lambda.ilr{j}" for j in range(1, len(set(self.groups or self.tasks))))
 
+    @cached_property
     def _group_of(self) -> np.ndarray:
         """The index of each task's group."""
         number: dict[str, int] = {}
         return np.array([number.setdefault(g, len(number)) for g in self.groups or self.tasks])
 
+    @cached_property
     def basis(self) -> np.ndarray:
         """The Helmert basis: orthonormal columns (d, d - 1), each of which sums to zero."""
         d = len(self.names) + 1
@@ -83,7 +115,7 @@ class Simplex:
     def decode(self, coordinates: Mapping[str, float]) -> dict[str, float]:
         """The weight of each task."""
         z = np.array([coordinates[name] for name in self.names])
-        logits = (self.basis() @ z)[self._group_of()] + np.log(self.prior)
+        logits = (self.basis @ z)[self._group_of] + np.log(self.prior)
         weights = np.exp(logits - logits.max())
         weights /= weights.sum()
         weights[weights < self.zero_below] = 0.0
@@ -109,16 +141,16 @@ class Simplex:
             w = np.where(is_zero, zero, w * (1 - is_zero.sum() * zero))
         if w.min() <= 0:
             raise ValueError("A weight of zero needs `zero_below` > 0.")
-        group_of = self._group_of()
+        group_of = self._group_of
         firsts = np.unique(group_of, return_index=True)[1]
         if not np.allclose(w, w[firsts][group_of], rtol=1e-6):
             raise ValueError(f"Weights must be equal within a group, got {dict(weights)}.")
         logs = (np.log(w) - np.log(self.prior))[firsts]
-        z = self.basis().T @ (logs - logs.mean())
-        if np.abs(z).max() > self.half_width:
+        z = self.basis.T @ (logs - logs.mean())
+        if np.abs(z).max() > self.box:
             raise ValueError(
                 f"`half_width` must be at least {np.abs(z).max():.2f} for the weights "
-                f"{dict(weights)}, got {self.half_width}."
+                f"{dict(weights)}, got {self.box}."
             )
         coordinates = dict(zip(self.names, z.tolist(), strict=True))
         decoded = self.decode(coordinates)
@@ -128,3 +160,30 @@ class Simplex:
                 f"got {dict(weights)}."
             )
         return coordinates
+
+    def group_shares(self, weights: np.ndarray) -> np.ndarray:
+        """The shares (n, d) of the groups for task weights (n, t)."""
+        return np.asarray(weights @ np.eye(len(self.names) + 1)[self._group_of])
+
+    def without_small(self, shares: np.ndarray) -> np.ndarray:
+        """Shares (n, d) of the groups; those that can't be encoded become zero."""
+        sizes = np.bincount(self._group_of)
+        kept = np.where(shares / sizes < self._least, 0.0, shares)
+        # If all are small, the largest are kept: a group of many tasks can have small weights.
+        kept = np.where(kept.sum(1, keepdims=True) > 0, kept, shares)
+        return np.asarray(kept / kept.sum(1, keepdims=True))
+
+    def encode_nearest(self, shares: np.ndarray) -> dict[str, float]:
+        """Coordinates of the shares (d,) of the groups, or of the nearest that the box contains.
+
+        Shares that are too small become zero. Shares outside the box are moved towards the prior.
+        """
+        sizes = np.bincount(self._group_of)
+        prior = self.group_shares(np.array([self.prior]))
+        for kept in _KEPT:
+            moved = self.without_small(kept * shares + (1 - kept) * prior)[0] / sizes
+            try:
+                return self.encode(dict(zip(self.tasks, moved[self._group_of], strict=True)))
+            except ValueError:
+                continue
+        return dict.fromkeys(self.names, 0.0)

@@ -12,6 +12,7 @@ from fewshot.conformance.problems import QUERY, SHOT, WAY, WIDTH
 from fewshot.conformance.problems import classes as episodes
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import InputError
+from fewshot.learners.fine_tuned import FineTunedProtoNet
 from fewshot.learners.learners import LEARNERS
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
@@ -24,7 +25,7 @@ from fewshot.models.untrained import Untrained
 from tests.rounding import default_dtype, rounding
 
 # These take something else for the gradient on purpose; what, is tested below and for regression.
-INEXACT = {name: LEARNERS[name] for name in ("fomaml", "reptile")}
+INEXACT = {name: LEARNERS[name] for name in ("fine_tuned_protonet", "fomaml", "reptile")}
 EXACT = {name: make for name, make in LEARNERS.items() if name not in INEXACT}
 EMBEDDING = [name for name, make in LEARNERS.items() if not make.model_scores_classes]
 
@@ -43,6 +44,7 @@ HYPER = {
     "lr/outer": torch.tensor(0.01, dtype=torch.float64),
     "lr/inner": torch.tensor(0.4, dtype=torch.float64),
     "lr/adapt": torch.tensor(0.3, dtype=torch.float64),
+    "adapt/steps": torch.tensor(2.0, dtype=torch.float64),
 }
 
 
@@ -89,6 +91,49 @@ class TestProtoNet:
         query = torch.tensor([[[3.0]]])
         logits = taught.logits(params, Episode(x, y, query, torch.zeros(1, 1).long()), {})
         same_chances(logits, torch.tensor([[[-4.0, -16.0]]]))
+
+
+class TestFineTunedProtoNet:
+    @pytest.mark.parametrize("inner", ["head", "all"])
+    def test_without_steps_is_a_prototypical_network(self, inner):
+        taught, plain = learner("fine_tuned_protonet", inner=inner), learner("protonet")
+        params, problems = fresh(taught), episodes()
+        expected = plain.logits(params, problems, HYPER)
+        found = taught.logits(params, problems, HYPER | {"adapt/steps": torch.tensor(0.4)})
+        same_chances(found, expected)
+        assert_close(taught.meta_logits(params, problems, HYPER), expected)
+
+    @pytest.mark.parametrize("inner", ["head", "all"])
+    def test_each_step_lowers_the_loss_of_the_support(self, inner):
+        taught = learner("fine_tuned_protonet", inner=inner, adapt_steps=9)
+        params, problems = fresh(taught), episodes()
+        own = problems._replace(query_x=problems.support_x, query_y=problems.support_y)
+        rate = {"lr/adapt": torch.tensor(0.02, dtype=torch.float64)}
+        losses = []
+        for steps in (0, 1, 3, 9):
+            hyper = HYPER | rate | {"adapt/steps": torch.tensor(float(steps))}
+            logits = taught.logits(params, own, hyper)
+            losses.append(float(cross_entropy(logits.flatten(0, 1), own.query_y.flatten())))
+        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] < losses[0]
+
+    def test_a_step_of_the_head_is_that_of_a_logistic_regression(self):
+        taught = FineTunedProtoNet(model=Untrained(), way=WAY)
+        problems = episodes(b=1)
+        x, y = problems.support_x[0], problems.support_y[0]
+        means = x.view(WAY, SHOT, WIDTH).mean(1)
+        weight = (2 * means.T).requires_grad_()
+        bias = (-means.square().sum(1)).requires_grad_()
+        cross_entropy(x @ weight + bias, y).backward()
+        moved = (weight - 0.3 * weight.grad), (bias - 0.3 * bias.grad)
+        hyper = HYPER | {"adapt/steps": torch.tensor(1.0)}
+        found = taught.logits({}, problems, hyper)[0]
+        assert_close(found, problems.query_x[0] @ moved[0] + moved[1])
+
+    @pytest.mark.parametrize("options", [{"inner": "body"}, {"adapt_steps": -1}])
+    def test_wrong_options_are_refused(self, options):
+        with pytest.raises(InputError, match=f"learner.{next(iter(options))}: must be"):
+            learner("fine_tuned_protonet", **options)
 
 
 class TestMatchingNet:

@@ -92,6 +92,15 @@ def test_lanes_together_are_lanes_alone(tiny, ids, layers, n_out):
         assert_close(alone[0], model.apply(single, x[lane]), rtol=HALF, atol=10 * HALF)
 
 
+def test_the_measured_spread_changes_only_initial_parameters(tiny, ids):
+    """A model is exported without it."""
+    for n_out in (None, 3):
+        models = [made(tiny, spread=spread, n_out=n_out) for spread in (1.0, 0.2)]
+        params = models[0].init(torch.Generator().manual_seed(0))
+        params = {name: value + 0.1 for name, value in params.items()}
+        assert_close(*(model.apply(params, ids) for model in models))
+
+
 def test_lanes_can_share_their_examples(tiny, ids):
     model = made(tiny)
     stacked = moved(model, 2)

@@ -17,6 +17,7 @@ SMALL = [
     "search.reference_trials=2",
     "search.finalists=1",
     "search.seeds=2",
+    "search.rungs=[]",  # so that a searched trial completes
     "steps=12",
     "episodes.validation=10",
     "episodes.test=10",

@@ -279,4 +279,5 @@ def quick_suggest(
 ) -> list[Values]:
     """In place of the sampler's own, where it does not matter what is suggested: at random."""
     rng = np.random.default_rng(derived_seed(sampler._seed, len(trials.trials) + len(ahead)))
-    return [{name: r.at(rng.random()) for name, r in sampler._box.items()} for _ in range(n)]
+    box = sampler._space.box()
+    return [{name: r.at(rng.random()) for name, r in box.items()} for _ in range(n)]

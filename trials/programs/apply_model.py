@@ -12,7 +12,7 @@ from fewshot.calibration import fitted_scale
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Params
-from fewshot.learners.embedding import EmbeddingLearner, of_embedded
+from fewshot.learners.embedding import compares_embedded, of_embedded
 from trials.contract import Component, Recipe, Stage, TrialSpec
 from trials.data.pools import task_kind_of
 from trials.data.sources import Sources
@@ -120,7 +120,7 @@ def _answers(
         raise input_error("--data", rule, shape, "Remove other numeric columns.")
     hyper = {name: torch.tensor(value) for name, value in hyperparameters.items()}
     episode = Episode(*(part[None] for part in (*support, *query)))
-    if isinstance(model, EmbeddingLearner):
+    if compares_embedded(model):
         stacked = {name: value.unsqueeze(0) for name, value in params.items()}
         embed = partial(embedded, model.embedding, stacked)
         episode = episode._replace(support_x=embed(support[0]), query_x=embed(query[0]))

@@ -33,6 +33,7 @@ from trials.programs.factories import (
     BuildContext,
     build_learner,
     build_student,
+    frozen_part,
     spread_of,
 )
 from trials.programs.memory_forecast import memory_needs, scoring_needs
@@ -308,6 +309,7 @@ def _parts(
             teacher_signal=_teacher_signal(recipe, sources, cache, task_kind, device)
             if "train" in by_split
             else None,
+            frozen=frozen_part(recipe, next(iter(by_split.values())).features, context),
         )
         for task_kind, by_split in pools.items()
     ]

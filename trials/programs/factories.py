@@ -24,7 +24,7 @@ from fewshot.learners.learners import (
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.ridge import Ridge
 from fewshot.learners.scaled import Scaled, scale_of
-from fewshot.models.base import CachesStates, Model
+from fewshot.models.base import CachesStates, Model, OnStates
 from fewshot.models.columns import OutputSlice
 from fewshot.models.models import MODELS, SPREAD, is_pretrained
 from fewshot.randomness import fold
@@ -90,6 +90,8 @@ def build_learner(
 
     task_kind: the kind of the tasks to learn; by default the first kind of the recipe.
     train: the training tasks of this kind, if there are any.
+    context: with inputs, a model with a frozen part takes the results of that part, see
+        `frozen_part`.
     """
     task_kind = task_kind or next(iter(task_kinds(recipe)))
     model = _model(recipe, features, way, task_kind, context)
@@ -119,7 +121,7 @@ def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool], context: BuildCont
     squares = []
     for task_kind, pool in train.items():
         key = fold(torch.tensor(recipe.seed, device=pool.null_losses.device), _SPREAD)
-        x = _features(recipe, pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1), context)
+        x = features_of(recipe, pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1), context)
         if task_kind.source == "table":  # in units of the support, see `scaled`
             x = scale_of(x, torch.ones_like(x[..., 0])).to(x)
         squares.append((x - x.mean(1, keepdim=True)).square().sum(-1).mean())
@@ -127,7 +129,7 @@ def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool], context: BuildCont
     return found if 0 < found < math.inf else 1.0
 
 
-def _features(recipe: Recipe, x: Tensor, context: BuildContext) -> Tensor:
+def features_of(recipe: Recipe, x: Tensor, context: BuildContext) -> Tensor:
     """The features (e, n, d) of the examples x (e, n, ...) of e episodes before training."""
     if not is_pretrained(recipe.model.name):
         return x.flatten(2)
@@ -157,6 +159,8 @@ def _model(
         more["n_out"] = way * (False in kinds) + (True in kinds)
     model: Model = build_part(MODELS, recipe.model, "model", **more)
     _cache_states(model, context)
+    if isinstance(model, CachesStates) and context.inputs is not None:
+        model = OnStates(model)
     if len(kinds) == 1 or not _scores_classes(recipe):
         return model
     return OutputSlice(model, way, 1) if task_kind.regresses else OutputSlice(model, 0, way)
@@ -166,6 +170,16 @@ def _cache_states(model: Model, context: BuildContext) -> None:
     if isinstance(model, CachesStates) and context.inputs is not None:
         assert context.cache is not None, "inputs come with a folder for their states"
         model.cache_states(context.inputs, context.cache)
+
+
+def frozen_part(
+    recipe: Recipe, features: tuple[int, ...], context: BuildContext
+) -> CachesStates | None:
+    """The model's frozen part, if a learner built with `context` takes its results."""
+    if context.inputs is None:
+        return None
+    model: Model = build_part(MODELS, recipe.model, "model", features=features)
+    return model if isinstance(model, CachesStates) else None
 
 
 def _scores_classes(recipe: Recipe) -> bool:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fewshot.episodes import Episode, hide_query_labels
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.embedding import EmbeddingLearner, of_embedded
+from fewshot.learners.embedding import EmbeddingLearner, compares_embedded, of_embedded
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.lanes.objective import Objective
@@ -31,7 +31,7 @@ from trials.lanes.optimizers.base import Optimizer
 from trials.lanes.step.mapping import over_lanes, same_for_lanes
 from trials.programs.adaptation import Adaptation
 from trials.programs.meta_training.objective import MetaTraining
-from trials.programs.meta_training.scoring import EXAMPLES_AT_ONCE, at_once
+from trials.programs.meta_training.scoring import EXAMPLES_AT_ONCE, at_once, numbers_of, with_states
 from trials.programs.meta_training.task_group import TaskGroup
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _examples_at_once(part: TaskGroup) -> int:
         drawn = pool.by_row().draw(key, 1) if isinstance(pool, TaskPool | RegressionPool) else None
         episode = pool.draw(key, 1) if drawn is None else drawn
         width = episode.support_y.shape[2] + episode.query_y.shape[2]
-        numbers = width * math.prod(pool.features)
+        numbers = width * numbers_of(pool.features, part.frozen)
         found.append(numbers * at_once(len(pool.names) * n_episodes, numbers))
         if drawn is not None:
             found.append(sum(pool.sizes.values()) * math.prod(pool.features))
@@ -169,16 +169,16 @@ def _scoring_of(part: TaskGroup, place: torch.device) -> tuple[float, list[Piece
         one = Episode(*(drawn[:1, 0] for drawn in rows.draw(key, 1)))
         n, width = len(pool.names) * n_episodes, one.support_x.shape[1] + one.query_x.shape[1]
         like = pool.inputs if isinstance(pool, TaskPool | RegressionPool) else one.support_x
-        if by_row and isinstance(part.learner, EmbeddingLearner):
+        if by_row and compares_embedded(part.learner):
             used = min(sum(pool.sizes.values()), n * width)
             examples = _empty(like, place, used, *pool.features)
             pieces.append(partial(_compare, part.learner, one, n, examples))
             held += _bytes(examples)
             continue
         held += n * _bytes(_empty(like, _META, width, *pool.features))
-        chunk = at_once(n, math.prod(pool.features) * width)
+        chunk = at_once(n, numbers_of(pool.features, part.frozen) * width)
         episodes = _filled(one, like, chunk, pool.features, place)
-        pieces.append(partial(_answer, part.learner, episodes))
+        pieces.append(partial(_answer, part, episodes))
     return held, pieces
 
 
@@ -203,8 +203,9 @@ def _compare(
     vmap(of_embedded(learner).logits, in_dims=(0, mapped, 0))(params, hide_query_labels(own), hyper)
 
 
-def _answer(learner: Any, part: Episode, params: Params, hyper: Hyperparameters) -> None:
-    over_lanes(learner.logits, shared=1)(params, hide_query_labels(part), hyper)
+def _answer(part: TaskGroup, episodes: Episode, params: Params, hyper: Hyperparameters) -> None:
+    own = with_states(part.frozen, hide_query_labels(episodes), dims=2)
+    over_lanes(part.learner.logits, shared=1)(params, own, hyper)
 
 
 def _filled(

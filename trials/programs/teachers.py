@@ -22,7 +22,7 @@ from fewshot.episodes import Episode, hide_query_labels, with_inputs
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner
-from fewshot.learners.embedding import EmbeddingLearner, of_embedded
+from fewshot.learners.embedding import compares_embedded, of_embedded
 from fewshot.learners.learners import LEARNERS
 from fewshot.learners.teacher import FixedClassifier, Logistic, log_mean_probabilities
 from fewshot.models.pretrained.encoder import names_module
@@ -191,7 +191,8 @@ def _trained(
     if taught.model_scores_classes and not task_kind.regresses and way != known.way:
         rule = f"must be trained with {way} classes per episode; it was trained with {known.way}."
         raise input_error("teacher.path", rule, place)
-    if not isinstance(taught, EmbeddingLearner):
+    if not compares_embedded(taught):
+        taught = build_learner(known, features, way, task_kind)
         return Teacher(taught, models, (inputs,) * len(models), task_kind.regresses)
     with torch.no_grad():  # each row is embedded once, instead of in each episode
         views = [

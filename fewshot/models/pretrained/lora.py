@@ -70,7 +70,8 @@ class Lora:
         if texts != (len(features) == 1):
             needed = "token ids: texts with `features: tokens`" if texts else "pixels: images"
             raise input_error("model", f"this encoder reads {needed}.", tuple(features))
-        self._rank, self._alpha, self._gain = rank, alpha, initial_gain(scale, spread)
+        self._rank, self._alpha, self._scale = rank, alpha, scale
+        self._gain = initial_gain(scale, spread)
         self._classes = n_out
         self.n_out = self._encoder.width if n_out is None else n_out
         self.head: tuple[str, ...] = ("gain",) if n_out is None else ("head.weight", "head.bias")
@@ -98,6 +99,22 @@ class Lora:
     def apply(self, params: Params, x: Tensor) -> Tensor:
         hidden = self._encoder.below(x).detach().to(params[self.head[0]].dtype)
         return self._outputs(params, hidden, self._encoder.reads.real(x))
+
+    def states(self, x: Tensor) -> Tensor:
+        """The hidden states (n, length, width + 1) of x (n, ...), as long as the longest example.
+
+        The last number of a state is 1, or 0 for padding.
+        """
+        if x.is_meta:  # a forecast of memory, for the longest texts
+            shape = len(x), self._states.longest or x.shape[-1], self._encoder.width + 1
+            return torch.empty(shape, device=x.device)
+        starts, lengths = self._states.find(x)
+        hidden, real = self._states.gather(starts, lengths, int(lengths.max()))
+        return torch.cat([hidden, real.unsqueeze(-1).to(hidden)], -1)
+
+    def apply_states(self, params: Params, states: Tensor) -> Tensor:
+        hidden = states[..., :-1].to(params[self.head[0]].dtype)
+        return self._outputs(params, hidden, states[..., -1] > 0)
 
     def apply_to_lanes(self, params: Params, x: Tensor) -> Tensor:
         """Outputs (l, b, n_out) of l lanes for x (l, b, ...), or (1, b, ...) for all lanes.
@@ -135,7 +152,7 @@ class Lora:
         embedded = self._encoder.reads.pooled(out, real)
         if self._classes is None:
             return params["gain"].unsqueeze(-1) * embedded
-        logits = (self._gain * embedded).unsqueeze(1) @ params["head.weight"]
+        logits = (self._scale * embedded).unsqueeze(1) @ params["head.weight"]
         return logits.squeeze(1) + params["head.bias"]
 
 

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from fewshot.errors.inputs import ErrorDetail
+from fewshot.learners.fine_tuned import STEPS
 from fewshot.learners.per_task import OWN
 from fewshot.models.pretrained.lora import RANK
 from orchestrator.config.sections.section import Section, section_error
@@ -61,13 +62,14 @@ Weights = Annotated[dict[str, float], AfterValidator(_sums_to_one)]
 class WeightsSection(Section):
     """Task weights, searched around a prior or fixed.
 
-    zero_below: as a share of the uniform weight. prior: is averaged within each group; the tasks of
-    a group always have equal weights. weights_as: whether a weight multiplies the task's loss, or
-    is the task's share of the drawn episodes.
+    half_width: of the box of log-ratios; by default it contains all weights that `zero_below`
+    allows. zero_below: as a share of the uniform weight. prior: is averaged within each group; the
+    tasks of a group always have equal weights. weights_as: whether a weight multiplies the task's
+    loss, or is the task's share of the drawn episodes.
     """
 
     search: bool = True
-    half_width: float = Field(3.5, gt=0, le=10)
+    half_width: float | None = Field(None, gt=0, le=10)
     zero_below: float = Field(0.2, ge=0, lt=1)
     prior: Weights | None = None
     fixed: Weights | None = None
@@ -84,6 +86,7 @@ class SpaceSection(Section):
     temperature: Scalar | None = Field(None, alias="distill/temperature")
     soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
     own: Scalar | None = Field(None, alias=OWN)
+    adapt_steps: Scalar | None = Field(None, alias=STEPS)
     rank: Scalar | None = Field(None, alias=RANK)
     weight_decay: Scalar | None = Field(None, alias=WEIGHT_DECAY)
 

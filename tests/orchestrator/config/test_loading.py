@@ -913,6 +913,27 @@ class TestLora:
         assert "features: tokens" in detail.rule
 
 
+class TestStepsOfAdaptation:
+    def spaced(self, scalar):
+        learner = {"name": "fine_tuned_protonet", "adapt_steps": 4}
+        space = {"lr/outer": 0.001, "lr/adapt": 0.1, "adapt/steps": scalar}
+        return {"learner": learner, "space": space}
+
+    @pytest.mark.parametrize("scalar", [0, 4, {"low": 0, "high": 4}])
+    def test_may_be_searched_up_to_those_of_the_learner(self, scalar):
+        assert "adapt/steps" in parse(changed(self.spaced(scalar))).space.scalars()
+
+    @pytest.mark.parametrize("scalar", [-1, 5, {"low": 0, "high": 8}])
+    def test_outside_their_range_are_refused(self, scalar):
+        (detail,) = details(self.spaced(scalar))
+        assert detail.path == "space.adapt/steps"
+        assert "0 to learner.adapt_steps = 4" in detail.rule
+
+    def test_are_not_read_by_other_learners(self):
+        (detail,) = details({"space.adapt/steps": 2})
+        assert detail.path == "space.adapt/steps"
+
+
 def test_episodes_per_step_need_sampled_tasks():
     (detail,) = details({"episodes.per_step": 2})
     assert detail.path == "episodes.per_step"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from orchestrator.record.study import StudiedTrial
-from orchestrator.sampling import sampler
-from orchestrator.sampling.gaussian_process import fit
+from orchestrator.sampling import gaussian_process
+from orchestrator.sampling.points import Coordinates
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler, view
 from orchestrator.space.search_space import Range, SearchSpace, Values
@@ -136,9 +136,20 @@ def test_what_was_suggested_before_changes_nothing() -> None:
         assert old.suggest(ranked_trials, ahead, n) == new
 
 
+def counted_fits(monkeypatch) -> list[int]:
+    """The numbers of trials that kernels are fitted to from now on."""
+    fits, fit = [], gaussian_process.fit_gpytorch_mll
+
+    def counted(likelihood, **options):
+        fits.append(len(likelihood.model.train_targets))
+        return fit(likelihood, **options)
+
+    monkeypatch.setattr(gaussian_process, "fit_gpytorch_mll", counted)
+    return fits
+
+
 def test_the_kernel_of_many_trials_is_fitted_now_and_then(monkeypatch) -> None:
-    fits = []
-    monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
+    fits = counted_fits(monkeypatch)
     trials, found = some(100), Sampler(SPACE, 0)
     ranked_trials = RankedTrials(SPACE, RUNGS)
     for known in range(44, 101):
@@ -149,19 +160,18 @@ def test_the_kernel_of_many_trials_is_fitted_now_and_then(monkeypatch) -> None:
 
 def test_a_trial_that_runs_on_holds_the_kernel_up_but_not_what_it_is_told(monkeypatch) -> None:
     """Its fit must not hang on when those before it end; the model knows all the same."""
-    fits, models = [], []
-    monkeypatch.setattr(sampler, "fit", lambda *seen: fits.append(len(seen[1])) or fit(*seen))
+    fits, models = counted_fits(monkeypatch), []
 
-    class Spy(sampler.GaussianProcess):
-        def __init__(self, kernel, points, values):
+    class Spy(gaussian_process.GaussianProcess):
+        def __init__(self, coordinates, points, values, fitted=None):
             models.append(len(values))
-            super().__init__(kernel, points, values)
+            super().__init__(coordinates, points, values, fitted)
 
-    monkeypatch.setattr(sampler, "GaussianProcess", Spy)
+    monkeypatch.setattr(gaussian_process, "GaussianProcess", Spy)
     trials = some(100)
     trials[60] = studied(60, trials[60].params, "running", 0.2)
     suggest(trials, SPACE, RUNGS, 0, 8)
-    assert (fits, models) == ([56], [99])
+    assert (fits, models) == ([56], [56, 99])
 
 
 def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
@@ -178,7 +188,9 @@ def test_a_crowd_keeps_away_from_what_is_running() -> None:
         trials = [*some(), *(studied(14 + i, p, "running") for i, p in enumerate(running))]
         found_by = Sampler(SPACE, 0)
         found = found_by.suggest(RankedTrials(SPACE, RUNGS, trials), [], 8)
-        points = [found_by._points(p) for p in (found, suggest(some(), SPACE, RUNGS, 0, 8))]
+        coordinates = Coordinates(SPACE, {})
+        both = (found, suggest(some(), SPACE, RUNGS, 0, 8))
+        points = [coordinates.features(coordinates.points(p)) for p in both]
         distances = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
         apart.append(distances.min(1).mean())
     assert apart[1] > apart[0]

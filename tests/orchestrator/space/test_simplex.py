@@ -96,7 +96,7 @@ def test_the_prior_is_where_the_coordinates_are_zero(simplex: Simplex) -> None:
 
 @pytest.mark.parametrize("d", [2, 3, 8])
 def test_the_basis_is_orthonormal_and_its_columns_sum_to_zero(d: int) -> None:
-    basis = uniform(d).basis()
+    basis = uniform(d).basis
     np.testing.assert_allclose(basis.T @ basis, np.eye(d - 1), atol=1e-12)
     np.testing.assert_allclose(basis.sum(0), 0, atol=1e-12)
 
@@ -209,3 +209,41 @@ def test_weights_that_differ_in_a_group_have_no_coordinates() -> None:
 def test_there_are_two_groups_and_each_task_is_in_one(groups: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"two|one name per task"):
         Simplex(tuple("abcdef"), (1 / 6,) * 6, groups=groups)
+
+
+@settings(deadline=None)
+@given(
+    simplexes(),
+    st.lists(st.one_of(st.just(0.0), st.floats(0, 1)), min_size=6, max_size=6),
+    st.floats(0.01, 0.9),
+)
+def test_the_default_box_contains_all_weights_without_small_ones(
+    simplex: Simplex, raw: list[float], zero_below: float
+) -> None:
+    d = len(simplex.tasks)
+    wide = Simplex(simplex.tasks, simplex.prior, zero_below=zero_below / d)
+    shares = np.array(raw[:d]) + 1e-9
+    shares = wide.without_small(shares[None] / shares.sum())[0]
+    decoded = wide.decode(wide.encode_nearest(shares))
+    assert list(decoded.values()) == pytest.approx(shares, abs=1e-6)
+
+
+def test_a_single_task_is_in_the_default_box_of_many_tasks() -> None:
+    simplex = uniform(40, zero_below=0.2 / 40)
+    alone = simplex.decode(simplex.encode({"t7": 1.0}))
+    assert alone["t7"] == 1
+    assert sum(alone.values()) == 1
+
+
+def test_shares_outside_a_narrow_box_are_moved_towards_the_prior() -> None:
+    simplex = uniform(4, half_width=1.0, zero_below=0.02)
+    found = simplex.decode(simplex.encode_nearest(np.array([1.0, 0.0, 0.0, 0.0])))
+    assert 0.4 < found["t0"] < 1
+    assert found["t1"] == pytest.approx(found["t3"])
+
+
+def test_shares_of_groups_are_spread_evenly_over_their_tasks() -> None:
+    simplex = Simplex(tuple("abc"), (1 / 3,) * 3, zero_below=0.05, groups=("x", "y", "x"))
+    found = simplex.decode(simplex.encode_nearest(np.array([0.8, 0.2])))
+    assert found == pytest.approx({"a": 0.4, "b": 0.2, "c": 0.4})
+    assert simplex.group_shares(np.array([[0.4, 0.2, 0.4]]))[0] == pytest.approx([0.8, 0.2])

@@ -13,8 +13,8 @@ from fewshot.episodes import Episode, gather_rows, hide_query_labels
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.base import Learner
-from fewshot.learners.embedding import EmbeddingLearner, of_embedded
-from fewshot.models.base import Model
+from fewshot.learners.embedding import EmbeddingLearner, compares_embedded, of_embedded
+from fewshot.models.base import CachesStates, Model
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
@@ -25,6 +25,7 @@ from trials.lanes.step.mapping import over_lanes, same_for_lanes
 # Limits of one scoring pass, so that the outputs of all episodes are never in memory together.
 _EPISODES_AT_ONCE, EXAMPLES_AT_ONCE = 256, 512
 _NUMBERS_AT_ONCE = 1 << 28  # in the examples of the episodes, in one lane
+_TENSORS_OF_LAYER = 16  # of the size of its states, in one layer of a transformer
 # Episodes per task that calibrate its logits: some thousand queries are enough.
 _CALIBRATING = 64
 
@@ -40,10 +41,12 @@ class HeldOutTasks:
     """The tasks of one kind that score models.
 
     by_stage: for each stage the pool that scores it. Its episodes are the same for every trial.
+    frozen: the frozen part of the model, whose results the learner takes instead of inputs.
     """
 
     learner: Learner
     by_stage: Mapping[Stage, HeldOut]
+    frozen: CachesStates | None = None
     _drawn: dict[Stage, Episode] = field(default_factory=dict)
     _rows: dict[Stage, tuple[Tensor, Episode]] = field(default_factory=dict)
 
@@ -92,14 +95,13 @@ class HeldOutTasks:
     def _answered(self, params: Params, hyper: Hyperparameters, stage: Stage) -> Iterator[Answered]:
         """The outputs of l models for the scoring episodes of a stage, in chunks of episodes."""
         pool = self.by_stage[stage][0]
-        if isinstance(self.learner, EmbeddingLearner) and isinstance(
-            pool, TaskPool | RegressionPool
-        ):
+        if compares_embedded(self.learner) and isinstance(pool, TaskPool | RegressionPool):
             yield from self._compared(self.learner, params, hyper, *self._examples(pool, stage))
             return
         answer = over_lanes(self.learner.logits, shared=1)
-        for part in _parts_of(self.episodes(stage), math.prod(pool.features)):
-            yield answer(params, hide_query_labels(part), hyper), part.query_y
+        for part in _parts_of(self.episodes(stage), numbers_of(pool.features, self.frozen)):
+            own = with_states(self.frozen, hide_query_labels(part), dims=2)
+            yield answer(params, own, hyper), part.query_y
 
     @staticmethod
     def _compared(
@@ -134,6 +136,28 @@ class HeldOutTasks:
             own = labelled._replace(support_x=support, query_x=query)
             self._rows[stage] = gather_rows(pool.inputs, used), own
         return self._rows[stage]
+
+
+def with_states(frozen: CachesStates | None, episodes: Episode, dims: int) -> Episode:
+    """The episodes with the results of a model's frozen part, if there is one, as examples.
+
+    dims: the number of dimensions before those of one example.
+    """
+    if frozen is None:
+        return episodes
+    support, query = episodes.support_x, episodes.query_x
+    x = torch.cat([support, query], dims - 1)
+    states = frozen.states(x.flatten(0, dims - 1)).unflatten(0, x.shape[:dims])
+    parts = states.split([support.shape[dims - 1], query.shape[dims - 1]], dims - 1)
+    return episodes._replace(support_x=parts[0], query_x=parts[1])
+
+
+def numbers_of(features: tuple[int, ...], frozen: CachesStates | None) -> int:
+    """Numbers in memory for an example; for a transformer, in the states of a layer."""
+    if frozen is None:
+        return math.prod(features)
+    one = frozen.states(torch.empty(1, *features, device="meta"))
+    return one.numel() * _TENSORS_OF_LAYER
 
 
 def embedded(model: Model, params: Params, inputs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fewshot.learners.base import ClassLoss, CustomLoss, Learner
 from fewshot.learners.embedding import EmbeddingLearner, of_embedded
 from fewshot.losses.distillation import Distillation
 from fewshot.losses.normalise import check_null_losses
-from fewshot.models.base import AppliesToLanes, Model
+from fewshot.models.base import AppliesToLanes, CachesStates, Model
 from fewshot.randomness import fold, proportional
 from fewshot.tasks.base import Pool, episode_keys
 from fewshot.tasks.functions import FunctionPool
@@ -23,7 +23,7 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Stage
 from trials.lanes.objective import soft_hyperparameters
-from trials.programs.meta_training.scoring import HeldOut, HeldOutTasks
+from trials.programs.meta_training.scoring import HeldOut, HeldOutTasks, with_states
 from trials.programs.teachers import Teacher
 
 # Makes the random key of an episode's task different from the key of its examples.
@@ -56,6 +56,7 @@ class TaskGroup:
 
     train: the pool of the training tasks of this kind, if there are any.
     held_out: for each stage the pool that scores it. Its episodes are the same for every trial.
+    frozen: the frozen part of the model, whose results the learner takes instead of inputs.
     sampled: whether task weights are sampling probabilities of episodes instead of loss weights.
     """
 
@@ -64,11 +65,12 @@ class TaskGroup:
     held_out: Mapping[Stage, HeldOut]
     sampled: bool = False
     teacher_signal: TeacherSignal | None = None
+    frozen: CachesStates | None = None
 
     @cached_property
     def scoring(self) -> HeldOutTasks:
         """The held-out tasks of this kind."""
-        return HeldOutTasks(self.learner, self.held_out)
+        return HeldOutTasks(self.learner, self.held_out, self.frozen)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -154,9 +156,13 @@ class TaskGroup:
         return of_embedded(self.learner)
 
     def embed(self, params: Params, batch: Batch) -> Batch:
-        """The batch of l lanes with embedded examples, if the model embeds those of all lanes."""
+        """The batch of l lanes with embedded examples, if the model embeds those of all lanes.
+
+        Otherwise the batch has the results of the model's frozen part, if there is one.
+        """
         if self._common is None:
-            return batch
+            episodes = with_states(self.frozen, batch.episodes, dims=3)
+            return batch._replace(episodes=episodes)
         support, query = batch.episodes.support_x, batch.episodes.query_x  # (l, n, s, ...)
         x = torch.cat([support, query], 2)
         outputs = self._common.apply_to_lanes(params, x.flatten(1, 2))

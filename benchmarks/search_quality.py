@@ -1,0 +1,180 @@
+"""Measures what searches find on known landscapes of task weights and rates.
+
+    python benchmarks/search_quality.py [PROBLEM ...] [--variants ...] [--trials 24 48]
+        [--seeds N] [--quick] [--json FILE]
+
+Each search is the real one: its loop, study, sampler, halving and finalists, with four lanes of
+simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
+(hundredths). NAME_N is problem NAME with a standard deviation of the noise of N hundredths. The
+problems of RegMix need FEWTUNE_DATA.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from search_quality_landscapes import PROBLEMS
+from search_quality_program import SimulatedTrials
+from tidy import Row, row, show, write
+
+from fewshot.metrics import estimate
+from orchestrator.config.plan import Plan
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.record.search_records import open_records
+from orchestrator.record.study import open_storage
+from orchestrator.search.finalists import best_candidate
+from orchestrator.search.intervals import Interval
+from orchestrator.search.loop import run_search
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.tracking.mlflow_runs import OutboxRecorder
+from orchestrator.tracking.outbox import Outbox
+from trials.contract import Component, Recipe
+
+LANES = 4
+VARIANTS = ("fewtune",)
+RECIPE = Recipe(
+    program="none",
+    datasets={},
+    tasks={},
+    model=Component(name="none"),
+    learner=Component(name="none"),
+    way=5,
+    shot=1,
+    query=5,
+    episodes=1,
+    validation_episodes=1,
+    test_episodes=1,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One search: its landscape and noise are drawn from `seed`, the same for all variants."""
+
+    problem: str
+    noise: float
+    variant: str
+    trials: int
+    seed: int
+
+
+def plan(space: SearchSpace, trials: int, seed: int) -> Plan:
+    return Plan(
+        name="quality",
+        seed=seed,
+        recipe=RECIPE,
+        space=space,
+        rungs=(30, 60, 100),
+        eta=2.0,
+        trials=trials,
+        reference_trials=4,
+        finalists=4,
+        seeds=3,
+        trial_seed=None,
+    )
+
+
+def regret(case: Case) -> tuple[float, float]:
+    """The regret of a search's answer, and the CPU seconds that it took."""
+    torch.set_num_threads(1)
+    landscape = PROBLEMS[case.problem](np.random.default_rng(case.seed))
+    start = time.process_time()
+    made = plan(landscape.space, case.trials, case.seed)
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        with open_storage(str(Path(folder) / "quality.journal")) as storage:
+            records = open_records(made, storage)
+            recorder = OutboxRecorder(Outbox(Path(folder) / "outbox"))
+            recorder.search_started(
+                name="quality", experiment="x", params={}, tags={}, time=time.time()
+            )
+            executor = InlineExecutor(lambda: SimulatedTrials(landscape, case.noise, LANES))
+            run_search(made, records, executor, recorder, task_sizes={})
+            recorder.close()
+        finals = records.final.trials()
+        chosen = [best_candidate(finals, role) for role in ("searched", "uniform")]
+        means = {
+            n: np.mean([t.score for t in finals if t.notes["candidate"] == n])
+            for n in chosen
+            if n is not None
+        }
+        params = records.search[max(means, key=lambda n: means[n])].params
+    true = landscape.score(*made.space.decode(params))
+    return 100 * (landscape.best - true), time.process_time() - start
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    return [
+        Case(problem, noise, variant, trials, seed)
+        for problem, noise, variant, trials, seed in product(
+            options.problems, options.noise, options.variants, options.trials, range(options.seeds)
+        )
+        if noise == options.noise[0] or not problem.startswith("regmix")
+    ]
+
+
+def rows_of(done: Sequence[tuple[Case, tuple[float, float]]]) -> list[Row]:
+    """Median regret with the quartiles' range as interval, and mean CPU seconds."""
+    rows = []
+    groups: dict[tuple[str, float, str, int], list[tuple[float, float]]] = {}
+    for case, found in done:
+        key = case.problem, case.noise, case.variant, case.trials
+        groups.setdefault(key, []).append(found)
+    for (problem, noise, variant, trials), found in groups.items():
+        values = torch.tensor(found).double()
+        name = f"{problem}_{100 * noise:.0f}"
+        rows.append(
+            row(
+                "search_quality",
+                name,
+                variant,
+                f"regret_{trials}",
+                _quartiles(values[:, 0]),
+                len(found),
+            )
+        )
+        rows.append(row("search_quality", name, variant, f"cpu_{trials}", estimate(values[:, 1])))
+    return rows
+
+
+def _quartiles(values: torch.Tensor) -> Interval:
+    low, middle, high = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    return Interval(middle, low, high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=", ".join(PROBLEMS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--trials", nargs="+", type=int, default=[24, 48])
+    parser.add_argument("--noise", nargs="+", type=float, default=[0.01, 0.03])
+    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--quick", action="store_true", help="3 seeds, 24 trials, little noise")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    options.problems = options.problems or list(PROBLEMS)
+    if options.quick:
+        options.seeds, options.trials, options.noise = 3, [24], [0.01]
+    all_cases = cases(options)
+    done = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for case, found in zip(all_cases, pool.map(regret, all_cases), strict=True):
+            done.append((case, found))
+            print(f"\r{len(done)} of {len(all_cases)} searches", end="", file=sys.stderr)
+    rows = rows_of(done)
+    print(file=sys.stderr)
+    show(rows)
+    if options.json:
+        write(options.json, rows, ("optuna", "torch"))
+
+
+if __name__ == "__main__":
+    main()

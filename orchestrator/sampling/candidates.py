@@ -1,0 +1,67 @@
+"""Random points for the first trials and for the search of the acquisition's maximum."""
+
+import math
+
+import numpy as np
+
+from orchestrator.sampling.points import Coordinates, Points
+
+Array = np.ndarray
+
+# The concentration of shares is drawn from this range, on a log scale: from single tasks to
+# near-equal shares of most of them.
+_CONCENTRATION = 0.03, 3.0
+# Affinities count as at least this share of their mean: they can be wrong.
+_LEAST_AFFINITY = 0.05
+# The prior is multiplied by the affinities to a power that is drawn from [0, 1].
+_TINY = 1e-12
+
+
+def anywhere(n: int, coordinates: Coordinates, rng: np.random.Generator) -> Points:
+    """n points from the whole space.
+
+    The shares are drawn from Dirichlet distributions of different concentrations, whose mean is the
+    prior, shifted towards tasks with a high affinity.
+    """
+    scalars = rng.uniform(size=(n, coordinates.n_scalars))
+    if coordinates.simplex is None:
+        return Points(np.zeros((n, 0)), scalars)
+    low, high = map(math.log, _CONCENTRATION)
+    prior = coordinates.prior
+    drawn = []
+    for concentration in np.exp(rng.uniform(low, high, n)):
+        mean = prior * _preference(coordinates, rng.uniform())
+        gammas = rng.gamma(concentration * len(prior) * mean / mean.sum()) + _TINY
+        drawn.append(gammas / gammas.sum())
+    shares = np.array(drawn).reshape(n, len(prior))
+    return Points(coordinates.simplex.without_small(shares), scalars)
+
+
+def _preference(coordinates: Coordinates, power: float) -> Array:
+    if coordinates.affinity is None or coordinates.affinity.mean() <= 0:
+        return np.ones(len(coordinates.prior))
+    relative = coordinates.affinity / coordinates.affinity.mean()
+    return np.asarray(np.maximum(relative, _LEAST_AFFINITY) ** power)
+
+
+def near(
+    centres: Points, n: int, spread: float, coordinates: Coordinates, rng: np.random.Generator
+) -> Points:
+    """n points around some of `centres`.
+
+    Square roots of some shares, and all scalars, move by normal steps; their standard deviation is
+    between a fifth of `spread` and twice as much.
+    """
+    of = rng.integers(len(centres), size=n)
+    steps = spread * np.exp(rng.uniform(-1.6, 0.7, (n, 1)))
+    scalars = centres.scalars[of] + steps * rng.standard_normal((n, coordinates.n_scalars))
+    scalars = scalars.clip(0, 1)
+    if coordinates.simplex is None:
+        return Points(np.zeros((n, 0)), scalars)
+    roots = np.sqrt(centres.shares[of])
+    groups = roots.shape[1]
+    # From two of the shares to all of them.
+    moved = rng.random(roots.shape) < np.maximum(2 / groups, rng.random((n, 1)))
+    shares = (roots + steps * moved * rng.standard_normal(roots.shape)).clip(0) ** 2 + _TINY
+    shares /= shares.sum(1, keepdims=True)
+    return Points(coordinates.simplex.without_small(shares), scalars)
