@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot.learners.learners import learner_named
-from fewshot.models.models import MODELS
+from fewshot.models.models import MODELS, is_pretrained
 from fewshot.registry import options_of, resolve
 from orchestrator.config.plan import Plan
 from orchestrator.config.sections.config import Config
@@ -102,7 +102,9 @@ def advice_on_trials(
     advice = []
     # The episodes of the two scores differ, so a negligible difference may be chance.
     if ranked and 3 * ended >= plan.trials and ranked[0].score < untrained - NEGLIGIBLE:
-        model = "" if plan.recipe.model.name == "residual" else "`model: {name: residual}`, "
+        name = plan.recipe.model.name
+        starts_there = name == "residual" or is_pretrained(name)
+        model = "" if starts_there else "`model: {name: residual}`, "
         advice.append(
             Advice(
                 "model",

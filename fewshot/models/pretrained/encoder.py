@@ -270,5 +270,6 @@ def save_pretrained(encoder: str, out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     source = folder(encoder)
-    AutoModel.from_pretrained(source, **SAFELY).save_pretrained(out)
-    AutoTokenizer.from_pretrained(source, **SAFELY).save_pretrained(out)
+    with loading(source):
+        AutoModel.from_pretrained(source, **SAFELY).save_pretrained(out)
+        AutoTokenizer.from_pretrained(source, **SAFELY).save_pretrained(out)

@@ -1,13 +1,16 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import optuna
 import pytest
 
 from orchestrator.config.loading import parse
+from orchestrator.config.plan import Plan
 from orchestrator.record.study import StudiedTrial
 from orchestrator.search.advice import Advice, Adviser, advice_on_config, advice_on_trials
 from tests.orchestrator import toys
+from trials.contract import Component
 
 
 def config(**changes: Any) -> Any:
@@ -85,8 +88,19 @@ def trials(scores: list[float], rate: float = 0.001) -> list[StudiedTrial]:
     ]
 
 
+def with_model(name: str) -> Plan:
+    return toys.plan(recipe=replace(toys.RECIPE, model=Component(name=name)))
+
+
+@pytest.mark.parametrize("name", ["residual", "lora", "transformer"])
+def test_a_model_that_starts_as_the_untrained_one_is_not_replaced_by_another(name: str) -> None:
+    (advice,) = advice_on_trials(with_model(name), trials([0.5] * 4), 0.6)
+    assert "residual" not in advice.remedy
+    assert "lower rates" in advice.remedy
+
+
 def test_a_third_of_the_trials_below_the_untrained_model_is_told_of() -> None:
-    plan = toys.plan()  # of 12 trials
+    plan = with_model("mlp")  # of 12 trials
     assert advice_on_trials(plan, trials([0.5] * 3), 0.6) == []
     (advice,) = advice_on_trials(plan, trials([0.5, 0.4, 0.3, math.nan]), 0.6)
     assert advice.path == "model"
