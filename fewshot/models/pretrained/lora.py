@@ -56,7 +56,7 @@ class Lora:
         rank: int = MAX_RANK,
         alpha: float = ALPHA,
         targets: Sequence[str] | None = None,
-        scale: float = 5.0,
+        scale: float = 2.5,
         spread: float = 1.0,
         n_out: int | None = None,
     ) -> None:
