@@ -77,7 +77,14 @@ def adapt(
         ),
     ],
     shots: Annotated[int, typer.Option(help="Labelled examples (of each class).")] = 5,
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="The column to predict.")] = "label",
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The column to predict. [default: the model's own, or label]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the predictions are written.")
     ] = Path("adapted"),

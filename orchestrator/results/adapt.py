@@ -34,6 +34,7 @@ from trials.programs.apply_model import classify, distil, regress
 from trials.programs.teachers import TRAINED
 
 # The option of the command line for a config key of a dataset, without the name of its source.
+_LABEL = "label"
 _OPTIONS = {"labels": "--label", "path": "--data"}
 
 
@@ -53,7 +54,7 @@ def adapt(
     data: str,
     *,
     shots: int,
-    label: str,
+    label: str | None = None,
     out: Path,
     home: Home,
     trust_code: bool = False,
@@ -62,6 +63,7 @@ def adapt(
 
     folder: an export. data: of the same kind as the training data; for a model trained on
     functions, a table of points and their values. A row with an empty label is only predicted.
+    label: the column to predict; by default the model's own column, or `label` if there is none.
     Raises InputError if the data does not fit the model, or if the export names code and
     `trust_code` is false.
     """
@@ -74,19 +76,24 @@ def adapt(
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):
         part = _part(config.datasets[like.dataset], data, folder)
+    own = like.label if isinstance(like, TaskSection) else _LABEL
     if like.regresses and part.name == "table":
-        others = [name for name in part.options.get("labels", ()) if name != label]
-        part = replace(part, options={**part.options, "labels": [*others, label]})
-    dataset = _load(part, data, label, home)
+        others = [name for name in part.options.get("labels", ()) if name != (label or own)]
+        part = replace(part, options={**part.options, "labels": [*others, label or own]})
+    dataset = _load(part, home)
+    label = label or (own if own in dataset.columns else _LABEL)
+    if label not in dataset.columns:
+        known = ", ".join(map(str, dataset.columns.columns))
+        raise input_error("--label", f"must be a column of {data}: {known}.", label)
     if like.regresses:
         return _adapt_regression(config, folder, dataset, label, shots, out)
     return _adapt_classification(config, folder, part, dataset, label, shots, out, home)
 
 
-def _load(part: Component, data: str, label: str, home: Home) -> Dataset:
+def _load(part: Component, home: Home) -> Dataset:
     """The dataset; raises InputError, with the command-line options as paths."""
     try:
-        dataset = load_dataset(part.name, part.options, home.cache)
+        return load_dataset(part.name, part.options, home.cache)
     except InputError as error:  # name the command-line options instead of config keys
         keys = [detail.path.removeprefix(f"{part.name}.") for detail in error.details]
         details = [
@@ -94,10 +101,6 @@ def _load(part: Component, data: str, label: str, home: Home) -> Dataset:
             for detail, key in zip(error.details, keys, strict=True)
         ]
         raise InputError(details) from error
-    if label not in dataset.columns:
-        known = ", ".join(map(str, dataset.columns.columns))
-        raise input_error("--label", f"must be a column of {data}: {known}.", label)
-    return dataset
 
 
 def _adapt_classification(

@@ -1,6 +1,7 @@
 """A distilled export learns a new task from a table, taught by what an earlier search found."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,20 @@ def test_an_export_teaches_a_student_a_task_that_is_new_to_both(taught, tmp_path
     assert found.metrics["accuracy"] > 0.6  # chance is 0.25
     with found.predictions.open() as file:
         assert len(list(csv.DictReader(file))) == 36
+
+
+@pytest.mark.parametrize("column", ["topic", "label"])
+def test_the_label_is_the_models_own_column_or_label(tmp_path, column):
+    known = Path(table(tmp_path / "known.csv", 0))
+    known.write_text(known.read_text().replace("text,label", "text,topic"))
+    task = {"name": "topics", "dataset": "texts", "label": "topic"}
+    tasks = dict.fromkeys(("train", "validation", "test"), [task]) | {"overlap": True}
+    options = {"learner": {"name": "protonet"}, "steps": 2, "space": {"lr/outer": 0.02}}
+    folder = exported(config(str(known), tasks=tasks, **options), tmp_path)
+    data = Path(table(tmp_path / "new.csv", 100, n_classes=4))
+    data.write_text(data.read_text().replace("text,label", f"text,{column}"))
+    home = Home.at(str(tmp_path / "home"))
+    assert adapt(folder, str(data), shots=3, out=tmp_path / "out", home=home).classes == 4
 
 
 # ---- numbers ----------------------------------------------------------------------------------
