@@ -93,7 +93,7 @@ def test_the_label_is_the_models_own_column_or_label(tmp_path, column):
     known = Path(table(tmp_path / "known.csv", 0))
     known.write_text(known.read_text().replace("text,label", "text,topic"))
     task = {"name": "topics", "dataset": "texts", "label": "topic"}
-    tasks = dict.fromkeys(("train", "validation", "test"), [task]) | {"overlap": True}
+    tasks = {key: [task] for key in ("train", "validation", "test")} | {"overlap": True}
     options = {"learner": {"name": "protonet"}, "steps": 2, "space": {"lr/outer": 0.02}}
     folder = exported(config(str(known), tasks=tasks, **options), tmp_path)
     data = Path(table(tmp_path / "new.csv", 100, n_classes=4))
