@@ -13,15 +13,16 @@ Array = np.ndarray
 _CONCENTRATION = 0.03, 3.0
 # Affinities count as at least this share of their mean: they can be wrong.
 _LEAST_AFFINITY = 0.05
-# The prior is multiplied by the affinities to a power that is drawn from [0, 1].
+# Near a point, this part of the choices without an order is drawn anew.
+_REDRAWN = 0.2
 _TINY = 1e-12
 
 
 def anywhere(n: int, coordinates: Coordinates, rng: np.random.Generator) -> Points:
     """n points from the whole space.
 
-    The shares are drawn from Dirichlet distributions of different concentrations, whose mean is the
-    prior, shifted towards tasks with a high affinity.
+    The shares are drawn from Dirichlet distributions of different concentrations. Their mean is the
+    prior, multiplied by the affinities to a power that is drawn from [0, 1].
     """
     scalars = rng.uniform(size=(n, coordinates.n_scalars))
     if coordinates.simplex is None:
@@ -55,7 +56,8 @@ def near(
     of = rng.integers(len(centres), size=n)
     steps = spread * np.exp(rng.uniform(-1.6, 0.7, (n, 1)))
     scalars = centres.scalars[of] + steps * rng.standard_normal((n, coordinates.n_scalars))
-    scalars = scalars.clip(0, 1)
+    redrawn = (rng.random(scalars.shape) < _REDRAWN) & coordinates.nominal
+    scalars = np.where(redrawn, rng.random(scalars.shape), scalars.clip(0, 1))
     if coordinates.simplex is None:
         return Points(np.zeros((n, 0)), scalars)
     roots = np.sqrt(centres.shares[of])

@@ -161,10 +161,8 @@ class GaussianProcess:
 
 def _kernel(coordinates: Coordinates) -> Kernel:
     """The prior covariance, at the medians of its priors."""
-    groups, scalars = len(coordinates.prior), coordinates.n_scalars
-    blocks = [(groups, 1, _SHARES), (scalars, scalars, _SCALARS)]
-    if coordinates.affinity is not None:
-        blocks.append((1, 1, _AFFINITY))
+    groups, scalars, affinity = coordinates.widths
+    blocks = [(groups, 1, _SHARES), (scalars, scalars, _SCALARS), (affinity, 1, _AFFINITY)]
     product, at = None, 0
     for width, lengths, median in blocks:
         if width:

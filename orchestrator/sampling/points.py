@@ -1,14 +1,18 @@
-"""Trials as points: the shares of the task weights, and scalars as positions in their ranges."""
+"""Trials as points: the shares of the task weights, and other parameters as positions in [0, 1]."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 
-from orchestrator.space.search_space import SearchSpace, Values
+from orchestrator.sampling.dimensions import dimension
 from orchestrator.space.simplex import Simplex
 
 Array = np.ndarray
+NO_AFFINITY: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +20,8 @@ class Points:
     """n points.
 
     shares: (n, g), the shares of the g groups of tasks, >= 0 with sum 1; g is 0 if the weights are
-    not searched. A task without a group is a group of its own. scalars: (n, r), in [0, 1].
+    not searched. A task without a group is a group of its own. scalars: (n, r), in [0, 1], the
+    other parameters.
     """
 
     shares: Array
@@ -40,14 +45,23 @@ class Points:
 class Coordinates:
     """Maps the parameters of trials to points, and points to what the model sees.
 
+    distributions: of all parameters; those of the simplex's coordinates are not read.
     affinity: how much each training task is expected to help, see `trials.programs.affinity`; only
     the differences matter. May be empty.
     """
 
-    def __init__(self, space: SearchSpace, affinity: Mapping[str, float]) -> None:
-        self._space = space
-        self.simplex = space.weights if isinstance(space.weights, Simplex) else None
-        self.affinity = self._of_groups(affinity) if self.simplex and affinity else None
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        simplex: Simplex | None = None,
+        affinity: Mapping[str, float] = NO_AFFINITY,
+    ) -> None:
+        coordinates = () if simplex is None else simplex.names
+        self._dimensions = {
+            name: dimension(of) for name, of in distributions.items() if name not in coordinates
+        }
+        self.simplex = simplex
+        self.affinity = self._of_groups(affinity) if simplex and affinity else None
 
     def _of_groups(self, affinity: Mapping[str, float]) -> Array:
         assert self.simplex is not None, "only the affinity of searched tasks is read"
@@ -66,25 +80,32 @@ class Coordinates:
 
     @property
     def n_scalars(self) -> int:
-        return len(self._space.ranges)
+        return len(self._dimensions)
 
-    def points(self, params: Sequence[Mapping[str, float]]) -> Points:
+    @property
+    def nominal(self) -> Array:
+        """Which scalars are choices without an order, (r,) bool."""
+        return np.array([d.nominal for d in self._dimensions.values()], bool)
+
+    def points(self, params: Sequence[Mapping[str, Any]]) -> Points:
         """The points of n sets of parameters."""
-        ranges = self._space.ranges.items()
-        scalars = [[r.share(p[name]) for name, r in ranges] for p in params]
+        dimensions = self._dimensions.items()
+        scalars = [[d.position(p[name]) for name, d in dimensions] for p in params]
         shares = np.zeros((len(params), 0))
         if self.simplex is not None:
             weights = [list(self.simplex.decode(p).values()) for p in params]
             shares = self.simplex.group_shares(
                 np.array(weights).reshape(len(params), len(self.simplex.tasks))
             )
-        return Points(shares, np.array(scalars).reshape(len(params), len(ranges)))
+        return Points(shares, np.array(scalars, float).reshape(len(params), len(dimensions)))
 
-    def params(self, points: Points) -> list[Values]:
+    def params(self, points: Points) -> list[dict[str, Any]]:
         """The parameters of n points."""
-        ranges = self._space.ranges.items()
         found = [
-            {name: r.at(float(x)) for (name, r), x in zip(ranges, own, strict=True)}
+            {
+                name: d.value(float(x))
+                for (name, d), x in zip(self._dimensions.items(), own, strict=True)
+            }
             for own in points.scalars
         ]
         if self.simplex is None:
@@ -95,13 +116,21 @@ class Coordinates:
         ]
 
     def features(self, points: Points) -> Array:
-        """What the model sees, (n, g + r), or (n, g + r + 1) with the expected affinity.
+        """What the model sees of n points: shares, scalars, and the affinity if it is known.
 
         Square roots of shares, because a share of .001 and a share of .01 train almost the same,
         and because the first part of a task's share has the most effect.
         """
-        parts = [np.sqrt(points.shares), points.scalars]
+        parts = [np.sqrt(points.shares)]
+        for d, positions in zip(self._dimensions.values(), points.scalars.T, strict=True):
+            parts.append(d.features(positions))
         if self.affinity is not None:
             spread = max(1e-9, float(self.affinity.std()))
             parts.append(points.shares @ ((self.affinity - self.affinity.mean()) / spread)[:, None])
         return np.concatenate(parts, 1)
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """The numbers of features for shares, for scalars, and for the affinity."""
+        scalars = sum(d.width for d in self._dimensions.values())
+        return len(self.prior), scalars, int(self.affinity is not None)

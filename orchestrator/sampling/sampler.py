@@ -6,22 +6,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.study import StudiedTrial, distributions
 from orchestrator.sampling.candidates import anywhere
-from orchestrator.sampling.points import Coordinates, Points
+from orchestrator.sampling.points import NO_AFFINITY, Coordinates, Points
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.space.search_space import SearchSpace, Values
+from orchestrator.space.simplex import Simplex
 
 if TYPE_CHECKING:
     from orchestrator.sampling.gaussian_process import GaussianProcess
-
-NO_AFFINITY: Mapping[str, float] = MappingProxyType({})
 
 # Number of joint trials drawn at random before the Gaussian process is used.
 _STARTUP = 10
@@ -53,7 +51,7 @@ class Sampler:
         self, space: SearchSpace, seed: int, affinity: Mapping[str, float] = NO_AFFINITY
     ) -> None:
         self._space, self._seed = space, seed
-        self._coordinates = Coordinates(space, affinity)
+        self._coordinates = coordinates_of(space, affinity)
         self._fitted: tuple[int, GaussianProcess] | None = None
 
     def has_model(self, trials: RankedTrials, ahead: int = 0) -> bool:
@@ -112,6 +110,12 @@ class Sampler:
             early = RankedTrials(self._space, trials.rungs, trials.trials[:settled])
             self._fitted = settled, GaussianProcess(self._coordinates, *self._observations(early))
         return GaussianProcess(self._coordinates, *observed, self._fitted[1])
+
+
+def coordinates_of(space: SearchSpace, affinity: Mapping[str, float] = NO_AFFINITY) -> Coordinates:
+    """The coordinates of the points of a search space."""
+    simplex = space.weights if isinstance(space.weights, Simplex) else None
+    return Coordinates(distributions(space.ranges), simplex, affinity)
 
 
 def _rounded(n: int) -> int:

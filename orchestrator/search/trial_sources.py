@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.sampling.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.sampling.sampler import CROWD, NO_AFFINITY, Sampler
+from orchestrator.sampling.sampler import CROWD, Sampler
 from orchestrator.search.finalists import Candidate, best_candidate, candidates
 from orchestrator.search.halving import Decision, RungScores
 from orchestrator.space.search_space import SearchSpace, Values

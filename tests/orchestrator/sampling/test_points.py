@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from orchestrator.sampling.candidates import anywhere, near
-from orchestrator.sampling.points import Coordinates, Points
+from orchestrator.sampling.points import Points
+from orchestrator.sampling.sampler import coordinates_of
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex
 
@@ -18,12 +19,12 @@ AFFINITY = dict(zip(TASKS, (0.0, 0.0, 0.1, 0.2, 0.3, 2.4), strict=True))
 
 
 def drawn(space: SearchSpace, n: int = 200, affinity: dict[str, float] | None = None) -> Points:
-    return anywhere(n, Coordinates(space, affinity or {}), np.random.default_rng(0))
+    return anywhere(n, coordinates_of(space, affinity or {}), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("space", [SPACE, GROUPED, FIXED])
 def test_points_come_back_from_the_parameters(space: SearchSpace) -> None:
-    coordinates = Coordinates(space, {})
+    coordinates = coordinates_of(space)
     points = drawn(space)
     points += near(points, 100, 0.25, coordinates, np.random.default_rng(1))
     again = coordinates.points(coordinates.params(points))
@@ -55,7 +56,7 @@ def test_drawn_weights_are_around_the_prior() -> None:
 
 
 def test_groups_have_one_share_and_the_mean_affinity_of_their_tasks() -> None:
-    coordinates = Coordinates(GROUPED, AFFINITY)
+    coordinates = coordinates_of(GROUPED, AFFINITY)
     assert coordinates.prior == pytest.approx([1 / 3, 1 / 2, 1 / 6])
     assert coordinates.affinity == pytest.approx([0, 0.2, 2.4])
     assert coordinates.features(drawn(GROUPED)).shape == (200, 3 + 2 + 1)
@@ -63,12 +64,12 @@ def test_groups_have_one_share_and_the_mean_affinity_of_their_tasks() -> None:
 
 def test_the_model_sees_square_roots_of_shares() -> None:
     points = Points(np.array([[0.25, 0.75, 0, 0, 0, 0]]), np.array([[0.1, 0.2]]))
-    seen = Coordinates(SPACE, {}).features(points)
+    seen = coordinates_of(SPACE).features(points)
     assert seen[0] == pytest.approx([0.5, 0.75**0.5, 0, 0, 0, 0, 0.1, 0.2])
 
 
 def test_points_near_others_are_nearer_the_smaller_the_spread() -> None:
-    coordinates, centre = Coordinates(SPACE, {}), drawn(SPACE, 1)
+    coordinates, centre = coordinates_of(SPACE), drawn(SPACE, 1)
     roots = np.sqrt(centre.shares)
 
     def distance(spread: float) -> float:

@@ -6,9 +6,8 @@ import pytest
 
 from orchestrator.record.study import StudiedTrial
 from orchestrator.sampling import gaussian_process
-from orchestrator.sampling.points import Coordinates
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.sampling.sampler import Sampler, view
+from orchestrator.sampling.sampler import Sampler, coordinates_of, view
 from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 
@@ -188,7 +187,7 @@ def test_a_crowd_keeps_away_from_what_is_running() -> None:
         trials = [*some(), *(studied(14 + i, p, "running") for i, p in enumerate(running))]
         found_by = Sampler(SPACE, 0)
         found = found_by.suggest(RankedTrials(SPACE, RUNGS, trials), [], 8)
-        coordinates = Coordinates(SPACE, {})
+        coordinates = coordinates_of(SPACE)
         both = (found, suggest(some(), SPACE, RUNGS, 0, 8))
         points = [coordinates.features(coordinates.points(p)) for p in both]
         distances = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)

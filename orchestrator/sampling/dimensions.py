@@ -1,0 +1,100 @@
+"""Optuna's distributions as intervals from 0 to 1."""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+Array = np.ndarray
+
+
+class Dimension(Protocol):
+    """One parameter. Positions are in [0, 1]."""
+
+    width: int  # number of features
+    nominal: bool  # whether values have no order
+
+    def position(self, value: Any) -> float:
+        """A position of a value."""
+
+    def value(self, position: float) -> Any:
+        """The value at a position."""
+
+    def features(self, positions: Array) -> Array:
+        """What a model sees of positions (n,): (n, width), the same for positions of one value."""
+
+
+class Numeric:
+    """A real or whole number, on a logarithmic scale or with a step if the distribution has one."""
+
+    width, nominal = 1, False
+
+    def __init__(self, of: FloatDistribution | IntDistribution) -> None:
+        self._of = of
+        self._whole = isinstance(of, IntDistribution)
+        low, high = float(of.low), float(of.high)
+        if self._whole and of.log:  # each whole number has the positions that round to it
+            low, high = low - 0.5, high + 0.5
+        self._low, self._high = (math.log(low), math.log(high)) if of.log else (low, high)
+        step = None if of.log else of.step
+        self._levels = None if step is None else round((high - low) / step)
+
+    def position(self, value: float) -> float:
+        scaled = math.log(value) if self._of.log else float(value)
+        share = (scaled - self._low) / (self._high - self._low) if self._high > self._low else 0.5
+        return min(max(share, 0.0), 1.0)
+
+    def value(self, position: float) -> float | int:
+        of = self._of
+        if self._levels:
+            step = of.step or 1
+            found: float = of.low + step * min(round(position * self._levels), self._levels)
+        elif of.log:
+            found = math.exp(self._low + position * (self._high - self._low))
+        else:
+            found = self._low + position * (self._high - self._low)
+        found = min(max(found, of.low), of.high)
+        return round(found) if self._whole else float(found)
+
+    def features(self, positions: Array) -> Array:
+        if self._levels is None and not self._whole:
+            return positions[:, None]
+        return np.array([[self.position(self.value(p))] for p in positions]).reshape(-1, 1)
+
+
+class Categorical:
+    """One of several choices without an order; the features are one-hot."""
+
+    nominal = True
+
+    def __init__(self, of: CategoricalDistribution) -> None:
+        self._of, self.width = of, len(of.choices)
+
+    def position(self, value: Any) -> float:
+        index: int = self._of.to_internal_repr(value)  # type: ignore[assignment]
+        return (index + 0.5) / self.width
+
+    def value(self, position: float) -> Any:
+        return self._of.choices[self._index(position)]
+
+    def _index(self, position: float) -> int:
+        return min(int(position * self.width), self.width - 1)
+
+    def features(self, positions: Array) -> Array:
+        places = [self._index(float(position)) for position in positions]
+        # Two different choices are as far apart as the ends of a range.
+        return np.eye(self.width)[places].reshape(-1, self.width) / math.sqrt(2)
+
+
+def dimension(of: BaseDistribution) -> Dimension:
+    """The dimension of a distribution."""
+    if isinstance(of, CategoricalDistribution):
+        return Categorical(of)
+    assert isinstance(of, FloatDistribution | IntDistribution), "Optuna has no other distributions"
+    return Numeric(of)
