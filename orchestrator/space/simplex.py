@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from optuna.trial import Trial
 
 # Half the width of the box of coordinates without zeros.
 _HALF_WIDTH = 3.5
@@ -121,6 +122,11 @@ class Simplex:
         weights[weights < self.zero_below] = 0.0
         weights /= weights.sum()
         return dict(zip(self.tasks, weights.tolist(), strict=True))
+
+    def suggest(self, trial: Trial) -> dict[str, float]:
+        """The weights of an Optuna trial, whose parameters are the coordinates."""
+        box = self.box
+        return self.decode({name: trial.suggest_float(name, -box, box) for name in self.names})
 
     def encode(self, weights: Mapping[str, float]) -> dict[str, float]:
         """The coordinates that `decode` maps to `weights`.

@@ -1,0 +1,144 @@
+"""The sampler for any Optuna study: task weights that sum to 1, beside parameters of any kind."""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.sampling.candidates import anywhere
+from orchestrator.sampling.points import NO_AFFINITY, Coordinates
+from orchestrator.sampling.sampler import one_thread
+from orchestrator.space.simplex import Simplex
+
+_SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
+
+class SimplexSampler(BaseSampler):
+    """Suggests by a Gaussian process, see `orchestrator.sampling.gaussian_process`.
+
+    Pruned trials are used: with their last intermediate value, plus the mean gain of the completed
+    trials from that step. Running trials are taken into account, so that parallel workers get
+    different suggestions. A suggestion depends on the seed, on the trials and on its number only.
+
+    simplex: the task weights, which the objective gets by `simplex.suggest(trial)`.
+    seed: None for a random one.
+    startup: the number of trials that are drawn at random before the process is used.
+    affinity: how much each task is expected to help, >= 0; may be wrong or empty.
+    """
+
+    def __init__(
+        self,
+        simplex: Simplex | None = None,
+        *,
+        seed: int | None = None,
+        startup: int = 10,
+        affinity: Mapping[str, float] = NO_AFFINITY,
+    ) -> None:
+        self._simplex, self._startup, self._affinity = simplex, startup, affinity
+        self._seed = int(np.random.default_rng(seed).integers(1 << 31)) if seed is None else seed
+        self._independent = RandomSampler(seed=self._seed)
+        self._common = IntersectionSearchSpace()
+
+    def reseed_rng(self) -> None:
+        self._seed = int(np.random.default_rng().integers(1 << 31))
+        self._independent.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        del trial
+        space: dict[str, BaseDistribution] = {}
+        if self._simplex is not None:
+            box = FloatDistribution(-self._simplex.box, self._simplex.box)
+            space = dict.fromkeys(self._simplex.names, box)
+        common = self._common.calculate(study)
+        return space | {name: of for name, of in common.items() if not of.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        _check(study)
+        if not search_space:
+            return {}
+        simplex = self._simplex if self._has_simplex(search_space) else None
+        coordinates = Coordinates(search_space, simplex, self._affinity)
+        rng = np.random.default_rng([self._seed, trial.number])
+        trials = [
+            t
+            for t in study.get_trials(deepcopy=False, states=_SEEN)
+            if t.number != trial.number and search_space.keys() <= t.params.keys()
+        ]
+        sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        values = _values(trials, sign)
+        if len(trials) < self._startup or not values:
+            return coordinates.params(anywhere(1, coordinates, rng))[0]
+        return self._suggest(coordinates, trials, values, rng)
+
+    def _has_simplex(self, search_space: Mapping[str, BaseDistribution]) -> bool:
+        return self._simplex is not None and search_space.keys() >= set(self._simplex.names)
+
+    def _suggest(
+        self,
+        coordinates: Coordinates,
+        trials: Sequence[FrozenTrial],
+        values: Mapping[int, float],
+        rng: np.random.Generator,
+    ) -> dict[str, Any]:
+        # Importing BoTorch takes a second, which a study of random trials does not need.
+        from orchestrator.sampling.gaussian_process import GaussianProcess
+
+        ended = coordinates.points([t.params for t in trials if t.number in values])
+        running = coordinates.points([t.params for t in trials if t.state == TrialState.RUNNING])
+        with one_thread(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            process = GaussianProcess(coordinates, ended, np.array(list(values.values())))
+            return coordinates.params(process.suggest(1, running, rng))[0]
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        _check(study)
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _check(study: Study) -> None:
+    if len(study.directions) > 1:
+        raise ValueError("SimplexSampler optimises one objective, but the study has several.")
+
+
+def _values(trials: Sequence[FrozenTrial], sign: int) -> dict[int, float]:
+    """The values, higher is better, of the ended trials that have one, by number."""
+    gains: defaultdict[int, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            for step, seen in trial.intermediate_values.items():
+                gains[step].append(sign * (trial.value - seen))
+    found = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            found[trial.number] = sign * trial.value
+        elif trial.state == TrialState.PRUNED and trial.last_step is not None:
+            gain = [g for g in gains[trial.last_step] if math.isfinite(g)]
+            last = sign * trial.intermediate_values[trial.last_step]
+            found[trial.number] = last + (sum(gain) / len(gain) if gain else 0.0)
+    finite = [value for value in found.values() if math.isfinite(value)]
+    if not finite:
+        return {}
+    low, high = min(finite), max(finite)
+    return {
+        number: min(max(value, low), high)
+        for number, value in found.items()
+        if not math.isnan(value)
+    }

@@ -1,0 +1,116 @@
+"""The sampler in Optuna studies, with Optuna's own suite of tests for samplers."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    RelativeSamplerTestCase,
+    SingleOnlySamplerTestCase,
+)
+
+from orchestrator.sampling.simplex_sampler import SimplexSampler
+from orchestrator.space.simplex import Simplex
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+TASKS = tuple("abcdef")
+SIMPLEX = Simplex(TASKS, (1 / 6,) * 6, zero_below=0.02)
+
+
+class TestAsAnySampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: SimplexSampler(seed=0, startup=0)
+
+
+def objective(trial: optuna.Trial) -> float:
+    weights = SIMPLEX.suggest(trial)
+    rate = trial.suggest_float("rate", 1e-4, 1e-1, log=True)
+    right = trial.suggest_categorical("learner", ["protonet", "maml"]) == "protonet"
+    missed = abs(weights["b"] - 0.7) + abs(weights["e"] - 0.3)
+    return -missed - 0.2 * abs(np.log10(rate) + 2) + 0.3 * right
+
+
+def best(sampler: BaseSampler, trials: int = 30, direction: str = "maximize") -> float:
+    study = optuna.create_study(sampler=sampler, direction=direction)
+    sign = 1 if direction == "maximize" else -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.optimize(lambda trial: sign * objective(trial), n_trials=trials)
+    return sign * study.best_value
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_finds_sparse_weights_beside_a_rate_and_a_choice(direction: str) -> None:
+    found = best(SimplexSampler(SIMPLEX, seed=1), direction=direction)
+    at_random = [best(optuna.samplers.RandomSampler(seed=seed)) for seed in range(5)]
+    assert found > max(at_random)
+    assert found > 0.0  # at most .3
+
+
+def test_a_right_affinity_helps_among_many_tasks() -> None:
+    tasks = tuple(f"task_{i}" for i in range(20))
+    simplex = Simplex(tasks, (1 / 20,) * 20, zero_below=0.01)
+    affinity = dict.fromkeys(tasks, 0.1) | {"task_7": 2.0, "task_8": 0.8}
+
+    def score(seed: int, affinity: dict[str, float]) -> float:
+        study = optuna.create_study(
+            sampler=SimplexSampler(simplex, seed=seed, affinity=affinity), direction="maximize"
+        )
+        study.optimize(lambda trial: simplex.suggest(trial)["task_7"], n_trials=10)
+        return study.best_value
+
+    told, plain = ([score(seed, known) for seed in range(8)] for known in (affinity, {}))
+    assert np.mean(told) > np.mean(plain) + 0.3
+
+
+def test_suggestions_depend_on_the_seed_and_the_trials_only() -> None:
+    def suggested(seed: int) -> dict[str, float]:
+        study = optuna.create_study(sampler=SimplexSampler(SIMPLEX, seed=seed, startup=3))
+        study.optimize(objective, n_trials=5)
+        again = optuna.create_study(sampler=SimplexSampler(SIMPLEX, seed=seed, startup=3))
+        again.add_trials(study.trials)
+        params = [s.ask(study.trials[-1].distributions).params for s in (study, again)]
+        assert params[0] == params[1]
+        return dict(params[0])
+
+    assert suggested(1) != suggested(2)
+
+
+def test_the_weights_of_the_first_trial_are_drawn_together() -> None:
+    largest = []
+    for seed in range(30):
+        study = optuna.create_study(sampler=SimplexSampler(SIMPLEX, seed=seed))
+        weights = SIMPLEX.suggest(study.ask())
+        assert sum(weights.values()) == pytest.approx(1)
+        largest.append(max(weights.values()))
+    assert max(largest) > 0.9
+    assert min(largest) < 0.5
+
+
+def test_pruned_and_running_trials_are_used() -> None:
+    def spread(pruned: bool) -> float:
+        """How far suggestions are from a pruned trial with the best score."""
+        study = optuna.create_study(
+            sampler=SimplexSampler(SIMPLEX, seed=0, startup=4), direction="maximize"
+        )
+        study.optimize(objective, n_trials=8)
+        if pruned:
+            trial = study.ask(study.trials[0].distributions)
+            trial.report(5.0, 1)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            at = SIMPLEX.decode(trial.params)
+        else:
+            at = SIMPLEX.decode(study.best_params)
+        weights = SIMPLEX.decode(study.ask(study.trials[0].distributions).params)
+        return sum(abs(weights[task] - at[task]) for task in TASKS)
+
+    assert spread(pruned=True) < 1.0
+    study = optuna.create_study(sampler=SimplexSampler(SIMPLEX, seed=0, startup=4))
+    study.optimize(objective, n_trials=8)
+    running = [study.ask(study.trials[0].distributions).params for _ in range(3)]
+    assert len({tuple(params.values()) for params in running}) == 3
