@@ -1,5 +1,6 @@
 """The sampler in Optuna studies, with Optuna's own suite of tests for samplers."""
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from optuna.testing.pytest_samplers import (
 
 from orchestrator.sampling.simplex_sampler import SimplexSampler
 from orchestrator.space.simplex import Simplex
+from tests.paths import ROOT
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TASKS = tuple("abcdef")
@@ -114,3 +116,15 @@ def test_pruned_and_running_trials_are_used() -> None:
     study.optimize(objective, n_trials=8)
     running = [study.ask(study.trials[0].distributions).params for _ in range(3)]
     assert len({tuple(params.values()) for params in running}) == 3
+
+
+def test_the_example_of_the_documentation_runs(capsys) -> None:
+    text = (ROOT / "docs" / "sampler.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    made: dict[str, object] = {}
+    exec(compile(example, "sampler.md", "exec"), made)
+    assert capsys.readouterr().out.startswith("{'news': ")
+    study, simplex = made["study"], made["simplex"]
+    study.enqueue_trial(simplex.encode({"news": 1.0}) | {"rate": 1e-3})
+    study.optimize(made["objective"], n_trials=1)
+    assert study.trials[-1].value == pytest.approx(0.999)
