@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewshot.episodes import bounds
 from fewshot.randomness import fold
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
@@ -25,10 +26,12 @@ from trials.programs.factories import BuildContext, build_learner, features_of
 from trials.programs.meta_training.scoring import HeldOutTasks
 from trials.programs.untrained import untrained
 
-# Queries per task that measure the skill: its standard error is then at most .03.
+# Queries per task that measure the skill: its standard error is then about .03.
 _QUERIES = 300
 # Examples per task whose distances are compared, and the part of them that counts as close.
 _EXAMPLES, _CLOSEST = 256, 0.2
+# The most examples of all tasks together, and the most numbers in them.
+_ALL_EXAMPLES, _ALL_NUMBERS = 20_000, 1 << 27
 # Random stream of the episodes.
 _STREAM = 5
 
@@ -56,10 +59,17 @@ def affinities(recipe: Recipe, cache: Path) -> dict[str, float]:
     }
 
 
-def _episodes(recipe: Recipe) -> int:
-    low_way = recipe.way if isinstance(recipe.way, int) else recipe.way[0]
-    query = recipe.query if isinstance(recipe.query, int) else recipe.query[0]
-    return math.ceil(_QUERIES / (low_way * query))
+def _limit(pool: TaskPool | RegressionPool) -> int:
+    """The number of examples per task that may be used."""
+    most = min(_ALL_EXAMPLES, _ALL_NUMBERS // math.prod(pool.features)) // len(pool.names)
+    return max(1, most)
+
+
+def _episodes(recipe: Recipe, pool: TaskPool | RegressionPool) -> int:
+    """The number of episodes per task."""
+    way, shot, query = (bounds(count)[0] for count in (recipe.way, recipe.shot, recipe.query))
+    wanted = math.ceil(_QUERIES / (way * query))
+    return max(1, min(wanted, _limit(pool) // (way * (shot + query))))
 
 
 def _key(recipe: Recipe) -> Tensor:
@@ -76,7 +86,7 @@ def _skills(
         for name, value in learner.init(torch.Generator().manual_seed(0)).items()
     }
     hyper = {name: torch.ones(1) for name in learner.hyperparameters}
-    tasks = HeldOutTasks(learner, {"search": (train, _episodes(plain), _key(plain))})
+    tasks = HeldOutTasks(learner, {"search": (train, _episodes(plain, train), _key(plain))})
     with torch.no_grad():
         scores = tasks.score(params, hyper, "search")
     return {one.task: float(one.skill.mean()) for one in scores}
@@ -108,12 +118,12 @@ def _nearness(
 
 def _rows(plain: Recipe, pool: TaskPool | RegressionPool) -> list[Tensor]:
     """For each task the rows of some examples, at most `_EXAMPLES`, in random order."""
-    drawn = pool.by_row().draw(_key(plain), _episodes(plain))
+    drawn = pool.by_row().draw(_key(plain), _episodes(plain, pool))
     rows = torch.cat([drawn.support_x, drawn.query_x], -1).flatten(1)
     generator = torch.Generator().manual_seed(plain.seed)
     found = []
     for own in rows:
         distinct = own.unique()
         order = torch.randperm(len(distinct), generator=generator)
-        found.append(distinct[order[:_EXAMPLES]])
+        found.append(distinct[order[: min(_EXAMPLES, _limit(pool))]])
     return found

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from tests.trials.conformance import functions, lora, mixed, protonet
+from trials.programs import affinity
 from trials.programs.affinity import affinities
 
 
@@ -37,3 +38,17 @@ def test_shuffled_labels_have_almost_none_and_the_nearest_task_has_most(tmp_path
     found = affinities(recipe, case.cache)
     assert max(found, key=lambda task: found[task]) == "same"
     assert found["same_shuffled"] < 0.2 * found["same"]
+
+
+def test_many_tasks_are_measured_on_fewer_examples(tmp_path, monkeypatch):
+    case = protonet(tmp_path)
+    monkeypatch.setattr(affinity, "_ALL_EXAMPLES", 60)
+    drawn = []
+    features = affinity.features_of
+    monkeypatch.setattr(
+        affinity, "features_of", lambda r, x, c: drawn.append(x.shape[1]) or features(r, x, c)
+    )
+    assert affinities(case.recipe, case.cache).keys() == {
+        t.name for t in case.recipe.tasks["train"]
+    }
+    assert drawn[0] <= 2 * 60
