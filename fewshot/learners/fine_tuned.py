@@ -51,7 +51,7 @@ class FineTunedProtoNet(ProtoNet):
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         taken = hyper[STEPS].round()
-        model = _Classifier(self.embedding, () if self.adapts_embedding else tuple(params))
+        model = _Classifier(self.embedding, self._way)
         loop = InnerLoop(model, CLASSIFICATION, first_order=True)
         moving = (*params, *model.head) if self.adapts_embedding else model.head
         rates = [
@@ -71,12 +71,12 @@ class FineTunedProtoNet(ProtoNet):
 
 
 class _Classifier:
-    """The embedding with a last layer; the embedding's parameters `resting` have no gradient."""
+    """The embedding with a last layer, whose parameters are set for each episode."""
 
     head: tuple[str, ...] = (_WEIGHT, _BIAS)
 
-    def __init__(self, embedding: Model, resting: tuple[str, ...]) -> None:
-        self._embedding, self._resting, self.n_out = embedding, resting, 0
+    def __init__(self, embedding: Model, n_out: int) -> None:
+        self._embedding, self.n_out = embedding, n_out
 
     def init(self, generator: torch.Generator) -> Params:
         return self._embedding.init(generator)

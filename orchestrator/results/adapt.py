@@ -33,8 +33,8 @@ from trials.lanes import checkpoint
 from trials.programs.apply_model import classify, distil, regress
 from trials.programs.teachers import TRAINED
 
+_LABEL = "label"  # the column to predict if the model's own column is missing
 # The option of the command line for a config key of a dataset, without the name of its source.
-_LABEL = "label"
 _OPTIONS = {"labels": "--label", "path": "--data"}
 
 
@@ -63,7 +63,8 @@ def adapt(
 
     folder: an export. data: of the same kind as the training data; for a model trained on
     functions, a table of points and their values. A row with an empty label is only predicted.
-    label: the column to predict; by default the model's own column, or `label` if there is none.
+    label: the column to predict; by default that of the model's own tasks, or `label` if the data
+    lack it.
     Raises InputError if the data does not fit the model, or if the export names code and
     `trust_code` is false.
     """

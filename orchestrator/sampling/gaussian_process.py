@@ -1,6 +1,7 @@
 """A Gaussian process of scores over task weights and scalars, built with BoTorch."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ConstantMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
@@ -39,7 +41,7 @@ class GaussianProcess:
     The covariance is a product of Matern kernels with smoothness 5/2 of the shares, which have one
     length scale, of the scalars, which have one each, and of the expected affinity.
 
-    fitted: a process whose kernel is used; by default the kernel is the most probable one.
+    fitted: a process whose mean, covariance and noise are used; by default they are fitted.
     """
 
     def __init__(
@@ -51,29 +53,19 @@ class GaussianProcess:
     ) -> None:
         self._coordinates, self._points = coordinates, points
         x, y = self._features(points), torch.from_numpy(_standard(values))[:, None]
+        self._prior: _Prior = _prior(coordinates) if fitted is None else fitted._prior
+        self._model = SingleTaskGP(
+            x,
+            y,
+            likelihood=self._prior.likelihood,
+            covar_module=self._prior.covariance,
+            mean_module=self._prior.mean,
+            outcome_transform=None,
+        )
         if fitted is None:
-            likelihood = _likelihood()
-            model = SingleTaskGP(
-                x,
-                y,
-                likelihood=likelihood,
-                covar_module=_kernel(coordinates),
-                outcome_transform=None,
-            )
             fit_gpytorch_mll(
-                ExactMarginalLogLikelihood(likelihood, model),
+                ExactMarginalLogLikelihood(self._prior.likelihood, self._model),
                 optimizer_kwargs={"options": {"maxiter": _FIT_STEPS}},
-            )
-            self._model = model
-        else:
-            old = fitted._model
-            self._model = SingleTaskGP(
-                x,
-                y,
-                likelihood=old.likelihood,
-                covar_module=old.covar_module,
-                mean_module=old.mean_module,
-                outcome_transform=None,
             )
         self._model.eval()
         with torch.no_grad():
@@ -159,8 +151,24 @@ class GaussianProcess:
         return self._points.take(self._means.topk(min(n, len(self._means))).indices.numpy())
 
 
-def _kernel(coordinates: Coordinates) -> Kernel:
-    """The prior covariance, at the medians of its priors."""
+class _Prior(NamedTuple):
+    """A Gaussian process before its observations."""
+
+    mean: ConstantMean
+    covariance: Kernel
+    likelihood: GaussianLikelihood
+
+
+def _prior(coordinates: Coordinates) -> _Prior:
+    """The process at the medians of the priors of its hyperparameters."""
+    noise = LogNormalPrior(math.log(_NOISE), _VARIANCE_SPREAD)
+    likelihood = GaussianLikelihood(
+        noise_prior=noise, noise_constraint=GreaterThan(_LEAST_NOISE, initial_value=_NOISE)
+    )
+    return _Prior(ConstantMean(), _covariance(coordinates), likelihood)
+
+
+def _covariance(coordinates: Coordinates) -> Kernel:
     groups, scalars, affinity = coordinates.widths
     blocks = [(groups, 1, _SHARES), (scalars, scalars, _SCALARS), (affinity, 1, _AFFINITY)]
     product, at = None, 0
@@ -178,13 +186,6 @@ def _kernel(coordinates: Coordinates) -> Kernel:
     scaled = ScaleKernel(product, LogNormalPrior(math.log(_VARIANCE), _VARIANCE_SPREAD))
     scaled.outputscale = _VARIANCE
     return scaled
-
-
-def _likelihood() -> GaussianLikelihood:
-    return GaussianLikelihood(
-        noise_prior=LogNormalPrior(math.log(_NOISE), _VARIANCE_SPREAD),
-        noise_constraint=GreaterThan(_LEAST_NOISE, initial_value=_NOISE),
-    )
 
 
 def _standard(values: np.ndarray) -> np.ndarray:

@@ -94,26 +94,27 @@ def test_the_weights_of_the_first_trial_are_drawn_together() -> None:
     assert min(largest) < 0.5
 
 
-def test_pruned_and_running_trials_are_used() -> None:
-    def spread(pruned: bool) -> float:
-        """How far suggestions are from a pruned trial with the best score."""
-        study = optuna.create_study(
-            sampler=SimplexSampler(SIMPLEX, seed=0, startup=4), direction="maximize"
-        )
-        study.optimize(objective, n_trials=8)
-        if pruned:
-            trial = study.ask(study.trials[0].distributions)
-            trial.report(5.0, 1)
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            at = SIMPLEX.decode(trial.params)
-        else:
-            at = SIMPLEX.decode(study.best_params)
-        weights = SIMPLEX.decode(study.ask(study.trials[0].distributions).params)
-        return sum(abs(weights[task] - at[task]) for task in TASKS)
-
-    assert spread(pruned=True) < 1.0
-    study = optuna.create_study(sampler=SimplexSampler(SIMPLEX, seed=0, startup=4))
+def studied() -> optuna.Study:
+    """A study of eight trials, whose next suggestion comes from the model."""
+    sampler = SimplexSampler(SIMPLEX, seed=0, startup=4)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
     study.optimize(objective, n_trials=8)
+    return study
+
+
+def test_suggestions_are_near_a_pruned_trial_with_the_best_score() -> None:
+    study = studied()
+    distributions = study.trials[0].distributions
+    trial = study.ask(distributions)
+    trial.report(5.0, 1)
+    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    at = SIMPLEX.decode(trial.params)
+    near = SIMPLEX.decode(study.ask(distributions).params)
+    assert sum(abs(near[task] - at[task]) for task in TASKS) < 1.0
+
+
+def test_running_trials_keep_suggestions_apart() -> None:
+    study = studied()
     running = [study.ask(study.trials[0].distributions).params for _ in range(3)]
     assert len({tuple(params.values()) for params in running}) == 3
 
