@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from simulated_trials import RECIPE
 from tidy import Row, row, show, write
 
 from fewshot.metrics import Estimate, estimate
@@ -38,9 +39,7 @@ from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
 from trials.contract import (
     AdaptationResult,
-    Component,
     Outcome,
-    Recipe,
     RungReport,
     TrialResult,
     TrialSpec,
@@ -54,19 +53,6 @@ SPACE = SearchSpace(
     {name: Range(1e-4, 1e-1, log=True) for name in ("lr/outer", "lr/inner", "lr/adapt")},
     {},
     Simplex(tuple(SIZES), (0.1,) * 10),
-)
-RECIPE = Recipe(
-    program="none",
-    datasets={},
-    tasks={},
-    model=Component(name="none"),
-    learner=Component(name="none"),
-    way=5,
-    shot=1,
-    query=5,
-    episodes=1,
-    validation_episodes=1,
-    test_episodes=1,
 )
 # Number of trials that are searched after the study was generated, by variant.
 SEARCHED = {"random": 400, "fewtune": 48}

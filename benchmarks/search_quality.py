@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from search_quality_landscapes import PROBLEMS
-from search_quality_program import SimulatedTrials
+from simulated_trials import RECIPE, SimulatedTrials
 from tidy import Row, row, show, write
 
 from fewshot.metrics import estimate
@@ -37,23 +37,9 @@ from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
-from trials.contract import Component, Recipe
 
 LANES = 4
 VARIANTS = ("fewtune",)
-RECIPE = Recipe(
-    program="none",
-    datasets={},
-    tasks={},
-    model=Component(name="none"),
-    learner=Component(name="none"),
-    way=5,
-    shot=1,
-    query=5,
-    episodes=1,
-    validation_episodes=1,
-    test_episodes=1,
-)
 
 
 @dataclass(frozen=True)

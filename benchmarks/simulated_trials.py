@@ -8,10 +8,32 @@ import numpy as np
 from search_quality_landscapes import Landscape
 
 from fewshot.metrics import Estimate
-from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
+from trials.contract import (
+    AdaptationResult,
+    Component,
+    Outcome,
+    Recipe,
+    RungReport,
+    TrialResult,
+    TrialSpec,
+)
 
 START = 0.2  # the score before training
 HELD_OUT = "held_out"
+# Simulated trials read nothing of their recipe.
+RECIPE = Recipe(
+    program="none",
+    datasets={},
+    tasks={},
+    model=Component(name="none"),
+    learner=Component(name="none"),
+    way=5,
+    shot=1,
+    query=5,
+    episodes=1,
+    validation_episodes=1,
+    test_episodes=1,
+)
 
 
 class SimulatedTrials:
