@@ -198,3 +198,15 @@ def test_distillation_writes_the_temperature_curve(tmp_path, data):
         assert found["tau_1"] > found["tau_16"]
         assert found["pseudo_labels"] > found["label_only"]
         assert len(found) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_search_quality_writes_the_regret_of_searches(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    run = benchmark("search_quality", "sparse_8", "--quick", "--json", out, home=tmp_path)
+    assert run.returncode == 0, run.stderr
+    rows = {row["metric"]: row for row in map(json.loads, out.read_text().splitlines()[:-1])}
+    assert rows.keys() == {"regret_24", "cpu_24"}
+    assert rows["regret_24"]["problem"] == "sparse_8_1"
+    assert 0 < rows["regret_24"]["value"] < 45  # 45 points are all that can be lost

@@ -11,6 +11,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from orchestrator.space.search_space import Range
+
 Array = np.ndarray
 
 
@@ -37,30 +39,25 @@ class Numeric:
 
     def __init__(self, of: FloatDistribution | IntDistribution) -> None:
         self._of = of
-        self._whole = isinstance(of, IntDistribution)
         low, high = float(of.low), float(of.high)
+        self._whole = isinstance(of, IntDistribution)
         if self._whole and of.log:  # each whole number has the positions that round to it
             low, high = low - 0.5, high + 0.5
-        self._low, self._high = (math.log(low), math.log(high)) if of.log else (low, high)
+        self._range = Range(low, high, of.log)
         step = None if of.log else of.step
         self._levels = None if step is None else round((high - low) / step)
 
     def position(self, value: float) -> float:
-        scaled = math.log(value) if self._of.log else float(value)
-        share = (scaled - self._low) / (self._high - self._low) if self._high > self._low else 0.5
-        return min(max(share, 0.0), 1.0)
+        if self._of.single():
+            return 0.5
+        return min(max(self._range.share(float(value)), 0.0), 1.0)
 
     def value(self, position: float) -> float | int:
         of = self._of
         if self._levels:
-            step = of.step or 1
-            found: float = of.low + step * min(round(position * self._levels), self._levels)
-        elif of.log:
-            found = math.exp(self._low + position * (self._high - self._low))
-        else:
-            found = self._low + position * (self._high - self._low)
-        found = min(max(found, of.low), of.high)
-        return round(found) if self._whole else float(found)
+            position = round(position * self._levels) / self._levels
+        found = min(max(self._range.at(position), of.low), of.high)
+        return round(found) if self._whole else found
 
     def features(self, positions: Array) -> Array:
         if self._levels is None and not self._whole:
