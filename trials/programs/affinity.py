@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import bounds
+from fewshot.errors.parts import as_input_error
 from fewshot.randomness import fold
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
@@ -39,7 +40,8 @@ _STREAM = 5
 def affinities(recipe: Recipe, cache: Path) -> dict[str, float]:
     """The affinity of each training task of a recipe of meta-training, >= 0.
 
-    Empty if the untrained model means nothing, or if tasks are of several kinds.
+    Empty if the untrained model means nothing, or if tasks are of several kinds. Raises InputError
+    if a user's model raises an exception.
     """
     sources = sources_of(recipe, cache)
     pools = pools_of(recipe, sources, torch.device("cpu"))
@@ -51,8 +53,9 @@ def affinities(recipe: Recipe, cache: Path) -> dict[str, float]:
     assert isinstance(train, TaskPool | RegressionPool), "functions have no untrained model"
     assert isinstance(validation, TaskPool | RegressionPool), "see above"
     context = BuildContext(inputs=train.inputs, cache=cache)
-    skills = _skills(plain, train, task_kind, context)
-    nearness = _nearness(plain, train, validation, task_kind, context)
+    with as_input_error("model", "can't embed the examples"):
+        skills = _skills(plain, train, task_kind, context)
+        nearness = _nearness(plain, train, validation, task_kind, context)
     return {
         name: near * max(0.0, skills[name])
         for name, near in zip(train.names, nearness.tolist(), strict=True)

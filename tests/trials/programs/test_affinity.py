@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from fewshot.errors.inputs import InputError
 from tests.trials.conformance import functions, lora, mixed, protonet
 from trials.programs import affinity
 from trials.programs.affinity import affinities
@@ -52,3 +53,14 @@ def test_many_tasks_are_measured_on_fewer_examples(tmp_path, monkeypatch):
         t.name for t in case.recipe.tasks["train"]
     }
     assert drawn[0] <= 2 * 60
+
+
+def test_a_model_that_raises_is_named(tmp_path, monkeypatch):
+    case = protonet(tmp_path)
+
+    def raises(*_):
+        raise ZeroDivisionError("in the model")
+
+    monkeypatch.setattr(affinity, "features_of", raises)
+    with pytest.raises(InputError, match=r"model: can't embed the examples: ZeroDivisionError"):
+        affinities(case.recipe, case.cache)
