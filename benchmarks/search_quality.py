@@ -1,12 +1,12 @@
 """Measures what searches find on known landscapes of task weights and rates.
 
     python benchmarks/search_quality.py [PROBLEM ...] [--variants ...] [--trials 24 48]
-        [--seeds N] [--quick] [--json FILE]
+        [--noise .01 .03] [--seeds N] [--quick] [--json FILE]
 
 Each search is the real one: its loop, study, sampler, halving and finalists, with four lanes of
 simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
 (hundredths). NAME_N is problem NAME with a standard deviation of the noise of N hundredths. The
-problems of RegMix need FEWTUNE_DATA.
+problems of RegMix need FEWTUNE_DATA, and are run with the first noise only.
 """
 
 import argparse

@@ -60,7 +60,7 @@ class Landscape:
 
 
 def divergence(n: int, optimum: Array, rates: Array) -> Landscape:
-    """15 points are lost with the Kullback-Leibler divergence from the optimum (n,)."""
+    """The score falls by up to 15 points as the KL divergence from the optimum (n,) grows."""
 
     def of_weights(w: Array) -> float:
         kl = np.sum(optimum * np.log(np.maximum(optimum, 1e-12) / np.maximum(w, 1e-6)))
@@ -84,7 +84,7 @@ def dense(n: int, rng: np.random.Generator) -> Landscape:
 
 
 def saturating(n: int, rng: np.random.Generator) -> Landscape:
-    """The first tenth of a task's share brings most of its effect; half of the tasks harm."""
+    """A share of .1 brings 63 % of a task's effect, which is positive or negative by chance."""
     effects = 0.1 * rng.standard_normal(n)
 
     def of_weights(w: Array) -> float:
@@ -150,7 +150,9 @@ def _regmix() -> tuple[Array, pd.DataFrame]:
 
 @cache
 def regmix(which: str) -> Landscape:
-    """The mean of the 13 losses (`mean`), or one of them; .1 is a standard deviation of the models.
+    """The mean of the 13 losses (`mean`), or one of them.
+
+    The score is scaled so that its standard deviation over the 768 mixtures is .1.
 
     Each loss is a constant plus an exponential of a linear function of the shares.
     """

@@ -43,26 +43,26 @@ class AppliesToLanes(Protocol):
 
 @runtime_checkable
 class CachesStates(Protocol):
-    """Extra methods of a model with a frozen part, whose results are computed once per example.
+    """Extra methods of a model with a frozen part: its hidden states are computed once per example.
 
-    The frozen part is not in the parameters: all lanes share it.
+    The parameters of the frozen part are not among those of the model: all lanes share them.
     """
 
     def cache_states(self, inputs: Tensor, cache: Path) -> None:
-        """Compute the frozen part's results for inputs (n, *features), or read them from `cache`.
+        """Compute the hidden states of inputs (n, *features), or read them from `cache`.
 
         The frozen part is moved to the device of the inputs. cache: a folder for files.
         """
 
     def states(self, x: Tensor) -> Tensor:
-        """The frozen part's results for x (n, *features), a tensor (n, ...) without gradients."""
+        """The hidden states of x (n, *features), a tensor (n, ...) without gradients."""
 
     def apply_states(self, params: Params, states: Tensor) -> Tensor:
-        """Outputs (n, n_out) for the results of `states`; compatible with `vmap`."""
+        """Outputs (n, n_out) for hidden states (n, ...); compatible with `vmap`."""
 
 
 class OnStates:
-    """A model with a frozen part, whose `apply` takes the frozen part's results instead of inputs.
+    """A model with a frozen part, whose `apply` takes hidden states instead of inputs.
 
     `apply_to_lanes` still takes inputs.
     """

@@ -1,4 +1,4 @@
-"""Random points for the first trials and for the search of the acquisition's maximum."""
+"""Random points, for the first trials and as candidates of the acquisition function."""
 
 import math
 
@@ -8,8 +8,8 @@ from orchestrator.sampling.points import Coordinates, Points
 
 Array = np.ndarray
 
-# The concentration of shares is drawn from this range, on a log scale: from single tasks to
-# near-equal shares of most of them.
+# The concentration of shares is drawn from this range, on a log scale: from sparse weights, and
+# single tasks if there are few, to weights spread over most tasks.
 _CONCENTRATION = 0.03, 3.0
 # Affinities count as at least this share of their mean: they can be wrong.
 _LEAST_AFFINITY = 0.05
@@ -51,7 +51,7 @@ def near(
     """n points around some of `centres`.
 
     Square roots of some shares, and all scalars, move by normal steps; their standard deviation is
-    between a fifth of `spread` and twice as much.
+    between a fifth of `spread` and twice `spread`.
     """
     of = rng.integers(len(centres), size=n)
     steps = spread * np.exp(rng.uniform(-1.6, 0.7, (n, 1)))

@@ -1,6 +1,9 @@
 """A Gaussian process of scores over task weights and scalars, built with BoTorch."""
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +29,8 @@ _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
 _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
 _LEAST_NOISE = 1e-6
 _FIT_STEPS = 50
-# The maximum of the acquisition is sought among this many candidates, in this many rounds; from
-# round to round they are drawn closer to the best ones.
+# The maximum of the acquisition function is sought among this many candidates. Each of the further
+# rounds has the best candidates of the round before and half as many new ones, closer to them.
 _CANDIDATES, _ROUNDS, _CENTRES = 512, 5, 6
 _SPREAD = 0.25
 # Number of functions drawn for the expected improvement, and the number of choices after which
@@ -35,15 +38,29 @@ _SPREAD = 0.25
 _DRAWS, _BLOCK = 128, 64
 
 
+@contextmanager
+def _quietly_on_one_thread() -> Iterator[None]:
+    """Use one thread, because for some hundred trials a second one costs time; ignore warnings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class GaussianProcess:
     """The posterior of the score, given values (n,) at n points.
 
-    The covariance is a product of Matern kernels with smoothness 5/2 of the shares, which have one
-    length scale, of the scalars, which have one each, and of the expected affinity.
+    The covariance is a product of Matern kernels with smoothness 5/2: one of the shares, with one
+    length scale; one of the scalars, with a length scale for each feature; one of the affinity.
 
     fitted: a process whose mean, covariance and noise are used; by default they are fitted.
     """
 
+    @_quietly_on_one_thread()
     def __init__(
         self,
         coordinates: Coordinates,
@@ -53,33 +70,34 @@ class GaussianProcess:
     ) -> None:
         self._coordinates, self._points = coordinates, points
         x, y = self._features(points), torch.from_numpy(_standard(values))[:, None]
-        self._prior: _Prior = _prior(coordinates) if fitted is None else fitted._prior
+        self._parts: _Parts = _initial_parts(coordinates) if fitted is None else fitted._parts
         self._model = SingleTaskGP(
             x,
             y,
-            likelihood=self._prior.likelihood,
-            covar_module=self._prior.covariance,
-            mean_module=self._prior.mean,
+            likelihood=self._parts.likelihood,
+            covar_module=self._parts.covariance,
+            mean_module=self._parts.mean,
             outcome_transform=None,
         )
         if fitted is None:
             fit_gpytorch_mll(
-                ExactMarginalLogLikelihood(self._prior.likelihood, self._model),
+                ExactMarginalLogLikelihood(self._parts.likelihood, self._model),
                 optimizer_kwargs={"options": {"maxiter": _FIT_STEPS}},
             )
         self._model.eval()
         with torch.no_grad():
-            # No point can be expected to improve on the highest of many noisy values.
+            # Improvements are over the highest mean, because the highest noisy value is too high.
             self._means = self._model.posterior(x).mean[:, 0]
 
     def _features(self, points: Points) -> Tensor:
         return torch.from_numpy(self._coordinates.features(points))
 
+    @_quietly_on_one_thread()
     def suggest(self, n: int, running: Points, rng: np.random.Generator) -> Points:
         """n points, each of which maximises the expected improvement given those before it.
 
         The improvement is over the highest posterior mean at an observed point. The points of
-        `running`, and then each chosen point, count as observations to come.
+        `running` and the points chosen so far are pending.
         """
         before = len(running)
         for _ in range(n):
@@ -88,7 +106,7 @@ class GaussianProcess:
 
     @torch.no_grad()
     def _maximum(self, running: Points, rng: np.random.Generator) -> Points:
-        """The candidate (one point) with the highest expected improvement."""
+        """The candidate, one point, with the highest expected improvement."""
         seed = int(rng.integers(1 << 30))
         acquisition = qLogExpectedImprovement(
             self._model,
@@ -107,6 +125,7 @@ class GaussianProcess:
             candidates = top + near(top, half, spread, place, rng)
         return top.take([0])
 
+    @_quietly_on_one_thread()
     @torch.no_grad()
     def suggest_batch(self, n: int, running: Points, rng: np.random.Generator) -> Points:
         """n points that together maximise the expected improvement with those of `running`.
@@ -138,7 +157,7 @@ class GaussianProcess:
             best = self._means.max().expand(_DRAWS)
             if taken:
                 best = torch.maximum(best, functions[:, taken].amax(1))
-            likely = 1e-9 * functions.mean(0)  # decides when no point improves on anything
+            likely = 1e-9 * functions.mean(0)  # breaks the tie if no point improves
             for _ in range(min(_BLOCK, m + n - len(taken))):
                 gain = (functions - best[:, None]).clamp_(min=0).mean(0) + likely
                 gain[taken] = -torch.inf
@@ -151,21 +170,21 @@ class GaussianProcess:
         return self._points.take(self._means.topk(min(n, len(self._means))).indices.numpy())
 
 
-class _Prior(NamedTuple):
-    """A Gaussian process before its observations."""
+class _Parts(NamedTuple):
+    """The mean, the covariance and the noise of a Gaussian process."""
 
     mean: ConstantMean
     covariance: Kernel
     likelihood: GaussianLikelihood
 
 
-def _prior(coordinates: Coordinates) -> _Prior:
-    """The process at the medians of the priors of its hyperparameters."""
+def _initial_parts(coordinates: Coordinates) -> _Parts:
+    """The parts before they are fitted: hyperparameters are the medians of their priors."""
     noise = LogNormalPrior(math.log(_NOISE), _VARIANCE_SPREAD)
     likelihood = GaussianLikelihood(
         noise_prior=noise, noise_constraint=GreaterThan(_LEAST_NOISE, initial_value=_NOISE)
     )
-    return _Prior(ConstantMean(), _covariance(coordinates), likelihood)
+    return _Parts(ConstantMean(), _covariance(coordinates), likelihood)
 
 
 def _covariance(coordinates: Coordinates) -> Kernel:

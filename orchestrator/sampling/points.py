@@ -46,8 +46,8 @@ class Coordinates:
     """Maps the parameters of trials to points, and points to what the model sees.
 
     distributions: of all parameters; those of the simplex's coordinates are not read.
-    affinity: how much each training task is expected to help, see `trials.programs.affinity`; only
-    the differences matter. May be empty.
+    affinity: for every training task a number >= 0, how much it is expected to help, see
+    `trials.programs.affinity`; only their ratios matter. May be empty.
     """
 
     def __init__(

@@ -2,14 +2,11 @@
 
 import heapq
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from orchestrator.record.study import StudiedTrial, distributions
 from orchestrator.sampling.candidates import anywhere
@@ -21,7 +18,8 @@ from orchestrator.space.simplex import Simplex
 if TYPE_CHECKING:
     from orchestrator.sampling.gaussian_process import GaussianProcess
 
-# Number of joint trials drawn at random before the Gaussian process is used.
+# Number of joint trials (all but the reference trials) that are drawn at random before the Gaussian
+# process is used.
 _STARTUP = 10
 # Lower scores are clipped to this value; the skill on regression tasks has no lower bound.
 _FLOOR = -1.0
@@ -32,8 +30,8 @@ CROWD = 8
 _MOST = 200
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
-# Random trials draw each rate within this factor of the reference's best rate, and other scalars
-# within this part of their range.
+# Random trials draw learning rates within this factor of those of the best reference trial; if a
+# rate is not on a log scale, within this part of its range.
 _NEAR, _PART = 3.0, 0.25
 
 
@@ -69,9 +67,7 @@ class Sampler:
         if not self.has_model(trials, len(ahead)):
             return [self._random(trials, rng) for _ in range(n)]
         running = self._coordinates.points([*(t.params for t in trials.running), *ahead])
-        with one_thread(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self._coordinates.params(self._modelled(trials, running, rng, n))
+        return self._coordinates.params(self._modelled(trials, running, rng, n))
 
     def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
@@ -94,11 +90,11 @@ class Sampler:
     def _process(self, trials: RankedTrials) -> "GaussianProcess":
         """The process of all ended trials; its kernel is fitted to all of them while they are few.
 
-        Later the kernel depends only on the first trials, up to a round number that is at most the
-        number of the first running trial. So it changes rarely, and a resumed search gets the same
+        Later the kernel is fitted to the first k trials, where k is the number of the first running
+        trial, rounded down by `_rounded`. So it changes rarely, and a resumed search gets the same
         kernel.
         """
-        # Importing BoTorch takes a second, which a search has while its first trials run.
+        # Imported here, because importing BoTorch takes a second.
         from orchestrator.sampling.gaussian_process import GaussianProcess
 
         first = trials.running[0].number if trials.running else len(trials.trials)
@@ -145,9 +141,10 @@ def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
     """The best and the latest ended trials, sorted by number, with the values for the sampler.
 
     Without values for pruned and failed trials the sampler would suggest their parameters again. A
-    pruned trial gets its score plus the mean gain of the trials that continued at its rung. A
-    failed trial gets the worst score of all. Scores are clipped, so that one outlier does not
-    dominate the model. The number of trials is limited, because a fit costs O(number cubed).
+    pruned trial gets its score plus the mean gain, from its rung to the last one, of the trials
+    that reached both. A failed trial gets the worst score, at most 0. Scores are clipped, so that
+    one outlier does not dominate the model. At most 200 trials are used, because a fit costs
+    O(number cubed).
     """
     least, gains = min(0.0, trials.worst()), {step: trials.gain(step) for step in trials.rungs}
 
@@ -166,14 +163,3 @@ def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
     ended = (t.number for t in reversed(trials.trials) if t.state != "running")
     numbers = {number for _, number in islice(best, _MOST // 2)} | {*islice(ended, _MOST // 2)}
     return [(trials.trials[i], value(trials.trials[i])) for i in sorted(numbers)]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Use one thread: for matrices of a few hundred trials, a second thread costs time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,6 @@
 """The sampler for any Optuna study: task weights that sum to 1, beside parameters of any kind."""
 
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.sampling.candidates import anywhere
 from orchestrator.sampling.points import NO_AFFINITY, Coordinates
-from orchestrator.sampling.sampler import one_thread
 from orchestrator.space.simplex import Simplex
 
 _SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -25,13 +23,15 @@ class SimplexSampler(BaseSampler):
     """Suggests by a Gaussian process, see `orchestrator.sampling.gaussian_process`.
 
     Pruned trials are used: with their last intermediate value, plus the mean gain of the completed
-    trials from that step. Running trials are taken into account, so that parallel workers get
-    different suggestions. A suggestion depends on the seed, on the trials and on its number only.
+    trials after that step. Running trials are pending points, so that parallel workers get
+    different suggestions. Parameters that are suggested together depend only on the seed, on the
+    other trials and on the number of the trial. The study must have one objective.
 
-    simplex: the task weights, which the objective gets by `simplex.suggest(trial)`.
+    simplex: the task weights, which the objective gets by `simplex.suggest(trial)`; None if there
+        are none.
     seed: None for a random one.
     startup: the number of trials that are drawn at random before the process is used.
-    affinity: how much each task is expected to help, >= 0; may be wrong or empty.
+    affinity: for every task a number >= 0, how much it is expected to help; may be wrong, or empty.
     """
 
     def __init__(
@@ -92,15 +92,13 @@ class SimplexSampler(BaseSampler):
         values: Mapping[int, float],
         rng: np.random.Generator,
     ) -> dict[str, Any]:
-        # Importing BoTorch takes a second, which a study of random trials does not need.
+        # Imported here, because importing BoTorch takes a second.
         from orchestrator.sampling.gaussian_process import GaussianProcess
 
         ended = coordinates.points([t.params for t in trials if t.number in values])
         running = coordinates.points([t.params for t in trials if t.state == TrialState.RUNNING])
-        with one_thread(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            process = GaussianProcess(coordinates, ended, np.array(list(values.values())))
-            return coordinates.params(process.suggest(1, running, rng))[0]
+        process = GaussianProcess(coordinates, ended, np.array(list(values.values())))
+        return coordinates.params(process.suggest(1, running, rng))[0]
 
     def sample_independent(
         self,

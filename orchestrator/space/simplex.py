@@ -19,9 +19,9 @@ from functools import cached_property
 import numpy as np
 from optuna.trial import Trial
 
-# Half the width of the box of coordinates without zeros.
+# Half the width of the box of coordinates, if `zero_below` is 0.
 _HALF_WIDTH = 3.5
-# `encode_nearest` keeps these parts of the shares, and fills up with the prior.
+# `encode_nearest` mixes these parts of the shares with the prior, in this order.
 _KEPT = (1.0, 0.99, 0.95, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
 
 
@@ -76,7 +76,8 @@ class Simplex:
         if not self.zero_below:
             return _HALF_WIDTH
         d = len(self.names) + 1
-        # No coordinate of log-weights in an interval is larger than this share of its length.
+        # In the Helmert basis, a coordinate of logarithms from an interval is at most this share of
+        # the interval's length.
         ratio = (1 / self._zero) * max(self.prior) / min(self.prior)
         return math.log(ratio) * math.sqrt((d - 1) / d)
 
@@ -172,17 +173,18 @@ class Simplex:
         return np.asarray(weights @ np.eye(len(self.names) + 1)[self._group_of])
 
     def without_small(self, shares: np.ndarray) -> np.ndarray:
-        """Shares (n, d) of the groups; those that can't be encoded become zero."""
+        """Shares (n, d) of the groups; those that can't be encoded become zero, but never all."""
         sizes = np.bincount(self._group_of)
         kept = np.where(shares / sizes < self._least, 0.0, shares)
-        # If all are small, the largest are kept: a group of many tasks can have small weights.
+        # All are small only if the groups have many tasks; then none is removed.
         kept = np.where(kept.sum(1, keepdims=True) > 0, kept, shares)
         return np.asarray(kept / kept.sum(1, keepdims=True))
 
     def encode_nearest(self, shares: np.ndarray) -> dict[str, float]:
-        """Coordinates of the shares (d,) of the groups, or of the nearest that the box contains.
+        """Coordinates of the shares (d,) of the groups, or of near ones if they have none.
 
-        Shares that are too small become zero. Shares outside the box are moved towards the prior.
+        Shares that are too small become zero. Shares that can't be encoded are mixed with more and
+        more of the prior; in the last resort the result is the prior.
         """
         sizes = np.bincount(self._group_of)
         prior = self.group_shares(np.array([self.prior]))

@@ -12,7 +12,9 @@ SMALL = ["search.trials=2", "search.reference_trials=1", "search.finalists=1", "
 SMALL += ["steps=2", "episodes.validation=5", "episodes.test=5", "search.lanes=1"]
 
 
-def test_the_sampler_gets_the_affinity_that_the_study_keeps(tmp_path, monkeypatch):
+def test_the_sampler_gets_the_affinity_that_the_study_keeps(
+    tmp_path, monkeypatch, home_with_glyphs
+):
     monkeypatch.setattr(launch.tracking, "recorder", quiet)
     got, measured = [], []
     start, measure = Sampler.__init__, launch.affinities
@@ -24,7 +26,7 @@ def test_the_sampler_gets_the_affinity_that_the_study_keeps(tmp_path, monkeypatc
     monkeypatch.setattr(Sampler, "__init__", spy)
     monkeypatch.setattr(launch, "affinities", lambda *a: measured.append(a) or measure(*a))
     config = load_config(ROOT / "configs" / "quickstart.yaml", SMALL)
-    home = Home.at(str(tmp_path))
+    home = Home.at(str(home_with_glyphs(tmp_path)))
     launch.run(config, home, placement="inline")
     launch.run(config, home, placement="inline", resume=True)
     kept = read_records(config.name, home).search.notes["affinity"]

@@ -29,7 +29,8 @@ from trials.programs.untrained import untrained
 
 # Queries per task that measure the skill: its standard error is then about .03.
 _QUERIES = 300
-# Examples per task whose distances are compared, and the part of them that counts as close.
+# Examples per task whose distances are compared. For each validation example, this part of that
+# number counts as close, whichever tasks they belong to.
 _EXAMPLES, _CLOSEST = 256, 0.2
 # The most examples of all tasks together, and the most numbers in them.
 _ALL_EXAMPLES, _ALL_NUMBERS = 20_000, 1 << 27

@@ -90,8 +90,7 @@ def build_learner(
 
     task_kind: the kind of the tasks to learn; by default the first kind of the recipe.
     train: the training tasks of this kind, if there are any.
-    context: with inputs, a model with a frozen part takes the results of that part, see
-        `frozen_part`.
+    context: with inputs, a model with a frozen part takes hidden states, see `frozen_part`.
     """
     task_kind = task_kind or next(iter(task_kinds(recipe)))
     model = _model(recipe, features, way, task_kind, context)
@@ -175,7 +174,7 @@ def _cache_states(model: Model, context: BuildContext) -> None:
 def frozen_part(
     recipe: Recipe, features: tuple[int, ...], context: BuildContext
 ) -> CachesStates | None:
-    """The model's frozen part, if a learner built with `context` takes its results."""
+    """The model, if a learner built with `context` takes the hidden states of its frozen part."""
     if context.inputs is None:
         return None
     model: Model = build_part(MODELS, recipe.model, "model", features=features)

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.record.study import StudiedTrial
 from orchestrator.sampling import gaussian_process
+from orchestrator.sampling.candidates import anywhere
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler, coordinates_of, view
 from orchestrator.space.search_space import Range, SearchSpace, Values
@@ -149,6 +150,11 @@ def counted_fits(monkeypatch) -> list[int]:
 
 def test_the_kernel_of_many_trials_is_fitted_now_and_then(monkeypatch) -> None:
     fits = counted_fits(monkeypatch)
+    monkeypatch.setattr(
+        gaussian_process.GaussianProcess,
+        "suggest_batch",
+        lambda self, n, running, rng: anywhere(n, self._coordinates, rng),
+    )
     trials, found = some(100), Sampler(SPACE, 0)
     ranked_trials = RankedTrials(SPACE, RUNGS)
     for known in range(44, 101):

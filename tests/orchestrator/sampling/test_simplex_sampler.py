@@ -1,6 +1,8 @@
 """The sampler in Optuna studies, with Optuna's own suite of tests for samplers."""
 
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -23,6 +25,7 @@ TASKS = tuple("abcdef")
 SIMPLEX = Simplex(TASKS, (1 / 6,) * 6, zero_below=0.02)
 
 
+@pytest.mark.slow
 class TestAsAnySampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
@@ -129,3 +132,12 @@ def test_the_example_of_the_documentation_runs(capsys) -> None:
     study.enqueue_trial(simplex.encode({"news": 1.0}) | {"rate": 1e-3})
     study.optimize(made["objective"], n_trials=1)
     assert study.trials[-1].value == pytest.approx(0.999)
+
+
+def test_importing_it_changes_no_settings_of_optuna():
+    code = (
+        "import optuna; before = optuna.logging.get_verbosity()\n"
+        "import orchestrator.sampling.simplex_sampler\n"
+        "assert optuna.logging.get_verbosity() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,7 +25,7 @@ from trials.lanes.step.mapping import over_lanes, same_for_lanes
 # Limits of one scoring pass, so that the outputs of all episodes are never in memory together.
 _EPISODES_AT_ONCE, EXAMPLES_AT_ONCE = 256, 512
 _NUMBERS_AT_ONCE = 1 << 28  # in the examples of the episodes, in one lane
-_TENSORS_OF_LAYER = 16  # of the size of its states, in one layer of a transformer
+_TENSORS_OF_LAYER = 16  # that one layer of a transformer needs, each as large as its states
 # Episodes per task that calibrate its logits: some thousand queries are enough.
 _CALIBRATING = 64
 
@@ -139,7 +139,7 @@ class HeldOutTasks:
 
 
 def with_states(frozen: CachesStates | None, episodes: Episode, dims: int) -> Episode:
-    """The episodes with the results of a model's frozen part, if there is one, as examples.
+    """The episodes with hidden states as examples, if the model has a frozen part.
 
     dims: the number of dimensions before those of one example.
     """
@@ -153,7 +153,7 @@ def with_states(frozen: CachesStates | None, episodes: Episode, dims: int) -> Ep
 
 
 def numbers_of(features: tuple[int, ...], frozen: CachesStates | None) -> int:
-    """Numbers in memory for an example; for a transformer, in the states of a layer."""
+    """How many numbers an example needs in memory; with a frozen part, in the layer above it."""
     if frozen is None:
         return math.prod(features)
     one = frozen.states(torch.empty(1, *features, device="meta"))
