@@ -14,7 +14,7 @@ import torch
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.files import write_text
 from orchestrator.config.paths import with_absolute_paths
-from orchestrator.config.plan import Plan, plan_of
+from orchestrator.config.plan import Plan, plan_of, recipes_of
 from orchestrator.config.sections.config import Config
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
 from orchestrator.executors.local_ray import restrict_ray_to_localhost
@@ -33,6 +33,7 @@ from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
 from trials.contract import Executor, Recipe
 from trials.programs.affinity import affinities
 from trials.programs.build import DataSummary, build, summarise_data
+from trials.programs.several_recipes import build_for_all
 
 Placement = Literal["inline", "ray"]
 
@@ -79,7 +80,10 @@ def run(
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         _check_room(config)
     observe("data", None)  # type: ignore[arg-type]
-    data = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    data, *_ = [  # each recipe is checked
+        summarise_data(recipe, home.cache, **concurrency(config))
+        for recipe in recipes_of(with_absolute_paths(config, folder))
+    ]
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.assign_id(config, home, records)
@@ -240,7 +244,7 @@ def _executor(
         except Exception as error:
             raise as_worker_error(error, 0) from error
         return InlineExecutor(
-            lambda: build(
+            lambda: build_for_all(
                 plan.recipe, lanes=found, folder=folder, cache=home.cache, threads=threads
             )
         )

@@ -119,6 +119,7 @@ class TrialSpec:
     task_weights: Mapping[str, float]  # >= 0, sum to 1; empty if the trial has no meta-training
     rungs: tuple[int, ...]  # outer steps at which the trial reports, ascending
     initial: str | None = None  # key of a trial; this one starts from that trial's last checkpoint
+    choices: Mapping[str, Any] = field(default_factory=dict)  # the searched options of `recipe`
 
     @property
     def key(self) -> str:

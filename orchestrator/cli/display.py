@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -82,23 +83,34 @@ def leaderboard(summary: Summary) -> Table:
     """The finalists, best first; before there are any, the best trials of the search."""
     table = Table(title=f"{summary.name}: {_counts(summary)}", title_justify="left")
     rates = sorted({name for row in summary.top for name in row.notes["hyperparameters"]})
+    choices = any(trial.notes.get("choices") for trial in summary.top)
     table.add_column("trial", justify="right")
     table.add_column("score", justify="right")
     if summary.finalists:
         table.add_column("retrained, 95 % interval", justify="right")
+    if choices:
+        table.add_column("choices")
     for name in rates:
         table.add_column(name, justify="right")
     table.add_column("task weights")
     if summary.finalists:
         for finalist in summary.finalists:
             best = summary.best is not None and finalist.number == summary.best.number
-            table.add_row(*_finalist(finalist, rates, best), style="bold" if best else "")
+            table.add_row(*_finalist(finalist, rates, choices, best), style="bold" if best else "")
     else:
         for trial in summary.top:
-            rate_cells = [f"{trial.notes['hyperparameters'][name]:.3g}" for name in rates]
+            cells = _settings(trial.notes, rates, choices)
             weights = top_task_weights(trial.notes["task_weights"])
-            table.add_row(str(trial.number), f"{trial.score:.3f}", *rate_cells, weights)
+            table.add_row(str(trial.number), f"{trial.score:.3f}", *cells, weights)
     return table
+
+
+def _settings(found: Mapping[str, Any], rates: Sequence[str], choices: bool) -> list[str]:
+    """The cells of the searched options, if there are any, and of the rates."""
+    values = found["hyperparameters"]
+    cells = [f"{values[name]:.3g}" if name in values else "-" for name in rates]
+    chosen = [f"{name} {value}" for name, value in found.get("choices", {}).items()]
+    return [", ".join(chosen) or "-", *cells] if choices else cells
 
 
 def _counts(summary: Summary) -> str:
@@ -109,17 +121,15 @@ def _counts(summary: Summary) -> str:
     return ", ".join(parts)
 
 
-def _finalist(finalist: Finalist, rates: Sequence[str], best: bool) -> list[str]:
+def _finalist(finalist: Finalist, rates: Sequence[str], choices: bool, best: bool) -> list[str]:
     name = "untrained" if finalist.number is None else str(finalist.number)
     score, weights = finalist.search_score, top_task_weights(finalist.task_weights)
+    found = {"hyperparameters": finalist.hyperparameters, "choices": finalist.choices}
     return [
         f"{name}{' *' if best else ''}",
         "-" if math.isnan(score) else f"{score:.3f}",
         _interval(finalist.score),
-        *(
-            f"{finalist.hyperparameters[rate]:.3g}" if rate in finalist.hyperparameters else "-"
-            for rate in rates
-        ),
+        *_settings(found, rates, choices),
         f"{weights} (reference)" if finalist.role == "uniform" else weights,
     ]
 

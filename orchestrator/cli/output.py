@@ -1,6 +1,7 @@
 """The output streams of the commands, with the types of their shared options."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,12 +38,18 @@ Address = Annotated[
 ]
 
 
+# Columns of tables in a file or a pipe, if COLUMNS is not set.
+_WIDTH = 160
+
+
 class Output:
     """`messages` for people on standard error, `results` on standard output."""
 
     def __init__(self) -> None:
         self.messages = Console(stderr=True, highlight=False, soft_wrap=True)
         self.results = Console(highlight=False, soft_wrap=True)
+        if not self.results.is_terminal and "COLUMNS" not in os.environ:
+            self.results.width = _WIDTH
 
     def advise(self, advice: Any) -> None:
         """A warning with its remedy."""

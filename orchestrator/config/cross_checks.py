@@ -9,16 +9,27 @@ from fewshot.learners.learners import (
     supports_regression,
 )
 from fewshot.models.pretrained.lora import MAX_RANK, RANK
-from orchestrator.config.plan import space_of
+from orchestrator.config.plan import rungs_of, space_of
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.space import RangeSection
 from orchestrator.config.sections.tasks import TaskSection
-from trials.lanes.optimizers.adam import WEIGHT_DECAY
 from trials.programs.teachers import EPISODIC_HEADS, TRAINED
 
 
 def cross_check(config: Config) -> list[ErrorDetail]:
-    """All errors between the sections of a config."""
+    """All errors between the sections of a config, for each of its searched options."""
+    variants = [config.variant(values) for values in config.representatives()]
+    read = {name for variant in variants for name in variant.readable_scalars()}
+    details = [d for variant in variants for d in _check(variant, read)]
+    if any(len(rungs_of(variant)) != len(rungs_of(config)) for variant in variants):
+        rule = "has too few steps for as many different rungs as the others."
+        details.append(ErrorDetail("steps", rule, min(v.steps for v in variants)))
+    # Most errors occur in each variant.
+    return list({(d.path, d.rule, repr(d.found)): d for d in details}.values())
+
+
+def _check(config: Config, read: set[str]) -> list[ErrorDetail]:
+    """The errors of a plain config. read: the scalars that this or another variant reads."""
     if config.adapts and config.teacher is None and config.tasks.train:
         return [ErrorDetail("learner", "is needed to train on `tasks.train`.")]
     searched = config.space.task_weights.search or any(
@@ -31,7 +42,7 @@ def cross_check(config: Config) -> list[ErrorDetail]:
         _check_tasks(config)
         + _check_model(config)
         + _check_teacher(config)
-        + _check_space(config)
+        + _check_space(config, read)
         + _check_weights(config)
     )
     trials, references = config.search.trials, config.search.reference_trials
@@ -151,9 +162,8 @@ def _check_model(config: Config) -> list[ErrorDetail]:
     ]
 
 
-def _check_space(config: Config) -> list[ErrorDetail]:
-    read, given = set(config.hyperparameters()), config.space.scalars()
-    optional = {WEIGHT_DECAY} | ({RANK} if config.model.name == "lora" else set())
+def _check_space(config: Config, read: set[str]) -> list[ErrorDetail]:
+    given = config.space.scalars()
     return (
         _check_rank(config)
         + _check_adapt_steps(config)
@@ -161,13 +171,13 @@ def _check_space(config: Config) -> list[ErrorDetail]:
             ErrorDetail(
                 f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}."
             )
-            for name in sorted(read - given.keys())
+            for name in sorted(set(config.hyperparameters()) - given.keys())
         ]
         + [
             ErrorDetail(
                 f"space.{name}", "is not used by any part of this search.", None, "Remove it."
             )
-            for name in sorted(given.keys() - read - optional)
+            for name in sorted(given.keys() - read)
         ]
     )
 

@@ -14,6 +14,12 @@ from fewshot.models.pretrained.encoder import names_module
 from fewshot.registry import in_untrusted_config, is_import_path
 from orchestrator.config.cross_checks import cross_check
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.searched import (
+    nodes,
+    representatives,
+    resolved,
+    searched_options,
+)
 from trials.programs.teachers import TRAINED
 
 _TRUST = "It comes from an export. If you trust the author of the export, add `--trust-code`."
@@ -103,6 +109,13 @@ def load_config(
 
 def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
     """One error for each value of a config that names code to import."""
+    options = searched_options(nodes(data))
+    plain = [resolved(data, options, values) for values in representatives(options)]
+    details = [detail for one in plain for detail in _refused_code(one)]
+    return list({str(detail): detail for detail in details}.values())
+
+
+def _refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
     sections = [(key, data.get(key)) for key in ("model", "learner", "teacher")]
     if isinstance(datasets := data.get("datasets"), dict):
         sections += [(f"datasets.{name}", part) for name, part in datasets.items()]
@@ -147,14 +160,20 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def parse(data: Mapping[str, Any]) -> Config:
     """Validate the values of a YAML file; raises InputError with all errors."""
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        errors = [dict(e) for e in error.errors()]
-        details = [_detail_of(e) for e in errors]
+    options = searched_options(nodes(data))
+    errors: dict[tuple[Any, str], dict[str, Any]] = {}
+    for values in representatives(options):
+        try:
+            Config.model_validate(resolved(data, options, values))
+        except ValidationError as error:
+            errors |= {(e["loc"], e["msg"]): dict(e) for e in error.errors()}
+    if errors:
+        details = [_detail_of(e) for e in errors.values()]
         places = {f.path for f in details}
-        rest = _between_sections(data, errors)
-        raise InputError(details + [f for f in rest if not _touches(f.path, places)]) from None
+        # Which scalars are read is known only if all searched options are valid.
+        rest = [] if options else _between_sections(data, list(errors.values()))
+        raise InputError(details + [f for f in rest if not _touches(f.path, places)])
+    config = Config.of(data)
     details = cross_check(config)
     if details:
         raise InputError(details)
@@ -251,7 +270,7 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 
 def data_of(config: Config) -> dict[str, Any]:
     """The config as plain values under its YAML names, with defaults filled in."""
-    return config.model_dump(by_alias=True, exclude_none=True, mode="json")
+    return config.data()
 
 
 def dump(config: Config) -> str:

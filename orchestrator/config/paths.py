@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.models.pretrained.encoder import is_hub_id
@@ -135,7 +134,7 @@ def _is_file(place: str, value: str, folder: Path) -> bool:
 
 
 def _changed(config: Config, change: Change) -> Config:
-    data: dict[str, Any] = config.model_dump(by_alias=True, exclude_none=True, mode="json")
+    data = config.data()
     sections = {f"datasets.{name}": part for name, part in data.get("datasets", {}).items()}
     sections |= {key: data[key] for key in ("model", "teacher") if key in data}
     changed = False

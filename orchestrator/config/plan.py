@@ -1,8 +1,9 @@
 """The plan of a search: its recipe, its space, its trial specs."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from fewshot.losses.distillation import HINTON, Distillation
@@ -10,6 +11,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.parts import DatasetPart, DistillationSection, TeacherPart
 from orchestrator.config.sections.space import RangeSection
 from orchestrator.config.sections.tasks import FunctionSection, NoiseSection, TaskSection
+from orchestrator.space.choices import Condition
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
@@ -17,9 +19,18 @@ from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
 _LOG = ("lr/outer", "lr/inner", "lr/adapt", "distill/temperature")
 
 
+# The recipe and the rungs for values of the searched options.
+Variants = Callable[[Mapping[str, Any]], tuple[Recipe, tuple[int, ...]]]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a search needs to know; independent of YAML."""
+    """Everything that a search needs to know; independent of YAML.
+
+    recipe, rungs: those of the plain config. variants: those of a trial, if options of the recipe
+    are searched. All trials have the same number of rungs; the study records the scores of all of
+    them at `rungs`.
+    """
 
     name: str
     seed: int
@@ -33,29 +44,46 @@ class Plan:
     seeds: int
     trial_seed: int | None
     task_sizes: Mapping[str, int] | None = None
+    variants: Variants | None = field(default=None, compare=False)
 
     def spec(
         self,
         number: int,
         hyperparameters: Mapping[str, float],
         task_weights: Mapping[str, float],
+        choices: Mapping[str, Any] = MappingProxyType({}),
         *,
         attempt: int = 0,
         stage: Stage = "search",
         seed: int | None = None,
     ) -> TrialSpec:
-        """The spec of a trial; `seed` is derived from the search seed, stage and number if None."""
+        """The spec of a trial; `seed` is derived from the search seed, stage and number if None.
+
+        choices: the values of the searched options.
+        """
         trial_seed = derived_seed(self.seed, stage, number) if seed is None else seed
+        recipe, rungs = self.recipe, self.rungs
+        if self.variants is not None:
+            recipe, rungs = self.variants(choices)
         return TrialSpec(
             number=number,
             stage=stage,
             attempt=attempt,
             seed=trial_seed,
-            recipe=self.recipe,
+            recipe=recipe,
             hyperparameters=dict(hyperparameters),
             task_weights=dict(task_weights),
-            rungs=self.rungs if stage == "search" else self.rungs[-1:],
+            rungs=rungs if stage == "search" else rungs[-1:],
+            choices=dict(choices),
         )
+
+    def trial(self, number: int, params: Mapping[str, Any], **fields: Any) -> TrialSpec:
+        """The spec of a trial with the parameters that its study has."""
+        return self.spec(number, *self.space.decode(params), self.space.chosen(params), **fields)
+
+    def rung(self, spec: TrialSpec, step: int) -> int:
+        """The step at which the study records the score of a trial at its own `step`."""
+        return self.rungs[len(self.rungs) - len(spec.rungs) + spec.rungs.index(step)]
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -66,22 +94,46 @@ def derived_seed(*parts: int | str) -> int:
 
 def plan_of(config: Config) -> Plan:
     """The plan of `config`."""
-    steps = config.steps
-    before = {max(1, round(share * steps)) for share in config.search.rungs}
-    rungs = sorted({rung for rung in before if rung < steps} | {steps})
     return Plan(
         name=config.name,
         seed=config.seed,
         recipe=recipe_of(config),
         space=space_of(config),
-        rungs=tuple(rungs),
+        rungs=rungs_of(config),
         eta=config.search.eta,
         trials=config.search.trials,
         reference_trials=config.search.reference_trials,
         finalists=config.search.finalists,
         seeds=config.search.seeds,
         trial_seed=config.trial_seed,
+        variants=_variants(config) if config.searched else None,
     )
+
+
+def rungs_of(config: Config) -> tuple[int, ...]:
+    """The steps at which a trial of the plain config is scored, ascending."""
+    steps = config.steps
+    before = {max(1, round(share * steps)) for share in config.search.rungs}
+    return (*sorted(rung for rung in before if rung < steps), steps)
+
+
+def _variants(config: Config) -> Variants:
+    known: dict[tuple[tuple[str, Any], ...], tuple[Recipe, tuple[int, ...]]] = {}
+
+    def variant(values: Mapping[str, Any]) -> tuple[Recipe, tuple[int, ...]]:
+        key = tuple(sorted(values.items()))
+        if key not in known:
+            chosen = config.variant(values)
+            known[key] = recipe_of(chosen), rungs_of(chosen)
+        return known[key]
+
+    return variant
+
+
+def recipes_of(config: Config) -> list[Recipe]:
+    """The recipe of the plain config, then others, such that each searched option occurs."""
+    recipes = [recipe_of(config.variant(values)) for values in config.representatives()]
+    return list({recipe.fingerprint: recipe for recipe in recipes}.values())
 
 
 def recipe_of(config: Config) -> Recipe:
@@ -176,7 +228,29 @@ def space_of(config: Config) -> SearchSpace:
             ranges[name] = Range(value.low, value.high, log=name in _LOG)
         else:
             fixed[name] = float(value)
-    return SearchSpace(ranges, fixed, _weights(config))
+    searched = config.searched
+    return SearchSpace(
+        ranges,
+        fixed,
+        _weights(config),
+        {one.name: one.parameter for one in searched},
+        {one.name: one.conditions for one in searched if one.conditions} | _readers(config),
+    )
+
+
+def _readers(config: Config) -> dict[str, tuple[Condition, ...]]:
+    """For each scalar that only some models or learners read: which ones."""
+    found: dict[str, tuple[Condition, ...]] = {}
+    outermost = [one for one in config.searched if one.name in ("model", "learner")]
+    for one in outermost:
+        reads = {
+            value: config.variant({one.name: value}).readable_scalars() for value in one.values
+        }
+        for name in config.space.scalars():
+            readers = tuple(value for value, scalars in reads.items() if name in scalars)
+            if len(readers) < len(reads):
+                found[name] = (*found.get(name, ()), Condition(one.name, readers))
+    return found
 
 
 def _weights(config: Config) -> Simplex | dict[str, float]:

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from fewshot.errors.disk import disk_problem
 from orchestrator.executors.inline import Worker, WorkerStates, as_worker_error
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
-from trials.programs.build import build
+from trials.programs.several_recipes import build_for_all
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class _Actor:
     ) -> None:
         self._worker: Worker | Exception
         try:
-            program = build(
+            program = build_for_all(
                 recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
             )
             self._worker = Worker(number, program)

@@ -32,8 +32,11 @@ def readable_study(name: str, record: StudyRecord, space: SearchSpace) -> optuna
 def _readable(number: int, record: StudyRecord, space: SearchSpace) -> FrozenTrial:
     trial = record[number]
     hyperparameters, weights = space.decode(trial.params)
-    params = {key: hyperparameters[key] for key in space.ranges}
-    ranges: dict[str, BaseDistribution] = dict(distributions(space.ranges))
+    known = space.chosen(trial.params) | hyperparameters
+    params = {name: known[name] for name in space.parameters() if name in known}
+    ranges: dict[str, BaseDistribution] = distributions(
+        {name: of for name, of in space.parameters().items() if name in params}
+    )
     if isinstance(space.weights, Simplex):
         params |= {f"lambda/{task}": weight for task, weight in weights.items()}
         ranges |= {f"lambda/{task}": FloatDistribution(0.0, 1.0) for task in weights}

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -16,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fewshot.errors.inputs import input_error
 from orchestrator.record.journal import Journal, open_for_reading
+from orchestrator.space.choices import Choice, WholeRange
 from orchestrator.space.search_space import Range, Values
 from trials.contract import Outcome
 
@@ -45,9 +51,20 @@ class StudiedTrial:
         return self.reports[max(self.reports)] if self.reports else float("nan")
 
 
-def distributions(box: Mapping[str, Range]) -> dict[str, optuna.distributions.BaseDistribution]:
+Box = Mapping[str, Range | Choice | WholeRange]
+
+
+def distributions(box: Box) -> dict[str, BaseDistribution]:
     """The ranges as Optuna distributions."""
-    return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in box.items()}
+    return {name: _distribution(of) for name, of in box.items()}
+
+
+def _distribution(of: Range | Choice | WholeRange) -> BaseDistribution:
+    if isinstance(of, Choice):
+        return CategoricalDistribution(of.options)
+    if isinstance(of, WholeRange):
+        return IntDistribution(of.low, of.high, step=of.step)
+    return FloatDistribution(of.low, of.high, log=of.log)
 
 
 class StudyRecord:
@@ -57,7 +74,7 @@ class StudyRecord:
     operation does not grow with the number of trials.
     """
 
-    def __init__(self, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> None:
+    def __init__(self, storage: BaseStorage, name: str, box: Box) -> None:
         self._storage, self._distributions = storage, distributions(box)
         self._study = storage.get_study_id_from_name(name)
         trials = storage.get_all_trials(self._study, deepcopy=False)
@@ -66,7 +83,7 @@ class StudyRecord:
         self._notes = dict(storage.get_study_user_attrs(self._study))
 
     @classmethod
-    def open(cls, storage: BaseStorage, name: str, box: Mapping[str, Range]) -> "StudyRecord":
+    def open(cls, storage: BaseStorage, name: str, box: Box) -> "StudyRecord":
         """The study `name`; creates it if it does not exist."""
         try:
             return cls(storage, name, box)
@@ -85,13 +102,13 @@ class StudyRecord:
         return list(self._trials)
 
     def ask(
-        self, params: Mapping[str, float], notes: Mapping[str, Any] | None = None
+        self, params: Mapping[str, Any], notes: Mapping[str, Any] | None = None
     ) -> StudiedTrial:
         """Create a running trial with these parameters."""
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
-            distributions=self._distributions,
+            distributions={name: self._distributions[name] for name in params},
             user_attrs=dict(notes or {}),
         )
         # One operation, so that a crash leaves either the whole trial or nothing.

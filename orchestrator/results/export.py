@@ -53,9 +53,10 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
     if is_other or (out.exists() and not out.is_dir()):
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
     config = configs.load_config(home.config(name))
-    if merged and config.model.name != "lora":
+    model = config.variant(summary.best.choices).model.name
+    if merged and model != "lora":
         rule = "is only for a model with LoRA weights."
-        raise input_error("--merged", rule, config.model.name)
+        raise input_error("--merged", rule, model)
     # A process that is killed leaves only the folder `.partial`; `out` is complete or absent.
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -77,6 +78,7 @@ def _write_files(
 ) -> None:
     """Write all files of the export to `folder`."""
     assert summary.best is not None, "only an ended search is exported"
+    config = config.variant(summary.best.choices)
     chosen = _best_training(summary.best, records.final.trials())
     recipe, tensors = _trained(home.checkpoints(config.name), chosen, records)
     base = Path(records.search.notes.get("folder", "."))

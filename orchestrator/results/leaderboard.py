@@ -47,6 +47,7 @@ class Finalist:
     score: Interval
     hyperparameters: Mapping[str, float]
     task_weights: Mapping[str, float]
+    choices: Mapping[str, Any] = field(default_factory=dict)  # the searched options
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,7 @@ def _finalist_of(trial: StudiedTrial, finals: Sequence[StudiedTrial]) -> Finalis
         interval(np.array(_skills(finals)), of_tasks=False, within=_SKILLS),
         trial.notes["hyperparameters"],
         trial.notes["task_weights"],
+        trial.notes.get("choices", {}),
     )
 
 

@@ -40,6 +40,7 @@ def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> s
         "",
         "## Hyperparameters",
         "",
+        *(f"- `{name}`: {value}" for name, value in best.choices.items()),
         *(f"- `{name}`: {value:.4g}" for name, value in best.hyperparameters.items()),
         *(f"- `lambda/{task}`: {weight:.3f}" for task, weight in best.task_weights.items()),
         *_divisors(config, summary.null_losses),

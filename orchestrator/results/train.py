@@ -42,6 +42,9 @@ def train(config: Config, home: Home) -> Trained:
     details = [
         ErrorDetail(f"space.{name}", "must be a number for `train`, not a range.", None)
         for name in plan.space.ranges
+    ] + [
+        ErrorDetail(name, "must be a single option for `train`.", None)
+        for name in plan.space.choices
     ]
     if isinstance(plan.space.weights, Simplex):
         rule = "must have `fixed` weights or `search: false`."

@@ -12,7 +12,8 @@ def trial_table(record: StudyRecord, space: SearchSpace) -> pd.DataFrame:
     """One row for each trial, with the trial's number as the index.
 
     Columns: `state` (complete, pruned, failed or running); `score`, the last reported skill, NaN
-    before the first report; each hyperparameter by its name; `lambda/<task>` for each training
+    before the first report; each searched option and each hyperparameter by its name, NaN if the
+    trial does not have it; `lambda/<task>` for each training
     task; `score@<step>` for each rung, NaN if the trial did not reach it; `seconds` of training,
     NaN for running trials; `reason`, why the trial ended.
     """
@@ -24,6 +25,7 @@ def trial_table(record: StudyRecord, space: SearchSpace) -> pd.DataFrame:
             {
                 "state": trial.state,
                 "score": trial.score,
+                **space.chosen(trial.params),
                 **hyperparameters,
                 **{f"lambda/{task}": weight for task, weight in weights.items()},
                 **{f"score@{step}": trial.reports.get(step, math.nan) for step in steps},

@@ -80,6 +80,10 @@ class Categorical:
     def value(self, position: float) -> Any:
         return self._of.choices[self._index(position)]
 
+    def values(self, positions: Array) -> list[Any]:
+        """The values at positions (n,)."""
+        return [self.value(float(position)) for position in positions]
+
     def _index(self, position: float) -> int:
         return min(int(position * self.width), self.width - 1)
 

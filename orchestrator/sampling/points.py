@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from orchestrator.sampling.dimensions import dimension
+from orchestrator.sampling.dimensions import Categorical, dimension
+from orchestrator.space.choices import Conditions, active
 from orchestrator.space.simplex import Simplex
 
 Array = np.ndarray
 NO_AFFINITY: Mapping[str, float] = MappingProxyType({})
+NO_CONDITIONS: Conditions = MappingProxyType({})
+# The position of a parameter that a trial has not, because its recipe does not read it.
+_UNREAD = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,7 @@ class Coordinates:
     distributions: of all parameters; those of the simplex's coordinates are not read.
     affinity: for every training task a number >= 0, how much it is expected to help, see
     `trials.programs.affinity`; only their ratios matter. May be empty.
+    conditions: of parameters that only some trials have.
     """
 
     def __init__(
@@ -55,12 +60,13 @@ class Coordinates:
         distributions: Mapping[str, BaseDistribution],
         simplex: Simplex | None = None,
         affinity: Mapping[str, float] = NO_AFFINITY,
+        conditions: Conditions = NO_CONDITIONS,
     ) -> None:
         coordinates = () if simplex is None else simplex.names
         self._dimensions = {
             name: dimension(of) for name, of in distributions.items() if name not in coordinates
         }
-        self.simplex = simplex
+        self.simplex, self._conditions = simplex, conditions
         self.affinity = self._of_groups(affinity) if simplex and affinity else None
 
     def _of_groups(self, affinity: Mapping[str, float]) -> Array:
@@ -90,7 +96,10 @@ class Coordinates:
     def points(self, params: Sequence[Mapping[str, Any]]) -> Points:
         """The points of n sets of parameters."""
         dimensions = self._dimensions.items()
-        scalars = [[d.position(p[name]) for name, d in dimensions] for p in params]
+        scalars = [
+            [d.position(p[name]) if name in p else _UNREAD for name, d in dimensions]
+            for p in params
+        ]
         shares = np.zeros((len(params), 0))
         if self.simplex is not None:
             weights = [list(self.simplex.decode(p).values()) for p in params]
@@ -102,10 +111,13 @@ class Coordinates:
     def params(self, points: Points) -> list[dict[str, Any]]:
         """The parameters of n points."""
         found = [
-            {
-                name: d.value(float(x))
-                for (name, d), x in zip(self._dimensions.items(), own, strict=True)
-            }
+            active(
+                {
+                    name: d.value(float(x))
+                    for (name, d), x in zip(self._dimensions.items(), own, strict=True)
+                },
+                self._conditions,
+            )
             for own in points.scalars
         ]
         if self.simplex is None:
@@ -122,12 +134,25 @@ class Coordinates:
         and because the first part of a task's share has the most effect.
         """
         parts = [np.sqrt(points.shares)]
-        for d, positions in zip(self._dimensions.values(), points.scalars.T, strict=True):
-            parts.append(d.features(positions))
+        for name, positions in zip(self._dimensions, points.scalars.T, strict=True):
+            read = self._read(name, points)
+            found = self._dimensions[name].features(np.where(read, positions, _UNREAD))
+            parts.append(found * read[:, None] if self._dimensions[name].nominal else found)
         if self.affinity is not None:
             spread = max(1e-9, float(self.affinity.std()))
             parts.append(points.shares @ ((self.affinity - self.affinity.mean()) / spread)[:, None])
         return np.concatenate(parts, 1)
+
+    def _read(self, name: str, points: Points) -> Array:
+        """Which points read a parameter, (n,) bool."""
+        read = np.ones(len(points), bool)
+        for condition in self._conditions.get(name, ()):
+            of = self._dimensions[condition.of]
+            assert isinstance(of, Categorical), "only choices have conditions on their values"
+            chosen = of.values(points.scalars[:, list(self._dimensions).index(condition.of)])
+            own = [value in condition.values for value in chosen]
+            read &= np.array(own, bool) & self._read(condition.of, points)
+        return read
 
     @property
     def widths(self) -> tuple[int, int, int]:

@@ -71,7 +71,7 @@ class Sampler:
 
     def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
-        return drawn | _near_reference(trials, self._space, rng)
+        return drawn | _near_reference(trials, self._space, rng, drawn)
 
     def _modelled(
         self, trials: RankedTrials, running: Points, rng: np.random.Generator, n: int
@@ -111,7 +111,7 @@ class Sampler:
 def coordinates_of(space: SearchSpace, affinity: Mapping[str, float] = NO_AFFINITY) -> Coordinates:
     """The coordinates of the points of a search space."""
     simplex = space.weights if isinstance(space.weights, Simplex) else None
-    return Coordinates(distributions(space.ranges), simplex, affinity)
+    return Coordinates(distributions(space.parameters()), simplex, affinity, space.conditions)
 
 
 def _rounded(n: int) -> int:
@@ -119,22 +119,29 @@ def _rounded(n: int) -> int:
     return n - n % (1 << max(0, n.bit_length() - 3))
 
 
-def _near_reference(trials: RankedTrials, space: SearchSpace, rng: np.random.Generator) -> Values:
-    """Rates near the best rates of the reference, if it has a score; else none."""
+def _near_reference(
+    trials: RankedTrials, space: SearchSpace, rng: np.random.Generator, drawn: Values
+) -> Values:
+    """Rates near the best ones of the reference with the choices of `drawn`; else none."""
+    chosen = {name: v for name, v in space.chosen(drawn).items() if space.is_nominal(name)}
     scored = (t for t in trials.trials if not math.isnan(t.score))
-    references = [t for t in scored if space.is_reference(t.params)]
+    references = [
+        t for t in scored if space.is_reference(t.params) and chosen.items() <= t.params.items()
+    ]
     if not references:
         return {}
     best = max(references, key=lambda t: t.score)
-    drawn = {}
+    found = {}
     for name in space.rates():
+        if name not in best.params or name not in drawn:
+            continue
         r, step = space.ranges[name], rng.uniform(-1, 1)
         if r.log:
             value = best.params[name] * _NEAR**step
         else:
             value = best.params[name] + _PART * step * (r.high - r.low)
-        drawn[name] = min(max(value, r.low), r.high)
-    return drawn
+        found[name] = min(max(value, r.low), r.high)
+    return found
 
 
 def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:

@@ -123,7 +123,9 @@ def _on_edges(plan: Plan, ranked: Sequence[StudiedTrial]) -> list[Advice]:
         return []
     advice = []
     for name, range_ in plan.space.ranges.items():
-        shares = [range_.share(t.params[name]) for t in ranked[:_BEST]]
+        shares = [range_.share(t.params[name]) for t in ranked[:_BEST] if name in t.params]
+        if len(shares) < _BEST:  # trials of some recipes do not have it
+            continue
         for end, value, away in (
             ("low", range_.low, max(shares)),
             ("high", range_.high, 1 - min(shares)),

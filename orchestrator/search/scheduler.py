@@ -80,8 +80,9 @@ class Scheduler:
         self._to_restart.extend(self._restarted(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
             spec = self.live[report.key]
-            record = self._sources[spec.stage].record
-            record.report(spec.number, report.step, report.score.mean)
+            source = self._sources[spec.stage]
+            rung = source.rung(spec, report.step)
+            source.record.report(spec.number, rung, report.score.mean)
             self._recorder.reported(report)
             self._seconds[report.key] = report.seconds
             self.failures.reported(report.score.mean)
@@ -95,13 +96,18 @@ class Scheduler:
 
     def _decisions(self, reports: Sequence[RungReport]) -> dict[str, Decision]:
         # A restarted trial repeats its earlier reports; only the last one needs a decision.
-        latest = {report.key: report for report in reports}
+        latest = {report.key: self._at_rung(report) for report in reports}
         decisions: dict[str, Decision] = {}
         for stage, source in self._sources.items():
             decisions |= source.decide(
                 [r for r in latest.values() if self.live[r.key].stage == stage]
             )
         return decisions
+
+    def _at_rung(self, report: RungReport) -> RungReport:
+        """The report at the step at which its source records and compares it."""
+        spec = self.live[report.key]
+        return replace(report, step=self._sources[spec.stage].rung(spec, report.step))
 
     def _restarted(self, spec: TrialSpec) -> TrialSpec:
         self._worker_losses[spec.key] += 1
@@ -132,6 +138,7 @@ def _end(
         "seed": spec.seed,
         "seconds": round(seconds, 3),
         "hyperparameters": dict(spec.hyperparameters),
+        "choices": dict(spec.choices),
         "task_weights": dict(spec.task_weights),
         "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
     }

@@ -39,8 +39,14 @@ class TrialSource(Protocol):
         Prepared trials are discarded after as many new reports as there are lanes.
         """
 
+    def rung(self, spec: TrialSpec, step: int) -> int:
+        """The step at which the record keeps the score of a trial at its own `step`."""
+
     def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
-        """Decisions by key on trials that reached rungs in one turn; their order has no effect."""
+        """Decisions by key on trials that reached rungs in one turn; their order has no effect.
+
+        The steps of the reports are those of the record.
+        """
 
 
 class SearchTrials:
@@ -121,8 +127,10 @@ class SearchTrials:
         self._suggested += self._sampler.suggest(self.ranked_trials, list(self._suggested), n)
 
     def _spec(self, trial: StudiedTrial, attempt: int) -> TrialSpec:
-        hyperparameters, weights = self._plan.space.decode(trial.params)
-        return self._plan.spec(trial.number, hyperparameters, weights, attempt=attempt)
+        return self._plan.trial(trial.number, trial.params, attempt=attempt)
+
+    def rung(self, spec: TrialSpec, step: int) -> int:
+        return self._plan.rung(spec, step)
 
     def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
         self._new_reports += len(reports)
@@ -241,8 +249,11 @@ class RetrainTrials:
             return replace(
                 plan.spec(number, {}, {}, **fields), recipe=retraining.untrained, rungs=(0,)
             )
-        spec = plan.spec(number, *plan.space.decode(retraining.candidate.params), **fields)
+        spec = plan.trial(number, retraining.candidate.params, **fields)
         return replace(spec, initial=retraining.initial)
+
+    def rung(self, spec: TrialSpec, step: int) -> int:
+        return step
 
     def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
         return {

@@ -6,16 +6,19 @@ rates.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from fewshot.learners.per_task import OWN
+from orchestrator.space.choices import Choice, Conditions, WholeRange, active
 from orchestrator.space.simplex import Simplex
 
-Values = dict[str, float]
+Values = dict[str, Any]  # numbers, and the options of choices
 
 SOFT_WEIGHT, TEMPERATURE = "distill/soft_weight", "distill/temperature"
 
@@ -57,22 +60,39 @@ class SearchSpace:
     """The hyperparameters and the task weights of a search.
 
     ranges: the searched scalars. fixed: the other scalars. weights: a simplex, or fixed weights.
+    choices: the searched options of the recipe. conditions: of ranges and choices that only some
+        recipes read. A trial has no values of those that its recipe does not read.
     """
 
     ranges: Mapping[str, Range]
     fixed: Mapping[str, float]
     weights: Simplex | Mapping[str, float]
+    choices: Mapping[str, Choice | WholeRange] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=dict)
 
-    def box(self) -> dict[str, Range]:
+    def parameters(self) -> dict[str, Range | Choice | WholeRange]:
+        """The ranges and the choices."""
+        return {**self.ranges, **self.choices}
+
+    def box(self) -> dict[str, Range | Choice | WholeRange]:
         """The range of every searched parameter."""
         if not isinstance(self.weights, Simplex):
-            return dict(self.ranges)
+            return self.parameters()
         half = self.weights.box
-        return dict(self.ranges) | {name: Range(-half, half) for name in self.weights.names}
+        return self.parameters() | {name: Range(-half, half) for name in self.weights.names}
 
-    def decode(self, params: Mapping[str, float]) -> tuple[Values, Values]:
+    def active(self, params: Mapping[str, Any]) -> Values:
+        """The parameters without those that the chosen recipe does not read."""
+        return active(params, self.conditions)
+
+    def chosen(self, params: Mapping[str, Any]) -> Values:
+        """The options of the recipe that a trial's parameters choose."""
+        return {name: params[name] for name in self.choices if name in params}
+
+    def decode(self, params: Mapping[str, Any]) -> tuple[Values, Values]:
         """Hyperparameters and task weights for a trial's parameters."""
-        hyperparameters = dict(self.fixed) | {name: params[name] for name in self.ranges}
+        read = self.active({**self.fixed, **params})
+        hyperparameters = {name: read[name] for name in (*self.fixed, *self.ranges) if name in read}
         if isinstance(self.weights, Simplex):
             return hyperparameters, self.weights.decode(params)
         return hyperparameters, dict(self.weights)
@@ -95,10 +115,10 @@ class SearchSpace:
             params[OWN] = self.ranges[OWN].low
         return params
 
-    def is_reference(self, params: Mapping[str, float]) -> bool:
+    def is_reference(self, params: Mapping[str, Any]) -> bool:
         """Whether the parameters are those of the reference, with any rates."""
         reference = self._reference
-        return bool(reference) and all(params[k] == v for k, v in reference.items())
+        return bool(reference) and all(params.get(k) == v for k, v in reference.items())
 
     def with_weights(self, weights: Mapping[str, float]) -> Values:
         """The reference with these task weights and with rates in the middle of their ranges.
@@ -109,9 +129,14 @@ class SearchSpace:
         shares = self.weights.group_shares(np.array([[weights[t] for t in self.weights.tasks]]))
         return self.rate_design(1, 0)[0] | self.weights.encode_nearest(shares[0])
 
-    def mean(self, points: Sequence[Mapping[str, float]]) -> Values:
-        """The mean of several points: the mean of their task weights and of each scalar."""
-        scalars = {name: r.mean([p[name] for p in points]) for name, r in self.ranges.items()}
+    def mean(self, points: Sequence[Mapping[str, Any]]) -> Values:
+        """The mean of several points: the mean of their task weights and of each scalar.
+
+        Of several recipes only the points of the most frequent one are used.
+        """
+        points = self._of_one_recipe(points)
+        named = {name: of for name, of in self.parameters().items() if name in points[0]}
+        scalars: Values = {name: of.mean([p[name] for p in points]) for name, of in named.items()}
         if not isinstance(self.weights, Simplex):
             return scalars
         decoded = [self.weights.decode(p) for p in points]
@@ -119,13 +144,24 @@ class SearchSpace:
         shares = self.weights.group_shares(np.array([list(means.values())]))[0]
         return self.weights.encode_nearest(shares) | scalars
 
+    def _of_one_recipe(self, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        chosen = [
+            tuple(p.get(name) for name in self.choices if self.is_nominal(name)) for p in points
+        ]
+        ((usual, _),) = Counter(chosen).most_common(1)
+        return [p for p, own in zip(points, chosen, strict=True) if own == usual]
+
+    def is_nominal(self, name: str) -> bool:
+        """Whether a parameter is a choice without an order."""
+        return isinstance(self.choices.get(name), Choice)
+
     def rates(self) -> tuple[str, ...]:
         """The searched scalars that the reference does not define."""
         return tuple(name for name in self.ranges if name not in self.reference())
 
     def rate_design(self, n: int, seed: int) -> list[Values]:
-        """n points of the reference with rates spread evenly over their ranges."""
-        names = self.rates()
+        """n points of the reference with rates and choices spread evenly over their ranges."""
+        names, spread = (*self.rates(), *self.choices), self.parameters()
         if len(names) == 1:  # equal distances, the middle first
             order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
             points = [[(i + 0.5) / n] for i in order]
@@ -136,7 +172,9 @@ class SearchSpace:
             drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
             points = drawn[:n].tolist()
         return [
-            self.reference()
-            | {name: self.ranges[name].at(x) for name, x in zip(names, point, strict=False)}
+            self.active(
+                self.reference()
+                | {name: spread[name].at(x) for name, x in zip(names, point, strict=False)}
+            )
             for point in points
         ]

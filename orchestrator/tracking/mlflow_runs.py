@@ -248,7 +248,7 @@ def run_name(spec: TrialSpec) -> str:
 def _params_of(spec: TrialSpec) -> dict[str, object]:
     weights = {f"lambda/{task}": weight for task, weight in spec.task_weights.items()}
     params = {"trial_number": spec.number, "stage": spec.stage, "seed": spec.seed}
-    return {**params, **spec.hyperparameters, **weights}
+    return {**params, **spec.choices, **spec.hyperparameters, **weights}
 
 
 def _described(note: str, traceback: str | None) -> str:

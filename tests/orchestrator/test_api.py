@@ -230,3 +230,43 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(small_one, "README.md", "exec"), {})
     assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+CHOICES = [
+    "name=recipes",
+    "search.rungs=[0.5]",
+    "search.trials=8",
+    "search.lanes=2",
+    "learner={choices: [{name: reptile, inner_steps: 2, adapt_steps: 2},"
+    " {name: maml, adapt_steps: 2, inner_steps: {low: 1, high: 2}}]}",
+    "steps={choices: [4, 12]}",
+]
+
+
+def test_a_search_over_recipes(tmp_path):
+    made = small(tmp_path / "home", *CHOICES)
+    asked = 0
+
+    def stops() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 5
+
+    with pytest.raises(Stopped):
+        made.run(executor="inline", should_stop=stops)
+    summary = made.run(executor="inline", resume=True)
+    table = made.trials()
+    assert set(table.learner) == {"reptile", "maml"}
+    assert set(table.steps) == {4, 12}
+    read = table["learner.maml.inner_steps"].notna()
+    assert (read == (table.learner == "maml")).all()
+    assert table.filter(like="score@").columns.tolist() == ["score@2", "score@4"]
+    assert summary.occupancy > 0.5
+    study = made.study()
+    assert study.trials[0].distributions["learner"].choices == ("reptile", "maml")
+    assert {n for t in study.trials for n in t.params} >= {"steps", "learner.maml.inner_steps"}
+    made.export(tmp_path / "best")
+    exported = Search.from_yaml(tmp_path / "best" / "config.yaml", home=tmp_path / "home")
+    assert "choices" not in str(exported.config)
+    chosen = exported.config["learner"]["name"], exported.config["steps"]
+    assert chosen == (summary.best.choices["learner"], summary.best.choices["steps"])

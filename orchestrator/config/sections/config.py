@@ -1,23 +1,33 @@
 """The config of a search, composed of its sections."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     WrapValidator,
 )
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.learners import learner_named
 from fewshot.learners.per_task import OWN
+from fewshot.models.pretrained.lora import RANK
 from orchestrator.config.sections.parts import (
     DatasetPart,
     DistillationSection,
     LearnerPart,
     ModelPart,
     TeacherPart,
+)
+from orchestrator.config.sections.searched import (
+    Searched,
+    nodes,
+    representatives,
+    resolved,
+    searched_options,
 )
 from orchestrator.config.sections.section import Name, Section, section_error
 from orchestrator.config.sections.space import SpaceSection
@@ -29,6 +39,7 @@ from orchestrator.config.sections.tasks import (
 )
 from trials.contract import Precision
 from trials.lanes.objective import soft_hyperparameters
+from trials.lanes.optimizers.adam import WEIGHT_DECAY
 from trials.programs.adaptation import Adaptation
 from trials.programs.meta_training.objective import MetaTraining
 
@@ -59,7 +70,11 @@ class SearchSection(Section):
 
 
 class Config(Section):
-    """The config of a whole search."""
+    """The config of a whole search.
+
+    Where options of the recipe are searched, the fields are those of the plain config, which has
+    the first of several options, or the highest number; see `variant`.
+    """
 
     name: Name
     seed: int = Field(0, ge=0, lt=2**31)
@@ -77,6 +92,41 @@ class Config(Section):
     steps: NonNegativeInt  # 0: the model stays untrained
     space: SpaceSection
     search: SearchSection = SearchSection()
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)  # see `searched.nodes`
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """The config of values from YAML; raises ValidationError, or InputError of choices."""
+        written = nodes(data)
+        config = cls.model_validate(resolved(data, searched_options(written), {}))
+        config._written = written
+        return config
+
+    def data(self) -> dict[str, Any]:
+        """Plain values under their names in YAML, with defaults filled in; the inverse of `of`."""
+        data: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        for path, node in self._written.items():
+            *parents, last = path.split(".")
+            place = data
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = node
+        return data
+
+    @property
+    def searched(self) -> list[Searched]:
+        """The options of the recipe that are searched."""
+        return searched_options(self._written)
+
+    def variant(self, values: Mapping[str, Any]) -> Self:
+        """The config with these values of the searched options; by default the plain config."""
+        if not self._written:
+            return self
+        return type(self).model_validate(resolved(self.data(), self.searched, values))
+
+    def representatives(self) -> list[dict[str, Any]]:
+        """Values of the searched options, for which `variant` gives each option once."""
+        return representatives(self.searched)
 
     @property
     def adapts(self) -> bool:
@@ -107,6 +157,11 @@ class Config(Section):
         read = learner_named(self.learner.name).hyperparameters + extra
         # With 0 steps there is no learning rate.
         return read if self.steps else tuple(n for n in read if n != MetaTraining.learning_rate)
+
+    def readable_scalars(self) -> set[str]:
+        """The scalars that the trials of the plain config need, or may have."""
+        rank = {RANK} if self.model.name == "lora" else set()
+        return {*self.hyperparameters(), WEIGHT_DECAY} | rank
 
     def train_names(self) -> list[str]:
         return [name for task in self.tasks.train for name in task.names()]

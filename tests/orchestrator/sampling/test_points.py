@@ -4,6 +4,7 @@ import pytest
 from orchestrator.sampling.candidates import anywhere, near
 from orchestrator.sampling.points import Points
 from orchestrator.sampling.sampler import coordinates_of
+from orchestrator.space.choices import Choice, Condition, WholeRange
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex
 
@@ -77,3 +78,36 @@ def test_points_near_others_are_nearer_the_smaller_the_spread() -> None:
         return float(np.abs(np.sqrt(points.shares) - roots).mean())
 
     assert distance(0.02) < distance(0.1) < distance(0.4)
+
+
+LEARNER = Choice(("protonet", "maml"))
+SEVERAL = SearchSpace(
+    {"lr/outer": Range(1e-4, 1e-1, log=True), "lr/inner": Range(1e-2, 1.0, log=True)},
+    {},
+    UNIFORM,
+    {"learner": LEARNER, "learner.maml.inner_steps": WholeRange(1, 5)},
+    dict.fromkeys(("lr/inner", "learner.maml.inner_steps"), (Condition("learner", ("maml",)),)),
+)
+
+
+def test_points_of_several_recipes_come_back_with_what_they_read() -> None:
+    coordinates = coordinates_of(SEVERAL)
+    points = drawn(SEVERAL)
+    params = coordinates.params(points)
+    assert {p["learner"] for p in params} == {"protonet", "maml"}
+    for p in params:
+        assert ("lr/inner" in p) == ("learner.maml.inner_steps" in p) == (p["learner"] == "maml")
+    again = coordinates.points(params)
+    np.testing.assert_allclose(coordinates.features(again), coordinates.features(points), atol=1e-6)
+
+
+def test_what_is_not_read_makes_no_difference_to_the_model() -> None:
+    coordinates = coordinates_of(SEVERAL)
+    points = drawn(SEVERAL)
+    learner = coordinates.params(points)
+    rows = [i for i, p in enumerate(learner) if p["learner"] == "protonet"]
+    other = Points(points.shares, points.scalars.copy())
+    other.scalars[:, [1, 3]] = 0.9  # lr/inner and the inner steps
+    same = coordinates.features(points)[rows] == coordinates.features(other)[rows]
+    assert same.all()
+    assert not (coordinates.features(points) == coordinates.features(other)).all()

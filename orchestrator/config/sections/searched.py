@@ -1,0 +1,193 @@
+"""Options of a recipe that are searched: `{choices: [..]}` and `{low: .., high: .., step: ..}`.
+
+They stand in the sections `model`, `learner` and `episodes`, in place of a section or an option,
+and in place of `batch`, `optimizer` and `steps`. An option that is a section can have searched
+options of its own, which are read only if it is chosen.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewshot.errors.inputs import ErrorDetail, InputError
+from orchestrator.space.choices import Choice, Condition, Option, WholeRange
+
+SECTIONS = ("model", "learner", "episodes", "batch", "optimizer", "steps")
+_PARTS = ("model", "learner")  # a name can stand for a section of these
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A searched option.
+
+    name: its path in the config. In an option that is a section, the path has the option's label:
+        `learner.maml.inner_steps`.
+    parameter: its values; for sections and lists these are labels.
+    values: what stands in the config for each label; empty for ranges.
+    conditions: the choices that contain it.
+    """
+
+    name: str
+    parameter: Choice | WholeRange
+    values: Mapping[Option, Any] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def first(self) -> Option:
+        """The value of the plain config: the first option, or the highest number."""
+        is_choice = isinstance(self.parameter, Choice)
+        return next(iter(self.values)) if is_choice else self.parameter.at(1.0)
+
+
+def nodes(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The outermost searched options of a config as they were written, by path."""
+    return dict(_nodes({key: data[key] for key in SECTIONS if key in data}, ""))
+
+
+def _nodes(section: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        place = f"{path}.{key}" if path else str(key)
+        if _is_searched(value):
+            yield place, value
+        elif isinstance(value, Mapping):
+            yield from _nodes(value, place)
+
+
+def _is_searched(value: Any) -> bool:
+    return isinstance(value, Mapping) and not {"choices", "low", "high"}.isdisjoint(value)
+
+
+def searched_options(written: Mapping[str, Any]) -> list[Searched]:
+    """The searched options, outer ones first; raises InputError with all errors.
+
+    written: the outermost ones by path, see `nodes`.
+    """
+    details: list[ErrorDetail] = []
+    found = [
+        one for path, node in written.items() for one in _in_node(path, path, node, (), details)
+    ]
+    if details:
+        raise InputError(details)
+    return found
+
+
+def _in_node(
+    name: str,
+    place: str,
+    node: Mapping[str, Any],
+    conditions: tuple[Condition, ...],
+    details: list[ErrorDetail],
+) -> Iterator[Searched]:
+    """The option `node`, then those inside of it. name: see `Searched`; place: in the file."""
+    errors = _errors(place, node)
+    details += errors
+    if errors:
+        return
+    if "choices" not in node:
+        step = node.get("step", 1)
+        yield Searched(name, WholeRange(node["low"], node["high"], step), {}, conditions)
+        return
+    values = _labelled(node["choices"])
+    yield Searched(name, Choice(tuple(values)), values, conditions)
+    for i, (label, value) in enumerate(values.items()):
+        if isinstance(value, Mapping):
+            own = (*conditions, Condition(name, (label,)))
+            for path, inner in _nodes(value, ""):
+                where = f"{place}.choices.{i}.{path}"
+                yield from _in_node(f"{name}.{label}.{path}", where, inner, own, details)
+
+
+def _errors(place: str, node: Mapping[str, Any]) -> list[ErrorDetail]:
+    known = ("choices",) if "choices" in node else ("low", "high", "step")
+    details = [
+        ErrorDetail(f"{place}.{key}", f"can't be beside {known[0]}.", None, "Remove it.")
+        for key in node
+        if key not in known
+    ]
+    if "choices" in node:
+        options = node["choices"]
+        if not isinstance(options, list) or len(options) < 2:
+            rule = "must be a list of at least two options."
+            return [*details, ErrorDetail(f"{place}.choices", rule, options)]
+        if len({json.dumps(option, sort_keys=True) for option in options}) < len(options):
+            rule = "must not have an option twice."
+            details.append(ErrorDetail(f"{place}.choices", rule, options))
+        if any(option is None for option in options):
+            details.append(ErrorDetail(f"{place}.choices", "must not have an empty option.", None))
+        return details
+    low, high, step = node.get("low"), node.get("high"), node.get("step", 1)
+    if not all(type(end) is int for end in (low, high, step)):
+        rule = "must have whole numbers as `low`, `high` and `step`."
+        remedy = "For other numbers give {choices: [..]}."
+        return [*details, ErrorDetail(place, rule, [low, high, step], remedy)]
+    assert isinstance(low, int), "see above"
+    assert isinstance(high, int), "see above"
+    if low >= high or step < 1 or (high - low) % step:
+        rule = "must have low < high, and a step that divides high - low."
+        details.append(ErrorDetail(place, rule, [low, high, step]))
+    return details
+
+
+def _labelled(options: list[Any]) -> dict[Option, Any]:
+    """The options by label: numbers and words themselves, sections by name."""
+    names = [o.get("name") if isinstance(o, Mapping) else None for o in options]
+    found: dict[Option, Any] = {}
+    for option, name in zip(options, names, strict=True):
+        if isinstance(option, str | int | float | bool):
+            label: Option = option
+        elif isinstance(option, list):
+            label = ", ".join(map(str, option))
+        else:
+            label = str(name)
+            if name is None or names.count(name) > 1:
+                rest = {k: v for k, v in option.items() if k != "name" and not _is_searched(v)}
+                own = " ".join(f"{k}={v}" for k, v in rest.items())
+                label = f"{name} {own}" if name and own else own or str(name)
+        number = 2
+        while label in found:
+            label, number = f"{label} ({number})", number + 1
+        found[label] = option
+    return found
+
+
+def resolved(
+    data: Mapping[str, Any], options: list[Searched], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config with a value in place of each searched option; by default its `first`."""
+    by_name = {one.name: one for one in options}
+
+    def fill(name: str, node: Any) -> Any:
+        """name: that of the option if `node` is one."""
+        if name in by_name and _is_searched(node):
+            one = by_name[name]
+            value = values.get(name, one.first)
+            if not one.values:
+                return value
+            chosen = one.values[value]
+            if isinstance(chosen, str) and name in _PARTS:
+                return {"name": chosen}
+            return inside(f"{name}.{value}", chosen)
+        return inside(name, node)
+
+    def inside(name: str, node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: fill(f"{name}.{key}", value) for key, value in node.items()}
+        return node
+
+    return {key: fill(key, value) if key in SECTIONS else value for key, value in data.items()}
+
+
+def representatives(options: list[Searched]) -> list[dict[str, Any]]:
+    """Values of the searched options, such that each option and each end of a range occurs once.
+
+    The first has the `first` of each; each other one differs from it in one option, and in the
+    choices that contain this option.
+    """
+    found: list[dict[str, Any]] = [{}]
+    for one in options:
+        outer = {c.of: c.values[0] for c in one.conditions}
+        ends = [one.parameter.at(0.0), one.parameter.at(1.0)]
+        every = list(one.values) if one.values else ends
+        found += [outer | {one.name: value} for value in every if value != one.first or outer]
+    return found

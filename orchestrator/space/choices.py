@@ -1,0 +1,62 @@
+"""Searched options that are no real numbers, and the conditions under which they are read."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Option = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several options without an order; all different, at least two."""
+
+    options: tuple[Option, ...]
+
+    def at(self, share: float) -> Option:
+        """The option at `share` in [0, 1] of the list."""
+        return self.options[min(int(share * len(self.options)), len(self.options) - 1)]
+
+    def mean(self, values: Sequence[Option]) -> Option:
+        """The most frequent value; of several the first."""
+        return Counter(values).most_common(1)[0][0]
+
+
+@dataclass(frozen=True)
+class WholeRange:
+    """A whole number: low, low + step, .., high; low < high, and step divides high - low."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def at(self, share: float) -> int:
+        """The number at `share` in [0, 1] of the range; each has an equal part of it."""
+        n = (self.high - self.low) // self.step + 1
+        return self.low + self.step * min(int(share * n), n - 1)
+
+    def mean(self, values: Sequence[int]) -> int:
+        """The number of the range that is nearest to the arithmetic mean."""
+        above = sum(values) / len(values) - self.low
+        return self.low + self.step * round(above / self.step)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A parameter is read only if the parameter `of` has one of the `values`."""
+
+    of: str
+    values: tuple[Option, ...]
+
+
+Conditions = Mapping[str, tuple[Condition, ...]]  # by parameter; all of them must hold
+
+
+def active(params: Mapping[str, Any], conditions: Conditions) -> dict[str, Any]:
+    """The parameters that are read, given the values of all those that they depend on."""
+
+    def read(name: str) -> bool:
+        return all(params.get(c.of) in c.values and read(c.of) for c in conditions.get(name, ()))
+
+    return {name: value for name, value in params.items() if read(name)}

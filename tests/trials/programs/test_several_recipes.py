@@ -1,0 +1,91 @@
+"""Trials of several recipes in one worker."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.trials.conformance import assert_same_reports, drive
+from trials.contract import Component
+from trials.programs.several_recipes import SeveralRecipes
+
+
+@pytest.fixture(scope="module")
+def case(case_named):
+    return replace(case_named("functions"), double=True)
+
+
+def recipes(case):
+    """Two learners and two model sizes."""
+    wide = replace(case.recipe, model=Component(name="mlp", options={"hidden": (12,)}))
+    return [case.recipe, wide, replace(case.recipe, episodes=case.recipe.episodes + 1)]
+
+
+def several(case, folder, lanes):
+    folder.mkdir(parents=True, exist_ok=True)
+    return SeveralRecipes(
+        lambda recipe: case.program(folder, lanes=lanes, recipe=recipe),
+        lanes=lanes,
+        first=case.recipe,
+    )
+
+
+def trials(case, n):
+    kinds = recipes(case)
+    return [case.spec(i, recipe=kinds[i % len(kinds)]) for i in range(n)]
+
+
+def test_a_trial_is_the_same_as_in_a_program_of_its_own(case, tmp_path):
+    specs = trials(case, 7)
+    stories = drive(several(case, tmp_path / "several", 4), specs)
+    for i, spec in enumerate(specs):
+        alone = drive(case.program(tmp_path / f"alone_{i}", recipe=spec.recipe), [spec])
+        assert_same_reports(stories[spec.key].reports, alone[spec.key].reports)
+        assert stories[spec.key].result.outcome == "complete"
+
+
+def test_it_has_never_more_trials_than_lanes(case, tmp_path):
+    program = several(case, tmp_path, 3)
+    assert program.free == 3
+    for left, spec in zip((2, 1, 0), trials(case, 3), strict=True):
+        program.admit(spec)
+        assert program.free == left
+    keys = {report.key for _ in range(3) for report in program.advance()}
+    assert len(keys) == 3  # each recipe had a turn
+    program.release(keys.pop(), "pruned")
+    assert program.free == 1
+
+
+def test_waiting_trials_are_no_idle_lanes(case, tmp_path):
+    program = several(case, tmp_path, 4)
+    for spec in trials(case, 2):
+        program.admit(spec)
+    while len([r for r in program.advance() if r.step == 4]) == 0:
+        pass
+    assert program.lane_steps > 0
+    assert program.lane_steps / program.capacity_steps == pytest.approx(2 / 4)
+
+
+def test_a_failing_trial_fails_alone(case, tmp_path):
+    specs = trials(case, 6)
+    specs[1] = replace(specs[1], hyperparameters=case.wild)
+    specs[2] = replace(specs[2], task_weights={})  # raises when it starts
+    with pytest.raises(KeyError):
+        drive(several(case, tmp_path, 3), specs[2:3])
+    stories = drive(several(case, tmp_path / "again", 3), [*specs[:2], *specs[3:]])
+    outcomes = {key: story.result.outcome for key, story in stories.items()}
+    assert [outcomes[s.key] for s in specs if s is not specs[2]].count("failed") == 1
+
+
+def test_programs_without_trials_are_dropped(case, tmp_path):
+    program = several(case, tmp_path, 1)
+    made = []
+    make = program._make
+    program._make = lambda recipe: made.append(recipe.fingerprint) or make(recipe)
+    for n in range(12):
+        recipe = replace(case.recipe, query=case.recipe.query + n)
+        spec = case.spec(n, recipe=recipe, rungs=(1,))
+        program.admit(spec)
+        assert [report.key for report in program.advance()] == [spec.key]
+        program.release(spec.key, "complete")
+    assert len(program._programs) <= 8
+    assert len(made) == 11  # the first one was there
