@@ -6,6 +6,7 @@ from fewshot.learners.learners import LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.searched import SECTIONS
 from trials.programs.teachers import TRAINED
 
 _OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factory
@@ -24,4 +25,22 @@ def json_schema() -> dict[str, Any]:
     ):
         field = schema["$defs"][section]["properties"][key]
         field["anyOf"] = [{"enum": sorted(names)}, {"pattern": f"^{_OWN}$"}]
+    for key in SECTIONS:
+        schema["properties"][key] = _searchable(schema["properties"][key])
+    shapes = schema["$defs"]["EpisodesSection"]["properties"]
+    shapes |= {key: _searchable(field) for key, field in shapes.items()}
     return schema
+
+
+def _searchable(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an option that may be searched, see `orchestrator.config.sections.searched`."""
+    whole = {"type": "integer"}
+    choices = {"type": "array", "minItems": 2}
+    numbers = {"low": whole, "high": whole, "step": whole}
+    searched: list[dict[str, Any]] = [
+        {"type": "object", "required": ["choices"], "properties": {"choices": choices}},
+        {"type": "object", "required": ["low", "high"], "properties": numbers},
+    ]
+    return {"anyOf": [field, *searched]} | (
+        {"default": field["default"]} if "default" in field else {}
+    )
