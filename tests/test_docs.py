@@ -56,13 +56,15 @@ def test_the_readme_names_every_shipped_config():
     assert all(config in readme for config in configs)
 
 
-def test_the_example_config_of_the_readme_has_no_faults():
+def test_the_example_configs_of_the_readme_have_no_faults():
     import yaml
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
-    text = re.sub(r"([0-9])e-", r"\1.0e-", example)  # PyYAML alone takes 1e-4 for a word
-    assert parse(yaml.safe_load(text)).name == "mine"
+    examples = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    # PyYAML alone takes 1e-4 for a word.
+    whole, choices = (yaml.safe_load(re.sub(r"([0-9])e-", r"\1.0e-", text)) for text in examples)
+    assert parse(whole).name == "mine"
+    assert len(parse(whole | choices).searched) == 5
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
