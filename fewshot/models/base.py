@@ -61,6 +61,17 @@ class CachesStates(Protocol):
         """Outputs (n, n_out) for hidden states (n, ...); compatible with `vmap`."""
 
 
+@runtime_checkable
+class StartsAtMeans(Protocol):
+    """An extra method of a pretrained model with a new last layer for the classes of a task."""
+
+    def head_at_means(self, params: Params, x: Tensor, labels: Tensor) -> Params:
+        """The last layer that predicts the class whose mean embedding is nearest.
+
+        x: examples (n, *features), with all classes; labels: (n,) int64.
+        """
+
+
 class OnStates:
     """A model with a frozen part, whose `apply` takes hidden states instead of inputs.
 

@@ -281,3 +281,21 @@ class TestImages(ModelLaws):
     def test_an_encoder_without_a_class_token_is_refused(self, tmp_path):
         with pytest.raises(InputError, match="class token"):
             Lora(features=(3, 32, 32), encoder=tiny_vision.save(tmp_path, "convnext"))
+
+
+def test_a_new_last_layer_at_class_means_predicts_the_nearest_mean(tiny, ids):
+    embedding, model = made(tiny), made(tiny, n_out=3)
+    params = model.init(torch.Generator().manual_seed(0))
+    labels = torch.arange(len(ids)) % 3
+    params |= model.head_at_means(params, ids, labels)
+    plain = embedding.init(torch.Generator().manual_seed(0))
+    found = torch.nn.functional.normalize(embedding.apply(plain, ids), dim=-1)
+    means = torch.stack([found[labels == c].mean(0) for c in range(3)])
+    distances = torch.cdist(found, means).square()
+    logits = model.apply(params, ids)
+    assert_close(
+        logits - logits[:, :1],
+        -(2.5**2) * (distances - distances[:, :1]),
+        rtol=0,
+        atol=2.5**2 * HALF,
+    )

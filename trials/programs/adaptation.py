@@ -9,6 +9,7 @@ S is the soft loss of fewshot.losses.distillation: tau^2 * KL(teacher || student
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from fewshot.episodes import gather_rows
 from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
-from fewshot.models.base import AppliesToLanes, Model
+from fewshot.models.base import AppliesToLanes, Model, StartsAtMeans
 from fewshot.models.pretrained.lora import with_rank
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
@@ -108,7 +109,18 @@ class Adaptation:
 
     def init(self, seed: int, hyperparameters: Mapping[str, float] = NOTHING) -> Params:
         params = self.model.init(torch.Generator().manual_seed(seed))
-        return with_rank(params, hyperparameters)
+        return with_rank(params | self._head, hyperparameters)
+
+    @cached_property
+    def _head(self) -> Params:
+        """A last layer at the class means of the support, the same for all trials."""
+        if not isinstance(self.model, StartsAtMeans):
+            return {}
+        support = gather_rows(self._inputs, self._task.support)
+        params = self.model.init(torch.Generator().manual_seed(0))
+        on_device = {name: value.to(support.device) for name, value in params.items()}
+        head = self.model.head_at_means(on_device, support, self._task.labels)
+        return {name: value.cpu() for name, value in head.items()}
 
     def draw(self, seeds: Tensor, steps: Tensor, weights: Tensor) -> Drawn:
         del weights

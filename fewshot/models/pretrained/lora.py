@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fewshot.errors.inputs import input_error
-from fewshot.functional import Params, linear_params
+from fewshot.functional import Params, class_means, linear_params
 from fewshot.models.gain import initial_gain
 from fewshot.models.pretrained.encoder import digest_of_model, folder
 from fewshot.models.pretrained.hidden_states import HiddenStates
@@ -28,6 +28,7 @@ from fewshot.models.pretrained.token_batches import similar_lengths
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # the names that PEFT gives the two matrices
 MAX_RANK, ALPHA = 8, 16.0
+_AT_ONCE = 256  # examples whose embeddings are computed together
 RANK = "lora/rank"  # the hyperparameter; the option `rank` is the maximum
 
 
@@ -87,6 +88,18 @@ class Lora:
         weight = torch.zeros(self._encoder.width, self._classes)
         return params | {"head.weight": weight, "head.bias": torch.zeros(self._classes)}
 
+    def head_at_means(self, params: Params, x: Tensor, labels: Tensor) -> Params:
+        """A last layer that predicts the class whose mean embedding is nearest.
+
+        x: examples (n, ...), with all classes; labels: (n,) int64. `apply` then returns the
+        negative squared distances, up to a constant: see `fewshot.learners.fine_tuned`.
+        """
+        assert self._classes is not None, "embeddings have no such layer"
+        with torch.no_grad():
+            parts = [self._embedded(params, self.states(part)) for part in x.split(_AT_ONCE)]
+        means = class_means(self._scale * torch.cat(parts), labels, self._classes)
+        return {"head.weight": 2 * means.mT, "head.bias": -means.square().sum(-1)}
+
     def cache_states(self, inputs: Tensor, cache: Path) -> None:
         """Compute the hidden states of all inputs (n, length), or read them from `cache`.
 
@@ -141,19 +154,27 @@ class Lora:
         order = torch.cat(batches).argsort()
         return torch.cat(found).index_select(0, order).view(lanes, b, -1)
 
+    def _embedded(self, params: Params, states: Tensor) -> Tensor:
+        """Embeddings (b, width) of length 1 for the results of `states`."""
+        hidden = states[..., :-1].to(params[self.head[0]].dtype)
+        return self._pooled(params, hidden, states[..., -1] > 0)
+
     def _outputs(self, params: Params, hidden: Tensor, real: Tensor) -> Tensor:
         """Outputs (b, n_out) for hidden states; parameters are shared, or have a dimension b."""
+        embedded = self._pooled(params, hidden, real)
+        if self._classes is None:
+            return params["gain"].unsqueeze(-1) * embedded
+        logits = (self._scale * embedded).unsqueeze(1) @ params["head.weight"]
+        return logits.squeeze(1) + params["head.bias"]
+
+    def _pooled(self, params: Params, hidden: Tensor, real: Tensor) -> Tensor:
         weights = {}
         for path in self._encoder.shapes:
             down = weights[f"{path}.down"] = params[f"{path}{DOWN}"]
             times = (self._alpha / active_rank(down))[..., None, None]
             weights[f"{path}.up"] = times * params[f"{path}{UP}"]
         out = self._encoder.above(hidden, real, weights)
-        embedded = self._encoder.reads.pooled(out, real)
-        if self._classes is None:
-            return params["gain"].unsqueeze(-1) * embedded
-        logits = (self._scale * embedded).unsqueeze(1) @ params["head.weight"]
-        return logits.squeeze(1) + params["head.bias"]
+        return self._encoder.reads.pooled(out, real)
 
 
 def with_rank(params: Params, hyperparameters: Mapping[str, float]) -> Params:

@@ -82,3 +82,17 @@ def test_the_lower_layers_are_computed_once(case, tmp_path, monkeypatch):
     reports = program.advance()
     assert len(reports) == 1
     assert reports[0].score.mean == reports[0].score.mean
+
+
+def test_adaptation_of_a_pretrained_model_starts_at_the_class_means(case_named, tmp_path):
+    fine_tuning = case_named("fine_tuning")
+    lora = Component(name="lora", options=case_named("lora").recipe.model.options)
+    encoder = fine_tuning.recipe.model.options["encoder"]
+    lora = replace(lora, options={**lora.options, "encoder": encoder})
+    recipe = replace(fine_tuning.recipe, model=lora)
+    objective = PROGRAMS["adaptation"](recipe, fine_tuning.cache, torch.device("cpu"))
+    one, other = objective.init(0), objective.init(1)
+    assert torch.equal(one["head.weight"], other["head.weight"])
+    assert one["head.weight"].abs().sum() > 0
+    scores = objective.score({n: v[None] for n, v in one.items()}, {}, "search")
+    assert scores[0].skill.mean() > 0.2  # without any step; the encoder is random
