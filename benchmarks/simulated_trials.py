@@ -41,9 +41,24 @@ class SimulatedTrials:
 
     A trial approaches its true score exponentially; at a fourth of the steps it has half of its
     gain. Each report has independent noise.
+
+    tasks: the number of held-out tasks of each split. spread: how differently they respond to the
+    weights. The gain of task j over uniform weights differs from that of the landscape by a linear
+    function of the weights, whose coefficients have this standard deviation. The noise of a seed is
+    shared by its tasks, and each task has as much noise of its own.
     """
 
-    def __init__(self, landscape: Landscape, noise: float, lanes: int) -> None:
+    def __init__(
+        self,
+        landscape: Landscape,
+        noise: float,
+        lanes: int,
+        *,
+        tasks: int = 1,
+        spread: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._tasks, self._spread, self._seed = tasks, spread, seed
         self.lanes, self.lane_steps, self.capacity_steps = lanes, 0, 0
         self._landscape, self._noise = landscape, noise
         self._queue: list[TrialSpec] = []
@@ -74,33 +89,50 @@ class SimulatedTrials:
 
     def release(self, key: str, outcome: Outcome) -> TrialResult:
         spec, at = self._live.pop(key)
-        score = self._score(spec, at)
-        adapted = AdaptationResult(
-            task=HELD_OUT,
-            split="test" if spec.stage == "test" else "validation",
-            score=score,
-            metrics={},
-            time=time.time(),
-            seconds=0.0,
+        adapted = tuple(
+            AdaptationResult(
+                task=task,
+                split="test" if spec.stage == "test" else "validation",
+                score=score,
+                metrics={},
+                time=time.time(),
+                seconds=0.0,
+            )
+            for task, score in self._scores(spec, at).items()
         )
-        adaptations = (adapted,) if outcome == "complete" else ()
+        adaptations = adapted if outcome == "complete" else ()
         return TrialResult(
             key=key, outcome=outcome, step=at, adaptations=adaptations, time=time.time()
         )
 
-    def _score(self, spec: TrialSpec, at: int) -> Estimate:
+    def _scores(self, spec: TrialSpec, at: int) -> Mapping[str, Estimate]:
         true = self._landscape.score(spec.hyperparameters, spec.task_weights)
         gained = (1 - math.exp(-3 * at / spec.rungs[-1])) / (1 - math.exp(-3))
-        noise = np.random.default_rng([spec.seed, at]).normal(0, self._noise)
-        return Estimate(START + (true - START) * gained + noise, self._noise, 600)
+        # The tests of a retraining have other tasks, whose noise is new.
+        rng = np.random.default_rng([spec.seed, at, spec.stage == "test"])
+        seed_noise, n = rng.normal(0, self._noise), self._tasks
+        own = rng.normal(0, self._noise, n) if n > 1 else np.zeros(1)
+        scores = START + (true + self._deviations(spec) - START) * gained + seed_noise + own
+        names = (f"{HELD_OUT}_{j}" if n > 1 else HELD_OUT for j in range(n))
+        return {
+            name: Estimate(float(score), self._noise, 600)
+            for name, score in zip(names, scores, strict=True)
+        }
+
+    def _deviations(self, spec: TrialSpec) -> np.ndarray:
+        """What each held-out task adds to the true score, (tasks,)."""
+        weights = np.array(list(spec.task_weights.values()))
+        rng = np.random.default_rng([self._seed, spec.stage == "test"])
+        slopes = rng.normal(0, self._spread, (self._tasks, len(weights)))
+        return np.asarray(slopes @ (weights - 1 / len(weights)))
 
     def _report(self, spec: TrialSpec, at: int) -> RungReport:
-        score = self._score(spec, at)
-        per_task: Mapping[str, Estimate] = {HELD_OUT: score}
+        per_task = self._scores(spec, at)
+        mean = sum(score.mean for score in per_task.values()) / len(per_task)
         return RungReport(
             key=spec.key,
             step=at,
-            score=score,
+            score=Estimate(mean, self._noise, 600),
             per_task=per_task,
             metrics={},
             time=time.time(),

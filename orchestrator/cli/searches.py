@@ -56,7 +56,7 @@ def check(
         output.results.print(f"accuracy of the {name}: {100 * value:.1f} %")
     output.results.print(
         f"search: about {duration(found.seconds)} on this machine, "
-        f"{search.config['search']['trials']} trials of {search.config['steps']} steps, "
+        f"{search.config['search']['trials']} trials of {found.steps} steps, "
         f"{1000 * found.seconds_per_step:.1f} ms for each step of a lane"
     )
     megabytes = found.bytes_per_lane / 2**20

@@ -21,7 +21,7 @@ from trials.errors import TrialError, advance_or_raise
 from trials.lanes import memory
 from trials.lanes.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.lanes.lanes import Lanes
-from trials.programs.build import DataSummary, programs, summarise_data
+from trials.programs.build import DataSummary, best_device, programs, summarise_data
 
 # Recommended minimum of trials per lane. The sampler learns from trials that have ended, so it
 # needs several rounds. At the end of the search and of the finals, lanes become empty one by one.
@@ -38,8 +38,9 @@ class Forecast:
 
     seconds: float
     lanes: int
-    seconds_per_step: float  # for one lane, while all lanes train
-    bytes_per_lane: float
+    seconds_per_step: float  # for one lane, while all lanes train; the mean over the recipes
+    bytes_per_lane: float  # of the recipe that needs most
+    steps: int  # of a whole trial; the mean over the recipes
     task_sizes: Mapping[str, int]
     figures: Mapping[str, float]
     advice: Sequence[Advice]
@@ -47,14 +48,44 @@ class Forecast:
 
 
 def forecast(config: Config, home: Home) -> Forecast:
-    """Estimate the cost of a search: run a few steps of the first trial in one and in all lanes."""
+    """Estimate the cost of a search: run a few steps of the first trials in one and in all lanes.
+
+    If options of the recipe are searched, each recipe of the first trials is measured.
+    """
     plan = plan_of(config)
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
         lanes = lanes()
-    spec = first_spec(plan, summary)
-    program = programs(plan.recipe, home.cache, threads=config.search.cpus_per_worker)
+    costs = [_cost(spec, lanes, config, home) for spec in _first_specs(plan, summary)]
+    steps, step, score = (
+        sum(values) / len(costs) for values in zip(*[c[:3] for c in costs], strict=True)
+    )
+    whole = sum(steps * step for steps, step, _, _ in costs) / len(costs)
+    n_finals = (config.search.finalists + 1) * config.search.seeds
+    share = _expected_share(plan)
+    trainings = config.search.trials * share + n_finals
+    scorings = config.search.trials * len(plan.rungs) * share + 2 * n_finals
+    gpus = best_device().type == "cuda"
+    at_once = config.search.workers / (workers_per_gpu(config) if gpus else 1)
+    return Forecast(
+        seconds=(trainings * whole + scorings * score) / at_once,
+        lanes=lanes,
+        seconds_per_step=step,
+        bytes_per_lane=max(cost[3] for cost in costs),
+        steps=round(steps),
+        task_sizes=summary.task_sizes,
+        figures=summary.figures,
+        advice=advice_on_config(config, summary.features),
+        dropped=summary.dropped,
+    )
+
+
+def _cost(
+    spec: TrialSpec, lanes: int, config: Config, home: Home
+) -> tuple[int, float, float, float]:
+    """Steps; seconds of one of them and of a scoring for one lane; bytes of memory of a lane."""
+    program = programs(spec.recipe, home.cache, threads=config.search.cpus_per_worker)
     device: torch.device = program.keywords["device"]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         _measure(spec, program(lanes=1, folder=Path(folder)))
@@ -62,21 +93,7 @@ def forecast(config: Config, home: Home) -> Forecast:
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         step, score = _measure(spec, program(lanes=lanes, folder=Path(folder)))
         grown = max(0.0, memory.peak(device) - before)
-    n_finals = (config.search.finalists + 1) * config.search.seeds
-    share = _expected_share(plan)
-    trainings = config.search.trials * share + n_finals
-    scorings = config.search.trials * len(plan.rungs) * share + 2 * n_finals
-    at_once = config.search.workers / (workers_per_gpu(config) if device.type == "cuda" else 1)
-    return Forecast(
-        seconds=(trainings * config.steps * step + scorings * score) / at_once,
-        lanes=lanes,
-        seconds_per_step=step,
-        bytes_per_lane=grown / lanes,
-        task_sizes=summary.task_sizes,
-        figures=summary.figures,
-        advice=advice_on_config(config, summary.features),
-        dropped=summary.dropped,
-    )
+    return spec.rungs[-1], step, score, grown / lanes
 
 
 def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int | Callable[[], int]:
@@ -108,8 +125,17 @@ def workers_per_gpu(config: Config) -> int:
 
 
 def first_spec(plan: Plan, found: DataSummary) -> TrialSpec:
-    """The first trial of the search; the forecast assumes that all trials cost as much."""
-    return plan.spec(0, *plan.space.decode(first_trials(plan, found.task_sizes)[0]))
+    """The first trial of the search."""
+    return _first_specs(plan, found)[0]
+
+
+def _first_specs(plan: Plan, found: DataSummary) -> list[TrialSpec]:
+    """A trial for each recipe among the first trials; trials that differ in steps count too."""
+    specs: dict[object, TrialSpec] = {}
+    for params in first_trials(plan, found.task_sizes):
+        spec = plan.trial(0, params)
+        specs.setdefault((spec.recipe.fingerprint, spec.rungs), spec)
+    return list(specs.values())
 
 
 def _measure(spec: TrialSpec, program: Lanes) -> tuple[float, float]:
