@@ -23,6 +23,7 @@ from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage, read_study
 from orchestrator.results.leaderboard import Summary, summarise
+from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
@@ -73,6 +74,7 @@ def run(
     """
     folder = (folder or Path.cwd()).absolute()
     plan = plan_of(with_absolute_paths(config, folder))
+    sampler_of(plan)  # finds the errors of a user's sampler before anything is written
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
         return SearchResult(before, _send_rest(config, home, plan, should_stop))

@@ -33,6 +33,7 @@ class Plan:
     seeds: int
     trial_seed: int | None
     task_sizes: Mapping[str, int] | None = None
+    sampler: str = "fewtune"
 
     def spec(
         self,
@@ -81,6 +82,7 @@ def plan_of(config: Config) -> Plan:
         finalists=config.search.finalists,
         seeds=config.search.seeds,
         trial_seed=config.trial_seed,
+        sampler=config.search.sampler,
     )
 
 

@@ -14,6 +14,7 @@ from fewshot.errors.inputs import input_error
 from orchestrator.config.plan import Plan, plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.record.home import Home
+from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, advice_on_config
 from orchestrator.search.trial_sources import first_trials
 from trials.contract import TrialSpec
@@ -49,6 +50,7 @@ class Forecast:
 def forecast(config: Config, home: Home) -> Forecast:
     """Estimate the cost of a search: run a few steps of the first trial in one and in all lanes."""
     plan = plan_of(config)
+    sampler_of(plan)  # finds the errors of a user's sampler
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
 from orchestrator.sampling.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
@@ -57,7 +58,7 @@ class SearchTrials:
         self._new_reports = 0  # since the suggestions were made
         self._standings = RankedTrials(plan.space, plan.rungs)
         affinity = record.notes.get("affinity", NO_AFFINITY)
-        self._sampler = Sampler(plan.space, derived_seed(plan.seed, "sampler"), affinity)
+        self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():

@@ -1,5 +1,6 @@
 """The config of a search, composed of its sections."""
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -9,9 +10,10 @@ from pydantic import (
     WrapValidator,
 )
 
-from fewshot.errors.inputs import ErrorDetail
+from fewshot.errors.inputs import ErrorDetail, input_error
 from fewshot.learners.learners import learner_named
 from fewshot.learners.per_task import OWN
+from fewshot.registry import resolve
 from orchestrator.config.sections.parts import (
     DatasetPart,
     DistillationSection,
@@ -19,7 +21,7 @@ from orchestrator.config.sections.parts import (
     ModelPart,
     TeacherPart,
 )
-from orchestrator.config.sections.section import Name, Section, section_error
+from orchestrator.config.sections.section import Name, Section, as_section_error, section_error
 from orchestrator.config.sections.space import SpaceSection
 from orchestrator.config.sections.tasks import (
     EpisodesSection,
@@ -32,6 +34,9 @@ from trials.lanes.objective import soft_hyperparameters
 from trials.programs.adaptation import Adaptation
 from trials.programs.meta_training.objective import MetaTraining
 
+# Names of samplers; all but the first are Optuna's own.
+SAMPLERS = ("fewtune", "gp", "tpe", "cmaes", "random")
+
 
 def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
     if value != "auto" and (type(value) is not int or value < 1):
@@ -40,6 +45,19 @@ def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
         )
     lanes: int | Literal["auto"] = value
     return lanes
+
+
+def _sampler(value: Any, usual: object) -> str:
+    """Check the name of a sampler, or import the user's factory that it names."""
+    with as_section_error():
+        if not isinstance(value, str):
+            remedy = f"Use one of {', '.join(SAMPLERS)}, or your own package.module:factory."
+            raise input_error("", "must be a single name.", value, remedy)
+        resolve(dict.fromkeys(SAMPLERS, object), value, "")
+        if value == "cmaes" and find_spec("cmaes") is None:
+            rule = "needs the package cmaes, which is not installed."
+            raise input_error("", rule, value, "Install it: pip install cmaes")
+    return value
 
 
 class SearchSection(Section):
@@ -52,6 +70,7 @@ class SearchSection(Section):
     finalists: PositiveInt = 3
     seeds: int = Field(3, ge=2)
     lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
+    sampler: Annotated[str, WrapValidator(_sampler)] = "fewtune"
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
     # None: one whole GPU per worker if the cluster has GPUs when the search starts.
