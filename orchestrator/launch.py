@@ -19,6 +19,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
 from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from orchestrator.record import identity
+from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage, read_study
@@ -84,7 +85,7 @@ def run(
     data = summarise_data(plan.recipe, home.cache, **concurrency(config))
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
-        own = identity.assign_id(config, home, records)
+        own = identity.assign_id(config, home, records, resume=resume)
         _store_facts(data, folder, records.search)
         _store_affinity(plan, data, home, records.search)
         adviser = Adviser(plan, records, advise)
@@ -101,6 +102,7 @@ def run(
                     executor,
                     recorder,
                     task_sizes=data.task_sizes,
+                    enqueued=EnqueuedTrials(home.enqueued(plan.name)),
                     observe=adviser.wrap_observer(observe),
                     should_stop=should_stop,
                 )
@@ -172,12 +174,16 @@ def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
 
 
 def _before(config: Config, home: Home, resume: bool) -> Summary | None:
-    """The summary of an earlier run of this search, if there is one.
+    """The summary of an earlier run of this search, if there is one and no trials were added.
 
     Raises InputError if a different search has this name, or if it was interrupted and `resume` is
     false.
     """
-    identity.check(config, home, read_study(home.storage(config.name), config.name), resume=resume)
+    study = read_study(home.storage(config.name), config.name)
+    identity.check(config, home, study, resume=resume)
+    planned = identity.planned_trials(home, config.name, study)
+    if planned is not None and planned < config.search.trials:
+        return None  # it is resumed with more trials
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
         return None
@@ -265,17 +271,20 @@ def _executor(
 def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
     """Keep the MLflow run of the search itself open, and end it with the state of the search."""
     weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
+    # MLflow keeps the first value of a parameter, so an added number of trials is a tag.
+    former = records.search.notes.get(identity.FORMER, ())
+    tags = {"fewtune.trials": str(plan.trials)} if former else {}
     recorder.search_started(
         name=plan.name,
         experiment="fewtune",
         params={
-            "trials": plan.trials,
+            "trials": former[0] if former else plan.trials,
             "seed": plan.seed,
             "learner": plan.recipe.learner.name,
             "model": plan.recipe.model.name,
             "training_tasks": len(weights),
         },
-        tags={"fewtune.recipe": plan.recipe.fingerprint},
+        tags={"fewtune.recipe": plan.recipe.fingerprint, **tags},
         time=time.time(),
     )
     try:
