@@ -6,7 +6,9 @@
 Each search is the real one: its loop, study, sampler, halving and finalists, with four lanes of
 simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
 (hundredths). NAME_N is problem NAME with a standard deviation of the noise of N hundredths. The
-problems of RegMix need FEWTUNE_DATA, and are run with the first noise only.
+problems of RegMix need FEWTUNE_DATA, and are run with the first noise only. Variants are samplers:
+the product's own, Optuna's on the same coordinates (`optuna_cmaes` needs the package cmaes), and
+Optuna's TPE on the coordinates of its FAQ.
 """
 
 import argparse
@@ -16,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from search_quality_faq import FaqSimplex
 from search_quality_landscapes import PROBLEMS
 from simulated_trials import RECIPE, SimulatedTrials
 from tidy import Row, row, show, write
@@ -39,7 +43,17 @@ from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
 
 LANES = 4
-VARIANTS = ("fewtune",)
+# The sampler of each variant. `optuna_tpe_faq` has other coordinates, see `search_quality_faq`.
+VARIANTS = {
+    "fewtune": "fewtune",
+    "optuna_gp": "gp",
+    "optuna_tpe": "tpe",
+    "optuna_tpe_faq": "tpe",
+    "optuna_cmaes": "cmaes",
+    "random": "random",
+}
+# The others would take more than five minutes on two cores.
+QUICK = ("fewtune", "optuna_tpe", "random")
 
 
 @dataclass(frozen=True)
@@ -53,19 +67,23 @@ class Case:
     seed: int
 
 
-def plan(space: SearchSpace, trials: int, seed: int) -> Plan:
+def plan(space: SearchSpace, case: Case) -> Plan:
+    if case.variant == "optuna_tpe_faq":
+        simplex = space.weights
+        space = replace(space, weights=FaqSimplex(simplex.tasks, simplex.prior))
     return Plan(
         name="quality",
-        seed=seed,
+        seed=case.seed,
         recipe=RECIPE,
         space=space,
         rungs=(30, 60, 100),
         eta=2.0,
-        trials=trials,
+        trials=case.trials,
         reference_trials=4,
         finalists=4,
         seeds=3,
         trial_seed=None,
+        sampler=VARIANTS[case.variant],
     )
 
 
@@ -74,7 +92,7 @@ def regret(case: Case) -> tuple[float, float]:
     torch.set_num_threads(1)
     landscape = PROBLEMS[case.problem](np.random.default_rng(case.seed))
     start = time.process_time()
-    made = plan(landscape.space, case.trials, case.seed)
+    made = plan(landscape.space, case)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         with open_storage(str(Path(folder) / "quality.journal")) as storage:
             records = open_records(made, storage)
@@ -139,14 +157,16 @@ def _quartiles(values: torch.Tensor) -> Interval:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=", ".join(PROBLEMS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS)
     parser.add_argument("--trials", nargs="+", type=int, default=[24, 48])
     parser.add_argument("--noise", nargs="+", type=float, default=[0.01, 0.03])
     parser.add_argument("--seeds", type=int, default=24)
-    parser.add_argument("--quick", action="store_true", help="3 seeds, 24 trials, little noise")
+    parser.add_argument("--quick", action="store_true", help="3 seeds, 24 trials, few variants")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     options.problems = options.problems or list(PROBLEMS)
+    known = [v for v in VARIANTS if v != "optuna_cmaes" or find_spec("cmaes")]
+    options.variants = options.variants or (QUICK if options.quick else known)
     if options.quick:
         options.seeds, options.trials, options.noise = 3, [24], [0.01]
     all_cases = cases(options)

@@ -17,6 +17,8 @@ from orchestrator.config.plan import Plan, plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.launch import Placement
 from orchestrator.progress import ProgressBar
+from orchestrator.record.enqueued import EnqueuedTrials
+from orchestrator.record.extension import with_trials
 from orchestrator.record.home import Home
 from orchestrator.record.readable_study import readable_study
 from orchestrator.record.search_records import SearchRecords, read_records
@@ -29,6 +31,7 @@ from orchestrator.results.trial_table import trial_table
 from orchestrator.search.advice import Advice
 from orchestrator.search.forecast import Forecast, forecast
 from orchestrator.search.loop import Stopped
+from orchestrator.search.own_trials import by_name, params_of
 
 __all__ = ["Search", "Stopped", "delete_search", "list_searches"]
 
@@ -116,6 +119,7 @@ class Search:
         self,
         *,
         resume: bool = False,
+        trials: int | None = None,
         executor: Placement = "ray",
         progress: bool = False,
         observe: Observer | None = None,
@@ -127,7 +131,9 @@ class Search:
         The best configuration and model are exported to `<home>/searches/<name>/best`. If MLflow
         cannot be reached, `sent` is false afterwards; the next run of the search sends the rest.
 
-        resume: continue an earlier run of this search. executor: `ray`, or `inline` to train in
+        resume: continue an earlier run of this search. trials: with `resume`, the number of trials
+        that the search is to have in all, if it is to have more than before; an ended search then
+        continues, and chooses its finalists again. executor: `ray`, or `inline` to train in
         this process. progress: show a progress bar, also in a notebook. observe: called with the
         stage and the records after every change. advise: called once for each warning about the
         search; `summary.advice` has all of them. should_stop: called between turns.
@@ -136,6 +142,7 @@ class Search:
         if `should_stop` returned true. KeyboardInterrupt ends it too; in both cases nothing that
         was reported is lost, and `resume=True` continues.
         """
+        self._config = with_trials(self._config, self._home, trials, resume=resume)
         with ProgressBar(self.plan, shown=progress) as bar:
 
             def observe_both(stage: str, records: SearchRecords) -> None:
@@ -157,6 +164,26 @@ class Search:
             self.export(self._home.best(self.name))
         self.sent = result.drained
         return result.summary
+
+    def enqueue(
+        self,
+        weights: Mapping[str, float] | None = None,
+        hyperparameters: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Add a trial of your own; returns its parameters, with weights as `lambda/<task>`.
+
+        The search may be running in another process, or be resumed later. The configuration becomes
+        its next trial after the reference trials, and counts as one of its trials.
+
+        weights: by task, with sum 1; tasks that are missing get weight zero. hyperparameters: by
+        name. What is not given is that of the best trial so far, or else of the reference.
+
+        Raises InputError with every error in the values, or if there is no such search.
+        """
+        trials, space = self._record().trials(), self.plan.space
+        params = params_of(space, weights, hyperparameters or {}, trials)
+        EnqueuedTrials(self._home.enqueued(self.name)).add(params)
+        return by_name(space, params)
 
     def summary(self) -> Summary:
         """The summary of the search so far; another process may be running the search."""

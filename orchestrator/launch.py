@@ -19,10 +19,12 @@ from orchestrator.config.sections.config import Config
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
 from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from orchestrator.record import identity
+from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage, read_study
 from orchestrator.results.leaderboard import Summary, summarise
+from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
@@ -74,6 +76,7 @@ def run(
     """
     folder = (folder or Path.cwd()).absolute()
     plan = plan_of(with_absolute_paths(config, folder))
+    sampler_of(plan)  # finds the errors of a user's sampler before anything is written
     before = _before(config, home, resume)
     if before is not None and before.state == "complete":
         return SearchResult(before, _send_rest(config, home, plan, should_stop))
@@ -86,7 +89,7 @@ def run(
     ]
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
-        own = identity.assign_id(config, home, records)
+        own = identity.assign_id(config, home, records, resume=resume)
         _store_facts(data, folder, records.search)
         _store_affinity(plan, data, home, records.search)
         adviser = Adviser(plan, records, advise)
@@ -103,6 +106,7 @@ def run(
                     executor,
                     recorder,
                     task_sizes=data.task_sizes,
+                    enqueued=EnqueuedTrials(home.enqueued(plan.name)),
                     observe=adviser.wrap_observer(observe),
                     should_stop=should_stop,
                 )
@@ -174,12 +178,16 @@ def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
 
 
 def _before(config: Config, home: Home, resume: bool) -> Summary | None:
-    """The summary of an earlier run of this search, if there is one.
+    """The summary of an earlier run of this search, if there is one and no trials were added.
 
     Raises InputError if a different search has this name, or if it was interrupted and `resume` is
     false.
     """
-    identity.check(config, home, read_study(home.storage(config.name), config.name), resume=resume)
+    study = read_study(home.storage(config.name), config.name)
+    identity.check(config, home, study, resume=resume)
+    planned = identity.planned_trials(home, config.name, study)
+    if planned is not None and planned < config.search.trials:
+        return None  # it is resumed with more trials
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
         return None
@@ -267,17 +275,20 @@ def _executor(
 def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
     """Keep the MLflow run of the search itself open, and end it with the state of the search."""
     weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
+    # MLflow keeps the first value of a parameter, so an added number of trials is a tag.
+    former = records.search.notes.get(identity.FORMER, ())
+    tags = {"fewtune.trials": str(plan.trials)} if former else {}
     recorder.search_started(
         name=plan.name,
         experiment="fewtune",
         params={
-            "trials": plan.trials,
+            "trials": former[0] if former else plan.trials,
             "seed": plan.seed,
             "learner": plan.recipe.learner.name,
             "model": plan.recipe.model.name,
             "training_tasks": len(weights),
         },
-        tags={"fewtune.recipe": plan.recipe.fingerprint},
+        tags={"fewtune.recipe": plan.recipe.fingerprint, **tags},
         time=time.time(),
     )
     try:

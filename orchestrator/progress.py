@@ -54,9 +54,10 @@ def progress_of(
     trials = getattr(records, stage).trials()
     ended = [trial for trial in trials if trial.state != "running"]
     if stage == "final":
-        return len(ended), (plan.finalists + 1) * plan.seeds, ""
+        # More than this if the search got more trials: earlier finalists stay in the record.
+        return len(ended), max(len(trials), (plan.finalists + 1) * plan.seeds), ""
     if stage == "test":
-        return len(ended), 2 * plan.seeds, ""
+        return len(ended), max(len(trials), 2 * plan.seeds), ""
     best = max((t.score for t in ended if not math.isnan(t.score)), default=math.nan)
     note = "" if math.isnan(best) else f"best score {best:.3f}"
     return len(ended), plan.trials, note

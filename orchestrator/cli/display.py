@@ -34,7 +34,7 @@ class ProgressDisplay:
     """Shows the progress of a search: a bar in a terminal, elsewhere a line every 15 seconds."""
 
     def __init__(self, console: Console, search: Search) -> None:
-        self._console, self._plan = console, search.plan
+        self._console, self._search = console, search
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -67,6 +67,8 @@ class ProgressDisplay:
         if stage == self._stage and now - self._shown < _SHOW_SECONDS:
             return
         self._shown = now
+        if stage != self._stage:  # when the search runs, it knows how many trials it has
+            self._plan = self._search.plan
         done, total, note = progress_of(stage, records, self._plan)
         self._progress.update(
             self._bar, description=STAGES[stage], completed=done, total=total, note=note

@@ -70,6 +70,13 @@ def search(
     set_: Set = None,
     home: HomeOption = None,
     resume: Resume = False,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="With --resume: the number of trials in all, to add trials to a search.",
+            show_default=False,
+        ),
+    ] = None,
     executor: Annotated[
         Literal["inline", "ray"],
         typer.Option(help="Train in Ray workers, or in this process."),
@@ -90,6 +97,7 @@ def search(
         try:
             summary = found.run(
                 resume=resume,
+                trials=trials,
                 executor=executor,
                 observe=display,
                 advise=output.advise,
@@ -111,6 +119,50 @@ def search(
         output.messages.print(message, style="yellow", markup=False)
         return 1
     return 0
+
+
+@app.command(rich_help_panel=SEARCH)
+def enqueue(
+    name: Name,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK=WEIGHT,...",
+            help="Task weights with sum 1; other tasks get zero.",
+            show_default=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter; can be repeated."),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Add a trial of your own to a search that runs, or that you resume later."""
+    from orchestrator.api import Search
+
+    found, output = Search.open(name, home=home), Output()
+    given = None if weights is None else _numbers(weights.split(","))
+    params = found.enqueue(given, _numbers(set_ or []))
+    shown = ", ".join(f"{key} {value:.4g}" for key, value in params.items())
+    output.results.print(f"enqueued: {shown}", markup=False)
+    summary, planned = found.summary(), found.config["search"]["trials"]
+    if sum(summary.trials.values()) >= planned:
+        message = f"All {planned} trials of the search have started. It runs when the search gets "
+        output.messages.print(message + f"more: --resume --trials {planned + 1}", markup=False)
+
+
+def _numbers(texts: list[str]) -> dict[str, Any]:
+    """Numbers by name from texts like `name=0.5`; what is no number stays text."""
+    pairs = [text.partition("=") for text in texts]
+    return {name.strip(): _number(value) for name, _, value in pairs}
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -5,7 +5,7 @@ from typing import Any
 from fewshot.learners.learners import LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.config import SAMPLERS, Config
 from orchestrator.config.sections.searched import SECTIONS
 from trials.programs.teachers import TRAINED
 
@@ -13,7 +13,7 @@ _OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factor
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema; it lists the names of models, learners, datasets and teachers."""
+    """The schema; it lists the names of models, learners, datasets, teachers and samplers."""
     schema = Config.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "fewtune search"
@@ -22,6 +22,7 @@ def json_schema() -> dict[str, Any]:
         ("LearnerPart", "name", LEARNERS),
         ("DatasetPart", "source", DATASETS),
         ("TeacherPart", "source", {**TRAINED, **DATASETS}),
+        ("SearchSection", "sampler", SAMPLERS),
     ):
         field = schema["$defs"][section]["properties"][key]
         field["anyOf"] = [{"enum": sorted(names)}, {"pattern": f"^{_OWN}$"}]

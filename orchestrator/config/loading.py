@@ -116,7 +116,7 @@ def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
 
 
 def _refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
-    sections = [(key, data.get(key)) for key in ("model", "learner", "teacher")]
+    sections = [(key, data.get(key)) for key in ("model", "learner", "teacher", "search")]
     if isinstance(datasets := data.get("datasets"), dict):
         sections += [(f"datasets.{name}", part) for name, part in datasets.items()]
     if isinstance(tasks := data.get("tasks"), dict):
@@ -128,7 +128,7 @@ def _refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
         ErrorDetail(f"{place}.{key}", "names code, which is not run.", part[key], _TRUST)
         for place, part in sections
         if isinstance(part, dict)
-        for key in ("name", "source", "function", "encoder", "trust_code")
+        for key in ("name", "source", "function", "encoder", "sampler", "trust_code")
         if key in part
         and (
             names_module(part[key])

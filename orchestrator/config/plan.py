@@ -44,6 +44,7 @@ class Plan:
     seeds: int
     trial_seed: int | None
     task_sizes: Mapping[str, int] | None = None
+    sampler: str = "fewtune"
     variants: Variants | None = field(default=None, compare=False)
 
     def spec(
@@ -107,6 +108,7 @@ def plan_of(config: Config) -> Plan:
         seeds=config.search.seeds,
         trial_seed=config.trial_seed,
         variants=_variants(config) if config.searched else None,
+        sampler=config.search.sampler,
     )
 
 

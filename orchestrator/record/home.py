@@ -65,6 +65,10 @@ class Home:
     def checkpoints(self, name: str) -> Path:
         return self.search(name) / "checkpoints"
 
+    def enqueued(self, name: str) -> Path:
+        """The folder of configurations that wait to become trials."""
+        return self.search(name) / "enqueued"
+
     def best(self, name: str) -> Path:
         """The folder to which a finished search is exported."""
         return self.search(name) / "best"

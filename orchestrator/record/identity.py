@@ -10,10 +10,11 @@ After a kill between any two writes of `assign_id`, the next start continues fro
 
 import json
 import logging
+import math
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fewshot.errors.inputs import ErrorDetail, InputError
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Names of study attributes.
 ID, CONFIG = "search_id", "config"
+FORMER = "former_trials"  # the numbers of trials before the search got more of them
+TRIALS = "search.trials"
 _LONGEST = 80  # maximum number of characters of a value in a message
 
 
@@ -76,7 +79,7 @@ def other_storage_hint(home: Home, name: str) -> str:
 def check(config: Config, home: Home, record: StudyRecord | None, *, resume: bool = False) -> None:
     """Raise InputError unless the search can start or resume with this study (None: no study).
 
-    Writes nothing.
+    A search that is resumed may have more trials than before. Writes nothing.
     """
     name = config.name
     stored, known = identity_of(home, name), home.config(name).exists()
@@ -92,17 +95,28 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
         pass  # the journal is in this home, so the search belongs to it
     elif stored is None or stored.id != id:
         raise _of_another(config, home, record)
-    _check_config(config, home, record)
+    _check_config(config, home, record, resume=resume)
 
 
-def assign_id(config: Config, home: Home, records: SearchRecords) -> Identity:
+def planned_trials(home: Home, name: str, record: StudyRecord | None) -> int | None:
+    """The number of trials that an earlier run of the search planned; None if it is not known."""
+    before = None if record is None else record.notes.get(CONFIG)
+    if before is None and home.config(name).exists():
+        with suppress(InputError):
+            before = configs.data_of(configs.load_config(home.config(name)))
+    return None if before is None else before.get("search", {}).get("trials")
+
+
+def assign_id(
+    config: Config, home: Home, records: SearchRecords, *, resume: bool = False
+) -> Identity:
     """Mark the folder and the studies, new or existing, as those of this search.
 
     Call it while holding `Home.owned`, before anything else is written. Raises InputError, before
     it writes, if the folder or a study belongs to a different search.
     """
     name = config.name
-    check(config, home, records.search)
+    check(config, home, records.search, resume=resume)
     stored, noted = identity_of(home, name), records.search.notes.get(ID)
     id = stored.id if stored else noted or secrets.token_hex(8)
     for record in (records.final, records.test):
@@ -112,6 +126,7 @@ def assign_id(config: Config, home: Home, records: SearchRecords) -> Identity:
     identity = Identity(id, _storage(home, name))
     if identity != stored:
         write_text(home.identity(name), json.dumps(asdict(identity)))
+    _note_more_trials(config, home, records.search)
     write_text(home.config(name), configs.dump(config))
     for record in (records.search, records.final, records.test):
         if ID not in record.notes:
@@ -120,6 +135,18 @@ def assign_id(config: Config, home: Home, records: SearchRecords) -> Identity:
         records.search.note(CONFIG, configs.data_of(config))
     records.search.sync()
     return identity
+
+
+def _note_more_trials(config: Config, home: Home, record: StudyRecord) -> None:
+    """If the search gets more trials, note that it has not ended, and what it planned before.
+
+    In this order, because after a kill in between the search can be resumed again.
+    """
+    before = planned_trials(home, config.name, record)
+    if before is not None and before < config.search.trials:
+        record.note("state", "running")
+        record.note(FORMER, [*record.notes.get(FORMER, ()), before])
+        record.note(CONFIG, configs.data_of(config))
 
 
 def _storage(home: Home, name: str) -> str:
@@ -168,11 +195,12 @@ def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
     return InputError([ErrorDetail("name", rule, name, remedy), *_changes(config, record)])
 
 
-def _check_config(config: Config, home: Home, record: StudyRecord | None) -> None:
-    path, changes = home.config(config.name), _changes(config, record)
+def _check_config(config: Config, home: Home, record: StudyRecord | None, *, resume: bool) -> None:
+    path, changes = home.config(config.name), _changes(config, record, resume=resume)
     if not changes and path.exists() and path.read_text(encoding="utf-8") != configs.dump(config):
         try:
-            changes = list(differences(configs.data_of(configs.load_config(path)), config))
+            before = configs.data_of(configs.load_config(path))
+            changes = _refused(before, config, resume=resume)
         except InputError as error:
             changes = list(error.details)
     if changes:
@@ -181,10 +209,25 @@ def _check_config(config: Config, home: Home, record: StudyRecord | None) -> Non
         raise InputError([ErrorDetail("name", rule, config.name, remedy), *changes])
 
 
-def _changes(config: Config, record: StudyRecord | None) -> list[ErrorDetail]:
+def _changes(
+    config: Config, record: StudyRecord | None, *, resume: bool = False
+) -> list[ErrorDetail]:
     """The differences between the config and the config in the study; empty if it has none."""
     before = None if record is None else record.notes.get(CONFIG)
-    return [] if before is None else list(differences(before, config))
+    return [] if before is None else _refused(before, config, resume=resume)
+
+
+def _refused(before: Mapping[str, Any], config: Config, *, resume: bool) -> list[ErrorDetail]:
+    """The differences from an earlier config, without more trials if the search is resumed."""
+    details = list(differences(before, config))
+    if before.get("search", {}).get("trials", math.inf) >= config.search.trials:
+        return details
+    remedy = "Add `--resume` (`resume=True`) to continue with more trials."
+    return [
+        replace(detail, remedy=remedy) if detail.path == TRIALS else detail
+        for detail in details
+        if not (resume and detail.path == TRIALS)
+    ]
 
 
 def differences(before: Mapping[str, Any], config: Config) -> Iterator[ErrorDetail]:

@@ -239,6 +239,7 @@ def fixed_config(
         data["steps"] = 0
         data = {k: v for k, v in data.items() if k not in ("teacher", "distillation")}
     data["trial_seed"] = seed
+    data["search"].pop("sampler")  # nothing is left to search, and its code may not be there
     if "teacher" in data:
         data["teacher"].pop("trust_code", None)  # each user of the export decides this
         if config.adapts and data["teacher"]["source"] in TRAINED:

@@ -14,6 +14,7 @@ from fewshot.errors.inputs import input_error
 from orchestrator.config.plan import Plan, plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.record.home import Home
+from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, advice_on_config
 from orchestrator.search.trial_sources import first_trials
 from trials.contract import TrialSpec
@@ -53,6 +54,7 @@ def forecast(config: Config, home: Home) -> Forecast:
     If options of the recipe are searched, each recipe of the first trials is measured.
     """
     plan = plan_of(config)
+    sampler_of(plan)  # finds the errors of a user's sampler
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.config.plan import Plan
+from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudyRecord
 from orchestrator.search.finalists import UNTRAINED
@@ -34,18 +35,19 @@ def run_search(
     recorder: Recorder,
     *,
     task_sizes: Mapping[str, int],
+    enqueued: EnqueuedTrials | None = None,
     observe: Callable[[str], None] = lambda stage: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run the search to its end; a search that was interrupted continues.
 
     task_sizes: number of examples of each training task, for the trial with size-proportional
-    weights. observe: called with the stage whenever the records have changed. should_stop: called
-    between turns; if it returns true, Stopped is raised.
+    weights. enqueued: configurations that a user adds. observe: called with the stage whenever the
+    records have changed. should_stop: called between turns; if it returns true, Stopped is raised.
 
     Raises SearchFailed if no trial of a stage succeeds.
     """
-    searched = SearchTrials(plan, records.search, task_sizes)
+    searched = SearchTrials(plan, records.search, task_sizes, enqueued)
     # Retraining starts on lanes that the search no longer needs.
     final = RetrainTrials(
         plan, "final", records.final, lambda: finalist_retrainings(plan, searched.ranked_trials)

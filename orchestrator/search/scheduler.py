@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.record.enqueued import ORIGIN
 from orchestrator.record.study import StudyRecord
 from orchestrator.search.failures import FailureMonitor, SearchFailed
 from orchestrator.search.halving import Decision
@@ -53,7 +54,8 @@ class Scheduler:
         for source in self._sources.values():  # before any worker or MLflow knows of the trials
             source.record.sync()
         for spec in specs:
-            self._recorder.trial_started(spec, time=time.time())
+            notes = self._sources[spec.stage].record[spec.number].notes
+            self._recorder.trial_started(spec, time=time.time(), origin=notes.get(ORIGIN, ""))
         return specs
 
     def _next(self) -> TrialSpec | None:

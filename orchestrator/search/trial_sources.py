@@ -5,10 +5,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.config.plan import Plan, derived_seed
+from orchestrator.record.enqueued import FILE, ORIGIN, EnqueuedTrials
 from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
 from orchestrator.sampling.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
@@ -52,18 +54,24 @@ class TrialSource(Protocol):
 class SearchTrials:
     """The trials of the search itself: first the reference trials, then the sampler's suggestions.
 
-    A suggestion that has not been started is not recorded. After a restart the sampler makes a new
-    suggestion, which uses more reports.
+    Configurations that a user has enqueued come before suggestions. A suggestion that has not been
+    started is not recorded. After a restart the sampler makes a new one, which uses more reports.
     """
 
-    def __init__(self, plan: Plan, record: StudyRecord, task_sizes: Mapping[str, int]) -> None:
-        self._plan, self.record = plan, record
+    def __init__(
+        self,
+        plan: Plan,
+        record: StudyRecord,
+        task_sizes: Mapping[str, int],
+        enqueued: EnqueuedTrials | None = None,
+    ) -> None:
+        self._plan, self.record, self._enqueued = plan, record, enqueued
         self._first_trials = first_trials(plan, task_sizes)
         self._suggested: deque[Values] = deque()
         self._new_reports = 0  # since the suggestions were made
         self._standings = RankedTrials(plan.space, plan.rungs)
         affinity = record.notes.get("affinity", NO_AFFINITY)
-        self._sampler = Sampler(plan.space, derived_seed(plan.seed, "sampler"), affinity)
+        self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():
@@ -77,16 +85,21 @@ class SearchTrials:
         n = len(self.record)
         if n >= self._plan.trials:
             return None
-        mean = self._mean(self._plan.trials - n)
+        return self._spec(self.record.ask(*self._next_params(n)), 0)
+
+    def _next_params(self, n: int) -> tuple[Values, dict[str, str]]:
+        """The parameters and the notes of trial `n`."""
         if n < len(self._first_trials):
-            params = self._first_trials[n]
-        elif mean is not None:
-            params = mean
-        else:
-            if not self._suggested:
-                self._suggest(1)
-            params = self._suggested.popleft()
-        return self._spec(self.record.ask(params), 0)
+            return self._first_trials[n], {}
+        if self._enqueued and (waiting := self._enqueued.next(self.record, self._plan.space)):
+            file, params = waiting
+            return params, {ORIGIN: "enqueued", FILE: file}
+        mean = self._mean(self._plan.trials - n)
+        if mean is not None:
+            return mean, {}
+        if not self._suggested:
+            self._suggest(1)
+        return self._suggested.popleft(), {}
 
     @property
     def ranked_trials(self) -> RankedTrials:
@@ -110,6 +123,8 @@ class SearchTrials:
             self._suggest(n)
 
     def look_ahead(self, lanes: int) -> None:
+        if self._enqueued:
+            self._enqueued.remove_started(self.record)
         # This many lanes become free at once if all trials reach a rung together (not the last).
         wanted = math.ceil(lanes * (1 - 1 / self._plan.eta))
         if self._new_reports >= lanes:
@@ -277,16 +292,21 @@ def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retrai
 def test_runs(
     plan: Plan, ranked_trials: RankedTrials, finalist_retrainings: Sequence[StudiedTrial]
 ) -> list[Retraining]:
-    """Tests of the best searched and the best uniform candidate, from their last checkpoints."""
-    chosen = {
-        best_candidate(finalist_retrainings, "searched"),
-        best_candidate(finalist_retrainings, "uniform"),
-    }
+    """Tests of the best searched and the best uniform candidate, from their last checkpoints.
+
+    All retrained candidates count, also those of a search that then got more trials.
+    """
+    roles: tuple[Literal["searched", "uniform"], ...] = ("searched", "uniform")
+    chosen = {role: best_candidate(finalist_retrainings, role) for role in roles}
     ended = {_key_of(t): t.number for t in finalist_retrainings if t.state == "complete"}
     return [
-        Retraining(c, j, f"final-{ended[c.number, j]:04d}")
-        for c in sorted(candidates(ranked_trials, plan.finalists), key=lambda c: c.role)
-        if c.number in chosen
+        Retraining(
+            Candidate(number, ranked_trials.trials[number].params, role),
+            j,
+            f"final-{ended[number, j]:04d}",
+        )
+        for role, number in chosen.items()
+        if number is not None
         for j in range(plan.seeds)
-        if (c.number, j) in ended
+        if (number, j) in ended
     ]

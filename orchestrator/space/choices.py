@@ -14,6 +14,12 @@ class Choice:
 
     options: tuple[Option, ...]
 
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.options))}"
+
+    def contains(self, value: object) -> bool:
+        return value in self.options
+
     def at(self, share: float) -> Option:
         """The option at `share` in [0, 1] of the list."""
         return self.options[min(int(share * len(self.options)), len(self.options) - 1)]
@@ -30,6 +36,13 @@ class WholeRange:
     low: int
     high: int
     step: int = 1
+
+    def __str__(self) -> str:
+        steps = f" in steps of {self.step}" if self.step > 1 else ""
+        return f"a whole number from {self.low} to {self.high}{steps}"
+
+    def contains(self, value: object) -> bool:
+        return type(value) is int and value in range(self.low, self.high + 1, self.step)
 
     def at(self, share: float) -> int:
         """The number at `share` in [0, 1] of the range; each has an equal part of it."""

@@ -31,6 +31,13 @@ class Range:
     high: float
     log: bool = False
 
+    def __str__(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"
+
+    def contains(self, value: object) -> bool:
+        is_real = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_real and self.low <= value <= self.high  # type: ignore[operator]
+
     def mean(self, values: Sequence[float]) -> float:
         """The mean of values on the scale of the range: geometric if `log`, else arithmetic."""
         scaled = [math.log(value) for value in values] if self.log else values
@@ -80,6 +87,11 @@ class SearchSpace:
             return self.parameters()
         half = self.weights.box
         return self.parameters() | {name: Range(-half, half) for name in self.weights.names}
+
+    def complete(self, params: Mapping[str, Any]) -> Values:
+        """The parameters that a trial has, with middle values of those that are not given."""
+        middle = {name: of.at(0.5) for name, of in self.box().items()}
+        return self.active({**middle, **params})
 
     def active(self, params: Mapping[str, Any]) -> Values:
         """The parameters without those that the chosen recipe does not read."""

@@ -41,7 +41,8 @@ class Recorder(Protocol):
         time: float,
     ) -> None: ...
 
-    def trial_started(self, spec: TrialSpec, *, time: float) -> None: ...
+    def trial_started(self, spec: TrialSpec, *, time: float, origin: str = "") -> None:
+        """origin: where the parameters come from, if not from the search itself."""
 
     def reported(self, report: RungReport) -> None: ...
 
@@ -113,7 +114,8 @@ class OutboxRecorder:
             tags={**tags, "fewtune.state": "running", "fewtune.attempt": str(attempt)},
         )
 
-    def trial_started(self, spec: TrialSpec, *, time: float) -> None:
+    def trial_started(self, spec: TrialSpec, *, time: float, origin: str = "") -> None:
+        tags = {"fewtune.origin": origin} if origin else {}
         self._record(
             f"{spec.key}/started/{spec.attempt}",
             trial=spec.key,
@@ -121,7 +123,7 @@ class OutboxRecorder:
             time=time,
             status="RUNNING",
             params=_as_params(_params_of(spec)),
-            tags={"fewtune.state": "running", "fewtune.attempt": str(spec.attempt)},
+            tags={"fewtune.state": "running", "fewtune.attempt": str(spec.attempt), **tags},
         )
 
     def reported(self, report: RungReport) -> None:

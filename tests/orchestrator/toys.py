@@ -222,6 +222,7 @@ class Told:
     events: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     starts: list[tuple[str, int]] = field(default_factory=list)
     tracebacks: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     calls: int = 0
 
     def _keep(self, key: tuple[Any, ...], what: Any = None) -> None:
@@ -233,8 +234,9 @@ class Told:
     def search_started(self, **what: Any) -> None:
         self._keep(("search started",), what)
 
-    def trial_started(self, spec: TrialSpec, *, time: float) -> None:
+    def trial_started(self, spec: TrialSpec, *, time: float, origin: str = "") -> None:
         self.starts.append((spec.key, spec.attempt))
+        self.origins[spec.key] = origin
         self._keep(("started", spec.key), dict(spec.hyperparameters))
 
     def reported(self, report: RungReport) -> None:

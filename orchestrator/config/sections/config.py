@@ -11,10 +11,11 @@ from pydantic import (
     WrapValidator,
 )
 
-from fewshot.errors.inputs import ErrorDetail
+from fewshot.errors.inputs import ErrorDetail, input_error
 from fewshot.learners.learners import learner_named
 from fewshot.learners.per_task import OWN
 from fewshot.models.pretrained.lora import RANK
+from fewshot.registry import resolve
 from orchestrator.config.sections.parts import (
     DatasetPart,
     DistillationSection,
@@ -29,7 +30,7 @@ from orchestrator.config.sections.searched import (
     resolved,
     searched_options,
 )
-from orchestrator.config.sections.section import Name, Section, section_error
+from orchestrator.config.sections.section import Name, Section, as_section_error, section_error
 from orchestrator.config.sections.space import SpaceSection
 from orchestrator.config.sections.tasks import (
     EpisodesSection,
@@ -43,6 +44,9 @@ from trials.lanes.optimizers.adam import WEIGHT_DECAY
 from trials.programs.adaptation import Adaptation
 from trials.programs.meta_training.objective import MetaTraining
 
+# Names of samplers; all but the first are Optuna's own.
+SAMPLERS = ("fewtune", "gp", "tpe", "cmaes", "random")
+
 
 def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
     if value != "auto" and (type(value) is not int or value < 1):
@@ -51,6 +55,16 @@ def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
         )
     lanes: int | Literal["auto"] = value
     return lanes
+
+
+def _sampler(value: Any, usual: object) -> str:
+    """Check the name of a sampler, or import the user's factory that it names."""
+    with as_section_error():
+        if not isinstance(value, str):
+            remedy = f"Use one of {', '.join(SAMPLERS)}, or your own package.module:factory."
+            raise input_error("", "must be a single name.", value, remedy)
+        resolve(dict.fromkeys(SAMPLERS, object), value, "")
+    return value
 
 
 class SearchSection(Section):
@@ -63,6 +77,7 @@ class SearchSection(Section):
     finalists: PositiveInt = 3
     seeds: int = Field(3, ge=2)
     lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
+    sampler: Annotated[str, WrapValidator(_sampler)] = "fewtune"
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
     # None: one whole GPU per worker if the cluster has GPUs when the search starts.

@@ -1,0 +1,172 @@
+"""More trials for a search: what is refused, what MLflow shows, what a kill leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator import InputError, Search, Stopped, list_searches
+from orchestrator.record import identity
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
+from tests.orchestrator.test_api import mlflow_client, runs, small
+from tests.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> Search:
+    made = small(tmp_path_factory.mktemp("ended"))
+    made.run(executor="inline")
+    return made
+
+
+@pytest.fixture
+def home(ended, tmp_path):
+    return shutil.copytree(ended.home, tmp_path / "home")
+
+
+def test_an_ended_search_gets_more_trials_and_ends_again(home, capfd) -> None:
+    before = small(home).trials()
+    n_runs = len(runs(mlflow_client(small(home))))
+    search = small(home)
+    assert sum(search.run(executor="inline", resume=True, trials=10).trials.values()) == 10
+    assert search.config["search"]["trials"] == 10
+    assert search.trials().iloc[:6].drop(columns="reason").equals(before.drop(columns="reason"))
+    found = list_searches(home)[0]
+    assert (found.state, found.trials, found.planned) == ("complete", 10, 10)
+    keys = [run.data.tags["fewtune.key"] for run in runs(mlflow_client(search))]
+    assert len(keys) == len(set(keys)) > n_runs
+    (of_search,) = (
+        run for run in runs(mlflow_client(search)) if run.data.tags["fewtune.kind"] == "search"
+    )
+    assert of_search.info.status == "FINISHED"
+    assert of_search.data.tags["fewtune.trials"] == "10"
+    assert of_search.data.params["trials"] == "6", "MLflow keeps the first value"
+    assert "params_keep_first_value" not in capfd.readouterr().err
+    # The file says 6 still; the search keeps its ten.
+    again = small(home)
+    again.run(executor="inline")
+    assert len(again.trials()) == again.config["search"]["trials"] == 10
+    assert Search.open("functions", home=home).config["search"]["trials"] == 10
+
+
+def test_the_number_may_also_be_changed_in_the_config(home) -> None:
+    with pytest.raises(InputError, match="Add `--resume`"):
+        small(home, "search.trials=8").run(executor="inline")
+    small(home, "search.trials=8").run(executor="inline", resume=True)
+    assert len(small(home).trials()) == 8
+
+
+@pytest.mark.parametrize(
+    ("trials", "resume", "said"),
+    [
+        (5, True, "--trials: must be at least 6: the search has 6 trials, of which 6 have ended"),
+        (0, True, "--trials: must be at least 6"),
+        (12, False, "--trials: is for a search that was started before.*Add `--resume`"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(home, trials, resume, said) -> None:
+    with pytest.raises(InputError, match=said):
+        small(home).run(executor="inline", resume=resume, trials=trials)
+    assert small(home).summary().state == "complete"
+
+
+def test_fewer_trials_in_the_config_and_other_changes_are_refused(home, tmp_path) -> None:
+    with pytest.raises(InputError, match="was 6 when the search was started; now it is 5"):
+        small(home, "search.trials=5").run(executor="inline", resume=True)
+    with pytest.raises(InputError) as error:
+        small(home, "steps=13").run(executor="inline", resume=True, trials=12)
+    assert {detail.path for detail in error.value.details} == {"name", "steps"}
+    with pytest.raises(InputError, match="no such search"):
+        small(tmp_path / "empty").run(executor="inline", resume=True, trials=12)
+
+
+@pytest.mark.parametrize("kept", range(3))
+def test_a_kill_between_the_notes_of_an_extension_leaves_a_search_to_resume(
+    home, monkeypatch, kept
+) -> None:
+    notes = []
+    note = identity.StudyRecord.note
+
+    def noting(record, key, value):
+        if key in ("state", identity.FORMER, identity.CONFIG):
+            if len(notes) == kept:
+                raise KeyboardInterrupt
+            notes.append(key)
+        note(record, key, value)
+
+    monkeypatch.setattr(identity.StudyRecord, "note", noting)
+    with pytest.raises(KeyboardInterrupt):
+        small(home).run(executor="inline", resume=True, trials=8)
+    monkeypatch.setattr(identity.StudyRecord, "note", note)
+    assert notes == ["state", identity.FORMER, identity.CONFIG][:kept]
+    summary = small(home).run(executor="inline", resume=True, trials=8)
+    assert summary.state == "complete"
+    assert len(small(home).trials()) == 8
+
+
+def test_an_interrupted_search_gets_more_trials(tmp_path) -> None:
+    turns = []
+    with pytest.raises(Stopped):
+        small(tmp_path).run(
+            executor="inline", should_stop=lambda: len(turns) > 0 or turns.append(1)
+        )
+    search = small(tmp_path)
+    assert sum(search.run(executor="inline", resume=True, trials=8).trials.values()) == 8
+
+
+def command(home, *words):
+    config = ROOT / "configs" / "functions.yaml"
+    from tests.orchestrator.test_api import SMALL
+
+    sets = [word for text in [*SMALL, "steps=40"] for word in ("--set", text)]
+    line = [sys.executable, "-m", "orchestrator.cli", "search", config, "--home", home, *sets]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*map(str, line), "--executor", "inline", "--json", *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_that_is_killed_while_it_goes_on_can_be_resumed(tmp_path) -> None:
+    first = command(tmp_path)
+    assert first.communicate()[0], "it ended"
+    for more in range(2):
+        process = command(tmp_path, "--resume", "--trials", "40")
+        while process.poll() is None and started(tmp_path) < 8 + 6 * more:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    out, err = (last := command(tmp_path, "--resume")).communicate()  # without the number
+    assert last.returncode == 0, err
+    shown = json.loads(out.splitlines()[-1])
+    assert sum(shown["trials"].values()) == 40
+    assert shown["state"] == "complete"
+    found = runs(mlflow_client(Search.open("functions", home=tmp_path)))
+    keys = [run.data.tags["fewtune.key"] for run in found]
+    assert len(keys) == len(set(keys))
+    assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
+    refused = command(tmp_path, "--resume", "--trials", "20")
+    out, err = refused.communicate()
+    assert refused.returncode == 2
+    assert "must be at least 40" in err
+
+
+def started(home) -> int:
+    try:
+        records = read_records("functions", Home(home))
+    except Exception:  # a line of the journal is half-written
+        return 0
+    return 0 if records is None else len(records.search)
