@@ -23,7 +23,8 @@ from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage, read_study
-from orchestrator.results.leaderboard import Summary, summarise
+from orchestrator.results.explanation.files import NOTHING, write_explanation
+from orchestrator.results.leaderboard import Summary, explained, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed
@@ -113,7 +114,8 @@ def run(
             untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
-        return SearchResult(summarise(plan.name, records), _drained(recorder, should_stop))
+        summary = explained(summarise(plan.name, records), lambda: plan, records)
+        return SearchResult(summary, _drained(recorder, should_stop))
 
 
 def _send_rest(config: Config, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
@@ -191,7 +193,7 @@ def _before(config: Config, home: Home, resume: bool) -> Summary | None:
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
         return None
-    summary = summarise(config.name, records)
+    summary = explained(summarise(config.name, records), lambda: plan_of(config), records)
     if summary.state != "complete" and not resume:
         done = sum(summary.trials.values())
         raise input_error(
@@ -321,7 +323,7 @@ def _end(
     home: Home,
     state: Literal["complete", "stopped", "failed"],
 ) -> None:
-    summary = summarise(plan.name, records)
+    summary = explained(summarise(plan.name, records), lambda: plan, records)
     metrics = {"occupancy": summary.occupancy}
     if summary.best is not None:
         metrics["score"] = summary.best.score.mean
@@ -332,9 +334,13 @@ def _end(
         }
     result = home.search(plan.name) / "summary.json"
     write_text(result, json.dumps(summary.to_dict(), indent=2))
+    # A search that was stopped ends within seconds, and is explained when it has ended.
+    why = write_explanation(summary, home.search(plan.name)) if state == "complete" else NOTHING
     recorder.search_ended(
         state=state,
         metrics={name: value for name, value in metrics.items() if value == value},
         artifacts=[home.config(plan.name), result],
+        tables=why.tables,
+        tags=why.tags,
         time=time.time(),
     )

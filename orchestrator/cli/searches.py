@@ -166,11 +166,22 @@ def _number(text: str) -> Any:
 
 
 @app.command(rich_help_panel=RESULTS)
-def show(name: Name, home: HomeOption = None, json: Json = False) -> None:
+def show(
+    name: Name,
+    home: HomeOption = None,
+    why: Annotated[
+        bool,
+        typer.Option("--why", help="Also show which training tasks help, and health checks."),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show the leaderboard, the intervals and the verdict of a search."""
     from orchestrator.record.home import Home
 
-    _show(Output(), name, Home.at(home).path, json=json)
+    output, place = Output(), Home.at(home).path
+    _show(output, name, place, json=json)
+    if why and not json:
+        _show_why(output, name, place)
 
 
 @app.command("list", rich_help_panel=RESULTS)
@@ -226,7 +237,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     place = Home(home)
     summary = summary_of(name, place)
     if json:
-        output.json(summary.to_dict())
+        output.json(summary.to_dict() | {"explanation": summary.explanation.to_dict()})
         return
     output.results.print(leaderboard(summary))
     output.results.print(sentence(summary))
@@ -237,6 +248,15 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     if (place.best(name) / "config.yaml").exists():
         output.results.print(f"\nbest configuration and model: {place.best(name)}")
     output.results.print(f"dashboard: fewtune dashboard --home {home}")
+
+
+def _show_why(output: Output, name: str, home: Path) -> None:
+    from orchestrator.cli.explanation import why
+    from orchestrator.record.home import Home
+    from orchestrator.results.leaderboard import summary_of
+
+    for part in why(summary_of(name, Home(home)).explanation):
+        output.results.print(part)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The summary of a search, computed from its records alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fewshot.metrics import Estimate, mean_of
+from orchestrator.config.loading import load_config
+from orchestrator.config.plan import Plan, plan_of
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
@@ -21,6 +24,9 @@ from orchestrator.search.intervals import (
     standard_error,
     verdict,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.results.explanation.explanation import Explanation
 
 # The key of a test in `Summary.test`, by the role of the model.
 _TESTED: Mapping[Role, str] = {
@@ -79,6 +85,13 @@ class Summary:
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
     share: str = ""  # the quantity of which skill is a share; empty for accuracy
+    explain: "Callable[[], Explanation] | None" = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def explanation(self) -> "Explanation":
+        """Which training tasks help, what mattered, and health checks; takes seconds once."""
+        assert self.explain is not None, "only a summary of a search in a home can be explained"
+        return self.explain()
 
     def __str__(self) -> str:
         """The answer of the search in sentences."""
@@ -169,7 +182,19 @@ def summary_of(name: str, home: Home) -> Summary:
     records = read_records(name, home)
     if records is None or not identity.belongs_to(home, name, records.search):
         raise home.unknown(name, identity.other_storage_hint(home, name))
-    return summarise(name, records)
+    summary = summarise(name, records)
+    return explained(summary, lambda: plan_of(load_config(home.config(name))), records)
+
+
+def explained(summary: Summary, plan: Callable[[], Plan], records: SearchRecords) -> Summary:
+    """The summary with an explanation, which is computed at its first use."""
+
+    def compute() -> "Explanation":
+        from orchestrator.results.explanation.explanation import explain  # imports this module
+
+        return explain(plan(), records, summary)
+
+    return replace(summary, explain=compute)
 
 
 def _finalists(trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial]) -> list[Finalist]:

@@ -1,9 +1,6 @@
 """A Gaussian process of scores over task weights and scalars, built with BoTorch."""
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +19,7 @@ from torch import Tensor
 
 from orchestrator.sampling.candidates import anywhere, near
 from orchestrator.sampling.points import Coordinates, Points
+from orchestrator.sampling.threads import quietly_on_one_thread
 
 # Prior medians of the length scales: of square roots of shares, of scalars, of the affinity.
 _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
@@ -38,19 +36,6 @@ _SPREAD = 0.25
 _DRAWS, _BLOCK = 128, 64
 
 
-@contextmanager
-def _quietly_on_one_thread() -> Iterator[None]:
-    """Use one thread, because for some hundred trials a second one costs time; ignore warnings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class GaussianProcess:
     """The posterior of the score, given values (n,) at n points.
 
@@ -60,7 +45,7 @@ class GaussianProcess:
     fitted: a process whose mean, covariance and noise are used; by default they are fitted.
     """
 
-    @_quietly_on_one_thread()
+    @quietly_on_one_thread()
     def __init__(
         self,
         coordinates: Coordinates,
@@ -92,7 +77,7 @@ class GaussianProcess:
     def _features(self, points: Points) -> Tensor:
         return torch.from_numpy(self._coordinates.features(points))
 
-    @_quietly_on_one_thread()
+    @quietly_on_one_thread()
     def suggest(self, n: int, running: Points, rng: np.random.Generator) -> Points:
         """n points, each of which maximises the expected improvement given those before it.
 
@@ -125,7 +110,7 @@ class GaussianProcess:
             candidates = top + near(top, half, spread, place, rng)
         return top.take([0])
 
-    @_quietly_on_one_thread()
+    @quietly_on_one_thread()
     @torch.no_grad()
     def suggest_batch(self, n: int, running: Points, rng: np.random.Generator) -> Points:
         """n points that together maximise the expected improvement with those of `running`.

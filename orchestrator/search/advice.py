@@ -14,6 +14,7 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial
 from orchestrator.search.finalists import UNTRAINED, role_of
 from orchestrator.search.intervals import MIN_TASKS, NEGLIGIBLE
+from orchestrator.space.search_space import SearchSpace
 
 # The edges of ranges are checked for the `_BEST` best trials, after `_ENOUGH` have completed.
 _BEST, _ENOUGH = 3, 8
@@ -114,24 +115,25 @@ def advice_on_trials(
                 "validation tasks.",
             )
         )
-    return advice + _on_edges(plan, ranked)
+    # Better values may lie beyond the end of a range.
+    far = len(ranked) >= _ENOUGH
+    return advice + (on_edges(plan.space, ranked[:_BEST]) if far else [])
 
 
-def _on_edges(plan: Plan, ranked: Sequence[StudiedTrial]) -> list[Advice]:
-    """Warn if the best trials are at the end of a range: better values may lie beyond it."""
-    if len(ranked) < _ENOUGH:
-        return []
+def on_edges(space: SearchSpace, best: Sequence[StudiedTrial]) -> list[Advice]:
+    """Warn of each range at whose end all of the best trials are, on the scale of the range."""
+    who = f"the best {len(best)} trials are" if len(best) > 1 else "the best trial is"
     advice = []
-    for name, range_ in plan.space.ranges.items():
-        shares = [range_.share(t.params[name]) for t in ranked[:_BEST] if name in t.params]
-        if len(shares) < _BEST:  # trials of some recipes do not have it
+    for name, range_ in space.ranges.items():
+        shares = [range_.share(t.params[name]) for t in best if name in t.params]
+        if len(shares) < len(best):  # trials of some recipes do not have it
             continue
         for end, value, away in (
             ("low", range_.low, max(shares)),
             ("high", range_.high, 1 - min(shares)),
         ):
             if away < _EDGE and value not in _LIMITS.get(name, ()):
-                warning = f"the best {_BEST} trials are at the {end} end of the range, {value:g}."
+                warning = f"{who} at the {end} end of the range, {value:g}."
                 change = "Decrease" if end == "low" else "Increase"
                 advice.append(Advice(f"space.{name}.{end}", warning, f"{change} this limit."))
     return advice

@@ -1,11 +1,13 @@
 """The scheduler, which assigns trials to free lanes turn by turn."""
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fewshot.metrics import Estimate
 from orchestrator.record.enqueued import ORIGIN
 from orchestrator.record.study import StudyRecord
 from orchestrator.search.failures import FailureMonitor, SearchFailed
@@ -32,6 +34,7 @@ class Scheduler:
         self._worker_losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
         self._seconds: dict[str, float] = {}  # training time by key
+        self._rung_skills: dict[str, dict[int, Mapping[str, Estimate]]] = {}  # by key and step
 
     @property
     def stage(self) -> Stage:
@@ -78,7 +81,8 @@ class Scheduler:
             spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
             record = self._sources[spec.stage].record
             seconds = self._seconds.pop(result.key, 0.0)
-            _end(record, self._recorder, spec, result, result.error or reason, seconds)
+            notes = {"seconds": round(seconds, 3)} | _skills(self._rung_skills.pop(result.key, {}))
+            _end(record, self._recorder, spec, result, result.error or reason, notes)
         self._to_restart.extend(self._restarted(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
             spec = self.live[report.key]
@@ -87,6 +91,7 @@ class Scheduler:
             source.record.report(spec.number, rung, report.score.mean)
             self._recorder.reported(report)
             self._seconds[report.key] = report.seconds
+            self._rung_skills.setdefault(report.key, {})[rung] = report.per_task
             self.failures.reported(report.score.mean)
         release: dict[str, Outcome] = {}
         for key, decision in self._decisions(turn.reports).items():
@@ -126,25 +131,41 @@ def _end(
     spec: TrialSpec,
     result: TrialResult,
     reason: str,
-    seconds: float,
+    further: Mapping[str, Any],
 ) -> None:
     """Write the end of a trial to the recorder first and to the study second.
 
     After a kill at any moment, each trial that has ended in the study has also ended in the
-    recorder.
+    recorder. further: more notes for the study.
     """
     recorder.trial_ended(result, state=result.outcome, note=reason)
     notes: dict[str, Any] = {
+        **further,
         "reason": reason,
         "checkpoint": result.checkpoint,
         "seed": spec.seed,
-        "seconds": round(seconds, 3),
         "hyperparameters": dict(spec.hyperparameters),
         "choices": dict(spec.choices),
         "task_weights": dict(spec.task_weights),
         "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
     }
     record.finish(spec.number, result.outcome, record[spec.number].score, notes)
+
+
+def _skills(by_step: Mapping[int, Mapping[str, Estimate]]) -> dict[str, Any]:
+    """The note `rung_skills`: for each validation task its skills at the trial's rungs, in order.
+
+    A trial that is restarted repeats its earlier reports, so the note has every rung.
+    """
+    if not by_step:
+        return {}
+    reports = [by_step[step] for step in sorted(by_step)]
+    rows = {task: [_rounded(report[task].mean) for report in reports] for task in reports[0]}
+    return {"rung_skills": rows}
+
+
+def _rounded(skill: float) -> float | None:
+    return round(skill, 5) if math.isfinite(skill) else None
 
 
 def _count_steps(record: StudyRecord, turn: Turn) -> None:

@@ -1,9 +1,11 @@
 """The recorder of a search: it writes events that can safely be sent twice."""
 
+import json
 import math
 import time as clock
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from fewshot.metrics import Estimate
@@ -14,6 +16,7 @@ from trials.programs.untrained import is_untrained
 
 SearchState = Literal["complete", "stopped", "failed"]
 
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 STATUS: Mapping[Outcome | SearchState, str] = {
     "complete": "FINISHED",
     "pruned": "KILLED",
@@ -60,7 +63,10 @@ class Recorder(Protocol):
         metrics: Mapping[str, float],
         artifacts: Sequence[Path],
         time: float,
-    ) -> None: ...
+        tables: Sequence[Path] = (),
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> None:
+        """tables: further artifacts, JSON files that MLflow's page shows as tables."""
 
     def backlog(self) -> int:
         """Number of events that have not been sent yet."""
@@ -177,6 +183,8 @@ class OutboxRecorder:
         metrics: Mapping[str, float],
         artifacts: Sequence[Path],
         time: float,
+        tables: Sequence[Path] = (),
+        tags: Mapping[str, str] = NO_TAGS,
     ) -> None:
         self._record(
             f"search/ended/{self._outbox.count('search/started')}",
@@ -184,8 +192,8 @@ class OutboxRecorder:
             status=STATUS[state],
             step=self._last_step,  # MLflow shows the value of the highest step
             metrics=_as_metrics(metrics),
-            tags={"fewtune.state": state},
-            artifacts=tuple(str(path.resolve()) for path in artifacts),
+            tags={**tags, **_table_tags(tables), "fewtune.state": state},
+            artifacts=tuple(str(path.resolve()) for path in (*artifacts, *tables)),
         )
 
     def backlog(self) -> int:
@@ -251,6 +259,12 @@ def _params_of(spec: TrialSpec) -> dict[str, object]:
     weights = {f"lambda/{task}": weight for task, weight in spec.task_weights.items()}
     params = {"trial_number": spec.number, "stage": spec.stage, "seed": spec.seed}
     return {**params, **spec.choices, **spec.hyperparameters, **weights}
+
+
+def _table_tags(tables: Sequence[Path]) -> dict[str, str]:
+    """The tag by which MLflow knows which artifacts are tables, as `mlflow.log_table` sets it."""
+    listed = [{"path": path.name, "type": "table"} for path in tables]
+    return {"mlflow.loggedArtifacts": json.dumps(listed)} if tables else {}
 
 
 def _described(note: str, traceback: str | None) -> str:

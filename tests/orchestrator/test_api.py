@@ -1,7 +1,9 @@
 """The Python interface, on one small search that the tests share."""
 
+import json
 import re
 import shutil
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -85,6 +87,17 @@ def test_the_summary_is_that_of_the_command_line(search):
     assert search.summary().verdict in ("better", "no better", "undecided")
     assert (search.home / "searches" / search.name / "best" / "model.safetensors").exists()
     assert search.sent
+
+
+def test_the_summary_has_an_explanation_and_mlflow_has_its_table(search):
+    found = search.summary().explanation
+    assert [e.task for e in found.effects] == ["sin3x", "square", "line", "quadratic", "noise"]
+    assert {e.verdict for e in found.effects} == {"cannot be told"}, "six trials are too few"
+    client = mlflow_client(search)
+    (run,) = [r for r in runs(client) if r.data.tags["fewtune.kind"] == "search"]
+    assert run.data.tags["fewtune.harms"] == ""
+    path = client.download_artifacts(run.info.run_id, "explanation.json")
+    assert json.loads(Path(path).read_text()) == found.table()
 
 
 def test_an_export_is_written(search, tmp_path):

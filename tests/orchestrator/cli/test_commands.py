@@ -36,6 +36,19 @@ def called(capsys):
     return call
 
 
+def test_show_says_why(home, called):
+    code, out, _ = called("show", "functions", "--home", home, "--why")
+    assert code == 0
+    assert "on the test tasks" in out
+    assert "cannot be told" in out
+    assert "are too few" in out
+    assert "early stopping consistent" in out
+    code, out, _ = called("show", "functions", "--home", home, "--why", "--json")
+    found = json.loads(out)["explanation"]
+    assert {row["verdict"] for row in found["effects"]} == {"cannot be told"}
+    assert found["effects"][0]["effect"]["mean"] is None
+
+
 def test_list_shows_every_search(home, called):
     code, out, _ = called("list", "--home", home)
     assert code == 0

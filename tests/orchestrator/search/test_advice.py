@@ -8,7 +8,13 @@ import pytest
 from orchestrator.config.loading import parse
 from orchestrator.config.plan import Plan
 from orchestrator.record.study import StudiedTrial
-from orchestrator.search.advice import Advice, Adviser, advice_on_config, advice_on_trials
+from orchestrator.search.advice import (
+    Advice,
+    Adviser,
+    advice_on_config,
+    advice_on_trials,
+    on_edges,
+)
 from tests.orchestrator import toys
 from trials.contract import Component
 
@@ -121,6 +127,11 @@ def test_best_trials_at_the_edge_of_a_range_are_told_of(rate: float, path: list[
     found = advice_on_trials(toys.plan(), trials([0.5] * 8, rate))
     assert paths(found) == path
     assert advice_on_trials(toys.plan(), trials([0.5] * 7, rate)) == []
+
+
+def test_one_trial_at_the_edge_of_a_range_can_be_asked_for() -> None:
+    (found,) = on_edges(toys.plan().space, trials([0.5], 0.09))
+    assert str(found).startswith("space.lr/outer.high: the best trial is at the high end")
 
 
 def test_each_is_told_once_also_by_the_next_process() -> None:

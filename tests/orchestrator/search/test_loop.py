@@ -583,6 +583,32 @@ def test_wherever_the_journal_ends_the_search_is_taken_up_to_the_same_counts(
         assert set(seeds.values()) == {plan.seeds}
 
 
+def test_the_study_has_the_skill_on_each_validation_task_at_each_rung(tmp_path: Path) -> None:
+    plan, path, told = toys.plan(), str(tmp_path / "toy.journal"), Told()
+    with pytest.raises(Crash), open_storage(path) as storage:
+        run(plan, storage, Crashing(lambda: Toy(3), 5), told)
+    with open_storage(path) as storage:
+        trials = run(plan, storage, InlineExecutor(lambda: Toy(3)), told).search.trials()
+    assert any(t.notes.get("attempt") for t in trials)
+    for trial in trials:
+        skills = trial.notes["rung_skills"]
+        assert set(skills) == set(toys.HELD_OUT)
+        means = [sum(row) / 2 for row in zip(*skills.values(), strict=True)]
+        assert means == pytest.approx([trial.reports[s] for s in sorted(trial.reports)], abs=1e-5)
+
+
+def test_a_skill_that_is_not_a_number_is_null(tmp_path: Path) -> None:
+    def score(spec: TrialSpec, step: int) -> float:
+        return math.nan if spec.number == 5 and step == 6 else skill(spec, step)
+
+    records = run(toys.plan(eta=1.0001), executor=InlineExecutor(lambda: Toy(3, score)))
+    failed = records.search[5]
+    assert failed.state == "failed"
+    first, second = failed.notes["rung_skills"]["angelic"]
+    assert first == pytest.approx(failed.reports[3] - 0.01, abs=1e-5)
+    assert second is None
+
+
 def test_a_search_can_crash_again_and_again(tmp_path: Path) -> None:
     plan, told, crashes = toys.plan(), Told(), 0
     path = str(tmp_path / "toy.journal")

@@ -169,6 +169,35 @@ class TestWhatIsToBeSeen:
         run = runs(recorded)["demo"].info
         assert (recorded / "mlartifacts" / run.run_id / "artifacts" / "trials.csv").is_file()
 
+    def test_a_table_is_one_that_mlflow_loads(
+        self, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = home / "explanation.json"
+        path.write_text(
+            '{"columns": ["task", "effect"], "data": [["greek", 0.1], ["latin", null]]}'
+        )
+        made = recorder(folder, tracking_uri(home), SEARCH)
+        records.started(made)
+        made.search_ended(
+            state="complete",
+            metrics={},
+            artifacts=[],
+            time=records.START + 1,
+            tables=[path],
+            tags={"fewtune.helps": "greek", "fewtune.harms": ""},
+        )
+        assert made.drain(timeout=60)
+        made.close()
+        run = runs(home)["demo"]
+        assert run.data.tags["fewtune.helps"] == "greek"
+        assert run.data.tags["fewtune.harms"] == ""
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(home))
+        table = connect(tracking_uri(home)).load_table(
+            run.info.experiment_id, path.name, [run.info.run_id]
+        )
+        assert list(table.task) == ["greek", "latin"]
+        assert json.loads(run.data.tags["mlflow.loggedArtifacts"])[0]["type"] == "table"
+
     def test_views_of_the_search_are_saved_once(self, recorded: Path) -> None:
         assert tracking.ensure_saved_views(tracking_uri(recorded), "glyphs", "demo")
         tags = connect(tracking_uri(recorded)).get_experiment_by_name("glyphs").tags
