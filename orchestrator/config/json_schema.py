@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
 from fewshot.learners.learners import LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import OwnLoopConfig
 from trials.programs.teachers import TRAINED
 
 _OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factory
@@ -13,7 +17,14 @@ _OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factor
 
 def json_schema() -> dict[str, Any]:
     """The schema; it lists the names of models, learners, datasets and teachers."""
-    schema = Config.model_json_schema(by_alias=True)
+    kinds: list[tuple[type[BaseModel], JsonSchemaMode]]
+    kinds = [(Config, "validation"), (OwnLoopConfig, "validation")]
+    schema = models_json_schema(kinds, by_alias=True)[1]
+    schema |= {
+        "if": {"required": ["program"]},
+        "then": {"$ref": "#/$defs/OwnLoopConfig"},
+        "else": {"$ref": "#/$defs/Config"},
+    }
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "fewtune search"
     for section, key, names in (

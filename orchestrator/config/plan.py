@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot.losses.distillation import HINTON, Distillation
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig, LoggedRangeSection, OwnLoopConfig
 from orchestrator.config.sections.parts import DatasetPart, DistillationSection, TeacherPart
 from orchestrator.config.sections.space import RangeSection
 from orchestrator.config.sections.tasks import FunctionSection, NoiseSection, TaskSection
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex, shared
-from trials.contract import Component, Recipe, Stage, TaskSpec, TrialSpec
+from trials.contract import Component, Recipe, Stage, TaskSpec, TrainingFunction, TrialSpec
 
 _LOG = ("lr/outer", "lr/inner", "lr/adapt", "distill/temperature")
 
@@ -33,6 +33,7 @@ class Plan:
     seeds: int
     trial_seed: int | None
     task_sizes: Mapping[str, int] | None = None
+    has_test: bool = True  # False only for an own loop without test tasks
 
     def spec(
         self,
@@ -64,7 +65,7 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def plan_of(config: Config) -> Plan:
+def plan_of(config: AnyConfig) -> Plan:
     """The plan of `config`."""
     steps = config.steps
     before = {max(1, round(share * steps)) for share in config.search.rungs}
@@ -81,11 +82,14 @@ def plan_of(config: Config) -> Plan:
         finalists=config.search.finalists,
         seeds=config.search.seeds,
         trial_seed=config.trial_seed,
+        has_test=bool(config.tasks.test),
     )
 
 
-def recipe_of(config: Config) -> Recipe:
+def recipe_of(config: AnyConfig) -> Recipe:
     """The recipe: everything that all trials of this search share."""
+    if isinstance(config, OwnLoopConfig):
+        return _own_loop(config)
     shapes = config.episodes
     learner = config.learner
     return Recipe(
@@ -117,6 +121,27 @@ def recipe_of(config: Config) -> Recipe:
         seed=config.seed,
         imbalance=shapes.imbalance,
         overlap=config.tasks.overlap,
+    )
+
+
+def _own_loop(config: OwnLoopConfig) -> Recipe:
+    """The recipe of a training function, which has no episodes."""
+    timeout = config.search.trial_timeout
+    names = {split: getattr(config.tasks, split) for split in ("train", "validation", "test")}
+    return Recipe(
+        program="own_loop",
+        function=TrainingFunction(name=config.program, folder=config.path, timeout=timeout),
+        datasets={},
+        tasks={split: tuple(TaskSpec(name=name) for name in names[split]) for split in names},
+        model=Component(name=config.program),
+        learner=Component(name="own_loop"),
+        way=1,
+        shot=1,
+        query=1,
+        episodes=0,
+        validation_episodes=0,
+        test_episodes=0,
+        seed=config.seed,
     )
 
 
@@ -167,19 +192,21 @@ def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
     ]
 
 
-def space_of(config: Config) -> SearchSpace:
+def space_of(config: AnyConfig) -> SearchSpace:
     """The search space of `config`."""
     ranges: dict[str, Range] = {}
     fixed: dict[str, float] = {}
     for name, value in config.space.scalars().items():
-        if isinstance(value, RangeSection):
+        if isinstance(value, LoggedRangeSection):
+            ranges[name] = Range(value.low, value.high, log=value.log)
+        elif isinstance(value, RangeSection):
             ranges[name] = Range(value.low, value.high, log=name in _LOG)
         else:
             fixed[name] = float(value)
     return SearchSpace(ranges, fixed, _weights(config))
 
 
-def _weights(config: Config) -> Simplex | dict[str, float]:
+def _weights(config: AnyConfig) -> Simplex | dict[str, float]:
     names = tuple(config.train_names())
     section = config.space.task_weights
     if section.fixed is not None:

@@ -20,7 +20,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.passwords import redacted
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudyRecord
@@ -73,7 +73,9 @@ def other_storage_hint(home: Home, name: str) -> str:
     return "Its study is in the journal of this home: unset FEWTUNE_STORAGE."
 
 
-def check(config: Config, home: Home, record: StudyRecord | None, *, resume: bool = False) -> None:
+def check(
+    config: AnyConfig, home: Home, record: StudyRecord | None, *, resume: bool = False
+) -> None:
     """Raise InputError unless the search can start or resume with this study (None: no study).
 
     Writes nothing.
@@ -95,7 +97,7 @@ def check(config: Config, home: Home, record: StudyRecord | None, *, resume: boo
     _check_config(config, home, record)
 
 
-def assign_id(config: Config, home: Home, records: SearchRecords) -> Identity:
+def assign_id(config: AnyConfig, home: Home, records: SearchRecords) -> Identity:
     """Mark the folder and the studies, new or existing, as those of this search.
 
     Call it while holding `Home.owned`, before anything else is written. Raises InputError, before
@@ -155,7 +157,7 @@ def _check_not_started(home: Home, name: str, *, resume: bool) -> None:
     )
 
 
-def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
+def _of_another(config: AnyConfig, home: Home, record: StudyRecord) -> InputError:
     name, place = config.name, _shown(home, config.name)
     id = record.notes.get(ID)
     rule = f"{place} has a study of this name that belongs to a different search"
@@ -168,7 +170,7 @@ def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
     return InputError([ErrorDetail("name", rule, name, remedy), *_changes(config, record)])
 
 
-def _check_config(config: Config, home: Home, record: StudyRecord | None) -> None:
+def _check_config(config: AnyConfig, home: Home, record: StudyRecord | None) -> None:
     path, changes = home.config(config.name), _changes(config, record)
     if not changes and path.exists() and path.read_text(encoding="utf-8") != configs.dump(config):
         try:
@@ -181,13 +183,13 @@ def _check_config(config: Config, home: Home, record: StudyRecord | None) -> Non
         raise InputError([ErrorDetail("name", rule, config.name, remedy), *changes])
 
 
-def _changes(config: Config, record: StudyRecord | None) -> list[ErrorDetail]:
+def _changes(config: AnyConfig, record: StudyRecord | None) -> list[ErrorDetail]:
     """The differences between the config and the config in the study; empty if it has none."""
     before = None if record is None else record.notes.get(CONFIG)
     return [] if before is None else list(differences(before, config))
 
 
-def differences(before: Mapping[str, Any], config: Config) -> Iterator[ErrorDetail]:
+def differences(before: Mapping[str, Any], config: AnyConfig) -> Iterator[ErrorDetail]:
     """One error for each key whose value has changed since the search was started."""
     # An old config may break the rules of this version; then it is compared as it is.
     with suppress(InputError):

@@ -1,5 +1,6 @@
 """The estimated cost of a search, from a few steps of one trial."""
 
+import math
 import os
 import tempfile
 import time
@@ -12,7 +13,7 @@ import torch
 
 from fewshot.errors.inputs import input_error
 from orchestrator.config.plan import Plan, plan_of
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.search.advice import Advice, advice_on_config
 from orchestrator.search.trial_sources import first_trials
@@ -33,7 +34,8 @@ _TRIALS_PER_LANE = 32
 class Forecast:
     """The estimated cost of a search.
 
-    seconds: duration of the search on workers like this machine. bytes_per_lane: memory.
+    seconds: duration of the search on workers like this machine. bytes_per_lane: memory. These and
+    `seconds_per_step` are NaN for an own loop, of which no step is run.
     """
 
     seconds: float
@@ -46,10 +48,13 @@ class Forecast:
     dropped: Mapping[str, int]  # examples of each split that a later split contains too
 
 
-def forecast(config: Config, home: Home) -> Forecast:
+def forecast(config: AnyConfig, home: Home) -> Forecast:
     """Estimate the cost of a search: run a few steps of the first trial in one and in all lanes."""
     plan = plan_of(config)
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    if isinstance(config, OwnLoopConfig):
+        unknown, advice = math.nan, advice_on_config(config, ())
+        return Forecast(unknown, 1, unknown, unknown, {}, {}, advice, {})
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
         lanes = lanes()
@@ -79,7 +84,9 @@ def forecast(config: Config, home: Home) -> Forecast:
     )
 
 
-def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int | Callable[[], int]:
+def lanes_of(
+    config: AnyConfig, plan: Plan, found: DataSummary, home: Home
+) -> int | Callable[[], int]:
     """The number of lanes per worker; for `auto`, a function that measures it."""
     if config.search.lanes != "auto":
         return config.search.lanes
@@ -94,14 +101,14 @@ def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int 
     )
 
 
-def concurrency(config: Config) -> dict[str, int]:
+def concurrency(config: AnyConfig) -> dict[str, int]:
     """The number of lanes per worker and of workers, for the check of this machine's memory."""
     lanes = 1 if config.search.lanes == "auto" else config.search.lanes
     elsewhere = os.environ.get("RAY_ADDRESS")
     return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
 
 
-def workers_per_gpu(config: Config) -> int:
+def workers_per_gpu(config: AnyConfig) -> int:
     """How many workers share one GPU; 1 without GPUs."""
     share = config.search.gpus_per_worker
     return int(1 / share) if share else 1
