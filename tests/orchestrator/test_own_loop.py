@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from fewshot.errors.inputs import InputError
 from orchestrator import Search
 from orchestrator.cli import app as cli
+from orchestrator.config.json_schema import json_schema
 from orchestrator.config.loading import dump, parse
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
@@ -80,6 +82,16 @@ class TestTheConfig:
         import yaml
 
         assert parse(yaml.safe_load(dump(config))) == config
+
+    def test_the_schema_knows_both_kinds_of_configs(self):
+        validator = jsonschema.Draft202012Validator(json_schema())
+        assert not list(validator.iter_errors(data()))
+        for wrong in (
+            {"model": {"name": "mlp"}},
+            {"space": {"rate": "fast"}},
+            {"search": {"lanes": 4}},
+        ):
+            assert list(validator.iter_errors(data(**wrong)))
 
     def test_a_model_is_needed_for_train_and_adapt(self, tmp_path, capsys):
         path = tmp_path / "search.yaml"
@@ -231,6 +243,7 @@ def test_a_search_takes_a_function(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_path):
     home, path = Home(tmp_path / "home"), tmp_path / "search.yaml"
     options = {"trials": 5, "reference_trials": 2, "finalists": 1, "seeds": 2, "rungs": [0.3, 0.6]}
@@ -238,7 +251,7 @@ def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_pat
     command = [sys.executable, "-m", "orchestrator.cli", "search", str(path)]
     command += ["--executor", "inline", "--home", str(home.path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for reports in (2, 5, 9):  # three kills, at different moments
+    for reports in (2, 7):  # two kills, at different moments
         resume = ["--resume"] if home.search("own").exists() else []
         with subprocess.Popen(
             [*command, *resume], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
@@ -319,11 +332,12 @@ class TestTheExamplesOfThePage:
         return done.stdout
 
     @pytest.mark.slow
+    @pytest.mark.timeout(900)
     def test_a_plain_loop_of_pytorch(self, folder):
         self.run(folder, "-m", "orchestrator.cli", "check", "search.yaml")
         small = [
             "--set",
-            "search.trials=6",
+            "search.trials=5",
             "--set",
             "search.finalists=1",
             "--set",
@@ -340,6 +354,7 @@ class TestTheExamplesOfThePage:
 
     @pytest.mark.slow
     @pytest.mark.ray
+    @pytest.mark.timeout(900)
     def test_the_same_from_python(self, folder):
         """On Ray, as the script does by default."""
         text = SCRIPT.replace(
@@ -375,14 +390,14 @@ class TestTheExamplesOfThePage:
         (tmp_path / "trainer_loop.py").write_text(loop, encoding="utf-8")
         (tmp_path / "search.yaml").write_text(TRAINER_CONFIG, encoding="utf-8")
         write_texts(tmp_path / "texts.csv")
-        small = {"trials": 3, "reference_trials": 2, "finalists": 1, "seeds": 2, "rungs": [0.5]}
-        overrides = [f"search={json.dumps(small)}", "steps=8"]
+        small = {"trials": 2, "reference_trials": 1, "finalists": 1, "seeds": 2, "rungs": [0.5]}
+        overrides = [f"search={json.dumps(small)}", "steps=4"]
         path = tmp_path / "search.yaml"
         search = Search.from_yaml(path, home=tmp_path / "home", overrides=overrides)
         summary = search.run(executor="inline")
         assert failures(search) == {}
         assert summary.best.score.mean > 0.6
-        best = Path(search.home) / "searches" / "minilm" / "best" / "files" / "checkpoint-8"
+        best = Path(search.home) / "searches" / "minilm" / "best" / "files" / "checkpoint-4"
         from transformers import AutoModelForSequenceClassification
 
         assert AutoModelForSequenceClassification.from_pretrained(best).num_labels == 2
@@ -402,7 +417,7 @@ def write_texts(path):
         ],
         0: ["a pasta dish", "the soup", "our dinner", "this cake", "the restaurant menu"],
     }
-    forms = ["tell me about {}", "what is wrong with {}", "I like {}", "{} is what I asked for"]
+    forms = ["tell me about {}", "what is wrong with {}"]
     rows = [
         {"source": source, "text": form.format(subject), "label": label}
         for source in ("reviews", "tweets", "shuffled", "news", "forum", "mail")
