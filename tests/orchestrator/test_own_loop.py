@@ -110,14 +110,14 @@ def failures(search):
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
 def test_a_trial_that_raises_hangs_or_exits_fails_alone(tmp_path, executor, no_mlflow):
-    options = data()["search"] | {"trial_timeout": 8}
+    options = data()["search"] | {"trial_timeout": 15}
     search = Search(data("three_fail", search=options), home=tmp_path)
     summary = search.run(executor=executor)
     assert summary.trials == {"complete": 7, "pruned": 0, "failed": 3, "running": 0}
     reasons = failures(search)
     assert reasons.keys() == {2, 5, 7}
     assert reasons[2].startswith("RuntimeError: out of luck (")
-    assert reasons[5] == "made no report for 8 s (search.trial_timeout)"
+    assert reasons[5] == "made no report for 15 s (search.trial_timeout)"
     assert reasons[7] == "its process exited with code 3"
     assert summary.candidate is not None
 
@@ -335,16 +335,10 @@ class TestTheExamplesOfThePage:
     @pytest.mark.timeout(900)
     def test_a_plain_loop_of_pytorch(self, folder):
         self.run(folder, "-m", "orchestrator.cli", "check", "search.yaml")
-        small = [
-            "--set",
-            "search.trials=5",
-            "--set",
-            "search.finalists=1",
-            "--set",
-            "search.seeds=2",
-        ]
+        small = {"trials": 5, "reference_trials": 2, "finalists": 1, "seeds": 2}
+        words = [w for key, n in small.items() for w in ("--set", f"search.{key}={n}")]
         out = self.run(
-            *(folder, "-m", "orchestrator.cli", "search", "search.yaml", *small),
+            *(folder, "-m", "orchestrator.cli", "search", "search.yaml", *words),
             *("--executor", "inline", "--json"),
         )
         summary = json.loads(out.splitlines()[-1])

@@ -125,7 +125,7 @@ def _yields_too_often(trial: Trial) -> Iterator[Any]:
 # The function that fails, by a part of the reason.
 FAILURES: Mapping[str, Any] = {
     "RuntimeError: no luck": _raises,
-    "made no report for 2 s (search.trial_timeout)": _hangs,
+    "made no report for 10 s (search.trial_timeout)": _hangs,
     "its process exited with code 3": _exits,
     "its process exited with code 4": _exits_at_once,
     "its process was killed by SIGKILL, perhaps because the memory was full": _kills_itself,

@@ -148,7 +148,7 @@ def test_the_folder_of_a_different_trial_is_not_used(tmp_path):
 @pytest.mark.parametrize("how", range(len(loops.FAILURES)), ids=list(loops.FAILURES))
 def test_a_trial_fails_alone_and_says_why(tmp_path, how):
     reason = list(loops.FAILURES)[how]
-    failing = recipe("fails", timeout=2)
+    failing = recipe("fails", timeout=10)
     bad = spec(0, of=failing, hyperparameters={"how": float(how)})
     stories = drive(program(tmp_path, failing), [bad, spec(1)])
     result = stories[bad.key].result
@@ -198,7 +198,7 @@ def test_prints_go_to_the_log_of_the_trial(tmp_path, capfd):
 
 def test_processes_that_a_function_starts_end_with_the_trial(tmp_path, monkeypatch):
     monkeypatch.setattr("trials.own_loop.process._CLOSE_SECONDS", 0.5)
-    starting = recipe("starts_a_process", timeout=1.5)
+    starting = recipe("starts_a_process", timeout=8)
     found = program(tmp_path, starting)
     found.admit(spec(of=starting, rungs=(2,)))
     assert found.advance() == [], "it does not end after its last report"
