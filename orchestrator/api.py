@@ -4,7 +4,7 @@ Nothing here prints. Bad input raises InputError, which has every error in `deta
 fails raises FewtuneError; their text is what the command line shows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from orchestrator import launch
 from orchestrator.config import loading, paths
 from orchestrator.config.plan import Plan, plan_of
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.launch import Placement
 from orchestrator.progress import ProgressBar
 from orchestrator.record.enqueued import EnqueuedTrials
@@ -32,6 +32,8 @@ from orchestrator.search.advice import Advice
 from orchestrator.search.forecast import Forecast, forecast
 from orchestrator.search.loop import Stopped
 from orchestrator.search.own_trials import by_name, params_of
+from orchestrator.training_function import config_of
+from trials.own_loop import Trial
 
 __all__ = ["Search", "Stopped", "delete_search", "list_searches"]
 
@@ -41,21 +43,28 @@ Observer = Callable[[str, SearchRecords], None]
 class Search:
     """A search: a config, and the home folder in which its state is stored.
 
-    config: the content of a YAML file, as a dictionary. home: the folder of all searches; None
-    for FEWTUNE_HOME or else `./fewtune-runs`. folder: the start of relative
-    paths in the config, by default the working directory.
+    config: the content of a YAML file, as a dictionary, or a training function of your own (see
+    docs/own_loop.md). home: the folder of all searches; None for FEWTUNE_HOME or else
+    `./fewtune-runs`. folder: the start of relative paths in the config, by default the working
+    directory. parts: with a training function, the other keys of its config, for example
+    `Search(train, tasks=["a", "b"], validation=["c"], space={"rate": 0.1}, steps=100)`.
 
     Raises InputError with every error in the config.
     """
 
     def __init__(
         self,
-        config: Mapping[str, Any] | Config,
+        config: Mapping[str, Any] | AnyConfig | Callable[[Trial], Iterator[Any]],
         *,
         home: str | Path | None = None,
         folder: str | Path | None = None,
+        **parts: Any,
     ) -> None:
-        self._config = config if isinstance(config, Config) else loading.parse(config)
+        if callable(config):
+            config = config_of(config, parts)
+        elif parts:
+            raise TypeError(f"{', '.join(parts)}: keys beside a config need a training function.")
+        self._config = loading.parse(config) if isinstance(config, Mapping) else config
         self._home = Home.at(None if home is None else str(home))
         self._folder = Path(folder) if folder is not None else Path.cwd()
         self.sent = True  # False if MLflow has not received all events of the last run

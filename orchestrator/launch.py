@@ -15,7 +15,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.files import write_text
 from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import Plan, plan_of, recipes_of
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
 from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from orchestrator.record import identity
@@ -57,7 +57,7 @@ class SearchResult:
 
 
 def run(
-    config: Config,
+    config: AnyConfig,
     home: Home,
     *,
     folder: Path | None = None,
@@ -118,7 +118,7 @@ def run(
         return SearchResult(summary, _drained(recorder, should_stop))
 
 
-def _send_rest(config: Config, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
+def _send_rest(config: AnyConfig, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
     """Send to MLflow what a complete search left in its outbox; as `_drained`."""
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         own = identity.assign_id(config, home, open_records(plan, storage))
@@ -131,6 +131,7 @@ def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
     record.note("figures", dict(data.figures))
     record.note("classes", list(data.classes))
     record.note("null_losses", dict(data.null_losses))
+    record.note("measure", data.measure)
 
 
 def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyRecord) -> None:
@@ -140,7 +141,7 @@ def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyReco
         record.note("affinity", affinities(plan.recipe, home.cache))
 
 
-def _check_room(config: Config) -> None:
+def _check_room(config: AnyConfig) -> None:
     """Raise InputError if this machine lacks resources: Ray would wait for them for ever."""
     workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
     details, remedy = [], "Use less, or connect to a cluster with RAY_ADDRESS."
@@ -148,8 +149,9 @@ def _check_room(config: Config) -> None:
     if asked > cores:
         rule = f"needs {asked} cores, and this machine has {cores}."
         details.append(ErrorDetail("search.workers", rule, workers, remedy))
-    share = config.search.gpus_per_worker
-    if share and workers > gpus * workers_per_gpu(config):
+    share = config.search.gpus_per_worker or 0.0
+    at_once = gpus // share if share > 1 else gpus * workers_per_gpu(config)
+    if share and workers > at_once:
         rule = f"is too much for {workers} workers on {gpus} GPUs."
         details.append(ErrorDetail("search.gpus_per_worker", rule, share, remedy))
     if details:
@@ -179,7 +181,7 @@ def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
         recorder.close()
 
 
-def _before(config: Config, home: Home, resume: bool) -> Summary | None:
+def _before(config: AnyConfig, home: Home, resume: bool) -> Summary | None:
     """The summary of an earlier run of this search, if there is one and no trials were added.
 
     Raises InputError if a different search has this name, or if it was interrupted and `resume` is
@@ -226,7 +228,7 @@ def _untrained_scorer(
 @contextmanager
 def _open_executor(
     plan: Plan,
-    config: Config,
+    config: AnyConfig,
     home: Home,
     placement: Placement,
     data: DataSummary,
@@ -241,7 +243,7 @@ def _open_executor(
 
 def _executor(
     plan: Plan,
-    config: Config,
+    config: AnyConfig,
     home: Home,
     placement: Placement,
     lanes: int | Callable[[], int],
@@ -328,7 +330,7 @@ def _end(
     if summary.best is not None:
         metrics["score"] = summary.best.score.mean
     if summary.difference is not None:
-        metrics["test/gain"] = summary.difference.mean
+        metrics["test/gain" if summary.test else "val/gain"] = summary.difference.mean
         metrics |= {
             f"test/{name}_{summary.measure}": value.mean for name, value in summary.test.items()
         }

@@ -60,6 +60,20 @@ class TaskSpec:
         return self.function is not None or self.kind == "regression"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFunction:
+    """A user's own training loop, see trials.own_loop.
+
+    name: `package.module:function`, a generator function. folder: an absolute path, from which the
+    module can be imported and in which the function runs. timeout: the longest time between two
+    reports of a trial in seconds; None for no limit.
+    """
+
+    name: str
+    folder: str
+    timeout: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that fixes shapes and control flow.
@@ -67,7 +81,7 @@ class Recipe:
     Trials whose recipes are equal can train side by side in the lanes of one worker.
     """
 
-    program: str  # a name in trials.programs.build.PROGRAMS
+    program: str  # a name in trials.programs.build.PROGRAMS, or "own_loop"
     datasets: Mapping[str, Component]
     tasks: Mapping[str, tuple[TaskSpec, ...]]  # "train", "validation", "test"
     model: Component
@@ -88,6 +102,7 @@ class Recipe:
     seed: int = 0  # for draws that all trials share, such as the scoring episodes
     imbalance: Imbalance | None = None
     overlap: Overlap = False  # how to treat examples that splits share
+    function: TrainingFunction | None = None  # of the program "own_loop" only
 
     @property
     def max_way(self) -> int:
@@ -102,7 +117,10 @@ class Recipe:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of a hash, different for recipes that are not equal."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        data = asdict(self)
+        if self.function is None:  # keeps the fingerprints of recipes that are older than this
+            del data["function"]
+        text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -158,6 +176,8 @@ def _recipe(data: dict[str, Any]) -> Recipe:
     for count in ("way", "shot", "query"):
         if isinstance(data[count], list):
             data[count] = tuple(data[count])
+    if data.get("function") is not None:
+        data["function"] = TrainingFunction(**data["function"])
     soft = data["distillation"]
     soft["decoupled"] = soft["decoupled"] and tuple(soft["decoupled"])
     data["distillation"] = Distillation(**soft)
@@ -195,7 +215,8 @@ class TrialResult:
     """How a trial ended. Every admitted trial ends exactly once.
 
     error: the reason in one line, if the trial failed.
-    traceback: at most some kilobytes of text, if the trial failed with an exception.
+    traceback: at most some kilobytes of text, if the trial failed with an exception; the end of its
+        log, if its process ended.
     """
 
     key: str

@@ -24,6 +24,7 @@ def submit(
     """Run a search as a job on a Ray cluster."""
     from orchestrator.config.loading import load_config
     from orchestrator.config.paths import is_export
+    from orchestrator.config.sections.config import Config
     from orchestrator.executors import jobs
     from trials.programs.teachers import TRAINED
 
@@ -31,7 +32,8 @@ def submit(
     # Errors in the config are found here, before the job is submitted.
     foreign = is_export(config)
     loaded = load_config(config, overrides, foreign=foreign, trust_code=trust_code)
-    trained = loaded.teacher is not None and loaded.teacher.source in TRAINED
+    teacher = loaded.teacher if isinstance(loaded, Config) else None
+    trained = teacher is not None and teacher.source in TRAINED
     trusted = ["teacher.trust_code=true"] if trust_code and trained else []
     submission = jobs.submit(
         config,

@@ -41,13 +41,13 @@ def train(
     json: Json = False,
 ) -> None:
     """Train an exported configuration again."""
-    from orchestrator.config.loading import load_config
+    from orchestrator.config.loading import few_shot, load_config
     from orchestrator.config.paths import export_with_absolute_paths
     from orchestrator.record.home import Home
     from orchestrator.results.train import train as run
 
     output = Output()
-    loaded = load_config(config, set_ or (), foreign=True, trust_code=trust_code)
+    loaded = few_shot(load_config(config, set_ or (), foreign=True, trust_code=trust_code))
     loaded = export_with_absolute_paths(loaded, config.parent)
     with output.messages.status("training"):
         found = run(loaded, Home.at(home))

@@ -43,7 +43,8 @@ def check(
     """Find every error in a config, and forecast the time and memory of the search."""
     output = Output()
     search = _search(config, set_, home, trust_code)
-    output.messages.print(f"{config}: no errors in the file; trying a few steps ...")
+    what = "importing the program" if "program" in search.config else "trying a few steps"
+    output.messages.print(f"{config}: no errors in the file; {what} ...")
     found = search.check()
     for advice in found.advice:
         output.advise(advice)
@@ -52,6 +53,9 @@ def check(
         output.results.print(f"training tasks (examples): {tasks}")
     for split, n in found.dropped.items():
         output.results.print(f"dropped from {split}: {n} examples that a later split has too")
+    if "program" in search.config:
+        output.results.print(_own_loop(search), markup=False, emoji=False)
+        return
     for name, value in found.figures.items():
         output.results.print(f"accuracy of the {name}: {100 * value:.1f} %")
     output.results.print(
@@ -220,6 +224,23 @@ def delete(
     delete_search(name, home=found.home)
     output.messages.print(f"deleted {name}")
     return 0
+
+
+def _own_loop(search: "Search") -> str:
+    """What a search over a training function will run."""
+    plan, options = search.plan, search.config["search"]
+    function = plan.recipe.function
+    assert function is not None, "the config has a program"
+    rungs = ", ".join(str(step) for step in plan.rungs)
+    finalists = f"{plan.finalists} finalists and the reference, {plan.seeds} seeds each"
+    timeout = options.get("trial_timeout")
+    limit = "no time limit" if timeout is None else f"at most {duration(timeout)} between reports"
+    return (
+        f"{function.name} can be imported, with the folder {function.folder}\n"
+        f"search: {plan.trials} trials of {plan.rungs[-1]} steps with reports at {rungs}; {limit}\n"
+        f"then: {finalists}\n"
+        f"workers: {options['workers']}, with one trial each"
+    )
 
 
 def _search(config: Path, overrides: list[str] | None, home: str | None, trust: bool) -> "Search":

@@ -1,5 +1,7 @@
 """Checks that involve several sections of a config."""
 
+from collections.abc import Sequence
+
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.fine_tuned import ADAPT_STEPS, STEPS
 from fewshot.learners.learners import (
@@ -9,26 +11,44 @@ from fewshot.learners.learners import (
     supports_regression,
 )
 from fewshot.models.pretrained.lora import MAX_RANK, RANK
-from orchestrator.config.plan import rungs_of, space_of
+from orchestrator.config.plan import rungs_of
 from orchestrator.config.sections.config import Config
-from orchestrator.config.sections.space import RangeSection
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
+from orchestrator.config.sections.space import RangeSection, WeightsSection
 from orchestrator.config.sections.tasks import TaskSection
+from orchestrator.config.spaces import space_of
 from trials.programs.teachers import EPISODIC_HEADS, TRAINED
 
 
-def cross_check(config: Config) -> list[ErrorDetail]:
+def cross_check(config: AnyConfig) -> list[ErrorDetail]:
     """All errors between the sections of a config, for each of its searched options."""
     variants = [config.variant(values) for values in config.representatives()]
-    read = {name for variant in variants for name in variant.readable_scalars()}
-    details = [d for variant in variants for d in _check(variant, read)]
+    details = _check_own_loop(config) if isinstance(config, OwnLoopConfig) else _check_parts(config)
     if any(len(rungs_of(variant)) != len(rungs_of(config)) for variant in variants):
         rule = "has too few steps for as many different rungs as the others."
         details.append(ErrorDetail("steps", rule, min(v.steps for v in variants)))
+    return details + _check_search(config, first=not details)
+
+
+def _check_own_loop(config: OwnLoopConfig) -> list[ErrorDetail]:
+    details = _check_weights(config.space.task_weights, config.train_names())
+    if (weights_as := config.space.task_weights.weights_as) != "loss":
+        rule = "is not used: the training function decides what the weights weigh."
+        place = "space.task_weights.weights_as"
+        details.append(ErrorDetail(place, rule, weights_as, "Remove it."))
+    return details
+
+
+def _check_parts(config: Config) -> list[ErrorDetail]:
+    """The errors between the sections that describe data, model and learner."""
+    variants = [config.variant(values) for values in config.representatives()]
+    read = {name for variant in variants for name in variant.readable_scalars()}
+    details = [d for variant in variants for d in _check_variant(variant, read)]
     # Most errors occur in each variant.
     return list({(d.path, d.rule, repr(d.found)): d for d in details}.values())
 
 
-def _check(config: Config, read: set[str]) -> list[ErrorDetail]:
+def _check_variant(config: Config, read: set[str]) -> list[ErrorDetail]:
     """The errors of a plain config. read: the scalars that this or another variant reads."""
     if config.adapts and config.teacher is None and config.tasks.train:
         return [ErrorDetail("learner", "is needed to train on `tasks.train`.")]
@@ -38,18 +58,24 @@ def _check(config: Config, read: set[str]) -> list[ErrorDetail]:
     if config.steps == 0 and searched:
         rule = "must be above 0 if anything is searched: with 0 steps nothing is trained."
         return [ErrorDetail("steps", rule, 0)]
-    details = (
+    return (
         _check_tasks(config)
         + _check_model(config)
         + _check_teacher(config)
         + _check_space(config, read)
-        + _check_weights(config)
+        + _check_use_of_weights(config)
+        + _check_weights(config.space.task_weights, config.train_names())
     )
+
+
+def _check_search(config: AnyConfig, *, first: bool) -> list[ErrorDetail]:
+    """Check the number of trials, and, if there was no error before (`first`), the box."""
+    details = []
     trials, references = config.search.trials, config.search.reference_trials
     if references > trials:
         rule = f"must not exceed search.trials = {trials}."
         details.append(ErrorDetail("search.reference_trials", rule, references))
-    if not details:
+    if first and not details:
         try:
             space_of(config).reference()
         except ValueError as error:  # the prior is too far from uniform weights for the box
@@ -207,9 +233,10 @@ def _check_adapt_steps(config: Config) -> list[ErrorDetail]:
     return [ErrorDetail(f"space.{STEPS}", rule, [low, high], "Raise `learner.adapt_steps`.")]
 
 
-def _check_weights(config: Config) -> list[ErrorDetail]:
+def _check_use_of_weights(config: Config) -> list[ErrorDetail]:
+    """Check that the learner and the episodes can use the weights as the config says."""
     details = []
-    weights, names = config.space.task_weights, config.train_names()
+    weights = config.space.task_weights
     options = {} if config.learner is None else config.learner.options()
     if weights.weights_as == "sampling" and "per_task" in options.values():
         rule = "must be loss if tasks have parameters of their own, which are trained together."
@@ -218,6 +245,12 @@ def _check_weights(config: Config) -> list[ErrorDetail]:
     if config.episodes.per_step is not None and weights.weights_as != "sampling":
         rule = "needs `space: {task_weights: {weights_as: sampling}}`: each task has a loss term."
         details.append(ErrorDetail("episodes.per_step", rule, config.episodes.per_step))
+    return details
+
+
+def _check_weights(weights: WeightsSection, names: Sequence[str]) -> list[ErrorDetail]:
+    """Check that given weights are those of the training tasks."""
+    details = []
     for key in ("prior", "fixed"):
         for name in sorted((getattr(weights, key) or {}).keys() - set(names)):
             remedy = f"Training tasks: {', '.join(names) or 'none'}."

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
 from fewshot.learners.learners import LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from orchestrator.config.sections.config import SAMPLERS, Config
+from orchestrator.config.sections.own_loop import OwnLoopConfig
 from orchestrator.config.sections.searched import SECTIONS
 from trials.programs.teachers import TRAINED
 
@@ -14,7 +18,14 @@ _OWN = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"  # package.module:factor
 
 def json_schema() -> dict[str, Any]:
     """The schema; it lists the names of models, learners, datasets, teachers and samplers."""
-    schema = Config.model_json_schema(by_alias=True)
+    kinds: list[tuple[type[BaseModel], JsonSchemaMode]]
+    kinds = [(Config, "validation"), (OwnLoopConfig, "validation")]
+    schema = models_json_schema(kinds, by_alias=True)[1]
+    schema |= {
+        "if": {"required": ["program"]},
+        "then": {"$ref": "#/$defs/OwnLoopConfig"},
+        "else": {"$ref": "#/$defs/Config"},
+    }
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "fewtune search"
     for section, key, names in (
@@ -26,8 +37,9 @@ def json_schema() -> dict[str, Any]:
     ):
         field = schema["$defs"][section]["properties"][key]
         field["anyOf"] = [{"enum": sorted(names)}, {"pattern": f"^{_OWN}$"}]
-    for key in SECTIONS:
-        schema["properties"][key] = _searchable(schema["properties"][key])
+    plain, own = (schema["$defs"][name]["properties"] for name in ("Config", "OwnLoopConfig"))
+    plain |= {key: _searchable(plain[key]) for key in SECTIONS}
+    own["steps"] = _searchable(own["steps"])
     shapes = schema["$defs"]["EpisodesSection"]["properties"]
     shapes |= {key: _searchable(field) for key, field in shapes.items()}
     return schema

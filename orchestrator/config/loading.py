@@ -14,6 +14,7 @@ from fewshot.models.pretrained.encoder import names_module
 from fewshot.registry import in_untrusted_config, is_import_path
 from orchestrator.config.cross_checks import cross_check
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig, config_class
 from orchestrator.config.sections.searched import (
     nodes,
     representatives,
@@ -77,7 +78,7 @@ def _loaded(text: str, path: str) -> Any:
 
 def load_config(
     path: Path, overrides: Sequence[str] = (), *, foreign: bool = False, trust_code: bool = False
-) -> Config:
+) -> AnyConfig:
     """The config at `path` with `key.sub=value` overrides; raises InputError with all errors.
 
     Relative paths in the file are kept, see `orchestrator.config.paths`; relative paths in
@@ -124,7 +125,8 @@ def _refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
         sections += [
             (f"tasks.{split}.{i}", t) for split, entries in splits for i, t in enumerate(entries)
         ]
-    return [
+    program = [data["program"]] if "program" in data else []
+    return [ErrorDetail("program", "names code, which is not run.", p, _TRUST) for p in program] + [
         ErrorDetail(f"{place}.{key}", "names code, which is not run.", part[key], _TRUST)
         for place, part in sections
         if isinstance(part, dict)
@@ -158,30 +160,42 @@ def _override(data: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def parse(data: Mapping[str, Any]) -> Config:
+def parse(data: Mapping[str, Any]) -> AnyConfig:
     """Validate the values of a YAML file; raises InputError with all errors."""
+    section = config_class(data)
     options = searched_options(nodes(data))
     errors: dict[tuple[Any, str], dict[str, Any]] = {}
     for values in representatives(options):
         try:
-            Config.model_validate(resolved(data, options, values))
+            section.model_validate(resolved(data, options, values))
         except ValidationError as error:
             errors |= {(e["loc"], e["msg"]): dict(e) for e in error.errors()}
     if errors:
-        details = [_detail_of(e) for e in errors.values()]
+        details = [_detail_of(e, section) for e in errors.values()]
         places = {f.path for f in details}
         # Which scalars are read is known only if all searched options are valid.
-        rest = [] if options else _between_sections(data, list(errors.values()))
+        rest = [] if options else _between_sections(data, list(errors.values()), section)
         raise InputError(details + [f for f in rest if not _touches(f.path, places)])
-    config = Config.of(data)
+    config = section.of(data)
     details = cross_check(config)
     if details:
         raise InputError(details)
     return config
 
 
+def few_shot(config: AnyConfig) -> Config:
+    """The config, if it is not that of a user's own training loop; raises InputError if it is."""
+    if isinstance(config, Config):
+        return config
+    rule = "is not possible for this command: it needs a model of fewtune."
+    remedy = "Call the function, or start a search."
+    raise input_error("program", rule, config.program, remedy)
+
+
 def _between_sections(
-    data: Mapping[str, Any], errors: Sequence[dict[str, Any]]
+    data: Mapping[str, Any],
+    errors: Sequence[dict[str, Any]],
+    section: type[Config] | type[OwnLoopConfig],
 ) -> list[ErrorDetail]:
     """The errors between sections that can be found although some sections have errors."""
     pruned = {key: dict(part) if isinstance(part, dict) else part for key, part in data.items()}
@@ -195,7 +209,7 @@ def _between_sections(
     pruned.setdefault("steps", 1)
     pruned.setdefault("space", {})
     try:
-        return cross_check(Config.model_validate(pruned))
+        return cross_check(section.model_validate(pruned))
     except ValidationError:
         return []
 
@@ -232,14 +246,17 @@ _REMEDIES = {
 }
 
 
-def _detail_of(error: dict[str, Any]) -> ErrorDetail:
+def _detail_of(error: dict[str, Any], section: type[Config] | type[OwnLoopConfig]) -> ErrorDetail:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     path = ".".join(str(part) for part in error["loc"] if part != "[key]")
     remedy = context.get("remedy", _REMEDIES.get(kind, ""))
     if kind == "string_type" and isinstance(value, list | dict):
         remedy = "Give a single text."
+    if kind == "extra_forbidden" and section is OwnLoopConfig and path in OwnLoopConfig.replaced:
+        rule = "can't be used with `program`: the training function decides it."
+        return ErrorDetail(path, rule, _short(value), "Remove it.")
     if kind == "extra_forbidden":
-        known = _known_at(error["loc"][:-1])
+        known = _known_at(error["loc"][:-1], section)
         remedy = f"{did_you_mean(str(error['loc'][-1]), known)}Known keys: {', '.join(known)}."
         return ErrorDetail(path, "is not a known key.", _short(value), remedy)
     if value is None and kind != "fault":
@@ -253,9 +270,8 @@ def _short(value: Any) -> Any:
     return None if isinstance(value, dict | BaseModel) else value
 
 
-def _known_at(place: Sequence[str | int]) -> list[str]:
-    """The keys of the section at `place`."""
-    section: type[BaseModel] = Config
+def _known_at(place: Sequence[str | int], section: type[BaseModel]) -> list[str]:
+    """The keys of the section at `place` in the config `section`."""
     for part in place:
         fields = {f.alias or key: f.annotation for key, f in section.model_fields.items()}
         section = _section_in(fields.get(str(part))) or section  # an index stays in the section
@@ -268,11 +284,11 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return next((s for arg in get_args(annotation) if (s := _section_in(arg))), None)
 
 
-def data_of(config: Config) -> dict[str, Any]:
+def data_of(config: AnyConfig) -> dict[str, Any]:
     """The config as plain values under its YAML names, with defaults filled in."""
     return config.data()
 
 
-def dump(config: Config) -> str:
+def dump(config: AnyConfig) -> str:
     """The config as YAML, with defaults filled in; `load_config` reads back an equal config."""
     return yaml.dump(data_of(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

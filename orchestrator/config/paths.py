@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import overload
 
 from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.models.pretrained.encoder import is_hub_id
-from orchestrator.config.loading import parse
+from orchestrator.config.loading import few_shot, parse
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 
 _VARIABLE = "FEWTUNE_DATA"
 _SET = "Set its path: --set {place}=PATH"
@@ -16,13 +18,20 @@ _SET = "Set its path: --set {place}=PATH"
 Change = Callable[[str, str], str]
 
 
-def with_absolute_paths(config: Config, folder: Path) -> Config:
+@overload
+def with_absolute_paths(config: Config, folder: Path) -> Config: ...
+@overload
+def with_absolute_paths(config: AnyConfig, folder: Path) -> AnyConfig: ...
+def with_absolute_paths(config: AnyConfig, folder: Path) -> AnyConfig:
     """The config with all relative paths made absolute; they are relative to its `folder`.
 
     Paths that start with `~` or a variable are kept, and so are names of encoders. Raises
     InputError if a file does not exist in `folder` but exists in the working directory, because
     then it is unclear which file is meant.
     """
+    if isinstance(config, OwnLoopConfig):
+        place = folder.absolute() / Path(os.path.expandvars(config.path)).expanduser()
+        return config.model_copy(update={"path": os.path.normpath(place)})
     details: list[ErrorDetail] = []
 
     def change(place: str, value: str) -> str:
@@ -143,7 +152,7 @@ def _changed(config: Config, change: Change) -> Config:
             if isinstance(value := part.get(key), str):
                 part[key] = change(f"{place}.{key}", value)
                 changed |= part[key] != value
-    return parse(data) if changed else config
+    return few_shot(parse(data)) if changed else config
 
 
 def is_export(config: Path) -> bool:

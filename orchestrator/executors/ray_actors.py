@@ -60,7 +60,8 @@ class RayExecutor:
     workers: number of workers; None for one per GPU of the cluster, or one if there is no GPU.
     cpus_per_worker: cores and threads per worker; one is enough for the small matrices of most
     recipes.
-    gpus_per_worker: 0 to 1; None for one GPU per worker if the cluster has GPUs. If two workers
+    gpus_per_worker: 0 to 1, or a whole number for a user's own loop; None for one GPU per worker if
+    the cluster has GPUs. If two workers
     share a GPU, one trains while the other waits for orders. Ray fills one GPU after the other.
     folder, cache: every node must see the same files there.
     """

@@ -2,7 +2,7 @@
 
 from fewshot.errors.inputs import input_error
 from orchestrator.config import loading as configs
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.study import read_study
@@ -10,7 +10,7 @@ from orchestrator.record.study import read_study
 _RESUME = "Add `--resume` (`resume=True`). For a new search, set search.trials."
 
 
-def with_trials(config: Config, home: Home, trials: int | None, *, resume: bool) -> Config:
+def with_trials(config: AnyConfig, home: Home, trials: int | None, *, resume: bool) -> AnyConfig:
     """The config with the number of trials that the search is to have in all.
 
     trials: None for the number in the config. A search that got more trials than its file says
@@ -35,6 +35,6 @@ def with_trials(config: Config, home: Home, trials: int | None, *, resume: bool)
     return _with(config, trials)
 
 
-def _with(config: Config, trials: int) -> Config:
+def _with(config: AnyConfig, trials: int) -> AnyConfig:
     data = configs.data_of(config)
     return configs.parse(data | {"search": data["search"] | {"trials": trials}})

@@ -21,7 +21,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.passwords import redacted
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudyRecord
@@ -76,7 +76,9 @@ def other_storage_hint(home: Home, name: str) -> str:
     return "Its study is in the journal of this home: unset FEWTUNE_STORAGE."
 
 
-def check(config: Config, home: Home, record: StudyRecord | None, *, resume: bool = False) -> None:
+def check(
+    config: AnyConfig, home: Home, record: StudyRecord | None, *, resume: bool = False
+) -> None:
     """Raise InputError unless the search can start or resume with this study (None: no study).
 
     A search that is resumed may have more trials than before. Writes nothing.
@@ -108,7 +110,7 @@ def planned_trials(home: Home, name: str, record: StudyRecord | None) -> int | N
 
 
 def assign_id(
-    config: Config, home: Home, records: SearchRecords, *, resume: bool = False
+    config: AnyConfig, home: Home, records: SearchRecords, *, resume: bool = False
 ) -> Identity:
     """Mark the folder and the studies, new or existing, as those of this search.
 
@@ -137,7 +139,7 @@ def assign_id(
     return identity
 
 
-def _note_more_trials(config: Config, home: Home, record: StudyRecord) -> None:
+def _note_more_trials(config: AnyConfig, home: Home, record: StudyRecord) -> None:
     """If the search gets more trials, note that it has not ended, and what it planned before.
 
     In this order, because after a kill in between the search can be resumed again.
@@ -182,7 +184,7 @@ def _check_not_started(home: Home, name: str, *, resume: bool) -> None:
     )
 
 
-def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
+def _of_another(config: AnyConfig, home: Home, record: StudyRecord) -> InputError:
     name, place = config.name, _shown(home, config.name)
     id = record.notes.get(ID)
     rule = f"{place} has a study of this name that belongs to a different search"
@@ -195,7 +197,9 @@ def _of_another(config: Config, home: Home, record: StudyRecord) -> InputError:
     return InputError([ErrorDetail("name", rule, name, remedy), *_changes(config, record)])
 
 
-def _check_config(config: Config, home: Home, record: StudyRecord | None, *, resume: bool) -> None:
+def _check_config(
+    config: AnyConfig, home: Home, record: StudyRecord | None, *, resume: bool
+) -> None:
     path, changes = home.config(config.name), _changes(config, record, resume=resume)
     if not changes and path.exists() and path.read_text(encoding="utf-8") != configs.dump(config):
         try:
@@ -210,14 +214,14 @@ def _check_config(config: Config, home: Home, record: StudyRecord | None, *, res
 
 
 def _changes(
-    config: Config, record: StudyRecord | None, *, resume: bool = False
+    config: AnyConfig, record: StudyRecord | None, *, resume: bool = False
 ) -> list[ErrorDetail]:
     """The differences between the config and the config in the study; empty if it has none."""
     before = None if record is None else record.notes.get(CONFIG)
     return [] if before is None else _refused(before, config, resume=resume)
 
 
-def _refused(before: Mapping[str, Any], config: Config, *, resume: bool) -> list[ErrorDetail]:
+def _refused(before: Mapping[str, Any], config: AnyConfig, *, resume: bool) -> list[ErrorDetail]:
     """The differences from an earlier config, without more trials if the search is resumed."""
     details = list(differences(before, config))
     if before.get("search", {}).get("trials", math.inf) >= config.search.trials:
@@ -230,7 +234,7 @@ def _refused(before: Mapping[str, Any], config: Config, *, resume: bool) -> list
     ]
 
 
-def differences(before: Mapping[str, Any], config: Config) -> Iterator[ErrorDetail]:
+def differences(before: Mapping[str, Any], config: AnyConfig) -> Iterator[ErrorDetail]:
     """One error for each key whose value has changed since the search was started."""
     # An old config may break the rules of this version; then it is compared as it is.
     with suppress(InputError):

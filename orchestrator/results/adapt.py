@@ -71,7 +71,8 @@ def adapt(
     if not (folder / "model.safetensors").exists():
         rule = "must be a folder that `fewtune export` wrote."
         raise input_error("DIR", rule, str(folder))
-    config = configs.load_config(folder / "config.yaml", foreign=True, trust_code=trust_code)
+    path = folder / "config.yaml"
+    config = configs.few_shot(configs.load_config(path, foreign=True, trust_code=trust_code))
     config = with_absolute_export_paths(config, folder)
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})

@@ -19,11 +19,13 @@ from orchestrator.config import loading as configs
 from orchestrator.config.paths import is_folder, with_absolute_paths, with_portable_paths
 from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.leaderboard import Finalist, Summary, summary_of
 from orchestrator.results.model_card import model_card
+from orchestrator.results.own_loop_export import write_own_loop
 from trials.contract import Recipe, TrialSpec
 from trials.lanes import checkpoint
 from trials.programs.teachers import TRAINED
@@ -53,15 +55,22 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
     if is_other or (out.exists() and not out.is_dir()):
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
     config = configs.load_config(home.config(name))
-    model = config.variant(summary.best.choices).model.name
-    if merged and model != "lora":
-        rule = "is only for a model with LoRA weights."
-        raise input_error("--merged", rule, model)
+    if merged:
+        variant = config.variant(summary.best.choices)
+        model = variant.model.name if isinstance(variant, Config) else variant.program
+        if model != "lora":
+            raise input_error("--merged", "is only for a model with LoRA weights.", model)
     # A process that is killed leaves only the folder `.partial`; `out` is complete or absent.
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_files(config, home, records, summary, partial, merged=merged)
+    if isinstance(config, OwnLoopConfig):
+        chosen = _best_training(summary.best, records.final.trials())
+        place = home.checkpoints(name)
+        result = write_own_loop(config, summary, chosen, place, partial)
+        write_text(partial / RESULT, json.dumps(result, indent=2))
+    else:
+        _write_files(config, home, records, summary, partial, merged=merged)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary
@@ -244,7 +253,7 @@ def fixed_config(
         data["teacher"].pop("trust_code", None)  # each user of the export decides this
         if config.adapts and data["teacher"]["source"] in TRAINED:
             data["teacher"]["path"] = TEACHER
-    return configs.parse(data)
+    return configs.few_shot(configs.parse(data))
 
 
 def fixed_spec(config: Config) -> TrialSpec:

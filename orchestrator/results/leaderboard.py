@@ -18,6 +18,7 @@ from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.search.finalists import Role, best_candidate, role_of
 from orchestrator.search.intervals import (
     MIN_TASKS,
+    NEGLIGIBLE,
     Interval,
     Verdict,
     interval,
@@ -36,7 +37,7 @@ _TESTED: Mapping[Role, str] = {
 }
 _JSON_STATES = {"pruned": "stopped"}
 _SKILLS = (-math.inf, 1.0)
-_ACCURACIES = (0.0, 1.0)
+_BOUNDS = {"accuracy": (0.0, 1.0), "skill": _SKILLS, "score": (-math.inf, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Summary:
 
     Test results are in the `measure` of the search. It is accuracy, in [0, 1], if all held-out
     tasks are classification tasks. Else it is skill; on a regression task skill is the share of the
-    variance that the model explains.
+    variance that the model explains. For a user's own loop it is the score that the loop yields.
     """
 
     name: str
@@ -78,8 +79,10 @@ class Summary:
     untrained: Finalist | None
     reference: Finalist | None  # the better of `uniform` and `untrained`, for the verdict
     verdict: Verdict | None
-    measure: str  # "accuracy" or "skill"
-    difference: Interval | None  # best candidate minus the better reference, on the test tasks
+    measure: str  # "accuracy", "skill", or "score" for an own loop
+    # Best candidate minus the better reference, on the test tasks; if there are none, on the
+    # validation tasks.
+    difference: Interval | None
     test: Mapping[str, Interval]  # measure on the test tasks of candidate, uniform, untrained
     figures: Mapping[str, float]  # accuracies of other models, such as the teacher
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
@@ -135,13 +138,14 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         (t for t in trials if t.state == "complete"), key=lambda t: (-t.score, t.number)
     )
     done = records.search.notes.get("state") == "complete"
-    finalists = _finalists(trials, finals)
+    measure = records.search.notes.get("measure", "")
+    finalists = _finalists(trials, finals, _BOUNDS.get(measure, _SKILLS))
     untrained = next((f for f in finalists if f.role == "untrained"), None)
     candidate = _best(finalists, finals, "searched") if done else None
     uniform = _best(finalists, finals, "uniform") if done else None
     held_out = [task for t in (*finals, *tests) for task in t.notes.get("tasks", {}).values()]
     classifies = ["accuracy" in task for task in held_out]
-    measure = "accuracy" if all(classifies) else "skill"
+    measure = measure or ("accuracy" if all(classifies) else "skill")
     known = [f for f in (candidate, uniform, untrained) if f is not None]
     tables = _test_tables(tests, known, measure) if done else {}
     best = _exported(candidate, uniform, untrained, finals) if done else None
@@ -149,7 +153,10 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     if best is not None and best.role == "untrained":
         # The mean with uniform weights may be higher, but by less than the standard error.
         reference = best
-    difference = _difference(tables, reference, measure)
+    # An own loop may have no test tasks; then its finalists are compared on the validation tasks.
+    alone = done and measure == "score" and not tables
+    compared = _test_tables(finals, known, measure) if alone else tables
+    difference = _difference(compared, reference, measure)
     return Summary(
         name=name,
         state="complete" if done else "running",
@@ -166,14 +173,14 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         uniform=uniform,
         untrained=untrained,
         reference=reference,
-        verdict=_verdict(difference, best),
+        verdict=_verdict(difference, best, 0.0 if measure == "score" else NEGLIGIBLE),
         measure=measure,
         difference=difference,
         test={name: _test_interval(table, measure) for name, table in tables.items()},
         figures=dict(records.search.notes.get("figures", {})),
         null_losses=dict(records.search.notes.get("null_losses", {})),
         advice=list(records.search.notes.get("advice", {}).values()),
-        share=_share(classifies),
+        share="" if measure == "score" else _share(classifies),
     )
 
 
@@ -197,13 +204,17 @@ def explained(summary: Summary, plan: Callable[[], Plan], records: SearchRecords
     return replace(summary, explain=compute)
 
 
-def _finalists(trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial]) -> list[Finalist]:
+def _finalists(
+    trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial], within: tuple[float, float]
+) -> list[Finalist]:
     by_number = {t.number: t for t in trials}
     groups: dict[int | None, list[StudiedTrial]] = {}
     for final in finals:
         groups.setdefault(final.notes["candidate"], []).append(final)
     return [
-        _untrained_of(trainings) if number is None else _finalist_of(by_number[number], trainings)
+        _untrained_of(trainings)
+        if number is None
+        else _finalist_of(by_number[number], trainings, within)
         for number, trainings in groups.items()
     ]
 
@@ -269,10 +280,12 @@ def _difference(
     return interval(gain, of_tasks=True, within=within)
 
 
-def _verdict(difference: Interval | None, best: Finalist | None) -> Verdict | None:
+def _verdict(
+    difference: Interval | None, best: Finalist | None, negligible: float
+) -> Verdict | None:
     if difference is None:
         return None
-    on_test = verdict(difference)
+    on_test = verdict(difference, negligible)
     # On the validation tasks no trained model was better than the untrained model. A better result
     # on the test tasks contradicts that, so the verdict is open.
     contradicts = on_test == "better" and best is not None and best.role == "untrained"
@@ -280,8 +293,7 @@ def _verdict(difference: Interval | None, best: Finalist | None) -> Verdict | No
 
 
 def _test_interval(table: np.ndarray, measure: str) -> Interval:
-    within = _ACCURACIES if measure == "accuracy" else _SKILLS
-    return interval(table, of_tasks=True, within=within)
+    return interval(table, of_tasks=True, within=_BOUNDS[measure])
 
 
 def occupancy(records: Sequence[StudyRecord]) -> float:
@@ -295,12 +307,14 @@ def _rank(finalist: Finalist) -> float:
     return -math.inf if math.isnan(finalist.score.mean) else finalist.score.mean
 
 
-def _finalist_of(trial: StudiedTrial, finals: Sequence[StudiedTrial]) -> Finalist:
+def _finalist_of(
+    trial: StudiedTrial, finals: Sequence[StudiedTrial], within: tuple[float, float]
+) -> Finalist:
     return Finalist(
         trial.number,
         role_of(finals[0]),
         trial.score,
-        interval(np.array(_skills(finals)), of_tasks=False, within=_SKILLS),
+        interval(np.array(_skills(finals)), of_tasks=False, within=within),
         trial.notes["hyperparameters"],
         trial.notes["task_weights"],
         trial.notes.get("choices", {}),

@@ -1,5 +1,7 @@
 """The result of a search as plain sentences."""
 
+from collections.abc import Callable
+
 from orchestrator.results.leaderboard import Finalist, Summary
 from orchestrator.search.intervals import Interval
 from orchestrator.space.search_space import SOFT_WEIGHT
@@ -20,17 +22,34 @@ def sentence(summary: Summary) -> str:
         return _training_did_not_help(summary)
     if summary.difference is None:
         value = summary.test.get("candidate") or summary.test.get("uniform")
-        where = "" if value is None else f": {_percent(value)}{_share(summary)} on the test tasks"
+        where = f": {_value(summary, value)} on the test tasks" if value is not None else ""
         return (
             f"Trial {summary.best.number} is the best{where}. "
             "There is no reference to compare it with."
         )
     assert summary.reference is not None, "a difference needs a reference"
+    begin = f"{_VERDICTS[summary.verdict or 'undecided']} {_name(summary, summary.reference)}: "
+    if not summary.test:
+        return begin + _on_validation_tasks(summary, summary.reference, summary.difference)
     ours, theirs = summary.test["candidate"], summary.test[_key(summary.reference)]
     return (
-        f"{_VERDICTS[summary.verdict or 'undecided']} {_name(summary, summary.reference)}: "
-        f"{_percent(ours)} against {_percent(theirs)}{_share(summary)} on the test tasks, "
-        f"{_difference(summary.difference)}." + _other(summary)
+        f"{begin}{_number(summary, ours)} against {_value(summary, theirs)} on the test tasks, "
+        f"{_difference(summary, summary.difference)}." + _other(summary)
+    )
+
+
+def _on_validation_tasks(summary: Summary, reference: Finalist, difference: Interval) -> str:
+    """The comparison of a search without test tasks."""
+    assert summary.candidate is not None, "a difference needs a candidate"
+    ours, theirs = summary.candidate.score, reference.score
+    searched = sum(finalist.role == "searched" for finalist in summary.finalists)
+    chosen = (
+        f" The difference is too high on average, because these scores also chose the candidate "
+        f"among {searched} finalists; test tasks would correct this."
+    )
+    return (
+        f"{_number(summary, ours)} against {_number(summary, theirs)} on the validation tasks "
+        f"after retraining, {_difference(summary, difference)}." + (chosen if searched > 1 else "")
     )
 
 
@@ -38,13 +57,14 @@ def _training_did_not_help(summary: Summary) -> str:
     untrained = summary.test.get("untrained")
     text = "No trained model is better than the untrained model"
     if untrained is not None:
-        text += f", which has {_percent(untrained)}{_share(summary)} on the test tasks"
+        text += f", which has {_value(summary, untrained)} on the test tasks"
     text += ". The untrained model is exported."
     trained = summary.test.get("candidate")
     if trained is None or summary.difference is None:
         return text
     return (
-        f"{text} The best trained model has {_percent(trained)}, {_difference(summary.difference)}."
+        f"{text} The best trained model has {_number(summary, trained)}, "
+        f"{_difference(summary, summary.difference)}."
     )
 
 
@@ -54,7 +74,7 @@ def _other(summary: Summary) -> str:
     others = [f for f in both if f is not None and f is not summary.reference]
     tested = [(f, summary.test[_key(f)]) for f in others if _key(f) in summary.test]
     return "".join(
-        f" {name[0].upper()}{name[1:]}: {_percent(value)}."
+        f" {name[0].upper()}{name[1:]}: {_number(summary, value)}."
         for f, value in tested
         for name in [_name(summary, f)]
     )
@@ -75,19 +95,26 @@ def _name(summary: Summary, reference: Finalist) -> str:
     return f"{what} with tuned rates"
 
 
-def _difference(value: Interval) -> str:
+def _difference(summary: Summary, value: Interval) -> str:
+    points, unit = _points(summary), "" if summary.measure == "score" else " points"
+    mean = f"a difference of {points(value.mean)}{unit}"
     if value.low != value.low:
-        return f"a difference of {100 * value.mean:+.1f} points ({value.note})"
+        return f"{mean} ({value.note})"
     note = f", {value.note}" if value.note else ""
-    return (
-        f"a difference of {100 * value.mean:+.1f} points (95 % interval {100 * value.low:+.1f} to "
-        f"{100 * value.high:+.1f}{note})"
-    )
+    return f"{mean} (95 % interval {points(value.low)} to {points(value.high)}{note})"
 
 
-def _share(summary: Summary) -> str:
-    return f" of {summary.share}" if summary.share else ""
+def _points(summary: Summary) -> Callable[[float], str]:
+    """How a difference is written; the scores of an own loop have a unit that is not known."""
+    if summary.measure == "score":
+        return lambda difference: f"{difference:+.4g}"
+    return lambda difference: f"{100 * difference:+.1f}"
 
 
-def _percent(value: Interval) -> str:
-    return f"{100 * value.mean:.1f} %"
+def _value(summary: Summary, value: Interval) -> str:
+    """The value, and the quantity of which it is a share."""
+    return _number(summary, value) + (f" of {summary.share}" if summary.share else "")
+
+
+def _number(summary: Summary, value: Interval) -> str:
+    return f"{value.mean:.4g}" if summary.measure == "score" else f"{100 * value.mean:.1f} %"

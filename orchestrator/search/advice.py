@@ -9,6 +9,7 @@ from fewshot.models.models import MODELS, is_pretrained
 from fewshot.registry import options_of, resolve
 from orchestrator.config.plan import Plan
 from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.tasks import FunctionSection
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial
@@ -40,11 +41,17 @@ class Advice:
         return f"{self.path}: {self.warning} {self.remedy}"
 
 
-def advice_on_config(config: Config, features: Sequence[int]) -> list[Advice]:
+def advice_on_config(config: AnyConfig, features: Sequence[int]) -> list[Advice]:
     """The warnings that need no trial. features: the shape of an example."""
+    if isinstance(config, OwnLoopConfig):
+        return _on_tasks(config, len(config.tasks.validation))
     if config.adapts:
         return []
-    return _on_width(config, math.prod(features)) + _on_tasks(config)
+    held_out = config.tasks.validation
+    # A family of functions counts as many tasks.
+    families = any(isinstance(task, FunctionSection) for task in held_out)
+    n = MIN_TASKS if families else sum(len(task.names()) for task in held_out)
+    return _on_width(config, math.prod(features)) + _on_tasks(config, n)
 
 
 def _on_width(config: Config, width: int) -> list[Advice]:
@@ -67,27 +74,26 @@ def _on_width(config: Config, width: int) -> list[Advice]:
     return [Advice("model.n_out", warning, remedy)]
 
 
-def _on_tasks(config: Config) -> list[Advice]:
+def _on_tasks(config: AnyConfig, n: int) -> list[Advice]:
+    """Warn about a single training task, and about too few validation tasks. n: their number."""
     advice, n_train = [], len(config.train_names())
+    with_each = " with `each`" if isinstance(config, Config) else ""
     if n_train == 1 and config.space.task_weights.search:
         advice.append(
             Advice(
                 "tasks.train",
                 "there is only one training task, so its weight is 1 and there are no weights to "
                 "search.",
-                "Split the task with `each`, or add tasks.",
+                f"Split the task{with_each}, or add tasks.",
             )
         )
-    held_out = config.tasks.validation
-    n = sum(len(task.names()) for task in held_out)
-    # A family of functions counts as many tasks.
-    if n < MIN_TASKS and not any(isinstance(task, FunctionSection) for task in held_out):
+    if n < MIN_TASKS:
         advice.append(
             Advice(
                 "tasks.validation",
                 f"{n} validation {'task is' if n == 1 else 'tasks are'} too few to rank trials: "
                 "the best trial on them may not be the best on other tasks.",
-                f"Use at least {MIN_TASKS}, better ten, for example with `each`.",
+                f"Use at least {MIN_TASKS}, better ten{with_each and ', for example'}{with_each}.",
             )
         )
     return advice

@@ -1,5 +1,6 @@
 """The estimated cost of a search, from a few steps of one trial."""
 
+import math
 import os
 import tempfile
 import time
@@ -12,7 +13,7 @@ import torch
 
 from fewshot.errors.inputs import input_error
 from orchestrator.config.plan import Plan, plan_of
-from orchestrator.config.sections.config import Config
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, advice_on_config
@@ -34,7 +35,8 @@ _TRIALS_PER_LANE = 32
 class Forecast:
     """The estimated cost of a search.
 
-    seconds: duration of the search on workers like this machine. bytes_per_lane: memory.
+    seconds: duration of the search on workers like this machine. bytes_per_lane: memory. These and
+    `seconds_per_step` are NaN for an own loop, of which no step is run.
     """
 
     seconds: float
@@ -48,7 +50,7 @@ class Forecast:
     dropped: Mapping[str, int]  # examples of each split that a later split contains too
 
 
-def forecast(config: Config, home: Home) -> Forecast:
+def forecast(config: AnyConfig, home: Home) -> Forecast:
     """Estimate the cost of a search: run a few steps of the first trials in one and in all lanes.
 
     If options of the recipe are searched, each recipe of the first trials is measured.
@@ -56,6 +58,9 @@ def forecast(config: Config, home: Home) -> Forecast:
     plan = plan_of(config)
     sampler_of(plan)  # finds the errors of a user's sampler
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    if isinstance(config, OwnLoopConfig):
+        unknown, advice = math.nan, advice_on_config(config, ())
+        return Forecast(unknown, 1, unknown, unknown, config.steps, {}, {}, advice, {})
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
         lanes = lanes()
@@ -84,7 +89,7 @@ def forecast(config: Config, home: Home) -> Forecast:
 
 
 def _cost(
-    spec: TrialSpec, lanes: int, config: Config, home: Home
+    spec: TrialSpec, lanes: int, config: AnyConfig, home: Home
 ) -> tuple[int, float, float, float]:
     """Steps; seconds of one of them and of a scoring for one lane; bytes of memory of a lane."""
     program = programs(spec.recipe, home.cache, threads=config.search.cpus_per_worker)
@@ -98,7 +103,9 @@ def _cost(
     return spec.rungs[-1], step, score, grown / lanes
 
 
-def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int | Callable[[], int]:
+def lanes_of(
+    config: AnyConfig, plan: Plan, found: DataSummary, home: Home
+) -> int | Callable[[], int]:
     """The number of lanes per worker; for `auto`, a function that measures it."""
     if config.search.lanes != "auto":
         return config.search.lanes
@@ -113,14 +120,14 @@ def lanes_of(config: Config, plan: Plan, found: DataSummary, home: Home) -> int 
     )
 
 
-def concurrency(config: Config) -> dict[str, int]:
+def concurrency(config: AnyConfig) -> dict[str, int]:
     """The number of lanes per worker and of workers, for the check of this machine's memory."""
     lanes = 1 if config.search.lanes == "auto" else config.search.lanes
     elsewhere = os.environ.get("RAY_ADDRESS")
     return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
 
 
-def workers_per_gpu(config: Config) -> int:
+def workers_per_gpu(config: AnyConfig) -> int:
     """How many workers share one GPU; 1 without GPUs."""
     share = config.search.gpus_per_worker
     return int(1 / share) if share else 1

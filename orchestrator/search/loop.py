@@ -55,6 +55,7 @@ def run_search(
     scheduler = Scheduler({"search": searched, "final": final}, recorder)
     _run_all(scheduler, executor, observe, should_stop)
     tested = test_runs(plan, searched.ranked_trials, records.final.trials())
+    tested = tested if plan.has_test else []
     test = RetrainTrials(plan, "test", records.test, lambda: tested)
     _run_all(Scheduler({"test": test}, recorder), executor, observe, should_stop)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot.losses.distillation import Distillation
-from trials.contract import Component, Recipe, TaskSpec, TrialSpec
+from trials.contract import Component, Recipe, TaskSpec, TrainingFunction, TrialSpec
 
 names = st.text(min_size=1, max_size=8)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -99,6 +99,7 @@ OTHERS = {
     "precision": "tf32",
     "imbalance": "random",
     "overlap": True,
+    "function": TrainingFunction(name="loop:train", folder="/"),
 }
 
 

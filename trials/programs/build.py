@@ -19,7 +19,7 @@ from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
-from trials.contract import Recipe, Stage
+from trials.contract import Recipe, Stage, TrialProgram
 from trials.data.pools import TaskKind, dropped, pools_of, sources_of
 from trials.data.sources import Sources
 from trials.lanes import memory
@@ -28,6 +28,7 @@ from trials.lanes.objective import Objective
 from trials.lanes.optimizers import adam, sgd
 from trials.lanes.optimizers.base import Optimizer
 from trials.lanes.step.precision import set_matmul_precision
+from trials.own_loop.program import OwnLoop, check_function
 from trials.programs.adaptation import Adaptation, NewTask
 from trials.programs.factories import (
     BuildContext,
@@ -58,7 +59,7 @@ def build(
     cache: Path,
     threads: int = 1,
     device: str | None = None,
-) -> Lanes:
+) -> TrialProgram:
     """The program of `recipe`.
 
     folder: the folder for checkpoints. cache: a folder for rendered or embedded inputs.
@@ -68,6 +69,8 @@ def build(
     Raises InputError with all errors found in the tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if recipe.function is not None:
+        return OwnLoop(recipe, folder=folder, threads=threads)
     return programs(recipe, cache, threads, device)(lanes=lanes, folder=folder)
 
 
@@ -183,6 +186,7 @@ class DataSummary:
     null_losses: for each training task the loss that its loss is divided by.
     untrained: the recipe of the untrained model; None if raw inputs carry no meaning.
     dropped: for each split the number of examples that are left out because a later split has them.
+    measure: the unit of the scores if it is not known; "" for skill, or accuracy on test tasks.
     """
 
     features: tuple[int, ...]
@@ -192,6 +196,7 @@ class DataSummary:
     null_losses: Mapping[str, float] = field(default_factory=dict)
     untrained: Recipe | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    measure: str = ""
 
 
 def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int = 1) -> DataSummary:
@@ -201,6 +206,9 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
 
     Raises InputError as `build` does, and also if the workers need more memory than there is.
     """
+    if recipe.function is not None:
+        check_function(recipe)
+        return DataSummary((), measure="score")
     sources = sources_of(recipe, cache)
     if recipe.program == "adaptation":
         assert sources is not None, "the config check refuses adaptation to functions"

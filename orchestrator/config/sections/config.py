@@ -1,13 +1,11 @@
 """The config of a search, composed of its sections."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    PrivateAttr,
     WrapValidator,
 )
 
@@ -23,13 +21,7 @@ from orchestrator.config.sections.parts import (
     ModelPart,
     TeacherPart,
 )
-from orchestrator.config.sections.searched import (
-    Searched,
-    nodes,
-    representatives,
-    resolved,
-    searched_options,
-)
+from orchestrator.config.sections.searched import SearchableConfig
 from orchestrator.config.sections.section import Name, Section, as_section_error, section_error
 from orchestrator.config.sections.space import SpaceSection
 from orchestrator.config.sections.tasks import (
@@ -84,12 +76,8 @@ class SearchSection(Section):
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Config(Section):
-    """The config of a whole search.
-
-    Where options of the recipe are searched, the fields are those of the plain config, which has
-    the first of several options, or the highest number; see `variant`.
-    """
+class Config(SearchableConfig):
+    """The config of a whole search."""
 
     name: Name
     seed: int = Field(0, ge=0, lt=2**31)
@@ -107,41 +95,6 @@ class Config(Section):
     steps: NonNegativeInt  # 0: the model stays untrained
     space: SpaceSection
     search: SearchSection = SearchSection()
-    _written: dict[str, Any] = PrivateAttr(default_factory=dict)  # see `searched.nodes`
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Self:
-        """The config of values from YAML; raises ValidationError, or InputError of choices."""
-        written = nodes(data)
-        config = cls.model_validate(resolved(data, searched_options(written), {}))
-        config._written = written
-        return config
-
-    def data(self) -> dict[str, Any]:
-        """Plain values under their names in YAML, with defaults filled in; the inverse of `of`."""
-        data: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
-        for path, node in self._written.items():
-            *parents, last = path.split(".")
-            place = data
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = node
-        return data
-
-    @property
-    def searched(self) -> list[Searched]:
-        """The options of the recipe that are searched."""
-        return searched_options(self._written)
-
-    def variant(self, values: Mapping[str, Any]) -> Self:
-        """The config with these values of the searched options; by default the plain config."""
-        if not self._written:
-            return self
-        return type(self).model_validate(resolved(self.data(), self.searched, values))
-
-    def representatives(self) -> list[dict[str, Any]]:
-        """Values of the searched options, for which `variant` gives each option once."""
-        return representatives(self.searched)
 
     @property
     def adapts(self) -> bool:

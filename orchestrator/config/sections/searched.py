@@ -8,9 +8,12 @@ options of its own, which are read only if it is chosen.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from pydantic import PrivateAttr
 
 from fewshot.errors.inputs import ErrorDetail, InputError
+from orchestrator.config.sections.section import Section
 from orchestrator.space.choices import Choice, Condition, Option, WholeRange
 
 SECTIONS = ("model", "learner", "episodes", "batch", "optimizer", "steps")
@@ -191,3 +194,47 @@ def representatives(options: list[Searched]) -> list[dict[str, Any]]:
         every = list(one.values) if one.values else ends
         found += [outer | {one.name: value} for value in every if value != one.first or outer]
     return found
+
+
+class SearchableConfig(Section):
+    """A config of which options may be searched.
+
+    The fields are those of the plain config, which has the first of several options, or the highest
+    number; see `variant`.
+    """
+
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)  # see `searched.nodes`
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """The config of values from YAML; raises ValidationError, or InputError of choices."""
+        written = nodes(data)
+        config = cls.model_validate(resolved(data, searched_options(written), {}))
+        config._written = written
+        return config
+
+    def data(self) -> dict[str, Any]:
+        """Plain values under their names in YAML, with defaults filled in; the inverse of `of`."""
+        data: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        for path, node in self._written.items():
+            *parents, last = path.split(".")
+            place = data
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = node
+        return data
+
+    @property
+    def searched(self) -> list[Searched]:
+        """The options of the recipe that are searched."""
+        return searched_options(self._written)
+
+    def variant(self, values: Mapping[str, Any]) -> Self:
+        """The config with these values of the searched options; by default the plain config."""
+        if not self._written:
+            return self
+        return type(self).model_validate(resolved(self.data(), self.searched, values))
+
+    def representatives(self) -> list[dict[str, Any]]:
+        """Values of the searched options, for which `variant` gives each option once."""
+        return representatives(self.searched)

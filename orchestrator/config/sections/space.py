@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,12 +34,20 @@ class RangeSection(Section):
         return self
 
 
-def _scalar(value: Any, usual: object) -> RangeSection | float:
+Kind = TypeVar("Kind", bound=RangeSection)
+
+
+def parse_scalar(value: Any, section: type[Kind]) -> Kind | float:
+    """A number, or a range of the class `section`."""
     if isinstance(value, Mapping | RangeSection):
-        return RangeSection.model_validate(value)
+        return section.model_validate(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise section_error(ErrorDetail("", "must be a number, or {low: .., high: ..}.", value))
     return float(value)
+
+
+def _scalar(value: Any, usual: object) -> RangeSection | float:
+    return parse_scalar(value, RangeSection)
 
 
 Scalar = Annotated[RangeSection | float, WrapValidator(_scalar)]

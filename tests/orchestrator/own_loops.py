@@ -1,0 +1,59 @@
+"""Searches over a user's own training loop: the config, and how the loop of a trial fails."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.paths import ROOT
+from trials.own_loop import Trial
+
+MODULE = "tests.orchestrator.own_loops"
+
+
+def data(function: str = "train", **changes: Any) -> dict[str, Any]:
+    """A config of ten trials that takes seconds."""
+    return {
+        "name": "own",
+        "program": f"{MODULE}:{function}",
+        "path": str(ROOT),
+        "tasks": {"train": ["clean", "noise"], "validation": ["a", "b", "c"]},
+        "steps": 4,
+        "space": {"rate": {"low": 1e-3, "high": 1.0, "log": True}, "depth": 3},
+        "search": {"trials": 10, "reference_trials": 3, "finalists": 1, "seeds": 3, "rungs": []},
+    } | changes
+
+
+def train(trial: Trial) -> Iterator[dict[str, float]]:
+    """The best rate is .03; weight on `noise` harms."""
+    for step in range(trial.last_step + 1, trial.steps + 1):
+        with (trial.folder / "steps.txt").open("a") as file:
+            file.write(f"{step}\n")
+        if step in trial.rungs:
+            (trial.folder / "model.txt").write_text(str(trial.hyperparameters["rate"]))
+            score = 10 * trial.weights["clean"] - abs(trial.hyperparameters["rate"] - 0.03) + step
+            yield {task: score + i + trial.seed % 3 / 100 for i, task in enumerate("abc")}
+
+
+def with_test(trial: Trial) -> Iterator[dict[str, float]]:
+    for scores in train(trial):
+        yield scores | {"d": 100 + scores["a"]}
+
+
+def three_fail(trial: Trial) -> Iterator[dict[str, float]]:
+    """Of the searched trials one raises, one hangs and one exits."""
+    if trial.stage == "search" and trial.number == 2:
+        raise RuntimeError("out of luck")
+    if trial.stage == "search" and trial.number == 5:
+        time.sleep(600)
+    if trial.stage == "search" and trial.number == 7:
+        os._exit(3)
+    yield from train(trial)
+
+
+def slow(trial: Trial) -> Iterator[dict[str, float]]:
+    """Waits after each rung; leaves its process id."""
+    (trial.folder / "pid").write_text(str(os.getpid()))
+    for scores in train(trial):
+        time.sleep(0.3)
+        yield scores
