@@ -77,6 +77,15 @@ def search(
             show_default=False,
         ),
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Run the best trials of another search first; its tasks may differ.",
+            show_default=False,
+        ),
+    ] = None,
     executor: Annotated[
         Literal["inline", "ray"],
         typer.Option(help="Train in Ray workers, or in this process."),
@@ -98,6 +107,7 @@ def search(
             summary = found.run(
                 resume=resume,
                 trials=trials,
+                from_search=from_,
                 executor=executor,
                 observe=display,
                 advise=output.advise,

@@ -16,6 +16,7 @@ from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
 from orchestrator.search.finalists import Candidate, best_candidate, candidates
 from orchestrator.search.halving import Decision, RungScores
+from orchestrator.search.own_trials import FROM
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import Recipe, RungReport, Stage, TrialSpec
@@ -48,6 +49,7 @@ class TrialSource(Protocol):
 class SearchTrials:
     """The trials of the search itself: first the reference trials, then the sampler's suggestions.
 
+    Between them come the best trials of an earlier search, if the record has a note of them.
     Configurations that a user has enqueued come before suggestions. A suggestion that has not been
     started is not recorded. After a restart the sampler makes a new one, which uses more reports.
     """
@@ -61,6 +63,11 @@ class SearchTrials:
     ) -> None:
         self._plan, self.record, self._enqueued = plan, record, enqueued
         self._first_trials = first_trials(plan, task_sizes)
+        earlier = record.notes.get(FROM, {"trials": []})
+        self._earlier = [
+            (trial["params"], f"{earlier['search']}/{trial['number']}")
+            for trial in earlier["trials"]
+        ]
         self._suggested: deque[Values] = deque()
         self._new_reports = 0  # since the suggestions were made
         self._standings = RankedTrials(plan.space, plan.rungs)
@@ -85,6 +92,9 @@ class SearchTrials:
         """The parameters and the notes of trial `n`."""
         if n < len(self._first_trials):
             return self._first_trials[n], {}
+        if n < len(self._first_trials) + len(self._earlier):
+            params, origin = self._earlier[n - len(self._first_trials)]
+            return params, {ORIGIN: origin}
         if self._enqueued and (waiting := self._enqueued.next(self.record, self._plan.space)):
             file, params = waiting
             return params, {ORIGIN: "enqueued", FILE: file}
@@ -128,9 +138,8 @@ class SearchTrials:
             self.prepare(2 * wanted if lanes > CROWD else wanted)
 
     def _has_model(self) -> bool:
-        return len(self.record) >= len(self._first_trials) and self._sampler.has_model(
-            self.ranked_trials
-        )
+        given = len(self._first_trials) + len(self._earlier)
+        return len(self.record) >= given and self._sampler.has_model(self.ranked_trials)
 
     def _suggest(self, n: int) -> None:
         self._suggested += self._sampler.suggest(self.ranked_trials, list(self._suggested), n)
