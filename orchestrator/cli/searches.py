@@ -231,7 +231,6 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     from orchestrator.cli.display import leaderboard
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
-    from orchestrator.results.sentences import sentence
 
     place = Home(home)
     summary = summary_of(name, place)
@@ -239,7 +238,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
         output.json(summary.to_dict())
         return
     output.results.print(leaderboard(summary))
-    output.results.print(sentence(summary))
+    output.results.print(str(summary))
     for advice in summary.advice:
         output.advise(advice)
     for who, value in summary.figures.items():

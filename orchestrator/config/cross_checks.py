@@ -38,6 +38,10 @@ def cross_check(config: Config) -> list[ErrorDetail]:
     if references > trials:
         rule = f"must not exceed search.trials = {trials}."
         details.append(ErrorDetail("search.reference_trials", rule, references))
+    if config.search.stop and config.search.sampler != "fewtune":
+        rule = "needs the sampler fewtune, whose model expects gains."
+        remedy = "Remove `search.stop` or `search.sampler`."
+        details.append(ErrorDetail("search.stop", rule, config.search.stop, remedy))
     if not details:
         try:
             space_of(config).reference()

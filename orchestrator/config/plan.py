@@ -34,6 +34,7 @@ class Plan:
     trial_seed: int | None
     task_sizes: Mapping[str, int] | None = None
     sampler: str = "fewtune"
+    may_stop_early: bool = False
 
     def spec(
         self,
@@ -83,6 +84,7 @@ def plan_of(config: Config) -> Plan:
         seeds=config.search.seeds,
         trial_seed=config.trial_seed,
         sampler=config.search.sampler,
+        may_stop_early=config.search.stop == "auto",
     )
 
 
