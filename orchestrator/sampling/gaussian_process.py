@@ -156,7 +156,8 @@ class GaussianProcess:
         and over the points of `running`, of n points that are chosen together. Both are in the unit
         of the values.
         """
-        points = running + self.suggest_batch(n, running, rng)
+        chosen = self._coordinates.params(self.suggest_batch(n, running, rng))
+        points = running + self._coordinates.points(chosen)  # as the trials would have them
         posterior = self._model.posterior(self._features(points))
         root = torch.linalg.cholesky(_with_jitter(posterior.distribution.covariance_matrix))
         noise = torch.from_numpy(rng.standard_normal((_GAIN_DRAWS, len(points))))
