@@ -129,6 +129,7 @@ class Search:
         *,
         resume: bool = False,
         trials: int | None = None,
+        from_search: str | None = None,
         executor: Placement = "ray",
         progress: bool = False,
         observe: Observer | None = None,
@@ -142,10 +143,12 @@ class Search:
 
         resume: continue an earlier run of this search. trials: with `resume`, the number of trials
         that the search is to have in all, if it is to have more than before; an ended search then
-        continues, and chooses its finalists again. executor: `ray`, or `inline` to train in
-        this process. progress: show a progress bar, also in a notebook. observe: called with the
-        stage and the records after every change. advise: called once for each warning about the
-        search; `summary.advice` has all of them. should_stop: called between turns.
+        continues, and chooses its finalists again. from_search: the name of a search in the same
+        home; its four best trials are run after the reference trials of this new search.
+        executor: `ray`, or `inline` to train in this process. progress: show a progress bar, also
+        in a notebook. observe: called with the stage and the records after every change. advise:
+        called once for each warning about the search; `summary.advice` has all of them.
+        should_stop: called between turns.
 
         Raises InputError before anything is written, FewtuneError if the search fails, and Stopped
         if `should_stop` returned true. KeyboardInterrupt ends it too; in both cases nothing that
@@ -164,6 +167,7 @@ class Search:
                 self._home,
                 folder=self._folder,
                 resume=resume,
+                from_search=from_search,
                 placement=executor,
                 observe=observe_both,
                 advise=advise,

@@ -30,6 +30,7 @@ from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
 from orchestrator.search.loop import Stopped, run_search, score_untrained
+from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking import mlflow_sender as tracking
 from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
@@ -62,6 +63,7 @@ def run(
     *,
     folder: Path | None = None,
     resume: bool = False,
+    from_search: str | None = None,
     placement: Placement = "ray",
     observe: Callable[[str, SearchRecords], None] = lambda stage, records: None,
     advise: Callable[[Advice], None] = lambda advice: None,
@@ -70,6 +72,7 @@ def run(
     """Run the search that `config` describes; a search that was interrupted continues.
 
     folder: the start of relative paths in the config; the working directory by default.
+    from_search: the search whose best trials are run after the reference trials.
     observe: called with the stage and the records after every change of the records.
     advise: called once for each warning that the result may be poor.
 
@@ -79,6 +82,7 @@ def run(
     plan = plan_of(with_absolute_paths(config, folder))
     sampler_of(plan)  # finds the errors of a user's sampler before anything is written
     before = _before(config, home, resume)
+    earlier = None if from_search is None else trials_from(from_search, plan, home)
     if before is not None and before.state == "complete":
         return SearchResult(before, _send_rest(config, home, plan, should_stop))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
@@ -91,6 +95,8 @@ def run(
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.assign_id(config, home, records, resume=resume)
+        if earlier is not None:
+            records.search.note(FROM, earlier)
         _store_facts(data, folder, records.search)
         _store_affinity(plan, data, home, records.search)
         adviser = Adviser(plan, records, advise)

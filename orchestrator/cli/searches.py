@@ -81,6 +81,15 @@ def search(
             show_default=False,
         ),
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Run the best trials of another search first; its tasks may differ.",
+            show_default=False,
+        ),
+    ] = None,
     executor: Annotated[
         Literal["inline", "ray"],
         typer.Option(help="Train in Ray workers, or in this process."),
@@ -102,6 +111,7 @@ def search(
             summary = found.run(
                 resume=resume,
                 trials=trials,
+                from_search=from_,
                 executor=executor,
                 observe=display,
                 advise=output.advise,
@@ -253,7 +263,6 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     from orchestrator.cli.display import leaderboard
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
-    from orchestrator.results.sentences import sentence
 
     place = Home(home)
     summary = summary_of(name, place)
@@ -261,7 +270,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
         output.json(summary.to_dict() | {"explanation": summary.explanation.to_dict()})
         return
     output.results.print(leaderboard(summary))
-    output.results.print(sentence(summary))
+    output.results.print(str(summary))
     for advice in summary.advice:
         output.advise(advice)
     for who, value in summary.figures.items():

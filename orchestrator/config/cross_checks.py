@@ -75,6 +75,10 @@ def _check_search(config: AnyConfig, *, first: bool) -> list[ErrorDetail]:
     if references > trials:
         rule = f"must not exceed search.trials = {trials}."
         details.append(ErrorDetail("search.reference_trials", rule, references))
+    if config.search.stop and config.search.sampler != "fewtune":
+        rule = "needs the sampler fewtune, whose model expects gains."
+        remedy = "Remove `search.stop` or `search.sampler`."
+        details.append(ErrorDetail("search.stop", rule, config.search.stop, remedy))
     if first and not details:
         try:
             space_of(config).reference()

@@ -40,6 +40,7 @@ class Plan:
     sampler: str = "fewtune"
     variants: Variants | None = field(default=None, compare=False)
     has_test: bool = True  # False only for an own loop without test tasks
+    may_stop_early: bool = False
 
     def spec(
         self,
@@ -104,6 +105,7 @@ def plan_of(config: AnyConfig) -> Plan:
         has_test=bool(config.tasks.test),
         variants=_variants(config) if config.searched else None,
         sampler=config.search.sampler,
+        may_stop_early=config.search.stop == "auto",
     )
 
 

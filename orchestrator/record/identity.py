@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # Names of study attributes.
 ID, CONFIG = "search_id", "config"
 FORMER = "former_trials"  # the numbers of trials before the search got more of them
+STOPPED_EARLY = "stopped_early"  # why the search has fewer trials than planned
 TRIALS = "search.trials"
 _LONGEST = 80  # maximum number of characters of a value in a message
 
@@ -147,6 +148,7 @@ def _note_more_trials(config: AnyConfig, home: Home, record: StudyRecord) -> Non
     before = planned_trials(home, config.name, record)
     if before is not None and before < config.search.trials:
         record.note("state", "running")
+        record.note(STOPPED_EARLY, None)
         record.note(FORMER, [*record.notes.get(FORMER, ()), before])
         record.note(CONFIG, configs.data_of(config))
 

@@ -15,6 +15,7 @@ from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.search.early_stopping import reason_for_stop
 from orchestrator.search.finalists import Role, best_candidate, role_of
 from orchestrator.search.intervals import (
     MIN_TASKS,
@@ -87,6 +88,7 @@ class Summary:
     figures: Mapping[str, float]  # accuracies of other models, such as the teacher
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
+    stopped_early: str = ""  # why the search has fewer trials than planned
     share: str = ""  # the quantity of which skill is a share; empty for accuracy
     explain: "Callable[[], Explanation] | None" = field(default=None, repr=False, compare=False)
 
@@ -100,7 +102,7 @@ class Summary:
         """The answer of the search in sentences."""
         from orchestrator.results.sentences import sentence  # which imports this module
 
-        return sentence(self)
+        return f"{sentence(self)} {self.stopped_early}".rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a NaN becomes null."""
@@ -126,6 +128,7 @@ class Summary:
                 "figures": dict(self.figures),
                 "null_losses": dict(self.null_losses),
                 "advice": list(self.advice),
+                "stopped_early": self.stopped_early or None,
             }
         )
         return data
@@ -180,6 +183,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         figures=dict(records.search.notes.get("figures", {})),
         null_losses=dict(records.search.notes.get("null_losses", {})),
         advice=list(records.search.notes.get("advice", {}).values()),
+        stopped_early=reason_for_stop(records.search),
         share="" if measure == "score" else _share(classifies),
     )
 

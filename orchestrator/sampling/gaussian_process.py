@@ -34,6 +34,7 @@ _SPREAD = 0.25
 # Number of functions drawn for the expected improvement, and the number of choices after which
 # they are redrawn: with more choices, hardly any function improves further.
 _DRAWS, _BLOCK = 128, 64
+_GAIN_DRAWS = 1024  # number of functions drawn for `expected_gain`
 
 
 class GaussianProcess:
@@ -54,6 +55,7 @@ class GaussianProcess:
         fitted: "GaussianProcess | None" = None,
     ) -> None:
         self._coordinates, self._points = coordinates, points
+        self._scale = max(1e-12, float(values.std()))
         x, y = self._features(points), torch.from_numpy(_standard(values))[:, None]
         self._parts: _Parts = _initial_parts(coordinates) if fitted is None else fitted._parts
         self._model = SingleTaskGP(
@@ -128,12 +130,34 @@ class GaussianProcess:
         around = near(centres, max(m - n, n), _SPREAD / 4, place, rng)
         return self._choose(first + around, n, running, rng)
 
+    @quietly_on_one_thread()
+    @torch.no_grad()
+    def expected_gain(
+        self, n: int, running: Points, rng: np.random.Generator
+    ) -> tuple[float, float]:
+        """The gain that n more points promise, and the standard error of the best observed score.
+
+        The gain is the expected improvement, over the highest posterior mean at an observed point
+        and over the points of `running`, of n points that are chosen together. Both are in the unit
+        of the values.
+        """
+        chosen = self._coordinates.params(self.suggest_batch(n, running, rng))
+        points = running + self._coordinates.points(chosen)  # as the trials would have them
+        posterior = self._model.posterior(self._features(points))
+        root = torch.linalg.cholesky(_with_jitter(posterior.distribution.covariance_matrix))
+        noise = torch.from_numpy(rng.standard_normal((_GAIN_DRAWS, len(points))))
+        functions = posterior.mean[:, 0] + noise @ root.T
+        before = functions[:, : len(running)].clamp(min=float(self._means.max()))
+        best = before.amax(1) if len(running) else self._means.max()
+        gain = (functions[:, len(running) :].amax(1) - best).clamp(min=0).mean()
+        at_best = self._model.posterior(self._features(self._best(1)))
+        return self._scale * float(gain), self._scale * math.sqrt(float(at_best.variance))
+
     def _choose(self, points: Points, n: int, running: Points, rng: np.random.Generator) -> Points:
         """The n points that improve most on the best observed value and on the running points."""
         m = len(running)
         posterior = self._model.posterior(self._features(running + points))
-        covariance = posterior.distribution.covariance_matrix
-        covariance.diagonal().add_(1e-6)
+        covariance = _with_jitter(posterior.distribution.covariance_matrix)
         mean, root = posterior.mean[:, 0], torch.linalg.cholesky(covariance)
         taken = list(range(m))
         while len(taken) < m + n:
@@ -190,6 +214,12 @@ def _covariance(coordinates: Coordinates) -> Kernel:
     scaled = ScaleKernel(product, LogNormalPrior(math.log(_VARIANCE), _VARIANCE_SPREAD))
     scaled.outputscale = _VARIANCE
     return scaled
+
+
+def _with_jitter(covariance: Tensor) -> Tensor:
+    """The covariance (n, n), changed in place so that it has a Cholesky factor."""
+    covariance.diagonal().add_(1e-6)
+    return covariance
 
 
 def _standard(values: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ _FLOOR = -1.0
 CROWD = 8
 # The Gaussian process uses at most this many ended trials.
 _MOST = 200
+# The expected gain is that of at most this many further trials.
+_MOST_AHEAD = 128
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
 # Random trials draw learning rates within this factor of those of the best reference trial; if a
@@ -68,6 +70,17 @@ class Sampler:
             return [self._random(trials, rng) for _ in range(n)]
         running = self._coordinates.points([*(t.params for t in trials.running), *ahead])
         return self._coordinates.params(self._modelled(trials, running, rng, n))
+
+    def expected_gain(self, trials: RankedTrials, n: int) -> tuple[float, float] | None:
+        """The gain in score that n more trials promise, and the standard error of the best score.
+
+        At most 128 trials are considered. None before the Gaussian process is used.
+        """
+        if not self.has_model(trials) or all(t.state == "running" for t in trials.trials):
+            return None
+        rng = np.random.default_rng([self._seed, len(trials.trials), n])
+        running = self._coordinates.points([t.params for t in trials.running])
+        return self._process(trials).expected_gain(min(n, _MOST_AHEAD), running, rng)
 
     def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]

@@ -2,12 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean
-from orchestrator.record.study import StudiedTrial
+import numpy as np
+
+from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_error
+from orchestrator.config.plan import Plan
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
+from orchestrator.record.study import StudiedTrial, read_study
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex
+
+FROM = "from_search"  # the note of a study with the trials of an earlier search
+_MOST = 4  # trials of an earlier search that are run
 
 
 def params_of(
@@ -96,3 +105,67 @@ def _check_weights(space: SearchSpace, weights: Mapping[str, Any]) -> list[Error
 def _is_number(value: object) -> bool:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def trials_from(name: str, plan: Plan, home: Home) -> dict[str, Any]:
+    """The best trials of the search `name` that fit this search, as the note `FROM` of a study.
+
+    Their scores are not used, because tasks, steps and episodes may differ: they are run again.
+
+    Raises InputError if there is no such search, if no complete trial of it fits, or if this search
+    has been started without them.
+    """
+    study = read_study(home.storage(plan.name), plan.name)
+    known = None if study is None else study.notes.get(FROM)
+    if known is not None and known["search"] == name:
+        return dict(known)
+    records = None if name == plan.name else read_records(name, home)
+    if study is not None and len(study):
+        rule = "is for a new search, and this one was started "
+        rule += "without it." if known is None else f"from {known['search']}."
+        remedy = "Omit it, or use a different name with `--set name=NAME`."
+        raise input_error("--from", rule, name, remedy)
+    if name == plan.name:
+        raise input_error("--from", "must be the name of another search.", name)
+    if records is None:
+        details = home.unknown(name).details
+        raise InputError(replace(detail, path="--from") for detail in details)
+    trials = _fitting(records.search.trials(), plan.space)
+    if not trials:
+        rule = "has no complete trial with weight on a task of this search."
+        raise input_error("--from", rule, name, "Omit it, or use another search.")
+    return {"search": name, "trials": trials}
+
+
+def _fitting(trials: Sequence[StudiedTrial], space: SearchSpace) -> list[dict[str, Any]]:
+    """Numbers and parameters of the best trials that are not the reference, best first."""
+    scored = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
+    found: list[dict[str, Any]] = []
+    for trial in sorted(scored, key=lambda t: (-t.score, t.number)):
+        params = _encoded(space, trial.notes["hyperparameters"], trial.notes["task_weights"])
+        if params is None or space.is_reference(params):
+            continue
+        if all(params != other["params"] for other in found):
+            found.append({"number": trial.number, "params": params})
+    return found[:_MOST]
+
+
+def _encoded(
+    space: SearchSpace, hyperparameters: Mapping[str, float], weights: Mapping[str, float]
+) -> Values | None:
+    """The nearest parameters of this space; None if all weight is on tasks that it lacks.
+
+    Weights of tasks that it lacks are dropped, and the rest is scaled to sum 1; other tasks get
+    zero. Values outside a range move to its end; what is new gets the middle of its range.
+    """
+    params = {
+        name: min(max(hyperparameters.get(name, r.at(0.5)), r.low), r.high)
+        for name, r in space.ranges.items()
+    }
+    if not isinstance(space.weights, Simplex):
+        return params
+    kept = np.array([weights.get(task, 0.0) for task in space.weights.tasks])
+    if kept.sum() <= 0:
+        return None
+    shares = space.weights.group_shares((kept / kept.sum())[None])[0]
+    return params | space.weights.encode_nearest(shares)

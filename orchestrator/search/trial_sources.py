@@ -14,8 +14,10 @@ from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
 from orchestrator.sampling.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
+from orchestrator.search.early_stopping import EarlyStopping, trials_before_stop
 from orchestrator.search.finalists import Candidate, best_candidate, candidates
 from orchestrator.search.halving import Decision, RungScores
+from orchestrator.search.own_trials import FROM
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import Recipe, RungReport, Stage, TrialSpec
@@ -54,6 +56,7 @@ class TrialSource(Protocol):
 class SearchTrials:
     """The trials of the search itself: first the reference trials, then the sampler's suggestions.
 
+    Between them come the best trials of an earlier search, if the record has a note of them.
     Configurations that a user has enqueued come before suggestions. A suggestion that has not been
     started is not recorded. After a restart the sampler makes a new one, which uses more reports.
     """
@@ -67,11 +70,17 @@ class SearchTrials:
     ) -> None:
         self._plan, self.record, self._enqueued = plan, record, enqueued
         self._first_trials = first_trials(plan, task_sizes)
+        earlier = record.notes.get(FROM, {"trials": []})
+        self._earlier = [
+            (trial["params"], f"{earlier['search']}/{trial['number']}")
+            for trial in earlier["trials"]
+        ]
         self._suggested: deque[Values] = deque()
         self._new_reports = 0  # since the suggestions were made
         self._standings = RankedTrials(plan.space, plan.rungs)
         affinity = record.notes.get("affinity", NO_AFFINITY)
         self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
+        self._stopping = EarlyStopping(plan, self._sampler, len(_MEANS))
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():
@@ -83,7 +92,7 @@ class SearchTrials:
             trial = self._interrupted.popleft()
             return self._spec(trial, self.record.adopt(trial.number))
         n = len(self.record)
-        if n >= self._plan.trials:
+        if n >= self._limit:
             return None
         return self._spec(self.record.ask(*self._next_params(n)), 0)
 
@@ -91,15 +100,23 @@ class SearchTrials:
         """The parameters and the notes of trial `n`."""
         if n < len(self._first_trials):
             return self._first_trials[n], {}
+        if n < len(self._first_trials) + len(self._earlier):
+            params, origin = self._earlier[n - len(self._first_trials)]
+            return params, {ORIGIN: origin}
         if self._enqueued and (waiting := self._enqueued.next(self.record, self._plan.space)):
             file, params = waiting
             return params, {ORIGIN: "enqueued", FILE: file}
-        mean = self._mean(self._plan.trials - n)
+        mean = self._mean(self._limit - n)
         if mean is not None:
             return mean, {}
         if not self._suggested:
             self._suggest(1)
         return self._suggested.popleft(), {}
+
+    @property
+    def _limit(self) -> int:
+        """The number of trials: those of the plan, or fewer if the search stops early."""
+        return trials_before_stop(self.record) or self._plan.trials
 
     @property
     def ranked_trials(self) -> RankedTrials:
@@ -115,7 +132,7 @@ class SearchTrials:
 
     def prepare(self, n: int) -> None:
         # Random suggestions are cheap. They use the best references, so they are drawn late.
-        left = self._plan.trials - len(self.record)
+        left = self._limit - len(self.record)
         if left < n + len(_MEANS):  # the means, if any, need no suggestion
             left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
         n = min(n, left) - len(self._suggested)
@@ -125,6 +142,8 @@ class SearchTrials:
     def look_ahead(self, lanes: int) -> None:
         if self._enqueued:
             self._enqueued.remove_started(self.record)
+        if self._plan.may_stop_early:
+            self._stopping.check(self.record, self.ranked_trials)
         # This many lanes become free at once if all trials reach a rung together (not the last).
         wanted = math.ceil(lanes * (1 - 1 / self._plan.eta))
         if self._new_reports >= lanes:
@@ -134,9 +153,8 @@ class SearchTrials:
             self.prepare(2 * wanted if lanes > CROWD else wanted)
 
     def _has_model(self) -> bool:
-        return len(self.record) >= len(self._first_trials) and self._sampler.has_model(
-            self.ranked_trials
-        )
+        given = len(self._first_trials) + len(self._earlier)
+        return len(self.record) >= given and self._sampler.has_model(self.ranked_trials)
 
     def _suggest(self, n: int) -> None:
         self._suggested += self._sampler.suggest(self.ranked_trials, list(self._suggested), n)

@@ -70,6 +70,7 @@ class SearchSection(Section):
     seeds: int = Field(3, ge=2)
     lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
     sampler: Annotated[str, WrapValidator(_sampler)] = "fewtune"
+    stop: Literal["auto"] | None = None  # auto: end early if little more can be expected
     workers: PositiveInt = 1
     cpus_per_worker: PositiveInt = 1
     # None: one whole GPU per worker if the cluster has GPUs when the search starts.
