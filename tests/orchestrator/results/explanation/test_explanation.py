@@ -9,9 +9,9 @@ import optuna
 import pytest
 
 from orchestrator.results.explanation.effects import mixtures, with_share
-from orchestrator.results.explanation.explanation import _FLOOR, Explanation
+from orchestrator.results.explanation.explanation import _FLOOR, Explanation, explained
 from orchestrator.results.explanation.files import tags_of, write_explanation
-from orchestrator.results.leaderboard import explained, summarise
+from orchestrator.results.leaderboard import summarise
 from orchestrator.sampling.sampler import coordinates_of
 from orchestrator.space.search_space import SearchSpace
 from tests.orchestrator import toys
