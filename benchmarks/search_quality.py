@@ -33,7 +33,7 @@ from tidy import Row, row, show, write
 from fewshot.metrics import estimate
 from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.record.search_records import open_records
+from orchestrator.record.search_records import SearchRecords, open_records
 from orchestrator.record.study import open_storage
 from orchestrator.search.finalists import best_candidate
 from orchestrator.search.intervals import Interval
@@ -93,26 +93,34 @@ def regret(case: Case) -> tuple[float, float]:
     landscape = PROBLEMS[case.problem](np.random.default_rng(case.seed))
     start = time.process_time()
     made = plan(landscape.space, case)
-    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
-        with open_storage(str(Path(folder) / "quality.journal")) as storage:
-            records = open_records(made, storage)
-            recorder = OutboxRecorder(Outbox(Path(folder) / "outbox"))
-            recorder.search_started(
-                name="quality", experiment="x", params={}, tags={}, time=time.time()
-            )
-            executor = InlineExecutor(lambda: SimulatedTrials(landscape, case.noise, LANES))
-            run_search(made, records, executor, recorder, task_sizes={})
-            recorder.close()
-        finals = records.final.trials()
-        chosen = [best_candidate(finals, role) for role in ("searched", "uniform")]
-        means = {
-            n: np.mean([t.score for t in finals if t.notes["candidate"] == n])
-            for n in chosen
-            if n is not None
-        }
-        params = records.search[max(means, key=lambda n: means[n])].params
+    records = search(made, SimulatedTrials(landscape, case.noise, LANES))
+    finals = records.final.trials()
+    chosen = [best_candidate(finals, role) for role in ("searched", "uniform")]
+    means = {
+        n: np.mean([t.score for t in finals if t.notes["candidate"] == n])
+        for n in chosen
+        if n is not None
+    }
+    params = records.search[max(means, key=lambda n: means[n])].params
     true = landscape.score(*made.space.decode(params))
     return 100 * (landscape.best - true), time.process_time() - start
+
+
+def search(made: Plan, trials: SimulatedTrials) -> SearchRecords:
+    """The records of a whole search."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fewtune-") as folder,
+        open_storage(str(Path(folder) / "quality.journal")) as storage,
+    ):
+        records = open_records(made, storage)
+        recorder = OutboxRecorder(Outbox(Path(folder) / "outbox"))
+        recorder.search_started(
+            name="quality", experiment="x", params={}, tags={}, time=time.time()
+        )
+        run_search(made, records, InlineExecutor(lambda: trials), recorder, task_sizes={})
+        records.search.note("state", "complete")
+        recorder.close()
+    return records
 
 
 def cases(options: argparse.Namespace) -> list[Case]:

@@ -107,7 +107,7 @@ def spoiled(n: int, rng: np.random.Generator) -> Landscape:
     return Landscape(of_weights, _maximum(of_weights, n), effects, _rates(rng))
 
 
-def null(n: int, rng: np.random.Generator) -> Landscape:
+def equal(n: int, rng: np.random.Generator) -> Landscape:
     """All tasks are equally good: the weights have no effect."""
     return Landscape(lambda w: 0.6, 0.6, np.zeros(n), _rates(rng))
 

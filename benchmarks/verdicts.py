@@ -4,7 +4,7 @@
 
 Each search is the real one: its loop, study, sampler, halving, finalists and tests, with four lanes
 of simulated trials, ten validation tasks and ten test tasks that respond differently to the
-weights. In the problem `null` all weights are equally good.
+weights. In the problem `equal_8` all weights are equally good.
 
 `better` is the share of searches whose verdict is "better" than uniform weights. `coverage` is the
 share whose 95 % interval of the difference contains the true difference, over all possible tasks,
@@ -14,58 +14,36 @@ of the chosen candidate and uniform weights.
 import argparse
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from search_quality import plan
-from search_quality_landscapes import Landscape, dense, null, saturating, sparse
+from search_quality import LANES, Case, plan, search
+from search_quality_landscapes import Landscape, dense, equal, saturating, sparse
 from simulated_trials import SimulatedTrials
 from tidy import Row, row, show, write
 
 from fewshot.metrics import estimate
-from orchestrator.executors.inline import InlineExecutor
-from orchestrator.record.search_records import open_records
-from orchestrator.record.study import open_storage
 from orchestrator.results.leaderboard import summarise
-from orchestrator.search.loop import run_search
-from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.outbox import Outbox
 
 PROBLEMS: Mapping[str, Callable[[np.random.Generator], Landscape]] = {
-    "null": lambda rng: null(8, rng),
+    "equal_8": lambda rng: equal(8, rng),
     "sparse_8": lambda rng: sparse(8, rng),
     "dense_8": lambda rng: dense(8, rng),
     "saturating_12": lambda rng: saturating(12, rng),
 }
-LANES, NOISE, TASKS, SPREAD = 4, 0.01, 10, 0.05
+NOISE, TASKS, SPREAD = 0.01, 10, 0.05
 
 
 def searched(problem: str, trials: int, seed: int) -> tuple[float, float, float]:
     """Whether the verdict is "better", whether the interval contains the truth, and its width."""
     torch.set_num_threads(1)
     landscape = PROBLEMS[problem](np.random.default_rng(seed))
-    made = plan(landscape.space, trials, seed)
-    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
-        with open_storage(str(Path(folder) / "verdicts.journal")) as storage:
-            records = open_records(made, storage)
-            recorder = OutboxRecorder(Outbox(Path(folder) / "outbox"))
-            recorder.search_started(
-                name="verdicts", experiment="x", params={}, tags={}, time=time.time()
-            )
-            executor = InlineExecutor(
-                lambda: SimulatedTrials(
-                    landscape, NOISE, LANES, tasks=TASKS, spread=SPREAD, seed=seed
-                )
-            )
-            run_search(made, records, executor, recorder, task_sizes={})
-            records.search.note("state", "complete")
-            recorder.close()
-        summary = summarise(made.name, records)
+    made = plan(landscape.space, Case(problem, NOISE, "fewtune", trials, seed))
+    trials_of = SimulatedTrials(landscape, NOISE, LANES, tasks=TASKS, spread=SPREAD, seed=seed)
+    summary = summarise(made.name, search(made, trials_of))
     assert summary.candidate is not None, "no trial fails"
     assert summary.uniform is not None, "no trial fails"
     assert summary.difference is not None, "no trial fails"

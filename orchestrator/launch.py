@@ -23,8 +23,9 @@ from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage, read_study
+from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.explanation.files import NOTHING, write_explanation
-from orchestrator.results.leaderboard import Summary, explained, summarise
+from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.failures import SearchFailed

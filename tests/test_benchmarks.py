@@ -210,3 +210,18 @@ def test_search_quality_writes_the_regret_of_searches(tmp_path):
     assert rows.keys() == {"regret_24", "cpu_24"}
     assert rows["regret_24"]["problem"] == "sparse_8_1"
     assert 0 < rows["regret_24"]["value"] < 45  # 45 points are all that can be lost
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_effects_writes_how_often_the_intervals_are_right(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    words = ["equal_8", "--seeds", "2", "--trials", "20", "--json", out]
+    run = benchmark("effects", *words, home=tmp_path)
+    assert run.returncode == 0, run.stderr
+    rows = {
+        row["metric"]: row["value"] for row in map(json.loads, out.read_text().splitlines()[:-1])
+    }
+    assert rows.keys() == {"coverage", "told", "wrong", "error"}
+    assert rows["coverage"] >= 0.8
+    assert rows["wrong"] <= 0.2

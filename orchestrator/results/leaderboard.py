@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fewshot.metrics import Estimate, mean_of
 from orchestrator.config.loading import load_config
-from orchestrator.config.plan import Plan, plan_of
+from orchestrator.config.plan import plan_of
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
@@ -193,19 +193,10 @@ def summary_of(name: str, home: Home) -> Summary:
     records = read_records(name, home)
     if records is None or not identity.belongs_to(home, name, records.search):
         raise home.unknown(name, identity.other_storage_hint(home, name))
+    from orchestrator.results.explanation.explanation import explained  # it imports this module
+
     summary = summarise(name, records)
     return explained(summary, lambda: plan_of(load_config(home.config(name))), records)
-
-
-def explained(summary: Summary, plan: Callable[[], Plan], records: SearchRecords) -> Summary:
-    """The summary with an explanation, which is computed at its first use."""
-
-    def compute() -> "Explanation":
-        from orchestrator.results.explanation.explanation import explain  # imports this module
-
-        return explain(plan(), records, summary)
-
-    return replace(summary, explain=compute)
 
 
 def _finalists(

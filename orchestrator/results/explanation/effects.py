@@ -28,8 +28,12 @@ class Mixtures:
     shares: Array
     scalars: Array
 
-    def estimates(self, model: ScoreModel, shares: Array, coefficients: Array) -> Estimates:
-        """Linear functions (k, n) of the score at n mixtures."""
+    def means(self, model: ScoreModel, shares: Array) -> Array:
+        """The expected score at n mixtures, (n,)."""
+        return model.means(np.sqrt(shares), np.repeat(self.scalars[None], len(shares), 0))
+
+    def differences(self, model: ScoreModel, shares: Array, coefficients: Array) -> Estimates:
+        """Differences, with coefficients (k, n), of the score at n mixtures."""
         scalars = np.repeat(self.scalars[None], len(shares), 0)
         return model.estimates(np.sqrt(shares), scalars, coefficients)
 
@@ -55,7 +59,7 @@ def effects(model: ScoreModel, of: Mixtures) -> list[Interval]:
     for task in range(of.shares.shape[1]):
         absent = with_share(of.shares[rows], task, 0.0)
         pair = np.concatenate([absent, with_share(absent, task, STEP)])
-        estimates = of.estimates(model, pair, signs)
+        estimates = of.differences(model, pair, signs)
         mean, error = float(estimates.mean[0]), float(estimates.error[0])
         found.append(Interval(mean, mean - _NORMAL * error, mean + _NORMAL * error))
     return found
@@ -88,18 +92,13 @@ def good_shares(model: ScoreModel, of: Mixtures) -> tuple[Array, Array]:
     A mixture is as good if its expected score is below the highest one by at most one standard
     error of their difference.
     """
-    first = _expected(model, of, of.shares)
-    ranked = of.shares[np.argsort(-first, kind="stable")]
+    ranked = of.shares[np.argsort(-of.means(model, of.shares), kind="stable")]
     best = ranked[: min(_BEST, len(ranked))]
     left, right = np.triu_indices(len(best), 1)
     moved = [with_share(best[:1], i, x) for i in range(best.shape[1]) for x in _MOVES]
     every = np.concatenate([ranked, (best[left] + best[right]) / 2, *moved])
     every = every[np.sort(np.unique(np.round(every, 9), axis=0, return_index=True)[1])]
-    top = int(np.argmax(_expected(model, of, every)))
-    mean, error = of.estimates(model, every, np.eye(len(every))[top] - np.eye(len(every)))
+    top = int(np.argmax(of.means(model, every)))
+    mean, error = of.differences(model, every, np.eye(len(every))[top] - np.eye(len(every)))
     good = every[mean <= error + 1e-9]
     return good.min(0), good.max(0)
-
-
-def _expected(model: ScoreModel, of: Mixtures, shares: Array) -> Array:
-    return of.estimates(model, shares, np.eye(len(shares))).mean

@@ -1,8 +1,8 @@
 """The explanation of a search: which training tasks help, what mattered, can it be trusted."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,11 @@ def _plain(interval: Interval) -> dict[str, float | str | None]:
     ends = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     numbers = {name: None if math.isnan(value) else value for name, value in ends.items()}
     return {**numbers, "note": interval.note}
+
+
+def explained(summary: Summary, plan: Callable[[], Plan], records: SearchRecords) -> Summary:
+    """The summary with an explanation, which is computed at its first use."""
+    return replace(summary, explain=lambda: explain(plan(), records, summary))
 
 
 def explain(plan: Plan, records: SearchRecords, summary: Summary) -> Explanation:

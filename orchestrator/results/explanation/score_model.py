@@ -43,7 +43,7 @@ _JITTER = 1e-6
 
 
 class Estimates(NamedTuple):
-    """Means and standard errors of k linear functions of the score, each (k,)."""
+    """Means and standard errors of k differences of the score, each (k,)."""
 
     mean: Array
     error: Array
@@ -62,12 +62,12 @@ class ScoreModel:
     def __init__(
         self, roots: Array, scalars: Array, scores: Array, similar: "ScoreModel | None" = None
     ) -> None:
-        self._roots, self._scalars = torch.from_numpy(roots), torch.from_numpy(scalars)
+        self._roots, self._scalars = _points(roots, scalars)
         known = ~np.isnan(scores)
         last = scores[:, -1][known[:, -1]]
         every = scores[known]
         centre, spread = (last.mean(), last.std()) if len(last) > 1 else (every.mean(), 0.0)
-        self._unit = float(spread or every.std())
+        self._centre, self._unit = float(centre), float(spread or every.std())
         self._known = torch.from_numpy(known)
         self._scores = torch.from_numpy(np.where(known, (scores - centre) / self._unit, 0.0))
         self._names = [*_PRIORS, *[f"length {i}" for i in range(scalars.shape[1])]]
@@ -190,9 +190,19 @@ class ScoreModel:
         return p, root, torch.cholesky_solve(value[:, None], root)[:, 0]
 
     @quietly_on_one_thread()
+    def means(self, roots: Array, scalars: Array) -> Array:
+        """The expected score at m points, (m,); much cheaper than with errors."""
+        at, own = _points(roots, scalars), (self._roots, self._scalars)
+        found = [self._kernel(p, at, own) @ solution for p, _, solution in self._draws]
+        return np.asarray(self._unit * torch.stack(found).mean(0).numpy() + self._centre)
+
+    @quietly_on_one_thread()
     def estimates(self, roots: Array, scalars: Array, coefficients: Array) -> Estimates:
-        """The linear functions with coefficients (k, m) of f at m points."""
-        at = torch.from_numpy(roots), torch.from_numpy(scalars)
+        """Differences of f: linear functions of f at m points, with coefficients (k, m).
+
+        The coefficients of each function sum to 0.
+        """
+        at = _points(roots, scalars)
         c, own = torch.from_numpy(coefficients), (self._roots, self._scalars)
         means, variances = [], []
         for p, root, solution in self._draws:
@@ -205,6 +215,10 @@ class ScoreModel:
         variance = torch.stack(variances).mean(0) + mean.var(0)
         scaled = self._unit * mean.mean(0), self._unit * variance.sqrt()
         return Estimates(scaled[0].numpy(), scaled[1].numpy())
+
+
+def _points(roots: Array, scalars: Array) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(roots), torch.from_numpy(scalars)
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import optuna
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.results.explanation.explanation import Explanation
-from orchestrator.results.leaderboard import explained, summarise
+from orchestrator.results.explanation.explanation import Explanation, explained
+from orchestrator.results.leaderboard import summarise
 from orchestrator.sampling.candidates import anywhere
 from orchestrator.sampling.sampler import coordinates_of
 from orchestrator.space.search_space import Range, SearchSpace

@@ -8,11 +8,18 @@ import numpy as np
 import optuna
 import pytest
 
-from orchestrator.results.explanation.effects import mixtures, with_share
-from orchestrator.results.explanation.explanation import _FLOOR, Explanation
+from orchestrator.results.explanation.effects import (
+    effect_of,
+    effects,
+    mixtures,
+    with_share,
+)
+from orchestrator.results.explanation.explanation import _FLOOR, Explanation, explained
 from orchestrator.results.explanation.files import tags_of, write_explanation
-from orchestrator.results.leaderboard import explained, summarise
+from orchestrator.results.explanation.score_model import ScoreModel
+from orchestrator.results.leaderboard import summarise
 from orchestrator.sampling.sampler import coordinates_of
+from orchestrator.search.intervals import Interval
 from orchestrator.space.search_space import SearchSpace
 from tests.orchestrator import toys
 from tests.orchestrator.results.explanation import known
@@ -199,34 +206,37 @@ def true_effects(made, records, score) -> list[float]:
     return [mean(with_share(rows, i, 0.1)) - mean(rows) for i, rows in enumerate(absent)]
 
 
+def simulated(score, tasks, seed: int, noise: float) -> tuple[list[Interval], list[float]]:
+    """The effects, and the true ones, of one search."""
+    made = plan(tasks)
+    records = search(made, score, seed=seed, noise=noise)
+    trials = records.search.trials()
+    place = coordinates_of(made.space)
+    points = place.points([t.params for t in trials])
+    scores = np.array([[t.reports.get(r, math.nan) for r in known.GAINED] for t in trials])
+    model = ScoreModel(np.sqrt(points.shares), points.scalars, scores)
+    found = effects(model, mixtures(points.shares, np.array([0.5])))
+    return found, true_effects(made, records, score)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_intervals_contain_the_true_effects() -> None:
-    rng, inside, told = np.random.default_rng(0), [], []
+    rng, found, true = np.random.default_rng(0), [], []
     for seed in range(24):
-        tasks = tuple("abcde")
-        score = additive(dict(zip(tasks, 0.1 * rng.standard_normal(5), strict=True)))
-        made = plan(tasks)
-        records = search(made, score, seed=seed, noise=0.015, recorded=False)
-        for trial in records.search.trials():
-            trial.notes.pop("tasks", None)  # no effects on single validation tasks: it takes time
-        for e, true in zip(
-            explanation(made, records).effects, true_effects(made, records, score), strict=True
-        ):
-            inside.append(e.effect.low <= true <= e.effect.high)
-            told.append((e.verdict, true))
+        score = additive(dict(zip("abcde", 0.1 * rng.standard_normal(5), strict=True)))
+        intervals, values = simulated(score, "abcde", seed, noise=0.015)
+        found += intervals
+        true += values
+    inside = [i.low <= x <= i.high for i, x in zip(found, true, strict=True)]
     assert 0.85 <= np.mean(inside) <= 1.0
+    told = [(effect_of(i), x) for i, x in zip(found, true, strict=True)]
     assert np.mean([verdict != "cannot be told" for verdict, _ in told]) > 0.3
-    wrong = [v for v, true in told if (v == "helps" and true < 0) or (v == "harms" and true > 0)]
+    wrong = [v for v, x in told if (v == "helps" and x < 0) or (v == "harms" and x > 0)]
     assert len(wrong) <= 0.05 * len(told)
 
 
 @pytest.mark.slow
 def test_equal_tasks_are_told_apart_by_chance_only() -> None:
-    made = plan(tuple("abcdef"))
-    named = []
-    for seed in range(8):
-        records = search(made, lambda w: 0.5, seed=seed, noise=0.02, recorded=False)
-        for trial in records.search.trials():
-            trial.notes.pop("tasks", None)
-        named += verdicts(explanation(made, records)).values()
-    assert named.count("cannot be told") >= 0.85 * len(named)
+    found = [i for seed in range(8) for i in simulated(lambda w: 0.5, "abcdef", seed, 0.02)[0]]
+    assert [effect_of(i) for i in found].count("cannot be told") >= 0.85 * len(found)
