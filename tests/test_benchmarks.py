@@ -225,3 +225,14 @@ def test_effects_writes_how_often_the_intervals_are_right(tmp_path):
     assert rows.keys() == {"coverage", "told", "wrong", "error"}
     assert rows["coverage"] >= 0.8
     assert rows["wrong"] <= 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_verdicts_writes_how_often_verdicts_are_right(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    run = benchmark("verdicts", "sparse_8", "--quick", "--json", out, home=tmp_path)
+    assert run.returncode == 0, run.stderr
+    rows = {row["metric"]: row for row in map(json.loads, out.read_text().splitlines()[:-1])}
+    assert rows.keys() == {"better", "coverage", "width"}
+    assert rows["width"]["value"] > 0

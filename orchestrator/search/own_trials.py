@@ -142,7 +142,8 @@ def _fitting(trials: Sequence[StudiedTrial], space: SearchSpace) -> list[dict[st
     scored = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
     found: list[dict[str, Any]] = []
     for trial in sorted(scored, key=lambda t: (-t.score, t.number)):
-        params = _encoded(space, trial.notes["hyperparameters"], trial.notes["task_weights"])
+        options = {**trial.notes.get("choices", {}), **trial.notes["hyperparameters"]}
+        params = _encoded(space, options, trial.notes["task_weights"])
         if params is None or space.is_reference(params):
             continue
         if all(params != other["params"] for other in found):
@@ -151,17 +152,25 @@ def _fitting(trials: Sequence[StudiedTrial], space: SearchSpace) -> list[dict[st
 
 
 def _encoded(
-    space: SearchSpace, hyperparameters: Mapping[str, float], weights: Mapping[str, float]
+    space: SearchSpace, hyperparameters: Mapping[str, Any], weights: Mapping[str, float]
 ) -> Values | None:
     """The nearest parameters of this space; None if all weight is on tasks that it lacks.
 
     Weights of tasks that it lacks are dropped, and the rest is scaled to sum 1; other tasks get
-    zero. Values outside a range move to its end; what is new gets the middle of its range.
+    zero. Numbers outside a range move to its end; what is new gets the middle of its range.
     """
-    params = {
-        name: min(max(hyperparameters.get(name, r.at(0.5)), r.low), r.high)
-        for name, r in space.ranges.items()
+    known = {name: v for name, v in hyperparameters.items() if name in space.ranges}
+    clipped = {
+        name: min(max(v, space.ranges[name].low), space.ranges[name].high)
+        for name, v in known.items()
     }
+    chosen = {
+        n: hyperparameters[n]
+        for n, c in space.choices.items()
+        if n in hyperparameters and c.contains(hyperparameters[n])
+    }
+    middle = {name: of.at(0.5) for name, of in space.parameters().items()}
+    params = space.active({**middle, **clipped, **chosen})
     if not isinstance(space.weights, Simplex):
         return params
     kept = np.array([weights.get(task, 0.0) for task in space.weights.tasks])

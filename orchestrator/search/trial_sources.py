@@ -22,8 +22,10 @@ from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import Recipe, RungReport, Stage, TrialSpec
 
-# The last two trials of a search are the means of the 8 and of the 4 best.
+# The last two trials of a search are the means of the 8 and of the 4 best. The one before is the
+# reference with the mean rates of the 4 best.
 _MEANS = (8, 4)
+_LAST = 1 + len(_MEANS)
 
 
 class TrialSource(Protocol):
@@ -80,7 +82,7 @@ class SearchTrials:
         self._standings = RankedTrials(plan.space, plan.rungs)
         affinity = record.notes.get("affinity", NO_AFFINITY)
         self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
-        self._stopping = EarlyStopping(plan, self._sampler, len(_MEANS))
+        self._stopping = EarlyStopping(plan, self._sampler, _LAST)
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():
@@ -106,9 +108,9 @@ class SearchTrials:
         if self._enqueued and (waiting := self._enqueued.next(self.record, self._plan.space)):
             file, params = waiting
             return params, {ORIGIN: "enqueued", FILE: file}
-        mean = self._mean(self._limit - n)
-        if mean is not None:
-            return mean, {}
+        last = self._last(self._limit - n)
+        if last is not None:
+            return last, {}
         if not self._suggested:
             self._suggest(1)
         return self._suggested.popleft(), {}
@@ -124,17 +126,19 @@ class SearchTrials:
         self._standings.update(self.record.trials())
         return self._standings
 
-    def _mean(self, left: int) -> Values | None:
-        """Parameters of the trial that is `left`-th from the end, if it is a mean; else None."""
-        if left > len(_MEANS):
+    def _last(self, left: int) -> Values | None:
+        """Parameters of the trial that is `left`-th from the end; None for a suggestion."""
+        if left > _LAST:
             return None
+        if left == _LAST:
+            return reference_like_best(self.ranked_trials, self._plan.space, _MEANS[-1])
         return mean_of_best(self.ranked_trials, self._plan.space, _MEANS[-left])
 
     def prepare(self, n: int) -> None:
         # Random suggestions are cheap. They use the best references, so they are drawn late.
         left = self._limit - len(self.record)
-        if left < n + len(_MEANS):  # the means, if any, need no suggestion
-            left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
+        if left < n + _LAST:  # the last trials need no suggestion
+            left -= sum(self._last(place) is not None for place in range(1, _LAST + 1))
         n = min(n, left) - len(self._suggested)
         if n > 0 and self._has_model():
             self._suggest(n)
@@ -177,8 +181,11 @@ class SearchTrials:
             return Decision("failed", "diverged")
         if report.step == self._plan.rungs[-1]:
             return Decision("complete", "reached the last rung")
-        if _number(report) < len(self._first_trials):
+        number = _number(report)
+        if number < len(self._first_trials):
             return Decision(None, "the first trials are never pruned")
+        if self._plan.space.is_reference(self.record[number].params):
+            return Decision(None, "the reference is never pruned")
         return self._at_rung[report.step].decide(score, self._plan.eta)
 
 
@@ -193,6 +200,18 @@ def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Val
     """
     best = list(islice(ranked_trials.complete(reference=False), n))
     return space.mean([t.params for t in best]) if len(best) == n else None
+
+
+def reference_like_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Values | None:
+    """The reference with the mean rates and the choices of the best `n` other complete trials.
+
+    Without it, rates that were tuned in all trials would count as a gain of the weights. None if
+    there are fewer trials, or if the reference has no rates.
+    """
+    reference, mean = space.reference(), mean_of_best(ranked_trials, space, n)
+    if mean is None or not reference or not (space.rates() or space.choices):
+        return None
+    return {**mean, **reference}
 
 
 def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:

@@ -79,7 +79,7 @@ def _identity(spec: TrialSpec) -> str:
         "function": spec.recipe.function.name,
         "tasks": tasks,
         "seed": spec.seed,
-        "hyperparameters": dict(spec.hyperparameters),
+        "hyperparameters": {**spec.choices, **spec.hyperparameters},
         "task_weights": dict(spec.task_weights),
         "rungs": list(spec.rungs),
     }

@@ -714,6 +714,8 @@ def test_trials_that_reach_a_rung_together_are_judged_the_same_in_any_order(tmp_
     for order in (reports, reports[::-1]):
         with open_storage(str(tmp_path / f"{len(judged)}.journal")) as storage:
             record = toys.records(storage, plan).search
+            for _ in range(16):
+                record.ask(plan.space.complete({"lambda.ilr1": 1.0}))
             judged.append(SearchTrials(plan, record, toys.SIZES).decide(order))
     assert judged[0] == judged[1]
     outcomes = [judged[0][report.key].outcome for report in reports]
