@@ -30,7 +30,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
-from orchestrator.results.leaderboard import Finalist
+from orchestrator.results.retrained import Finalist
 from trials.contract import Recipe
 from trials.lanes import checkpoint
 from trials.lanes.objective import Objective

@@ -1,8 +1,6 @@
 """Puts a search together from its parts: checks, data, studies, workers, loop, summary."""
 
-import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,42 +10,32 @@ from typing import Literal
 import torch
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
-from fewshot.tasks.files import write_text
 from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import Plan, plan_of, recipes_of
 from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
 from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.mlflow_record import drained, recorded, recorder_of
 from orchestrator.record import identity
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage, read_study
 from orchestrator.results.explanation.explanation import explained
-from orchestrator.results.explanation.files import NOTHING, write_explanation
 from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
-from orchestrator.search.failures import SearchFailed
 from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
-from orchestrator.search.loop import Stopped, run_search, score_untrained
+from orchestrator.search.loop import run_search, score_untrained
 from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
-from orchestrator.tracking import mlflow_sender as tracking
-from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
+from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe
 from trials.programs.affinity import affinities
 from trials.programs.build import DataSummary, build, summarise_data
 from trials.programs.several_recipes import build_for_all
 
 Placement = Literal["inline", "ray"]
-
-# A finished search waits for MLflow until this many seconds pass without progress.
-_DRAIN_SECONDS = 60.0
-# Seconds between two checks, during this wait, whether it should stop.
-_POLL_SECONDS = 0.5
-# A stopped search waits this many seconds for MLflow: after one signal, and after a second one.
-_STOP_SECONDS, _STOP_AT_ONCE_SECONDS = 10.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -102,8 +90,8 @@ def run(
         _store_affinity(plan, data, home, records.search)
         adviser = Adviser(plan, records, advise)
         adviser.report(advice_on_config(config, data.features))
-        recorder = _recorder(home, plan, own)
-        with _recorded(recorder, plan, records, home):
+        recorder = recorder_of(home, plan, own)
+        with recorded(recorder, plan, records, home):
             observe("start", records)
             untrained = _untrained_scorer(plan, data.untrained, records, home, recorder)
             untrained("final")  # first, so that trials can be compared with it while they run
@@ -122,14 +110,14 @@ def run(
             records.search.note("state", "complete")
         observe("record", records)
         summary = explained(summarise(plan.name, records), lambda: plan, records)
-        return SearchResult(summary, _drained(recorder, should_stop))
+        return SearchResult(summary, drained(recorder, should_stop))
 
 
 def _send_rest(config: AnyConfig, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
     """Send to MLflow what a complete search left in its outbox; as `_drained`."""
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         own = identity.assign_id(config, home, open_records(plan, storage))
-        return _drained(_recorder(home, plan, own), should_stop)
+        return drained(recorder_of(home, plan, own), should_stop)
 
 
 def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
@@ -163,29 +151,6 @@ def _check_room(config: AnyConfig) -> None:
         details.append(ErrorDetail("search.gpus_per_worker", rule, share, remedy))
     if details:
         raise InputError(details)
-
-
-def _recorder(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorder:
-    return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
-
-
-def _drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
-    """Wait until MLflow has received all events; returns False if it makes no progress.
-
-    Raises Stopped if `should_stop` returns true meanwhile.
-    """
-    try:
-        left, waited = recorder.backlog(), 0.0
-        while not recorder.drain(_POLL_SECONDS):
-            if should_stop():
-                raise Stopped
-            waited = 0.0 if recorder.backlog() < left else waited + _POLL_SECONDS
-            left = recorder.backlog()
-            if waited >= _DRAIN_SECONDS:
-                return False
-        return True
-    finally:
-        recorder.close()
 
 
 def _before(config: AnyConfig, home: Home, resume: bool) -> Summary | None:
@@ -279,77 +244,4 @@ def _executor(
         workers=config.search.workers,
         cpus_per_worker=threads,
         gpus_per_worker=config.search.gpus_per_worker,
-    )
-
-
-@contextmanager
-def _recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
-    """Keep the MLflow run of the search itself open, and end it with the state of the search."""
-    weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
-    # MLflow keeps the first value of a parameter, so an added number of trials is a tag.
-    former = records.search.notes.get(identity.FORMER, ())
-    tags = {"fewtune.trials": str(plan.trials)} if former else {}
-    recorder.search_started(
-        name=plan.name,
-        experiment="fewtune",
-        params={
-            "trials": former[0] if former else plan.trials,
-            "seed": plan.seed,
-            "learner": plan.recipe.learner.name,
-            "model": plan.recipe.model.name,
-            "training_tasks": len(weights),
-        },
-        tags={"fewtune.recipe": plan.recipe.fingerprint, **tags},
-        time=time.time(),
-    )
-    try:
-        yield
-    except BaseException as error:
-        stopped = isinstance(error, Stopped | KeyboardInterrupt)
-        try:
-            _end(recorder, plan, records, home, "stopped" if stopped else "failed")
-            recorder.drain(_patience(error))
-        finally:
-            recorder.close()
-        raise
-    _end(recorder, plan, records, home, "complete")
-
-
-def _patience(error: BaseException) -> float:
-    """Seconds to wait for MLflow when a search ends with `error`.
-
-    After failed trials it is the full time, because MLflow shows why they failed.
-    """
-    if isinstance(error, KeyboardInterrupt):
-        return _STOP_AT_ONCE_SECONDS
-    return _DRAIN_SECONDS if isinstance(error, SearchFailed) else _STOP_SECONDS
-
-
-def _end(
-    recorder: Recorder,
-    plan: Plan,
-    records: SearchRecords,
-    home: Home,
-    state: Literal["complete", "stopped", "failed"],
-) -> None:
-    summary = explained(summarise(plan.name, records), lambda: plan, records)
-    metrics = {"occupancy": summary.occupancy}
-    if summary.best is not None:
-        metrics["score"] = summary.best.score.mean
-    if summary.difference is not None:
-        metrics["test/gain" if summary.test else "val/gain"] = summary.difference.mean
-        metrics |= {
-            f"test/{name}_{summary.measure}": value.mean for name, value in summary.test.items()
-        }
-    result = home.search(plan.name) / "summary.json"
-    write_text(result, json.dumps(summary.to_dict(), indent=2))
-    # A search that was stopped ends within seconds, and is explained when it has ended.
-    why = write_explanation(summary, home.search(plan.name)) if state == "complete" else NOTHING
-    recorder.search_ended(
-        state=state,
-        metrics={name: value for name, value in metrics.items() if value == value},
-        artifacts=[home.config(plan.name), result],
-        tables=why.tables,
-        tags=why.tags,
-        time=time.time(),
     )

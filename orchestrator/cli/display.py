@@ -20,8 +20,9 @@ from orchestrator.api import Search
 from orchestrator.cli.output import duration
 from orchestrator.progress import STAGES, progress_of
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.results.leaderboard import Finalist, Summary
+from orchestrator.results.leaderboard import Summary
 from orchestrator.results.listing import ListedSearch
+from orchestrator.results.retrained import Finalist
 from orchestrator.search.intervals import Interval
 
 # Seconds between lines where the output is not a terminal.

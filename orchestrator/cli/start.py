@@ -45,7 +45,7 @@ def init(
 ) -> None:
     """Write a commented config for your data, with a proposed split into tasks."""
     from fewshot.errors.inputs import input_error
-    from orchestrator.config.proposal import propose
+    from orchestrator.config.proposal.proposal import propose
 
     if out.exists() and not force:
         raise input_error("--out", "exists.", str(out), "Give another name, or add --force.")

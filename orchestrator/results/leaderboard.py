@@ -4,26 +4,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot.metrics import Estimate, mean_of
 from orchestrator.config.loading import load_config
 from orchestrator.config.plan import plan_of
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.results.retrained import SKILLS, Finalist, best_of, exported, finalists_of, rank
 from orchestrator.search.early_stopping import reason_for_stop
-from orchestrator.search.finalists import Role, best_candidate, role_of
+from orchestrator.search.finalists import Role
 from orchestrator.search.intervals import (
-    MIN_TASKS,
     NEGLIGIBLE,
     Interval,
     Verdict,
     interval,
-    standard_error,
     verdict,
 )
 
@@ -37,25 +35,7 @@ _TESTED: Mapping[Role, str] = {
     "untrained": "untrained",
 }
 _JSON_STATES = {"pruned": "stopped"}
-_SKILLS = (-math.inf, 1.0)
-_BOUNDS = {"accuracy": (0.0, 1.0), "skill": _SKILLS, "score": (-math.inf, math.inf)}
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A model that was scored on fresh validation episodes.
-
-    number: the number of the trial in the search; None for the untrained model. score: skill, with
-    an interval over new seeds; for the untrained model, which has no seeds, over episodes.
-    """
-
-    number: int | None
-    role: Role
-    search_score: float
-    score: Interval
-    hyperparameters: Mapping[str, float]
-    task_weights: Mapping[str, float]
-    choices: Mapping[str, Any] = field(default_factory=dict)  # the searched options
+_BOUNDS = {"accuracy": (0.0, 1.0), "skill": SKILLS, "score": (-math.inf, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -142,17 +122,17 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     )
     done = records.search.notes.get("state") == "complete"
     measure = records.search.notes.get("measure", "")
-    finalists = _finalists(trials, finals, _BOUNDS.get(measure, _SKILLS))
+    finalists = finalists_of(trials, finals, _BOUNDS.get(measure, SKILLS))
     untrained = next((f for f in finalists if f.role == "untrained"), None)
-    candidate = _best(finalists, finals, "searched") if done else None
-    uniform = _best(finalists, finals, "uniform") if done else None
+    candidate = best_of(finalists, finals, "searched") if done else None
+    uniform = best_of(finalists, finals, "uniform") if done else None
     held_out = [task for t in (*finals, *tests) for task in t.notes.get("tasks", {}).values()]
     classifies = ["accuracy" in task for task in held_out]
     measure = measure or ("accuracy" if all(classifies) else "skill")
     known = [f for f in (candidate, uniform, untrained) if f is not None]
     tables = _test_tables(tests, known, measure) if done else {}
-    best = _exported(candidate, uniform, untrained, finals) if done else None
-    reference = max((f for f in (uniform, untrained) if f is not None), key=_rank, default=None)
+    best = exported(candidate, uniform, untrained, finals) if done else None
+    reference = max((f for f in (uniform, untrained) if f is not None), key=rank, default=None)
     if best is not None and best.role == "untrained":
         # The mean with uniform weights may be higher, but by less than the standard error.
         reference = best
@@ -170,7 +150,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         lanes=records.search.notes.get("lanes"),
         occupancy=occupancy((records.search, records.final)),
         top=ranked[:top],
-        finalists=sorted(finalists, key=lambda f: -_rank(f)),
+        finalists=sorted(finalists, key=lambda f: -rank(f)),
         best=best,
         candidate=candidate,
         uniform=uniform,
@@ -197,56 +177,6 @@ def summary_of(name: str, home: Home) -> Summary:
 
     summary = summarise(name, records)
     return explained(summary, lambda: plan_of(load_config(home.config(name))), records)
-
-
-def _finalists(
-    trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial], within: tuple[float, float]
-) -> list[Finalist]:
-    by_number = {t.number: t for t in trials}
-    groups: dict[int | None, list[StudiedTrial]] = {}
-    for final in finals:
-        groups.setdefault(final.notes["candidate"], []).append(final)
-    return [
-        _untrained_of(trainings)
-        if number is None
-        else _finalist_of(by_number[number], trainings, within)
-        for number, trainings in groups.items()
-    ]
-
-
-def _best(
-    finalists: Sequence[Finalist],
-    finals: Sequence[StudiedTrial],
-    role: Literal["searched", "uniform"],
-) -> Finalist | None:
-    """The finalist of the role with the best mean; None if one of its retrainings failed."""
-    number = best_candidate(finals, role)
-    matching = (f for f in finalists if number is not None and f.number == number)
-    return next((f for f in matching if not math.isnan(f.score.mean)), None)
-
-
-def _exported(
-    candidate: Finalist | None,
-    uniform: Finalist | None,
-    untrained: Finalist | None,
-    finals: Sequence[StudiedTrial],
-) -> Finalist | None:
-    """The model to export: the best trained model if it is better than the untrained model.
-
-    It must be better by more than the standard error of the difference. Otherwise it is not shown
-    that training helps, and the untrained model is the safer choice for new tasks.
-    """
-    trained = max((f for f in (candidate, uniform) if f is not None), key=_rank, default=None)
-    if trained is None or untrained is None:
-        return trained or untrained
-    with_training = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
-    without = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
-    gain = with_training - without
-    sampled = gain.shape[1] >= MIN_TASKS
-    error, _ = standard_error(gain, of_tasks=sampled)
-    if not sampled:  # too few tasks to be a sample; the episodes are the sample instead
-        error = math.hypot(error, mean_of(_estimates(finals, None)).standard_error)
-    return trained if gain.mean() > error else untrained
 
 
 def _test_tables(
@@ -296,47 +226,6 @@ def occupancy(records: Sequence[StudyRecord]) -> float:
     steps = [record.notes.get("steps", (0, 0)) for record in records]
     capacity = sum(step[1] for step in steps)
     return sum(step[0] for step in steps) / capacity if capacity else math.nan
-
-
-def _rank(finalist: Finalist) -> float:
-    return -math.inf if math.isnan(finalist.score.mean) else finalist.score.mean
-
-
-def _finalist_of(
-    trial: StudiedTrial, finals: Sequence[StudiedTrial], within: tuple[float, float]
-) -> Finalist:
-    return Finalist(
-        trial.number,
-        role_of(finals[0]),
-        trial.score,
-        interval(np.array(_skills(finals)), of_tasks=False, within=within),
-        trial.notes["hyperparameters"],
-        trial.notes["task_weights"],
-        trial.notes.get("choices", {}),
-    )
-
-
-def _untrained_of(finals: Sequence[StudiedTrial]) -> Finalist:
-    tasks = _estimates(finals, None)
-    score = Interval(math.nan, math.nan, math.nan)
-    if tasks:
-        mean = mean_of(tasks)
-        low, high = mean.interval()
-        score = Interval(mean.mean, low, min(high, _SKILLS[1]), "over episodes: it has no seeds")
-    return Finalist(None, "untrained", math.nan, score, {}, {})
-
-
-def _estimates(finals: Sequence[StudiedTrial], candidate: int | None) -> list[Estimate]:
-    """Skill on each validation task, from the candidate's first complete retraining."""
-    complete = [t for t in finals if t.notes["candidate"] == candidate and t.state == "complete"]
-    return [Estimate(*task["skill"]) for t in complete[:1] for task in t.notes["tasks"].values()]
-
-
-def _skills(finals: Sequence[StudiedTrial]) -> list[list[float]]:
-    """Skill (seeds, tasks) of a finalist's retrainings; NaN unless all of them are complete."""
-    if any(t.state != "complete" for t in finals):
-        return [[math.nan]]
-    return [[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals]
 
 
 def _share(classifies: Sequence[bool]) -> str:

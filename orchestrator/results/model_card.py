@@ -10,7 +10,8 @@ from typing import Any
 from fewshot.episodes import Count
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.tasks import TaskSection
-from orchestrator.results.leaderboard import Finalist, Summary
+from orchestrator.results.leaderboard import Summary
+from orchestrator.results.retrained import Finalist
 from orchestrator.results.sentences import sentence
 from orchestrator.search.intervals import Interval
 

@@ -8,7 +8,8 @@ from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.sections.own_loop import OwnLoopConfig
 from orchestrator.record.study import StudiedTrial
-from orchestrator.results.leaderboard import Finalist, Summary
+from orchestrator.results.leaderboard import Summary
+from orchestrator.results.retrained import Finalist
 from trials.own_loop.reports import TrialFolder
 
 FILES = "files"  # the subfolder of an export with the files of the training function

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from orchestrator.results.leaderboard import Finalist, Summary
+from orchestrator.results.leaderboard import Summary
+from orchestrator.results.retrained import Finalist
 from orchestrator.search.intervals import Interval
 from orchestrator.space.search_space import SOFT_WEIGHT
 

@@ -175,7 +175,7 @@ def test_a_record_that_mlflow_has_not_taken_in_is_said_and_sent_by_the_next_call
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        away.setattr("orchestrator.launch._DRAIN_SECONDS", 0.5)
+        away.setattr("orchestrator.mlflow_record._DRAIN_SECONDS", 0.5)
         late = called(*command)
     assert late.returncode == 1
     assert "MLflow has not received the whole record" in late.stderr

@@ -10,7 +10,7 @@ from PIL import Image
 from orchestrator import InputError, Search
 from orchestrator.cli import app as cli
 from orchestrator.config import data_columns
-from orchestrator.config.proposal import propose
+from orchestrator.config.proposal.proposal import propose
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from orchestrator.config.json_schema import json_schema
 from orchestrator.config.loading import data_of, parse, refused_code
 from orchestrator.config.plan import plan_of
 from orchestrator.results.export import fixed_config
-from orchestrator.results.leaderboard import Finalist
+from orchestrator.results.retrained import Finalist
 from orchestrator.search.intervals import Interval
 from tests.orchestrator.tiny import config
 

@@ -9,7 +9,7 @@ import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
-from orchestrator.config.data_columns import DataColumns
+from orchestrator.config.proposal.data_columns import DataColumns
 
 # Usual names, the most specific first.
 _LABELS = (

@@ -13,7 +13,7 @@ from pandas.api.types import is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
 from fewshot.tasks.functions import FAMILIES
-from orchestrator.config.column_roles import (
+from orchestrator.config.proposal.column_roles import (
     LEAST_CLASSES,
     LEAST_TASKS,
     POINTS,
@@ -21,7 +21,7 @@ from orchestrator.config.column_roles import (
     is_task,
     roles_of,
 )
-from orchestrator.config.data_columns import ENCODER, DataColumns, read_columns
+from orchestrator.config.proposal.data_columns import ENCODER, DataColumns, read_columns
 from orchestrator.config.sections.section import task_name_from
 
 _MAX_NAME = 64  # characters of a task's name

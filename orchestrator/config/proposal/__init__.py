@@ -1,0 +1,1 @@
+"""A config for a user's data file, as a start: `fewtune init`."""

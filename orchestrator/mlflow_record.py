@@ -1,0 +1,124 @@
+"""The MLflow record of a search, from its start to its end."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from fewshot.tasks.files import write_text
+from orchestrator.config.plan import Plan
+from orchestrator.record import identity
+from orchestrator.record.home import Home
+from orchestrator.record.search_records import SearchRecords
+from orchestrator.results.explanation.explanation import explained
+from orchestrator.results.explanation.files import NOTHING, write_explanation
+from orchestrator.results.leaderboard import summarise
+from orchestrator.search.failures import SearchFailed
+from orchestrator.search.loop import Stopped
+from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
+
+# A finished search waits for MLflow until this many seconds pass without progress.
+_DRAIN_SECONDS = 60.0
+# Seconds between two checks, during this wait, whether it should stop.
+_POLL_SECONDS = 0.5
+# A stopped search waits this many seconds for MLflow: after one signal, and after a second one.
+_STOP_SECONDS, _STOP_AT_ONCE_SECONDS = 10.0, 2.0
+
+
+def recorder_of(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorder:
+    """The recorder of a search, whose outbox a thread empties into MLflow."""
+    return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
+
+
+def drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
+    """Wait until MLflow has received all events; returns False if it makes no progress.
+
+    Raises Stopped if `should_stop` returns true meanwhile.
+    """
+    try:
+        left, waited = recorder.backlog(), 0.0
+        while not recorder.drain(_POLL_SECONDS):
+            if should_stop():
+                raise Stopped
+            waited = 0.0 if recorder.backlog() < left else waited + _POLL_SECONDS
+            left = recorder.backlog()
+            if waited >= _DRAIN_SECONDS:
+                return False
+        return True
+    finally:
+        recorder.close()
+
+
+@contextmanager
+def recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
+    """Keep the MLflow run of the search itself open, and end it with the state of the search."""
+    weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
+    # MLflow keeps the first value of a parameter, so an added number of trials is a tag.
+    former = records.search.notes.get(identity.FORMER, ())
+    tags = {"fewtune.trials": str(plan.trials)} if former else {}
+    recorder.search_started(
+        name=plan.name,
+        experiment="fewtune",
+        params={
+            "trials": former[0] if former else plan.trials,
+            "seed": plan.seed,
+            "learner": plan.recipe.learner.name,
+            "model": plan.recipe.model.name,
+            "training_tasks": len(weights),
+        },
+        tags={"fewtune.recipe": plan.recipe.fingerprint, **tags},
+        time=time.time(),
+    )
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        try:
+            _end(recorder, plan, records, home, "stopped" if stopped else "failed")
+            recorder.drain(_patience(error))
+        finally:
+            recorder.close()
+        raise
+    _end(recorder, plan, records, home, "complete")
+
+
+def _patience(error: BaseException) -> float:
+    """Seconds to wait for MLflow when a search ends with `error`.
+
+    After failed trials it is the full time, because MLflow shows why they failed.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return _STOP_AT_ONCE_SECONDS
+    return _DRAIN_SECONDS if isinstance(error, SearchFailed) else _STOP_SECONDS
+
+
+def _end(
+    recorder: Recorder,
+    plan: Plan,
+    records: SearchRecords,
+    home: Home,
+    state: Literal["complete", "stopped", "failed"],
+) -> None:
+    summary = explained(summarise(plan.name, records), lambda: plan, records)
+    metrics = {"occupancy": summary.occupancy}
+    if summary.best is not None:
+        metrics["score"] = summary.best.score.mean
+    if summary.difference is not None:
+        metrics["test/gain" if summary.test else "val/gain"] = summary.difference.mean
+        metrics |= {
+            f"test/{name}_{summary.measure}": value.mean for name, value in summary.test.items()
+        }
+    result = home.search(plan.name) / "summary.json"
+    write_text(result, json.dumps(summary.to_dict(), indent=2))
+    # A search that was stopped ends within seconds, and is explained when it has ended.
+    why = write_explanation(summary, home.search(plan.name)) if state == "complete" else NOTHING
+    recorder.search_ended(
+        state=state,
+        metrics={name: value for name, value in metrics.items() if value == value},
+        artifacts=[home.config(plan.name), result],
+        tables=why.tables,
+        tags=why.tags,
+        time=time.time(),
+    )

@@ -1,0 +1,128 @@
+"""The finalists with their scores on fresh validation episodes, and the choice among them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from fewshot.metrics import Estimate, mean_of
+from orchestrator.record.study import StudiedTrial
+from orchestrator.search.finalists import Role, best_candidate, role_of
+from orchestrator.search.intervals import MIN_TASKS, Interval, interval, standard_error
+
+SKILLS = (-math.inf, 1.0)  # the range of skill
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A model that was scored on fresh validation episodes.
+
+    number: the number of the trial in the search; None for the untrained model. score: skill, with
+    an interval over new seeds; for the untrained model, which has no seeds, over episodes.
+    """
+
+    number: int | None
+    role: Role
+    search_score: float
+    score: Interval
+    hyperparameters: Mapping[str, float]
+    task_weights: Mapping[str, float]
+    choices: Mapping[str, Any] = field(default_factory=dict)  # the searched options
+
+
+def finalists_of(
+    trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial], within: tuple[float, float]
+) -> list[Finalist]:
+    """The retrained candidates of a search.
+
+    trials: of the search. finals: the retrainings. within: the range of scores.
+    """
+    by_number = {t.number: t for t in trials}
+    groups: dict[int | None, list[StudiedTrial]] = {}
+    for final in finals:
+        groups.setdefault(final.notes["candidate"], []).append(final)
+    return [
+        _untrained_of(trainings)
+        if number is None
+        else _finalist_of(by_number[number], trainings, within)
+        for number, trainings in groups.items()
+    ]
+
+
+def best_of(
+    finalists: Sequence[Finalist],
+    finals: Sequence[StudiedTrial],
+    role: Literal["searched", "uniform"],
+) -> Finalist | None:
+    """The finalist of the role with the best mean; None if one of its retrainings failed."""
+    number = best_candidate(finals, role)
+    matching = (f for f in finalists if number is not None and f.number == number)
+    return next((f for f in matching if not math.isnan(f.score.mean)), None)
+
+
+def exported(
+    candidate: Finalist | None,
+    uniform: Finalist | None,
+    untrained: Finalist | None,
+    finals: Sequence[StudiedTrial],
+) -> Finalist | None:
+    """The model to export: the best trained model if it is better than the untrained model.
+
+    It must be better by more than the standard error of the difference. Otherwise it is not shown
+    that training helps, and the untrained model is the safer choice for new tasks.
+    """
+    trained = max((f for f in (candidate, uniform) if f is not None), key=rank, default=None)
+    if trained is None or untrained is None:
+        return trained or untrained
+    with_training = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
+    without = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
+    gain = with_training - without
+    sampled = gain.shape[1] >= MIN_TASKS
+    error, _ = standard_error(gain, of_tasks=sampled)
+    if not sampled:  # too few tasks to be a sample; the episodes are the sample instead
+        error = math.hypot(error, mean_of(_estimates(finals, None)).standard_error)
+    return trained if gain.mean() > error else untrained
+
+
+def rank(finalist: Finalist) -> float:
+    """The mean score, the lowest value if it is not known."""
+    return -math.inf if math.isnan(finalist.score.mean) else finalist.score.mean
+
+
+def _finalist_of(
+    trial: StudiedTrial, finals: Sequence[StudiedTrial], within: tuple[float, float]
+) -> Finalist:
+    return Finalist(
+        trial.number,
+        role_of(finals[0]),
+        trial.score,
+        interval(np.array(_skills(finals)), of_tasks=False, within=within),
+        trial.notes["hyperparameters"],
+        trial.notes["task_weights"],
+        trial.notes.get("choices", {}),
+    )
+
+
+def _untrained_of(finals: Sequence[StudiedTrial]) -> Finalist:
+    tasks = _estimates(finals, None)
+    score = Interval(math.nan, math.nan, math.nan)
+    if tasks:
+        mean = mean_of(tasks)
+        low, high = mean.interval()
+        score = Interval(mean.mean, low, min(high, SKILLS[1]), "over episodes: it has no seeds")
+    return Finalist(None, "untrained", math.nan, score, {}, {})
+
+
+def _estimates(finals: Sequence[StudiedTrial], candidate: int | None) -> list[Estimate]:
+    """Skill on each validation task, from the candidate's first complete retraining."""
+    complete = [t for t in finals if t.notes["candidate"] == candidate and t.state == "complete"]
+    return [Estimate(*task["skill"]) for t in complete[:1] for task in t.notes["tasks"].values()]
+
+
+def _skills(finals: Sequence[StudiedTrial]) -> list[list[float]]:
+    """Skill (seeds, tasks) of a finalist's retrainings; NaN unless all of them are complete."""
+    if any(t.state != "complete" for t in finals):
+        return [[math.nan]]
+    return [[task["skill"][0] for task in t.notes["tasks"].values()] for t in finals]
