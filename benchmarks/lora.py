@@ -110,7 +110,7 @@ def _retrainings(asked: Config, home: Home, finalist: Finalist) -> list[Params]:
     return [
         checkpoint.parameters(checkpoint.path_of(home.checkpoints(asked.name), _key(trial.number)))
         for trial in records.final.trials()
-        if trial.notes["candidate"] == finalist.number and trial.state == "complete"
+        if finalist.is_of(trial) and trial.state == "complete"
     ]
 
 

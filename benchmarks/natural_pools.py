@@ -115,16 +115,14 @@ def measured(problem: str, asked: Config, home: Home) -> list[Row]:
     assert summary.best is not None, "the search has just ended"
     records = read_records(asked.name, home)
     assert records is not None, "the search has just ended"
-    tables: dict[int | None, np.ndarray] = {}
+    tables: dict[str, np.ndarray] = {}
     for trial in records.test.trials():
         accuracies = [100 * task["accuracy"] for task in trial.notes["tasks"].values()]
-        number = trial.notes["candidate"]
-        tables[number] = np.array([*tables.get(number, np.empty((0, len(accuracies)))), accuracies])
-    best, untrained = tables[summary.best.number], tables[None]
+        role = trial.notes["role"]
+        tables[role] = np.array([*tables.get(role, np.empty((0, len(accuracies)))), accuracies])
+    best, untrained = tables[summary.best.role], tables["untrained"]
     shown = {"exported": best, "untrained": untrained}
-    for variant, finalist in (("searched", summary.candidate), ("uniform", summary.uniform)):
-        if finalist is not None:
-            shown[variant] = tables[finalist.number]
+    shown |= {role: tables[role] for role in ("searched", "uniform") if role in tables}
 
     def told(variant: str, metric: str, table: np.ndarray) -> Row:
         value = interval(table, of_tasks=True)

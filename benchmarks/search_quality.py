@@ -35,7 +35,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords, open_records
 from orchestrator.record.study import open_storage
-from orchestrator.search.finalists import best_candidate
+from orchestrator.results.leaderboard import summarise
 from orchestrator.search.intervals import Interval
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import SearchSpace
@@ -94,15 +94,9 @@ def regret(case: Case) -> tuple[float, float]:
     start = time.process_time()
     made = plan(landscape.space, case)
     records = search(made, SimulatedTrials(landscape, case.noise, LANES))
-    finals = records.final.trials()
-    chosen = [best_candidate(finals, role) for role in ("searched", "uniform")]
-    means = {
-        n: np.mean([t.score for t in finals if t.notes["candidate"] == n])
-        for n in chosen
-        if n is not None
-    }
-    params = records.search[max(means, key=lambda n: means[n])].params
-    true = landscape.score(*made.space.decode(params))
+    best = summarise(made.name, records).best
+    assert best is not None, "no trial fails"
+    true = landscape.score(best.hyperparameters, best.task_weights)
     return 100 * (landscape.best - true), time.process_time() - start
 
 

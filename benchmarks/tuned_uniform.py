@@ -21,7 +21,7 @@ from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.results.leaderboard import Summary
-from orchestrator.search.finalists import best_candidate
+from orchestrator.search.finalists import best_candidate, role_of
 from orchestrator.search.intervals import Interval, interval
 
 UNIFORM = ["space.task_weights={search: false}"]
@@ -74,7 +74,7 @@ def _tested(name: str, home: Home) -> np.ndarray:
         [
             [task["accuracy"] for task in trial.notes["tasks"].values()]
             for trial in records.test.trials()
-            if trial.notes["candidate"] == best
+            if trial.notes["candidate"] == best and role_of(trial) == "searched"
         ]
     )
 

@@ -155,7 +155,7 @@ def _metadata(name: str, fixed: Config, chosen: StudiedTrial) -> dict[str, str]:
 
 def _best_training(best: Finalist, finals: list[StudiedTrial]) -> StudiedTrial:
     """The finalist's retraining with the best score on the fresh validation episodes."""
-    complete = [t for t in finals if t.notes["candidate"] == best.number and t.state == "complete"]
+    complete = [t for t in finals if best.is_of(t) and t.state == "complete"]
     return max(complete, key=lambda t: t.score)
 
 
@@ -172,8 +172,10 @@ def _trained(folder: Path, chosen: StudiedTrial, records: SearchRecords) -> tupl
     The checkpoint of its test run is a second copy, because a test does not train. The checkpoint
     paths in the study are not used, because the home folder may have been moved.
     """
-    same = ("candidate", "seed_index")
-    tests = [t for t in records.test.trials() if all(t.notes[k] == chosen.notes[k] for k in same)]
+    same = ("candidate", "role", "seed_index")
+    tests = [
+        t for t in records.test.trials() if all(t.notes.get(k) == chosen.notes.get(k) for k in same)
+    ]
     keys = [f"final-{chosen.number:04d}", *(f"test-{t.number:04d}" for t in tests)]
     reasons = []
     for key in keys:

@@ -183,7 +183,7 @@ def _test_tables(
     tests: Sequence[StudiedTrial], known: Sequence[Finalist], measure: str
 ) -> dict[str, np.ndarray]:
     """Measures (seeds, tasks) on the test tasks; all trained models have the same seeds."""
-    rows = {f.role: _tested(tests, f.number, measure) for f in known}
+    rows = {f.role: _tested(tests, f, measure) for f in known}
     trained = [by_seed for role, by_seed in rows.items() if role != "untrained" and by_seed]
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in trained))) if trained else [0]
     return {
@@ -236,13 +236,13 @@ def _share(classifies: Sequence[bool]) -> str:
 
 
 def _tested(
-    tests: Sequence[StudiedTrial], candidate: int | None, measure: str
+    tests: Sequence[StudiedTrial], finalist: Finalist, measure: str
 ) -> dict[int, list[float]]:
-    """A candidate's measures on the test tasks, by the index of its training seed."""
+    """A finalist's measures on the test tasks, by the index of its training seed."""
     return {
         t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
         for t in tests
-        if t.notes["candidate"] == candidate and t.state == "complete"
+        if finalist.is_of(t) and t.state == "complete"
     }
 
 

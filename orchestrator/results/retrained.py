@@ -19,8 +19,10 @@ SKILLS = (-math.inf, 1.0)  # the range of skill
 class Finalist:
     """A model that was scored on fresh validation episodes.
 
-    number: the number of the trial in the search; None for the untrained model. score: skill, with
-    an interval over new seeds; for the untrained model, which has no seeds, over episodes.
+    number: the number of the trial in the search whose parameters it has; None for the untrained
+    model. Uniform weights may have only the rates and the choices of that trial; their
+    `search_score` is then NaN. score: skill, with an interval over new seeds; for the untrained
+    model, which has no seeds, over episodes.
     """
 
     number: int | None
@@ -31,6 +33,10 @@ class Finalist:
     task_weights: Mapping[str, float]
     choices: Mapping[str, Any] = field(default_factory=dict)  # the searched options
 
+    def is_of(self, trial: StudiedTrial) -> bool:
+        """Whether a trial of stage `final` or `test` is one of this finalist's."""
+        return role_of(trial) == self.role and trial.notes["candidate"] == self.number
+
 
 def finalists_of(
     trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial], within: tuple[float, float]
@@ -40,14 +46,14 @@ def finalists_of(
     trials: of the search. finals: the retrainings. within: the range of scores.
     """
     by_number = {t.number: t for t in trials}
-    groups: dict[int | None, list[StudiedTrial]] = {}
+    groups: dict[tuple[Role, int | None], list[StudiedTrial]] = {}
     for final in finals:
-        groups.setdefault(final.notes["candidate"], []).append(final)
+        groups.setdefault((role_of(final), final.notes["candidate"]), []).append(final)
     return [
         _untrained_of(trainings)
         if number is None
         else _finalist_of(by_number[number], trainings, within)
-        for number, trainings in groups.items()
+        for (_, number), trainings in groups.items()
     ]
 
 
@@ -58,7 +64,7 @@ def best_of(
 ) -> Finalist | None:
     """The finalist of the role with the best mean; None if one of its retrainings failed."""
     number = best_candidate(finals, role)
-    matching = (f for f in finalists if number is not None and f.number == number)
+    matching = (f for f in finalists if f.role == role and f.number == number)
     return next((f for f in matching if not math.isnan(f.score.mean)), None)
 
 
@@ -76,8 +82,8 @@ def exported(
     trained = max((f for f in (candidate, uniform) if f is not None), key=rank, default=None)
     if trained is None or untrained is None:
         return trained or untrained
-    with_training = np.array(_skills([t for t in finals if t.notes["candidate"] == trained.number]))
-    without = np.array(_skills([t for t in finals if t.notes["candidate"] is None]))
+    with_training = np.array(_skills([t for t in finals if trained.is_of(t)]))
+    without = np.array(_skills([t for t in finals if untrained.is_of(t)]))
     gain = with_training - without
     sampled = gain.shape[1] >= MIN_TASKS
     error, _ = standard_error(gain, of_tasks=sampled)
@@ -94,14 +100,18 @@ def rank(finalist: Finalist) -> float:
 def _finalist_of(
     trial: StudiedTrial, finals: Sequence[StudiedTrial], within: tuple[float, float]
 ) -> Finalist:
+    # Retrainings that have ended have notes. Those of the reference with the rates of another trial
+    # have other parameters than that trial.
+    own = next((t.notes for t in finals if "hyperparameters" in t.notes), trial.notes)
+    same = all(own[key] == trial.notes[key] for key in ("hyperparameters", "task_weights"))
     return Finalist(
         trial.number,
         role_of(finals[0]),
-        trial.score,
+        trial.score if same else math.nan,
         interval(np.array(_skills(finals)), of_tasks=False, within=within),
-        trial.notes["hyperparameters"],
-        trial.notes["task_weights"],
-        trial.notes.get("choices", {}),
+        own["hyperparameters"],
+        own["task_weights"],
+        own.get("choices", {}),
     )
 
 

@@ -22,7 +22,11 @@ Role = Literal["searched", "uniform", "untrained"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to score on fresh episodes; `number`: its trial in the search, None if untrained."""
+    """A model to score on fresh episodes.
+
+    number: its trial in the search, None if untrained. A `uniform` candidate may have the number of
+    a trial with other weights: it has this trial's rates and choices.
+    """
 
     number: int | None
     params: Mapping[str, float]
@@ -47,13 +51,17 @@ def best_candidate(
 
     A candidate is excluded if one of its retrainings is not complete; None if all are excluded.
     """
-    scores: dict[int, list[float]] = {}
-    for trial in finals:
-        if role_of(trial) == role:
-            score = trial.score if trial.state == "complete" else -math.inf
-            scores.setdefault(trial.notes["candidate"], []).append(score)
-    means = {n: sum(s) / len(s) for n, s in scores.items() if -math.inf not in s}
-    return max(means, key=lambda number: (means[number], -number), default=None)
+    numbers = {t.notes["candidate"] for t in finals if role_of(t) == role}
+    means = {n: mean_score(finals, role, n) for n in numbers}
+    kept = [n for n in numbers if means[n] > -math.inf]
+    return max(kept, key=lambda number: (means[number], -number), default=None)
+
+
+def mean_score(finals: Sequence[StudiedTrial], role: Role, number: int) -> float:
+    """The mean score of a candidate's retrainings; minus infinity unless all are complete."""
+    own = [t for t in finals if role_of(t) == role and t.notes["candidate"] == number]
+    scores = [t.score if t.state == "complete" else -math.inf for t in own]
+    return sum(scores) / len(scores)
 
 
 def candidates(ranked_trials: RankedTrials, n: int) -> list[Candidate]:

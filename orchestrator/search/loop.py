@@ -12,14 +12,15 @@ from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudyRecord
 from orchestrator.search.finalists import UNTRAINED
-from orchestrator.search.scheduler import Scheduler
-from orchestrator.search.trial_sources import (
+from orchestrator.search.retrainings import (
     Retraining,
     RetrainTrials,
-    SearchTrials,
     finalist_retrainings,
+    matched_retrainings,
     test_runs,
 )
+from orchestrator.search.scheduler import Scheduler
+from orchestrator.search.trial_sources import SearchTrials
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe, Stage
 
@@ -54,6 +55,9 @@ def run_search(
     )
     scheduler = Scheduler({"search": searched, "final": final}, recorder)
     _run_all(scheduler, executor, observe, should_stop)
+    matched = matched_retrainings(plan, searched.ranked_trials, records.final.trials())
+    final = RetrainTrials(plan, "final", records.final, lambda: matched)
+    _run_all(Scheduler({"final": final}, recorder), executor, observe, should_stop)
     tested = test_runs(plan, searched.ranked_trials, records.final.trials())
     tested = tested if plan.has_test else []
     test = RetrainTrials(plan, "test", records.test, lambda: tested)

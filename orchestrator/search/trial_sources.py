@@ -2,12 +2,11 @@
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from orchestrator.config.plan import Plan, derived_seed
+from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import FILE, ORIGIN, EnqueuedTrials
 from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
@@ -15,17 +14,14 @@ from orchestrator.sampling.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
 from orchestrator.search.early_stopping import EarlyStopping, trials_before_stop
-from orchestrator.search.finalists import Candidate, best_candidate, candidates
 from orchestrator.search.halving import Decision, RungScores
 from orchestrator.search.own_trials import FROM
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex, shared
-from trials.contract import Recipe, RungReport, Stage, TrialSpec
+from trials.contract import RungReport, TrialSpec
 
-# The last two trials of a search are the means of the 8 and of the 4 best. The one before is the
-# reference with the mean rates of the 4 best.
+# The last two trials of a search are the means of the 8 and of the 4 best.
 _MEANS = (8, 4)
-_LAST = 1 + len(_MEANS)
 
 
 class TrialSource(Protocol):
@@ -82,7 +78,7 @@ class SearchTrials:
         self._standings = RankedTrials(plan.space, plan.rungs)
         affinity = record.notes.get("affinity", NO_AFFINITY)
         self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
-        self._stopping = EarlyStopping(plan, self._sampler, _LAST)
+        self._stopping = EarlyStopping(plan, self._sampler, len(_MEANS))
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():
@@ -108,9 +104,9 @@ class SearchTrials:
         if self._enqueued and (waiting := self._enqueued.next(self.record, self._plan.space)):
             file, params = waiting
             return params, {ORIGIN: "enqueued", FILE: file}
-        last = self._last(self._limit - n)
-        if last is not None:
-            return last, {}
+        mean = self._mean(self._limit - n)
+        if mean is not None:
+            return mean, {}
         if not self._suggested:
             self._suggest(1)
         return self._suggested.popleft(), {}
@@ -126,19 +122,17 @@ class SearchTrials:
         self._standings.update(self.record.trials())
         return self._standings
 
-    def _last(self, left: int) -> Values | None:
-        """Parameters of the trial that is `left`-th from the end; None for a suggestion."""
-        if left > _LAST:
+    def _mean(self, left: int) -> Values | None:
+        """Parameters of the trial that is `left`-th from the end, if it is a mean; else None."""
+        if left > len(_MEANS):
             return None
-        if left == _LAST:
-            return reference_like_best(self.ranked_trials, self._plan.space, _MEANS[-1])
         return mean_of_best(self.ranked_trials, self._plan.space, _MEANS[-left])
 
     def prepare(self, n: int) -> None:
         # Random suggestions are cheap. They use the best references, so they are drawn late.
         left = self._limit - len(self.record)
-        if left < n + _LAST:  # the last trials need no suggestion
-            left -= sum(self._last(place) is not None for place in range(1, _LAST + 1))
+        if left < n + len(_MEANS):  # the means, if any, need no suggestion
+            left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
         n = min(n, left) - len(self._suggested)
         if n > 0 and self._has_model():
             self._suggest(n)
@@ -202,18 +196,6 @@ def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Val
     return space.mean([t.params for t in best]) if len(best) == n else None
 
 
-def reference_like_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Values | None:
-    """The reference with the mean rates and the choices of the best `n` other complete trials.
-
-    Without it, rates that were tuned in all trials would count as a gain of the weights. None if
-    there are fewer trials, or if the reference has no rates.
-    """
-    reference, mean = space.reference(), mean_of_best(ranked_trials, space, n)
-    if mean is None or not reference or not (space.rates() or space.choices):
-        return None
-    return {**mean, **reference}
-
-
 def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
     """Parameters of the trials before the sampler's first suggestion.
 
@@ -235,115 +217,3 @@ def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:
             if any(abs(others[task] - uniform[task]) > 1e-9 for task in others):
                 first.append(plan.space.with_weights(others))
     return first[: plan.trials]
-
-
-@dataclass(frozen=True)
-class Retraining:
-    """One run of a candidate with one new seed: its retraining, or the test of that retraining.
-
-    initial: key of the trial whose last checkpoint it starts from. untrained: the recipe of the
-    untrained model if the candidate is the untrained model, which takes no steps; else None.
-    """
-
-    candidate: Candidate
-    seed_index: int
-    initial: str | None = None
-    untrained: Recipe | None = None
-
-
-class RetrainTrials:
-    """Retraining of the candidates, each run to its last rung.
-
-    wanted: returns the retrainings known to be needed so far; later calls only add to them.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        stage: Stage,
-        record: StudyRecord,
-        wanted: Callable[[], Sequence[Retraining]],
-    ) -> None:
-        self._plan, self._stage, self.record, self._wanted = plan, stage, record, wanted
-        trials = {_key_of(t): t for t in record.trials()}
-        self._started = set(trials)
-        self._interrupted = {key: t.number for key, t in trials.items() if t.state == "running"}
-
-    def next(self) -> TrialSpec | None:
-        for retraining in self._wanted():
-            key = retraining.candidate.number, retraining.seed_index
-            if key in self._interrupted:
-                number = self._interrupted.pop(key)
-                return self._spec(retraining, number, self.record.adopt(number))
-            if key not in self._started:
-                self._started.add(key)
-                notes = {
-                    "candidate": retraining.candidate.number,
-                    "role": retraining.candidate.role,
-                    "seed_index": retraining.seed_index,
-                }
-                return self._spec(retraining, self.record.ask({}, notes).number, 0)
-        return None
-
-    def prepare(self, n: int) -> None: ...
-
-    def look_ahead(self, lanes: int) -> None: ...
-
-    def _spec(self, retraining: Retraining, number: int, attempt: int) -> TrialSpec:
-        plan = self._plan
-        # All candidates have the same seeds, so that they can be compared in pairs.
-        fields: dict[str, Any] = {
-            "attempt": attempt,
-            "stage": self._stage,
-            "seed": derived_seed(plan.seed, "final", retraining.seed_index),
-        }
-        if retraining.untrained is not None:
-            return replace(
-                plan.spec(number, {}, {}, **fields), recipe=retraining.untrained, rungs=(0,)
-            )
-        spec = plan.trial(number, retraining.candidate.params, **fields)
-        return replace(spec, initial=retraining.initial)
-
-    def rung(self, spec: TrialSpec, step: int) -> int:
-        return step
-
-    def decide(self, reports: Sequence[RungReport]) -> Mapping[str, Decision]:
-        return {
-            report.key: Decision("failed", "diverged")
-            if math.isnan(report.score.mean)
-            else Decision("complete", "")
-            for report in reports
-        }
-
-
-def _key_of(trial: StudiedTrial) -> tuple[int | None, int]:
-    return trial.notes["candidate"], trial.notes["seed_index"]
-
-
-def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retraining]:
-    """One retraining per seed for each candidate that no running trial can replace."""
-    chosen = candidates(ranked_trials, plan.finalists)
-    return [Retraining(candidate, j) for candidate in chosen for j in range(plan.seeds)]
-
-
-def test_runs(
-    plan: Plan, ranked_trials: RankedTrials, finalist_retrainings: Sequence[StudiedTrial]
-) -> list[Retraining]:
-    """Tests of the best searched and the best uniform candidate, from their last checkpoints.
-
-    All retrained candidates count, also those of a search that then got more trials.
-    """
-    roles: tuple[Literal["searched", "uniform"], ...] = ("searched", "uniform")
-    chosen = {role: best_candidate(finalist_retrainings, role) for role in roles}
-    ended = {_key_of(t): t.number for t in finalist_retrainings if t.state == "complete"}
-    return [
-        Retraining(
-            Candidate(number, ranked_trials.trials[number].params, role),
-            j,
-            f"final-{ended[number, j]:04d}",
-        )
-        for role, number in chosen.items()
-        if number is not None
-        for j in range(plan.seeds)
-        if (number, j) in ended
-    ]

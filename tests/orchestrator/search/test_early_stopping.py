@@ -81,17 +81,17 @@ def gains(monkeypatch, *found: tuple[float, float]) -> list[int]:
     return asked
 
 
-def test_a_search_stops_after_its_last_trials_and_says_why(monkeypatch, tmp_path) -> None:
+def test_a_search_stops_after_the_two_means_and_says_why(monkeypatch, tmp_path) -> None:
     asked = gains(monkeypatch, (0.03, 0.01), (0.02, 0.01), (0.004, 0.01))
     plan = toys.plan(trials=60, may_stop_early=True, eta=1.2)
     records = run(tmp_path / "toy.journal", plan)
-    n = 60 - asked[-1] + 3
+    n = 60 - asked[-1] + 2
     assert len(asked) == 3
     assert asked[0] <= 30, "half of the trials were started before it was asked"
     assert len(records.search) == n < 40
     note = {"trials": n, "planned": 60, "further": asked[-1], "gain": 0.004, "error": 0.01}
     assert records.search.notes["stopped_early"] == note
-    assert len(records.final.trials()) == 6
+    assert len(records.final.trials()) == 8
     assert len(records.test.trials()) == 4
     said = summarise("toy", records)
     assert f"ended after {n} of 60 trials" in str(said)

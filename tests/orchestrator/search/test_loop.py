@@ -16,14 +16,10 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial, open_storage
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.search.failures import SearchFailed
-from orchestrator.search.finalists import best_candidate, candidates
+from orchestrator.search.finalists import best_candidate, candidates, mean_score
 from orchestrator.search.loop import Stopped, run_search
-from orchestrator.search.trial_sources import (
-    SearchTrials,
-    finalist_retrainings,
-    first_trials,
-    mean_of_best,
-)
+from orchestrator.search.retrainings import finalist_retrainings
+from orchestrator.search.trial_sources import SearchTrials, first_trials, mean_of_best
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex
 from tests.orchestrator import toys
@@ -89,9 +85,10 @@ def test_every_trial_runs_and_ends_once(workers: int, lanes: int) -> None:
     trials = records.search.trials()
     assert len(trials) == 12
     assert set(states(trials)) <= {"complete", "pruned"}
-    assert states(records.final.trials()) == {"complete": 3 * 2}
+    # Three finalists, and uniform weights with the rates of the best one.
+    assert states(records.final.trials()) == {"complete": 4 * 2}
     assert states(records.test.trials()) == {"complete": 2 * 2}
-    assert len(told.starts) == len(set(told.starts)) == 12 + 6 + 4
+    assert len(told.starts) == len(set(told.starts)) == 12 + 8 + 4
     assert told.ends().keys() == {key for key, _ in told.starts}
 
 
@@ -136,7 +133,7 @@ def test_a_trial_that_diverges_fails_alone() -> None:
     study = optuna.load_study(study_name="toy", storage=storage)
     assert [t.number for t in study.trials if t.state.name == "FAIL"] == [1, 7]
     assert len(records.search.trials()) == 12
-    assert states(records.final.trials()) == {"complete": 6}
+    assert states(records.final.trials()) == {"complete": 8}
 
 
 def test_what_is_noted_of_a_trial_is_enough_to_run_it_again() -> None:
@@ -163,7 +160,8 @@ def test_the_recorder_hears_what_the_record_keeps() -> None:
 def test_occupancy_is_the_share_of_lane_steps() -> None:
     toy = Toy(4)
     records = run(toys.plan(), executor=InlineExecutor(lambda: toy))
-    steps = [r.notes["steps"] for r in (records.search, records.test) if "steps" in r.notes]
+    every = (records.search, records.final, records.test)
+    steps = [r.notes["steps"] for r in every if "steps" in r.notes]
     assert sum(s[0] for s in steps) == toy.lane_steps
     assert sum(s[1] for s in steps) == toy.capacity_steps
     assert 0 < toy.lane_steps < toy.capacity_steps
@@ -228,7 +226,7 @@ def test_a_trial_that_raises_fails_alone_and_keeps_its_reason() -> None:
     assert told.ends()["search-0007"] == ("failed", failed[1].notes["reason"])
     assert "Traceback" in told.tracebacks["search-0007"]
     assert len(records.search.trials()) == 12
-    assert states(records.final.trials()) == {"complete": 6}
+    assert states(records.final.trials()) == {"complete": 8}
 
 
 @pytest.mark.parametrize(("workers", "lanes", "n"), [(1, 1, 3), (1, 4, 4), (1, 2, 4), (2, 3, 6)])
@@ -324,12 +322,17 @@ def test_finalists_are_the_best_and_the_reference_with_paired_seeds() -> None:
     others = [t.number for t in ranked if not plan.space.is_reference(t.params)]
     references = [t.number for t in ranked if plan.space.is_reference(t.params)]
     finalist_retrainings = records.final.trials()
-    found = list(dict.fromkeys(t.notes["candidate"] for t in finalist_retrainings))
-    assert found[0] == references[0]
-    assert sorted(found[1:]) == sorted(others[:2])
+    keys = [(t.notes["role"], t.notes["candidate"]) for t in finalist_retrainings]
+    found = list(dict.fromkeys(keys))
+    best = best_candidate(finalist_retrainings, "searched")
+    assert found[0] == ("uniform", references[0])
+    assert sorted(found[1:3]) == sorted(("searched", n) for n in others[:2])
+    assert found[3:] == [("uniform", best)]  # with its rates
     seeds = {
-        n: [t.notes["seed"] for t in finalist_retrainings if t.notes["candidate"] == n]
-        for n in found
+        one: [
+            t.notes["seed"] for t, key in zip(finalist_retrainings, keys, strict=True) if key == one
+        ]
+        for one in found
     }
     assert len({tuple(s) for s in seeds.values()}) == 1
     assert len(set(seeds[found[0]])) == plan.seeds
@@ -345,10 +348,9 @@ def test_only_the_best_candidate_and_the_reference_see_the_test_tasks() -> None:
         if t.notes["role"] == "searched":
             means.setdefault(t.notes["candidate"], []).append(t.score)
     candidate = max(means, key=lambda n: sum(means[n]))
-    reference = next(
-        t.notes["candidate"] for t in finalist_retrainings if t.notes["role"] == "uniform"
-    )
+    reference = best_candidate(finalist_retrainings, "uniform")
     assert [t.notes["candidate"] for t in tests] == [candidate] * 2 + [reference] * 2
+    assert [t.notes["role"] for t in tests] == ["searched"] * 2 + ["uniform"] * 2
     assert [t.notes["seed_index"] for t in tests] == [0, 1, 0, 1]
 
 
@@ -376,9 +378,9 @@ def test_a_final_that_diverged_rules_its_candidate_out() -> None:
     first = next(t.number for t in unharmed.final.trials() if t.notes["candidate"] == winner)
     score = score_with_nan({first}, "final")
     records = run(plan, executor=InlineExecutor(lambda: Toy(4, score)))
-    assert states(records.final.trials()) == {"complete": 5, "failed": 1}
-    shown = {t.notes["candidate"] for t in records.test.trials()}
-    assert winner not in shown
+    assert states(records.final.trials()) == {"complete": 7, "failed": 1}
+    shown = {(t.notes["role"], t.notes["candidate"]) for t in records.test.trials()}
+    assert ("searched", winner) not in shown
     assert len(shown) == 2
 
 
@@ -524,10 +526,10 @@ def whole_after(storage: str, plan: Plan, told: Told) -> None:
         records = run(plan, again, recorder=told)
     assert len(records.search.trials()) == plan.trials
     assert set(states(records.search.trials())) <= {"complete", "pruned"}
-    assert states(records.final.trials()) == {"complete": 6}
+    assert states(records.final.trials()) == {"complete": 8}
     assert states(records.test.trials()) == {"complete": 4}
     started = {key for key, _ in told.starts}
-    assert len(started) == 12 + 6 + 4
+    assert len(started) == 12 + 8 + 4
     assert told.ends().keys() == started
     # An attempt is never given twice.
     assert len(set(told.starts)) == len(told.starts)
@@ -577,9 +579,9 @@ def test_wherever_the_journal_ends_the_search_is_taken_up_to_the_same_counts(
             records = run(plan, storage, InlineExecutor(lambda: Toy(3)))
         assert len(records.search) == plan.trials
         assert set(states(records.search.trials())) <= {"complete", "pruned"}
-        assert states(records.final.trials()) == {"complete": 6}
+        assert states(records.final.trials()) == {"complete": 8}
         assert states(records.test.trials()) == {"complete": 4}
-        seeds = Counter(t.notes["candidate"] for t in records.final.trials())
+        seeds = Counter((t.notes["role"], t.notes["candidate"]) for t in records.final.trials())
         assert set(seeds.values()) == {plan.seeds}
 
 
@@ -677,7 +679,7 @@ def test_the_trials_of_a_lost_worker_are_begun_again_as_the_next_attempt() -> No
     records = run(plan, executor=Losing(lambda: Toy(3), at=[3]), recorder=told)
     again = sorted(key for key, attempt in told.starts if attempt == 1)
     assert 1 <= len(again) <= 6
-    assert len(told.starts) == 22 + len(again)
+    assert len(told.starts) == 24 + len(again)
     assert set(states(records.search.trials())) <= {"complete", "pruned"}
     notes = {f"search-{t.number:04d}": t.notes for t in records.search.trials()}
     assert {notes[key]["attempt"] for key in again} == {1}
@@ -750,3 +752,43 @@ def test_there_are_no_means_before_enough_trials_are_complete() -> None:
     trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
     assert len(trials) == 12
     assert mean_of_best(ranked_trials(trials[:10]), plan.space, 8) is None
+
+
+# ---- the reference with the rates of the best candidate ---------------------------------------
+
+
+def test_uniform_weights_are_retrained_with_the_rates_of_the_best_candidate() -> None:
+    plan = toys.plan()
+    records = run(plan)
+    finals = records.final.trials()
+    best = best_candidate(finals, "searched")
+    assert best is not None
+    rates = records.search[best].notes["hyperparameters"]
+    own = [t for t in finals if (t.notes["role"], t.notes["candidate"]) == ("uniform", best)]
+    assert len(own) == plan.seeds
+    for trial in own:
+        assert trial.notes["hyperparameters"] == rates
+        assert list(trial.notes["task_weights"].values()) == pytest.approx([1 / 3] * 3)
+
+
+def test_weights_without_effect_are_not_called_better() -> None:
+    """All of the gain comes from the rate, which the reference has too in the end."""
+
+    def only_the_rate(spec: TrialSpec, step: int) -> float:
+        return (
+            0.5 - 0.1 * abs(math.log(spec.hyperparameters["lr/outer"] / 0.0123)) - 1 / (10 + step)
+        )
+
+    executor = InlineExecutor(lambda: Toy(4, only_the_rate))
+    records = run(toys.plan(trials=30), executor=executor)
+    finals = records.final.trials()
+    best, uniform = (best_candidate(finals, role) for role in ("searched", "uniform"))
+    assert uniform == best
+    scores = [mean_score(finals, role, best) for role in ("searched", "uniform")]
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_a_reference_without_rates_needs_no_other() -> None:
+    simplex = Simplex(toys.TASKS, (1 / 3,) * 3, zero_below=0.05)
+    records = run(toys.plan(space=SearchSpace({}, {"lr/outer": 0.01}, simplex)))
+    assert states(records.final.trials()) == {"complete": 6}

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.record.study import open_storage
+from orchestrator.record.study import StudiedTrial, open_storage
 from orchestrator.results.leaderboard import summarise
 from orchestrator.search.finalists import best_candidate
 from orchestrator.search.loop import run_search
@@ -43,14 +43,18 @@ def test_all_trials_of_the_shorter_search_are_kept_and_nothing_runs_twice(tmp_pa
     assert told.ends().keys() == {key for key, _ in told.starts}
 
 
+def key_of(trial: StudiedTrial) -> tuple[str, int]:
+    return trial.notes["role"], trial.notes["candidate"]
+
+
 def test_finalists_are_chosen_again_and_those_that_stay_are_not_retrained(tmp_path) -> None:
     path, told = str(tmp_path / "toy.journal"), Told()
-    before = {t.notes["candidate"] for t in run(path, FEWER, told).final.trials()}
+    before = {key_of(t) for t in run(path, FEWER, told).final.trials()}
     records = run(path, MORE, told)
     finals = records.final.trials()
-    chosen = {c for c in (t.notes["candidate"] for t in finals) if c not in before}
+    chosen = {key_of(t) for t in finals} - before
     assert chosen, "the longer search found better trials"
-    pairs = [(t.notes["candidate"], t.notes["seed_index"]) for t in finals]
+    pairs = [(key_of(t), t.notes["seed_index"]) for t in finals]
     assert len(pairs) == len(set(pairs)) == MORE.seeds * len({c for c, _ in pairs})
     best = best_candidate(finals, "searched")
     tested = {t.notes["candidate"] for t in records.test.trials()}
