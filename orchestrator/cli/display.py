@@ -98,7 +98,7 @@ def leaderboard(summary: Summary) -> Table:
     table.add_column("task weights")
     if summary.finalists:
         for finalist in summary.finalists:
-            best = summary.best is not None and finalist.number == summary.best.number
+            best = finalist is summary.best
             table.add_row(*_finalist(finalist, rates, choices, best), style="bold" if best else "")
     else:
         for trial in summary.top:
@@ -126,6 +126,8 @@ def _counts(summary: Summary) -> str:
 
 def _finalist(finalist: Finalist, rates: Sequence[str], choices: bool, best: bool) -> list[str]:
     name = "untrained" if finalist.number is None else str(finalist.number)
+    if finalist.role == "uniform" and math.isnan(finalist.search_score):
+        name = f"rates of {name}"
     score, weights = finalist.search_score, top_task_weights(finalist.task_weights)
     found = {"hyperparameters": finalist.hyperparameters, "choices": finalist.choices}
     return [

@@ -9,7 +9,7 @@ from rich.table import Table
 from orchestrator.results.explanation.explanation import Explanation, TaskEffect
 from orchestrator.search.intervals import Interval
 
-_STYLES = {"helps": "green", "harms": "red", "cannot be told": ""}
+_STYLES = {"helps": "green", "harms": "red", "not needed": "yellow", "cannot be told": ""}
 _MARKS = {True: "[green]passed[/green]", False: "[yellow]warning[/yellow]", None: "unknown"}
 _SHOWN = 12  # importances
 

@@ -9,7 +9,7 @@ from orchestrator.results.explanation.score_model import Estimates, ScoreModel
 from orchestrator.search.intervals import Interval
 
 Array = np.ndarray
-Effect = Literal["helps", "harms", "cannot be told"]
+Effect = Literal["helps", "harms", "not needed", "cannot be told"]
 
 # The share that a task gets in place of none.
 STEP = 0.1
@@ -79,11 +79,17 @@ def with_share(shares: Array, task: int, share: float) -> Array:
     return others
 
 
-def effect_of(interval: Interval) -> Effect:
-    """Helps if the interval is above 0, harms if it is below 0."""
+def effect_of(interval: Interval, most: float = 1.0, uniform: float = 0.0) -> Effect:
+    """Helps if the interval is above 0, harms if it is below 0.
+
+    most: the highest share of the task in a mixture that is as good as the best. If it is at most
+    half of the `uniform` share, the task is not needed, although its effect cannot be told.
+    """
     if interval.low > 0:
         return "helps"
-    return "harms" if interval.high < 0 else "cannot be told"
+    if interval.high < 0:
+        return "harms"
+    return "not needed" if most <= uniform / 2 else "cannot be told"
 
 
 def good_shares(model: ScoreModel, of: Mixtures) -> tuple[Array, Array]:

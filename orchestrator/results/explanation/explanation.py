@@ -152,7 +152,7 @@ def _task_effects(
             group if len(tasks) > 1 else tasks[0],
             tuple(tasks),
             found.effects[i],
-            effect_of(found.effects[i]),
+            found.verdict(i, len(groups)),
             None if shares is None else shares[i],
             None if found.good is None else (float(found.good[0][i]), float(found.good[1][i])),
             {task: of[i] for task, of in found.on_validation.items()},
@@ -168,6 +168,10 @@ class _Found:
     effects: Sequence[Interval]
     good: tuple[Array, Array] | None
     on_validation: Mapping[str, Sequence[Interval]]
+
+    def verdict(self, task: int, n_tasks: int) -> Effect:
+        most = 1.0 if self.good is None else float(self.good[1][task])
+        return effect_of(self.effects[task], most, 1 / n_tasks)
 
     @classmethod
     def of(cls, plan: Plan, trials: Sequence[StudiedTrial], best: StudiedTrial | None) -> "_Found":

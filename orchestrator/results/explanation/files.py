@@ -43,10 +43,11 @@ def write_explanation(summary: Summary, folder: Path) -> Written:
 
 
 def tags_of(explanation: Explanation) -> dict[str, str]:
-    """`fewtune.helps` and `fewtune.harms`: training tasks, the largest effect first."""
+    """`fewtune.helps`, `.harms` and `.not_needed`: training tasks, the largest effect first."""
     return {
         "fewtune.helps": _joined(explanation.named("helps")),
         "fewtune.harms": _joined(explanation.named("harms")),
+        "fewtune.not_needed": _joined(explanation.named("not needed")),
     }
 
 

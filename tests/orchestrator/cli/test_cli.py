@@ -36,7 +36,7 @@ SMALL = {
     "search.trials": 9,
     "search.reference_trials": 2,
     "search.finalists": 1,
-    "search.seeds": 2,
+    "search.seeds": 3,
     "search.lanes": 4,
     "steps": 40,
     "episodes": {"way": 5, "shot": 1, "query": 2, "per_task": 2, "validation": 10, "test": 30},

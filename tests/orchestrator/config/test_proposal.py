@@ -9,7 +9,7 @@ from PIL import Image
 
 from orchestrator import InputError, Search
 from orchestrator.cli import app as cli
-from orchestrator.config import data_columns
+from orchestrator.config.proposal import data_columns
 from orchestrator.config.proposal.proposal import propose
 
 

@@ -240,3 +240,11 @@ def test_the_intervals_contain_the_true_effects() -> None:
 def test_equal_tasks_are_told_apart_by_chance_only() -> None:
     found = [i for seed in range(8) for i in simulated(lambda w: 0.5, "abcdef", seed, 0.02)[0]]
     assert [effect_of(i) for i in found].count("cannot be told") >= 0.85 * len(found)
+
+
+def test_a_task_that_good_mixtures_leave_out_is_not_needed():
+    undecided = Interval(0.0, -0.1, 0.1)
+    assert effect_of(undecided, most=0.05, uniform=0.125) == "not needed"
+    assert effect_of(undecided, most=0.1, uniform=0.125) == "cannot be told"
+    assert effect_of(Interval(0.1, 0.05, 0.2), most=0.0, uniform=0.125) == "helps"
+    assert effect_of(Interval(-0.1, -0.2, -0.05), most=0.0, uniform=0.125) == "harms"
