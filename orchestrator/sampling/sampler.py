@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _STARTUP = 10
 # Lower scores are clipped to this value; the skill on regression tasks has no lower bound.
 _FLOOR = -1.0
+# If all scores are negative, as losses are, those that are clipped are below the lower quartile by
+# more than this many interquartile ranges.
+_OUTLYING = 3.0
 # If there are at least this many running and wanted trials, suggestions are chosen in one batch: a
 # hundred take the time of one. Otherwise each is optimised separately, which is more exact.
 CROWD = 8
@@ -157,6 +160,15 @@ def _near_reference(
     return found
 
 
+def least_score(scores: Sequence[float]) -> float:
+    """The value to which lower scores are clipped, so that outliers do not dominate a model."""
+    finite = [score for score in scores if math.isfinite(score)]
+    if not finite or max(finite) >= 0:
+        return _FLOOR
+    low, high = np.quantile(finite, [0.25, 0.75])
+    return float(low - _OUTLYING * (high - low))
+
+
 def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
     """The best and the latest ended trials, sorted by number, with the values for the sampler.
 
@@ -166,14 +178,15 @@ def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
     one outlier does not dominate the model. At most 200 trials are used, because a fit costs
     O(number cubed).
     """
+    floor = least_score([trial.score for trial in trials.trials])
     least, gains = min(0.0, trials.worst()), {step: trials.gain(step) for step in trials.rungs}
 
     def value(trial: StudiedTrial) -> float:
         if trial.state == "complete" and not math.isnan(trial.score):
-            return max(trial.score, _FLOOR)
+            return max(trial.score, floor)
         if trial.state == "pruned" and not math.isnan(trial.score):
-            return max(trial.score + gains[max(trial.reports)], _FLOOR)
-        return max(least, _FLOOR)
+            return max(trial.score + gains[max(trial.reports)], floor)
+        return max(least, floor)
 
     def ranked(group: Iterator[StudiedTrial]) -> Iterator[tuple[float, int]]:
         return ((-value(t), t.number) for t in group)

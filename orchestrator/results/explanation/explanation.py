@@ -21,7 +21,7 @@ from orchestrator.results.explanation.effects import (
 from orchestrator.results.explanation.score_model import ScoreModel
 from orchestrator.results.leaderboard import Summary
 from orchestrator.sampling.importances import importances
-from orchestrator.sampling.sampler import coordinates_of
+from orchestrator.sampling.sampler import coordinates_of, least_score
 from orchestrator.search.intervals import Interval
 from orchestrator.space.simplex import Simplex
 
@@ -32,8 +32,6 @@ _ENOUGH = 10
 # At most this many trials are used, evenly spaced: a fit costs O(number cubed). They are not chosen
 # by score, because that would bias the effects.
 _MOST = 120
-# Lower scores are raised to this value; the skill on regression tasks has no lower bound.
-_FLOOR = -1.0
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,8 @@ def _table(reports: Sequence[Mapping[int, float]], rungs: Sequence[int]) -> Arra
     """Scores (n, r) at the rungs; NaN where there is none."""
     table = np.array([[row.get(rung, math.nan) for rung in rungs] for row in reports])
     table = table.reshape(len(reports), len(rungs))
-    return np.maximum(np.where(np.isfinite(table), table, math.nan), _FLOOR)
+    finite = table[np.isfinite(table)]
+    return np.maximum(np.where(np.isfinite(table), table, math.nan), least_score(finite.tolist()))
 
 
 def _by_validation_task(

@@ -286,3 +286,23 @@ def test_it_finds_a_better_region_than_chance_does() -> None:
         chance.append(_best_of(lambda trials, rng=rng: drawn(rng, FIVE)))
         ours.append(_best_of(lambda trials, seed=seed: suggest(trials, FIVE, RUNGS, seed)[0]))
     assert np.median(ours) > np.median(chance) / 3
+
+
+def test_negative_scores_of_own_loops_are_told_apart() -> None:
+    """A loop may yield the negative of a loss."""
+    losses = [-2.5, -2.6, -2.7, -2.8, -1e9]
+    trials = [
+        studied(i, {**SPACE.complete({}), "lr/outer": 0.01 + 0.01 * i}, "complete", *[loss] * 3)
+        for i, loss in enumerate(losses)
+    ]
+    values = [value for _, value in view(RankedTrials(SPACE, RUNGS, trials))]
+    assert values[:4] == losses[:4]
+    assert -1e9 < values[4] < -2.8
+
+
+def test_low_skill_is_clipped() -> None:
+    trials = [
+        studied(i, {**SPACE.complete({}), "lr/outer": 0.01 + 0.01 * i}, "complete", *[skill] * 3)
+        for i, skill in enumerate((0.3, -0.5, -40.0))
+    ]
+    assert [value for _, value in view(RankedTrials(SPACE, RUNGS, trials))] == [0.3, -0.5, -1.0]

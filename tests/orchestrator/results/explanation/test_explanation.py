@@ -14,7 +14,7 @@ from orchestrator.results.explanation.effects import (
     mixtures,
     with_share,
 )
-from orchestrator.results.explanation.explanation import _FLOOR, Explanation, explained
+from orchestrator.results.explanation.explanation import Explanation, explained
 from orchestrator.results.explanation.files import tags_of, write_explanation
 from orchestrator.results.explanation.score_model import ScoreModel
 from orchestrator.results.leaderboard import summarise
@@ -152,7 +152,7 @@ def test_scores_without_a_lower_bound_are_raised_to_a_floor() -> None:
     records.search.report(number, 3, -1e9)
     records.search.finish(number, "pruned", -1e9, {})
     found = explanation(made, records)
-    assert all(abs(e.effect.mean) < 1 for e in found.effects), _FLOOR
+    assert all(abs(e.effect.mean) < 1 for e in found.effects)
 
 
 def test_studies_without_skills_at_rungs_use_those_of_complete_trials() -> None:
