@@ -29,9 +29,9 @@ from orchestrator.record.home import Home
 from trials.contract import Recipe, TrialSpec
 from trials.data.sources import Sources
 from trials.lanes.lanes import Lanes
-from trials.programs.adaptation import Adaptation
+from trials.programs.adaptation.adaptation import Adaptation
+from trials.programs.adaptation.new_task import DistilledTask, distilled_task
 from trials.programs.factories import build_student
-from trials.programs.new_task import DistilledTask, distilled_task
 
 CONFIG = Path(__file__).parents[1] / "configs" / "distill.yaml"
 SHOTS = (10, 5)

@@ -35,7 +35,8 @@ from trials.contract import TrialSpec
 from trials.lanes import memory
 from trials.lanes.lanes import Lanes
 from trials.lanes.step import capture
-from trials.programs.build import programs, summarise_data
+from trials.programs.build import programs
+from trials.programs.data_summary import summarise_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONV = "model={name: conv, width: 32, blocks: 3}"

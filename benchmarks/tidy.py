@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fewshot.metrics import Estimate
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 
 Row = dict[str, object]
 

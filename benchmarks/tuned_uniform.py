@@ -21,8 +21,8 @@ from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.results.leaderboard import Summary
-from orchestrator.search.finalists import best_candidate, role_of
-from orchestrator.search.intervals import Interval, interval
+from orchestrator.search.finals.finalists import best_candidate, role_of
+from orchestrator.search.finals.intervals import Interval, interval
 
 UNIFORM = ["space.task_weights={search: false}"]
 

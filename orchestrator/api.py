@@ -24,7 +24,7 @@ from orchestrator.record.readable_study import readable_study
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudyRecord
 from orchestrator.results import listing
-from orchestrator.results.export import export
+from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.listing import ListedSearch
 from orchestrator.results.trial_table import trial_table

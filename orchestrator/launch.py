@@ -32,7 +32,8 @@ from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe
 from trials.programs.affinity import affinities
-from trials.programs.build import DataSummary, build, summarise_data
+from trials.programs.build import build
+from trials.programs.data_summary import DataSummary, summarise_data
 from trials.programs.several_recipes import build_for_all
 
 Placement = Literal["inline", "ray"]

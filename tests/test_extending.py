@@ -12,7 +12,7 @@ from orchestrator.config.loading import load_config
 from orchestrator.config.plan import recipe_of
 from tests.orchestrator.tiny import quiet
 from tests.paths import ROOT
-from trials.programs.build import summarise_data
+from trials.programs.data_summary import summarise_data
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"`([\w/]+\.\w+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL))

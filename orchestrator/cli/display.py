@@ -23,7 +23,7 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.listing import ListedSearch
 from orchestrator.results.retrained import Finalist
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 
 # Seconds between lines where the output is not a terminal.
 _LINE_SECONDS = 15.0

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.results.explanation.explanation import Explanation, TaskEffect
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 
 _STYLES = {"helps": "green", "harms": "red", "not needed": "yellow", "cannot be told": ""}
 _MARKS = {True: "[green]passed[/green]", False: "[yellow]warning[/yellow]", None: "unknown"}

@@ -22,7 +22,7 @@ def export(
 ) -> None:
     """Write the best configuration and model of a search to a folder."""
     from orchestrator.record.home import Home
-    from orchestrator.results.export import export as write
+    from orchestrator.results.export.export import export as write
     from orchestrator.results.sentences import sentence
 
     output = Output()

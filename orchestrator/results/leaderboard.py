@@ -16,8 +16,8 @@ from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.results.retrained import SKILLS, Finalist, best_of, exported, finalists_of, rank
 from orchestrator.search.early_stopping import reason_for_stop
-from orchestrator.search.finalists import Role
-from orchestrator.search.intervals import (
+from orchestrator.search.finals.finalists import Role
+from orchestrator.search.finals.intervals import (
     NEGLIGIBLE,
     Interval,
     Verdict,

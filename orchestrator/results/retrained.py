@@ -9,8 +9,8 @@ import numpy as np
 
 from fewshot.metrics import Estimate, mean_of
 from orchestrator.record.study import StudiedTrial
-from orchestrator.search.finalists import Role, best_candidate, role_of
-from orchestrator.search.intervals import MIN_TASKS, Interval, interval, standard_error
+from orchestrator.search.finals.finalists import Role, best_candidate, role_of
+from orchestrator.search.finals.intervals import MIN_TASKS, Interval, interval, standard_error
 
 SKILLS = (-math.inf, 1.0)  # the range of skill
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.retrained import Finalist
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 from orchestrator.space.search_space import SOFT_WEIGHT
 
 _VERDICTS = {

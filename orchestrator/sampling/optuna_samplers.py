@@ -13,7 +13,7 @@ from fewshot.errors.inputs import input_error
 from fewshot.registry import resolve
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.study import StudiedTrial, distributions
-from orchestrator.sampling.points import NO_AFFINITY
+from orchestrator.sampling.process.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler, view
 from orchestrator.space.search_space import SearchSpace, Values

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.record.study import StudiedTrial, distributions
-from orchestrator.sampling.candidates import anywhere
-from orchestrator.sampling.points import NO_AFFINITY, Coordinates, Points
+from orchestrator.sampling.process.candidates import anywhere
+from orchestrator.sampling.process.points import NO_AFFINITY, Coordinates, Points
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 
 if TYPE_CHECKING:
-    from orchestrator.sampling.gaussian_process import GaussianProcess
+    from orchestrator.sampling.process.gaussian_process import GaussianProcess
 
 # Number of joint trials (all but the reference trials) that are drawn at random before the Gaussian
 # process is used.
@@ -111,7 +111,7 @@ class Sampler:
         kernel.
         """
         # Imported here, because importing BoTorch takes a second.
-        from orchestrator.sampling.gaussian_process import GaussianProcess
+        from orchestrator.sampling.process.gaussian_process import GaussianProcess
 
         first = trials.running[0].number if trials.running else len(trials.trials)
         settled = _rounded(first)

@@ -12,15 +12,15 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.sampling.candidates import anywhere
-from orchestrator.sampling.points import NO_AFFINITY, Coordinates
+from orchestrator.sampling.process.candidates import anywhere
+from orchestrator.sampling.process.points import NO_AFFINITY, Coordinates
 from orchestrator.space.simplex import Simplex
 
 _SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 class SimplexSampler(BaseSampler):
-    """Suggests by a Gaussian process, see `orchestrator.sampling.gaussian_process`.
+    """Suggests by a Gaussian process, see `orchestrator.sampling.process.gaussian_process`.
 
     Pruned trials are used: with their last intermediate value, plus the mean gain of the completed
     trials after that step. Running trials are pending points, so that parallel workers get
@@ -93,7 +93,7 @@ class SimplexSampler(BaseSampler):
         rng: np.random.Generator,
     ) -> dict[str, Any]:
         # Imported here, because importing BoTorch takes a second.
-        from orchestrator.sampling.gaussian_process import GaussianProcess
+        from orchestrator.sampling.process.gaussian_process import GaussianProcess
 
         ended = coordinates.points([t.params for t in trials if t.number in values])
         running = coordinates.points([t.params for t in trials if t.state == TrialState.RUNNING])

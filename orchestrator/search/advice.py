@@ -13,8 +13,8 @@ from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.tasks import FunctionSection
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial
-from orchestrator.search.finalists import UNTRAINED, role_of
-from orchestrator.search.intervals import MIN_TASKS, NEGLIGIBLE
+from orchestrator.search.finals.finalists import UNTRAINED, role_of
+from orchestrator.search.finals.intervals import MIN_TASKS, NEGLIGIBLE
 from orchestrator.space.search_space import SearchSpace
 
 # The edges of ranges are checked for the `_BEST` best trials, after `_ENOUGH` have completed.

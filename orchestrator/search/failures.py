@@ -7,7 +7,7 @@ from math import isfinite
 
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.record.study import StudiedTrial, StudyRecord
-from orchestrator.search.finalists import UNTRAINED
+from orchestrator.search.finals.finalists import UNTRAINED
 from trials.contract import Stage
 
 # If this many trials fail for the same reason before any trial has a score, the setup is wrong.

@@ -23,7 +23,8 @@ from trials.errors import TrialError, advance_or_raise
 from trials.lanes import memory
 from trials.lanes.capacity import UNREACHED, step_seconds, useful_lanes
 from trials.lanes.lanes import Lanes
-from trials.programs.build import DataSummary, best_device, programs, summarise_data
+from trials.programs.build import best_device, programs
+from trials.programs.data_summary import DataSummary, summarise_data
 
 # Recommended minimum of trials per lane. The sampler learns from trials that have ended, so it
 # needs several rounds. At the end of the search and of the finals, lanes become empty one by one.

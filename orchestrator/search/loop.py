@@ -11,8 +11,8 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudyRecord
-from orchestrator.search.finalists import UNTRAINED
-from orchestrator.search.retrainings import (
+from orchestrator.search.finals.finalists import UNTRAINED
+from orchestrator.search.finals.retrainings import (
     Retraining,
     RetrainTrials,
     finalist_retrainings,

@@ -10,7 +10,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import FILE, ORIGIN, EnqueuedTrials
 from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
-from orchestrator.sampling.points import NO_AFFINITY
+from orchestrator.sampling.process.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
 from orchestrator.search.early_stopping import EarlyStopping, trials_before_stop

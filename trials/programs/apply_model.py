@@ -18,7 +18,7 @@ from trials.data.pools import task_kind_of
 from trials.data.sources import Sources
 from trials.errors import advance_or_raise
 from trials.lanes.lanes import Lanes
-from trials.programs.adaptation import Adaptation, task_without_teacher
+from trials.programs.adaptation.adaptation import Adaptation, task_without_teacher
 from trials.programs.factories import build_learner, build_student
 from trials.programs.meta_training.scoring import embedded
 from trials.programs.teachers import teacher_of

@@ -29,7 +29,7 @@ from fewshot.tasks.regression import RegressionPool
 from trials.lanes.objective import Objective
 from trials.lanes.optimizers.base import Optimizer
 from trials.lanes.step.mapping import over_lanes, same_for_lanes
-from trials.programs.adaptation import Adaptation
+from trials.programs.adaptation.adaptation import Adaptation
 from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.scoring import EXAMPLES_AT_ONCE, at_once, numbers_of, with_states
 from trials.programs.meta_training.task_group import TaskGroup

@@ -33,7 +33,7 @@ from orchestrator.config.sections.tasks import (
 from trials.contract import Precision
 from trials.lanes.objective import soft_hyperparameters
 from trials.lanes.optimizers.adam import WEIGHT_DECAY
-from trials.programs.adaptation import Adaptation
+from trials.programs.adaptation.adaptation import Adaptation
 from trials.programs.meta_training.objective import MetaTraining
 
 # Names of samplers; all but the first are Optuna's own.

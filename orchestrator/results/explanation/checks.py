@@ -10,7 +10,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.leaderboard import Summary
 from orchestrator.search.advice import on_edges
-from orchestrator.search.intervals import MIN_TASKS
+from orchestrator.search.finals.intervals import MIN_TASKS
 
 Array = np.ndarray
 

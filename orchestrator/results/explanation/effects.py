@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from orchestrator.results.explanation.score_model import Estimates, ScoreModel
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 
 Array = np.ndarray
 Effect = Literal["helps", "harms", "not needed", "cannot be told"]

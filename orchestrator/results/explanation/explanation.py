@@ -22,7 +22,7 @@ from orchestrator.results.explanation.score_model import ScoreModel
 from orchestrator.results.leaderboard import Summary
 from orchestrator.sampling.importances import importances
 from orchestrator.sampling.sampler import coordinates_of, least_score
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 from orchestrator.space.simplex import Simplex
 
 Array = np.ndarray

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.sampling.threads import quietly_on_one_thread
+from orchestrator.sampling.process.threads import quietly_on_one_thread
 
 Array = np.ndarray
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from orchestrator.cli.explanation import why
 from orchestrator.results.explanation.checks import HealthCheck
 from orchestrator.results.explanation.explanation import Explanation, TaskEffect
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 
 
 def printed(explanation: Explanation) -> str:

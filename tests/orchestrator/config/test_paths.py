@@ -16,7 +16,7 @@ from orchestrator.config.loading import dump, load_config, parse
 from orchestrator.config.paths import with_absolute_paths, with_portable_paths
 from orchestrator.launch import run
 from orchestrator.record.home import Home
-from orchestrator.results.export import export
+from orchestrator.results.export.export import export
 from tests.fewshot import tiny_transformer
 from trials.lanes import checkpoint
 

@@ -6,9 +6,9 @@ from fewshot.errors.inputs import InputError
 from orchestrator.config.json_schema import json_schema
 from orchestrator.config.loading import data_of, parse, refused_code
 from orchestrator.config.plan import plan_of
-from orchestrator.results.export import fixed_config
+from orchestrator.results.export.export import fixed_config
 from orchestrator.results.retrained import Finalist
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 from tests.orchestrator.tiny import config
 
 OWN = "tests.orchestrator.sampling.test_optuna_samplers:without_a_seed"

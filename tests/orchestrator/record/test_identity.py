@@ -18,7 +18,7 @@ from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import open_records, read_records
 from orchestrator.record.study import StudyRecord, open_storage
-from orchestrator.results.export import export
+from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import summary_of
 from orchestrator.search.loop import Stopped
 from tests.orchestrator.tiny import config, quiet

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from orchestrator.record.study import StudiedTrial
-from orchestrator.sampling import gaussian_process
-from orchestrator.sampling.candidates import anywhere
+from orchestrator.sampling.process import gaussian_process
+from orchestrator.sampling.process.candidates import anywhere
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler, coordinates_of, view
 from orchestrator.space.search_space import Range, SearchSpace, Values

@@ -16,9 +16,9 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial, open_storage
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.search.failures import SearchFailed
-from orchestrator.search.finalists import best_candidate, candidates, mean_score
+from orchestrator.search.finals.finalists import best_candidate, candidates, mean_score
+from orchestrator.search.finals.retrainings import finalist_retrainings
 from orchestrator.search.loop import Stopped, run_search
-from orchestrator.search.retrainings import finalist_retrainings
 from orchestrator.search.trial_sources import SearchTrials, first_trials, mean_of_best
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex

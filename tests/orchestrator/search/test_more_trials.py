@@ -5,7 +5,7 @@ import pytest
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.study import StudiedTrial, open_storage
 from orchestrator.results.leaderboard import summarise
-from orchestrator.search.finalists import best_candidate
+from orchestrator.search.finals.finalists import best_candidate
 from orchestrator.search.loop import run_search
 from orchestrator.search.trial_sources import mean_of_best
 from tests.orchestrator import toys

@@ -15,7 +15,8 @@ from tests.trials.conformance import drive, mixed, protonet
 from tests.trials.double import REPORTS, InDouble
 from trials.contract import Component, TaskSpec
 from trials.data.pools import TaskKind, pools_of, sources_of, task_kinds
-from trials.programs.build import PROGRAMS, summarise_data
+from trials.programs.build import PROGRAMS
+from trials.programs.data_summary import summarise_data
 
 CLASSES, NUMBERS = TaskKind(False, "table"), TaskKind(True, "table")
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from tests.trials.conformance import distillation, protonet
 from trials.contract import Component, Recipe, TaskSpec
 from trials.data import disjoint
 from trials.data.disjoint import identities, shared_rows
-from trials.programs.build import build, programs, summarise_data
+from trials.programs.build import build, programs
+from trials.programs.data_summary import summarise_data
 from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.task_group import TaskGroup
 

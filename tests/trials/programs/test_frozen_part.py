@@ -10,7 +10,8 @@ from fewshot.models.pretrained.split_encoder import SplitEncoder
 from tests.trials.conformance import lora
 from trials.contract import Component
 from trials.lanes.step.gradient import gradient_of
-from trials.programs.build import PROGRAMS, build, summarise_data
+from trials.programs.build import PROGRAMS, build
+from trials.programs.data_summary import summarise_data
 from trials.programs.factories import build_learner
 from trials.programs.meta_training.objective import MetaTraining
 

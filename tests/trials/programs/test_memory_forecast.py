@@ -9,7 +9,8 @@ import torch
 from fewshot.errors.inputs import InputError
 from tests.trials.conformance import CASES, protonet
 from trials.contract import Component
-from trials.programs.build import OPTIMIZERS, PROGRAMS, summarise_data
+from trials.programs.build import OPTIMIZERS, PROGRAMS
+from trials.programs.data_summary import summarise_data
 from trials.programs.memory_forecast import MemoryNeeds, _most, memory_needs
 
 CPU = torch.device("cpu")

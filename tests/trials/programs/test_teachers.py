@@ -16,7 +16,7 @@ from tests.trials.conformance import distillation, drive, functions, maml, proto
 from trials.contract import Component, Recipe
 from trials.data.pools import sources_of, task_kinds
 from trials.lanes import checkpoint
-from trials.programs.build import summarise_data
+from trials.programs.data_summary import summarise_data
 from trials.programs.teachers import EPISODIC_HEADS, HEADS, teacher_of
 
 

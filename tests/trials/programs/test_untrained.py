@@ -10,7 +10,8 @@ from fewshot.learners.protonet import ProtoNet
 from fewshot.models.untrained import Untrained
 from tests.trials.conformance import functions, lora, mixed, protonet
 from trials.contract import Component
-from trials.programs.build import build, summarise_data
+from trials.programs.build import build
+from trials.programs.data_summary import summarise_data
 from trials.programs.untrained import is_untrained
 
 

@@ -11,7 +11,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.explanation.explanation import Explanation, explained
 from orchestrator.results.leaderboard import summarise
-from orchestrator.sampling.candidates import anywhere
+from orchestrator.sampling.process.candidates import anywhere
 from orchestrator.sampling.sampler import coordinates_of
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex

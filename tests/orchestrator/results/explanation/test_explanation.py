@@ -19,7 +19,7 @@ from orchestrator.results.explanation.files import tags_of, write_explanation
 from orchestrator.results.explanation.score_model import ScoreModel
 from orchestrator.results.leaderboard import summarise
 from orchestrator.sampling.sampler import coordinates_of
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 from orchestrator.space.search_space import SearchSpace
 from tests.orchestrator import toys
 from tests.orchestrator.results.explanation import known

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.search.finalists import (
+from orchestrator.search.finals.finalists import (
     Candidate,
     Role,
     best_candidate,

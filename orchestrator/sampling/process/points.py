@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from orchestrator.sampling.dimensions import Categorical, dimension
+from orchestrator.sampling.process.dimensions import Categorical, dimension
 from orchestrator.space.choices import Conditions, active
 from orchestrator.space.simplex import Simplex
 

@@ -16,7 +16,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError
 from trials.contract import Recipe, Stage, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
 from trials.data.sources import Sources
-from trials.programs.adaptation import NewTask, task_without_teacher
+from trials.programs.adaptation.adaptation import NewTask, task_without_teacher
 from trials.programs.teachers import teacher_of
 
 Where = Mapping[str, tuple[Any, ...]]

@@ -17,9 +17,9 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
-from orchestrator.sampling.candidates import anywhere, near
-from orchestrator.sampling.points import Coordinates, Points
-from orchestrator.sampling.threads import quietly_on_one_thread
+from orchestrator.sampling.process.candidates import anywhere, near
+from orchestrator.sampling.process.points import Coordinates, Points
+from orchestrator.sampling.process.threads import quietly_on_one_thread
 
 # Prior medians of the length scales: of square roots of shares, of scalars, of the affinity.
 _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8

@@ -23,9 +23,9 @@ from orchestrator.config.sections.own_loop import OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial
+from orchestrator.results.export.model_card import model_card
+from orchestrator.results.export.own_loop import write_own_loop
 from orchestrator.results.leaderboard import Summary, summary_of
-from orchestrator.results.model_card import model_card
-from orchestrator.results.own_loop_export import write_own_loop
 from orchestrator.results.retrained import Finalist
 from trials.contract import Recipe, TrialSpec
 from trials.lanes import checkpoint

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from orchestrator.sampling.candidates import anywhere, near
-from orchestrator.sampling.points import Points
+from orchestrator.sampling.process.candidates import anywhere, near
+from orchestrator.sampling.process.points import Points
 from orchestrator.sampling.sampler import coordinates_of
 from orchestrator.space.choices import Choice, Condition, WholeRange
 from orchestrator.space.search_space import Range, SearchSpace

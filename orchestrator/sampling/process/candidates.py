@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from orchestrator.sampling.points import Coordinates, Points
+from orchestrator.sampling.process.points import Coordinates, Points
 
 Array = np.ndarray
 

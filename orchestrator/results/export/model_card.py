@@ -13,7 +13,7 @@ from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.retrained import Finalist
 from orchestrator.results.sentences import sentence
-from orchestrator.search.intervals import Interval
+from orchestrator.search.finals.intervals import Interval
 
 
 def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> str:

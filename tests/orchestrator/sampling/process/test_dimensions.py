@@ -7,7 +7,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from orchestrator.sampling.dimensions import dimension
+from orchestrator.sampling.process.dimensions import dimension
 
 EVERY = [
     FloatDistribution(-2, 3),

@@ -5,8 +5,8 @@ import pytest
 
 from orchestrator.record.study import StudiedTrial
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.search.finalists import Candidate, candidates
-from orchestrator.search.intervals import Interval, interval, verdict
+from orchestrator.search.finals.finalists import Candidate, candidates
+from orchestrator.search.finals.intervals import Interval, interval, verdict
 from tests.orchestrator import toys
 
 SPACE, RUNGS = toys.plan().space, toys.plan().rungs

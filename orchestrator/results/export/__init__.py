@@ -1,0 +1,1 @@
+"""The folder that holds the best configuration and model of a search."""

@@ -1,0 +1,1 @@
+"""The choice among the best trials: retrainings with new seeds, intervals, tests."""
