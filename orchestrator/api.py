@@ -181,8 +181,8 @@ class Search:
     def enqueue(
         self,
         weights: Mapping[str, float] | None = None,
-        hyperparameters: Mapping[str, float] | None = None,
-    ) -> dict[str, float]:
+        hyperparameters: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Add a trial of your own; returns its parameters, with weights as `lambda/<task>`.
 
         The search may be running in another process, or be resumed later. The configuration becomes

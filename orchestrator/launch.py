@@ -115,7 +115,7 @@ def run(
 
 
 def _send_rest(config: AnyConfig, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
-    """Send to MLflow what a complete search left in its outbox; as `_drained`."""
+    """Send to MLflow what a complete search left in its outbox; as `mlflow_record.drained`."""
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         own = identity.assign_id(config, home, open_records(plan, storage))
         return drained(recorder_of(home, plan, own), should_stop)

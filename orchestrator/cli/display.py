@@ -111,7 +111,8 @@ def leaderboard(summary: Summary) -> Table:
 def _settings(found: Mapping[str, Any], rates: Sequence[str], choices: bool) -> list[str]:
     """The cells of the searched options, if there are any, and of the rates."""
     values = found["hyperparameters"]
-    cells = [f"{values[name]:.3g}" if name in values else "-" for name in rates]
+    shown = {n: f"{v:.3g}" if isinstance(v, float) else str(v) for n, v in values.items()}
+    cells = [shown.get(name, "-") for name in rates]
     chosen = [f"{name} {value}" for name, value in found.get("choices", {}).items()]
     return [", ".join(chosen) or "-", *cells] if choices else cells
 

@@ -86,7 +86,7 @@ def search(
         typer.Option(
             "--from",
             metavar="NAME",
-            help="Run the best trials of another search first; its tasks may differ.",
+            help="Run the best trials of another search after the reference trials.",
             show_default=False,
         ),
     ] = None,
@@ -156,9 +156,12 @@ def enqueue(
     from orchestrator.api import Search
 
     found, output = Search.open(name, home=home), Output()
-    given = None if weights is None else _numbers(weights.split(","))
-    params = found.enqueue(given, _numbers(set_ or []))
-    shown = ", ".join(f"{key} {value:.4g}" for key, value in params.items())
+    given = None if weights is None else _values(weights.split(","))
+    params = found.enqueue(given, _values(set_ or []))
+    shown = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in params.items()
+    )
     output.results.print(f"enqueued: {shown}", markup=False)
     summary, planned = found.summary(), found.config["search"]["trials"]
     if sum(summary.trials.values()) >= planned:
@@ -166,17 +169,12 @@ def enqueue(
         output.messages.print(message + f"more: --resume --trials {planned + 1}", markup=False)
 
 
-def _numbers(texts: list[str]) -> dict[str, Any]:
-    """Numbers by name from texts like `name=0.5`; what is no number stays text."""
+def _values(texts: list[str]) -> dict[str, Any]:
+    """Values by name from texts like `name=0.5`, read as in a config."""
+    from orchestrator.config.loading import loaded
+
     pairs = [text.partition("=") for text in texts]
-    return {name.strip(): _number(value) for name, _, value in pairs}
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return {name.strip(): loaded(value, name) if value else value for name, _, value in pairs}
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -25,7 +25,7 @@ def cross_check(config: AnyConfig) -> list[ErrorDetail]:
     variants = [config.variant(values) for values in config.representatives()]
     details = _check_own_loop(config) if isinstance(config, OwnLoopConfig) else _check_parts(config)
     if any(len(rungs_of(variant)) != len(rungs_of(config)) for variant in variants):
-        rule = "has too few steps for as many different rungs as the others."
+        rule = "is too low in one of its options: two of its rungs are the same step."
         details.append(ErrorDetail("steps", rule, min(v.steps for v in variants)))
     return details + _check_search(config, first=not details)
 
@@ -76,7 +76,7 @@ def _check_search(config: AnyConfig, *, first: bool) -> list[ErrorDetail]:
         rule = f"must not exceed search.trials = {trials}."
         details.append(ErrorDetail("search.reference_trials", rule, references))
     if config.search.stop and config.search.sampler != "fewtune":
-        rule = "needs the sampler fewtune, whose model expects gains."
+        rule = "needs `search.sampler: fewtune`, whose model estimates the expected gain."
         remedy = "Remove `search.stop` or `search.sampler`."
         details.append(ErrorDetail("search.stop", rule, config.search.stop, remedy))
     if first and not details:

@@ -63,7 +63,8 @@ for _side in (_Loader, _Dumper):
     )
 
 
-def _loaded(text: str, path: str) -> Any:
+def loaded(text: str, path: str) -> Any:
+    """The value of a YAML text; raises InputError with the `path` if it is not YAML."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -94,7 +95,7 @@ def load_config(
         ) from None
     except UnicodeDecodeError as error:
         raise input_error(str(path), f"is not text in UTF-8: {error}.") from None
-    data = _loaded(text, str(path))
+    data = loaded(text, str(path))
     if not isinstance(data, dict):
         raise input_error(str(path), "must be a mapping of keys to values.", data)
     if foreign and not trust_code and (details := refused_code(data)):
@@ -154,7 +155,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise input_error(
             "--set", f"a part of {path!r} before the last is not a mapping of keys.", override
         )
-    value = _loaded(text, f"--set {path}")
+    value = loaded(text, f"--set {path}")
     if last in ("path", "encoder") and isinstance(value, str) and Path(value).exists():
         value = str(Path(value).absolute())
     place[last] = value

@@ -1,5 +1,7 @@
 """The search space of a config."""
 
+from typing import Any
+
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import (
     AnyConfig,
@@ -18,7 +20,7 @@ _LOG = ("lr/outer", "lr/inner", "lr/adapt", "distill/temperature")
 def space_of(config: AnyConfig) -> SearchSpace:
     """The search space of `config`."""
     ranges: dict[str, Range] = {}
-    fixed: dict[str, float] = {}
+    fixed: dict[str, Any] = {}
     searched = config.searched
     choices = {one.name: one.parameter for one in searched}
     for name, value in config.space.scalars().items():
@@ -29,7 +31,7 @@ def space_of(config: AnyConfig) -> SearchSpace:
         elif isinstance(value, RangeSection):
             ranges[name] = Range(value.low, value.high, log=name in _LOG)
         else:
-            fixed[name] = float(value)
+            fixed[name] = value
     conditions = {one.name: one.conditions for one in searched if one.conditions}
     if isinstance(config, Config):
         conditions |= _readers(config)
@@ -40,10 +42,11 @@ def _readers(config: Config) -> dict[str, tuple[Condition, ...]]:
     """For each scalar that only some models or learners read: which ones."""
     found: dict[str, tuple[Condition, ...]] = {}
     outermost = [one for one in config.searched if one.name in ("model", "learner")]
+    variants = [(v, config.variant(v).readable_scalars()) for v in config.representatives()]
     for one in outermost:
-        reads = {
-            value: config.variant({one.name: value}).readable_scalars() for value in one.values
-        }
+        reads: dict[Any, set[str]] = {value: set() for value in one.values}
+        for chosen, scalars in variants:
+            reads[chosen.get(one.name, one.first)] |= scalars
         for name in config.space.scalars():
             readers = tuple(value for value, scalars in reads.items() if name in scalars)
             if len(readers) < len(reads):

@@ -49,6 +49,7 @@ class OptunaSampler:
     def __init__(self, make: Callable[[int], BaseSampler], space: SearchSpace, seed: int) -> None:
         self._make, self._seed, self._space = make, seed, space
         self._distributions = distributions(space.box())
+        self._replays: bool | None = None  # not known before the first suggestion
 
     def has_model(self, trials: RankedTrials, ahead: int = 0) -> bool:
         """Always true: the samplers of Optuna know themselves how many random trials they need."""
@@ -76,7 +77,9 @@ class OptunaSampler:
     ) -> Values:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a sampler is experimental
-            replays = isinstance(self._make(self._seed), _REPLAYED)
+            if self._replays is None:
+                self._replays = isinstance(self._make(self._seed), _REPLAYED)
+            replays = self._replays
             seed = self._seed if replays else derived_seed(self._seed, known)
             study = optuna.create_study(direction="maximize", sampler=self._make(seed))
             show = _replay if replays else _add

@@ -12,6 +12,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.record.study import StudiedTrial, read_study
+from orchestrator.space.choices import is_number
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 
@@ -47,7 +48,15 @@ def params_of(
     scored = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
     best = max(scored, key=lambda trial: trial.score, default=None)
     rest = space.rate_design(1, 0)[0] if best is None else best.params
-    return space.complete({**rest, **hyperparameters, **encoded})
+    searched = space.parameters()
+    given = {name: searched[name].nearest(value) for name, value in hyperparameters.items()}
+    params = space.complete({**rest, **given, **encoded})
+    unread = [name for name in given if name not in params]
+    if unread:
+        rule = "is not read with the options of this trial."
+        remedy = "Give the option that reads it."
+        raise InputError([ErrorDetail(name, rule, given[name], remedy) for name in unread])
+    return params
 
 
 def by_name(space: SearchSpace, params: Mapping[str, Any]) -> Values:
@@ -63,7 +72,7 @@ def _check_hyperparameters(space: SearchSpace, values: Mapping[str, Any]) -> lis
     details, searched = [], space.parameters()
     for name, value in values.items():
         if name in space.fixed:
-            rule = f"is not searched: it is {space.fixed[name]:g} in all trials."
+            rule = f"is not searched: it is {space.fixed[name]} in all trials."
             details.append(ErrorDetail(name, rule, value, "Omit it."))
         elif name not in searched:
             known = ", ".join(searched) or "none"
@@ -95,16 +104,11 @@ def _check_weights(space: SearchSpace, weights: Mapping[str, Any]) -> list[Error
     details += [
         ErrorDetail(f"weights.{task}", "must be a number of at least 0.", weight)
         for task, weight in weights.items()
-        if not _is_number(weight) or weight < 0
+        if not is_number(weight) or weight < 0
     ]
     if not details and not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
         details.append(ErrorDetail("weights", "must sum to 1.", sum(weights.values())))
     return details
-
-
-def _is_number(value: object) -> bool:
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def trials_from(name: str, plan: Plan, home: Home) -> dict[str, Any]:
@@ -159,18 +163,13 @@ def _encoded(
     Weights of tasks that it lacks are dropped, and the rest is scaled to sum 1; other tasks get
     zero. Numbers outside a range move to its end; what is new gets the middle of its range.
     """
-    known = {name: v for name, v in hyperparameters.items() if name in space.ranges}
-    clipped = {
-        name: min(max(v, space.ranges[name].low), space.ranges[name].high)
-        for name, v in known.items()
-    }
-    chosen = {
-        n: hyperparameters[n]
-        for n, c in space.choices.items()
-        if n in hyperparameters and c.contains(hyperparameters[n])
+    known = {
+        name: of.nearest(hyperparameters[name])
+        for name, of in space.parameters().items()
+        if name in hyperparameters and of.accepts(hyperparameters[name])
     }
     middle = {name: of.at(0.5) for name, of in space.parameters().items()}
-    params = space.active({**middle, **clipped, **chosen})
+    params = space.active({**middle, **known})
     if not isinstance(space.weights, Simplex):
         return params
     kept = np.array([weights.get(task, 0.0) for task in space.weights.tasks])

@@ -1,11 +1,18 @@
 """Searched options that are no real numbers, and the conditions under which they are read."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 Option = str | int | float | bool
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number; true and false are none."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,14 @@ class Choice:
 
     def contains(self, value: object) -> bool:
         return value in self.options
+
+    def accepts(self, value: object) -> bool:
+        """Whether `nearest` is defined."""
+        return value in self.options
+
+    def nearest(self, value: Any) -> Option:
+        """The option that equals `value`, which may have another type: 2 for 2.0."""
+        return self.options[self.options.index(value)]
 
     def at(self, share: float) -> Option:
         """The option at `share` in [0, 1] of the list."""
@@ -42,14 +57,22 @@ class WholeRange:
         return f"a whole number from {self.low} to {self.high}{steps}"
 
     def contains(self, value: object) -> bool:
-        return type(value) is int and value in range(self.low, self.high + 1, self.step)
+        return is_number(value) and value in range(self.low, self.high + 1, self.step)
+
+    def accepts(self, value: object) -> bool:
+        """Whether `nearest` is defined."""
+        return is_number(value)
+
+    def nearest(self, value: float) -> int:
+        """The number of the range that is nearest to `value`."""
+        return self.mean([min(max(value, self.low), self.high)])
 
     def at(self, share: float) -> int:
         """The number at `share` in [0, 1] of the range; each has an equal part of it."""
         n = (self.high - self.low) // self.step + 1
         return self.low + self.step * min(int(share * n), n - 1)
 
-    def mean(self, values: Sequence[int]) -> int:
+    def mean(self, values: Sequence[float]) -> int:
         """The number of the range that is nearest to the arithmetic mean."""
         above = sum(values) / len(values) - self.low
         return self.low + self.step * round(above / self.step)

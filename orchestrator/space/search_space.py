@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fewshot.learners.per_task import OWN
-from orchestrator.space.choices import Choice, Conditions, WholeRange, active
+from orchestrator.space.choices import Choice, Conditions, WholeRange, active, is_number
 from orchestrator.space.simplex import Simplex
 
 Values = dict[str, Any]  # numbers, and the options of choices
@@ -35,8 +35,15 @@ class Range:
         return f"a number from {self.low:g} to {self.high:g}"
 
     def contains(self, value: object) -> bool:
-        is_real = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_real and self.low <= value <= self.high  # type: ignore[operator]
+        return is_number(value) and self.low <= value <= self.high
+
+    def accepts(self, value: object) -> bool:
+        """Whether `nearest` is defined."""
+        return is_number(value)
+
+    def nearest(self, value: float) -> float:
+        """The value of the range that is nearest to `value`."""
+        return self._within(float(value))
 
     def mean(self, values: Sequence[float]) -> float:
         """The mean of values on the scale of the range: geometric if `log`, else arithmetic."""
@@ -72,7 +79,7 @@ class SearchSpace:
     """
 
     ranges: Mapping[str, Range]
-    fixed: Mapping[str, float]
+    fixed: Mapping[str, Any]
     weights: Simplex | Mapping[str, float]
     choices: Mapping[str, Choice | WholeRange] = field(default_factory=dict)
     conditions: Conditions = field(default_factory=dict)
@@ -129,7 +136,8 @@ class SearchSpace:
 
     def is_reference(self, params: Mapping[str, Any]) -> bool:
         """Whether the parameters are those of the reference, with any rates."""
-        reference = self._reference
+        read = self.active({**params, **self._reference})  # its recipe may not read all of them
+        reference = {name: value for name, value in self._reference.items() if name in read}
         return bool(reference) and all(params.get(k) == v for k, v in reference.items())
 
     def with_weights(self, weights: Mapping[str, float]) -> Values:

@@ -176,7 +176,9 @@ class Simplex:
         """Shares (n, d) of the groups; those that can't be encoded become zero, but never all."""
         sizes = np.bincount(self._group_of)
         kept = np.where(shares / sizes < self._least, 0.0, shares)
-        # All are small only if the groups have many tasks; then none is removed.
+        # All can be small if `zero_below` is near the uniform weight; then the largest are kept.
+        above = np.where(shares / sizes < self.zero_below, 0.0, shares)
+        kept = np.where(kept.sum(1, keepdims=True) > 0, kept, above)
         kept = np.where(kept.sum(1, keepdims=True) > 0, kept, shares)
         return np.asarray(kept / kept.sum(1, keepdims=True))
 

@@ -19,8 +19,12 @@ from orchestrator import Search
 from orchestrator.cli import app as cli
 from orchestrator.config.json_schema import json_schema
 from orchestrator.config.loading import dump, parse
+from orchestrator.config.plan import plan_of
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
+from orchestrator.results.export.own_loop import _fixed
+from orchestrator.results.retrained import Finalist
+from orchestrator.search.finals.intervals import Interval
 from tests.orchestrator import own_loops
 from tests.orchestrator.own_loops import data
 from tests.orchestrator.tiny import quiet
@@ -88,7 +92,7 @@ class TestTheConfig:
         assert not list(validator.iter_errors(data()))
         for wrong in (
             {"model": {"name": "mlp"}},
-            {"space": {"rate": "fast"}},
+            {"space": {"rate": ["fast"]}},
             {"search": {"lanes": 4}},
         ):
             assert list(validator.iter_errors(data(**wrong)))
@@ -424,3 +428,34 @@ def write_texts(path):
     table.loc[shuffled, "label"] = [i % 2 for i in range(shuffled.sum())]
     assert not math.isnan(table.label.mean())
     table.to_csv(path, index=False)
+
+
+def test_the_config_of_an_export_has_the_chosen_options():
+    space = {
+        "rate": {"low": 1e-3, "high": 1e-1, "log": True},
+        "optimizer": {"choices": ["adam", "sgd"]},
+        "batch": {"low": 8, "high": 32, "step": 8},
+        "activation": "relu",
+    }
+    config = parse(
+        {
+            "name": "own",
+            "program": "loop:train",
+            "tasks": {"train": ["a", "b"], "validation": ["v"]},
+            "steps": {"choices": [10, 20]},
+            "space": space,
+        }
+    )
+    weights, chosen = {"a": 0.25, "b": 0.75}, {"optimizer": "sgd", "batch": 16, "steps": 20}
+    hyperparameters = {"rate": 0.01, "activation": "relu"}
+    score = Interval(0.5, 0.4, 0.6)
+    best = Finalist(3, "searched", 0.5, score, hyperparameters, weights, chosen)
+    fixed = _fixed(config, best)
+    assert fixed.searched == []
+    assert fixed.steps == 20
+    plan = plan_of(fixed)
+    assert plan.space.parameters() == {}
+    assert plan.space.decode({}) == (
+        {"rate": 0.01, "activation": "relu", "optimizer": "sgd", "batch": 16},
+        weights,
+    )

@@ -1,10 +1,13 @@
 """A program for trials of several recipes: one program for each recipe, trained in turns."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from fewshot.errors.disk import disk_problem
+from fewshot.errors.parts import failure_of
 from trials.contract import Outcome, Recipe, RungReport, TrialProgram, TrialResult, TrialSpec
 from trials.programs.build import build
 
@@ -41,6 +44,7 @@ class SeveralRecipes:
         self.capacity_steps = 0
         self._idle_steps = 0.0
         self._make = make
+        self._failed: list[TrialResult] = []  # trials whose program can't be made
         self._programs: dict[str, TrialProgram] = {first.fingerprint: make(first)}
         self._recipe_of: dict[str, str] = {}  # by the key of each live or queued trial
         self._turns: Counter[str] = Counter()  # of each recipe that has trials
@@ -53,7 +57,14 @@ class SeveralRecipes:
         recipe = spec.recipe.fingerprint
         if recipe not in self._programs:
             self._drop_unused()
-            self._programs[recipe] = self._make(spec.recipe)
+            try:
+                self._programs[recipe] = self._make(spec.recipe)
+            except Exception as error:
+                if disk_problem(error):
+                    raise
+                # The data were checked for each option, but not for all of their combinations.
+                self._failed.append(_failed(spec, error))
+                return
         if recipe not in self._recipe_of.values():  # a recipe that comes later is not ahead
             self._turns[recipe] = min((self._turns[r] for r in self._live()), default=0)
         self._recipe_of[spec.key] = recipe
@@ -88,9 +99,22 @@ class SeveralRecipes:
         results = [result for program in self._programs.values() for result in program.ended()]
         for result in results:
             del self._recipe_of[result.key]
-        return results
+        failed, self._failed = self._failed, []
+        return results + failed
 
     def release(self, key: str, outcome: Outcome) -> TrialResult:
         if key not in self._recipe_of:
             raise ValueError(f"No live trial {key!r}.")
         return self._programs[self._recipe_of.pop(key)].release(key, outcome)
+
+
+def _failed(spec: TrialSpec, error: Exception) -> TrialResult:
+    failure = failure_of(error)
+    return TrialResult(
+        key=spec.key,
+        outcome="failed",
+        step=0,
+        error=failure.message,
+        traceback=failure.traceback,
+        time=time.time(),
+    )

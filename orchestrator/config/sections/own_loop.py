@@ -72,21 +72,24 @@ class WholeRangeSection(Section):
 Searched = LoggedRangeSection | ChoiceSection | WholeRangeSection
 
 
-def _scalar(value: Any, usual: object) -> Searched | float:
+Scalar = Searched | float | int | bool | str
+
+
+def _scalar(value: Any, usual: object) -> Scalar:
     if isinstance(value, Mapping) and "choices" in value:
         return ChoiceSection.model_validate(value)
     if isinstance(value, Mapping) and "step" in value:
         return WholeRangeSection.model_validate(value)
-    if isinstance(value, ChoiceSection | WholeRangeSection):
+    if isinstance(value, ChoiceSection | WholeRangeSection | str | bool | int):
         return value
     return parse_scalar(value, LoggedRangeSection)
 
 
 class OwnSpaceSection(Section):
-    """The task weights, and parameters with any names: a number is fixed, others are searched."""
+    """The task weights, and parameters with any names; a number or a word is fixed."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Searched | float, WrapValidator(_scalar)]]
+    __pydantic_extra__: dict[str, Annotated[Scalar, WrapValidator(_scalar)]]
 
     task_weights: WeightsSection = WeightsSection()
 
@@ -108,7 +111,7 @@ class OwnSpaceSection(Section):
             raise section_error(*details)
         return self
 
-    def scalars(self) -> dict[str, Searched | float]:
+    def scalars(self) -> dict[str, Scalar]:
         """All parameters except the task weights, by name."""
         return dict(self.__pydantic_extra__ or {})
 

@@ -47,7 +47,8 @@ def _baseline(plan: Plan, complete: Sequence[StudiedTrial], summary: Summary) ->
     name = "baseline beaten"
     if summary.verdict is not None:
         remedy = "" if summary.verdict == "better" else " Add trials, or training tasks."
-        text = f"on the test tasks the verdict is: {summary.verdict}.{remedy}"
+        where = "test" if summary.test else "validation"
+        text = f"the verdict on the {where} tasks is: {summary.verdict}.{remedy}"
         return HealthCheck(name, summary.verdict == "better", text)
     references = [t.score for t in complete if plan.space.is_reference(t.params)]
     others = [t.score for t in complete if not plan.space.is_reference(t.params)]

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from fewshot.errors.inputs import FewtuneError
 from fewshot.tasks.files import write_text
@@ -40,13 +41,20 @@ def write_own_loop(
 
 def _fixed(config: OwnLoopConfig, best: Finalist) -> OwnLoopConfig:
     """The config with nothing left to search."""
+    config = config.variant(best.choices)
     weights: dict[str, object] = {"search": False}
     if best.task_weights:
         weights["fixed"] = dict(best.task_weights)
-    space = {"task_weights": weights, **best.hyperparameters}
+    space = {"task_weights": weights, **_values(best)}
     fixed = configs.parse(configs.data_of(config) | {"space": space, "path": "."})
     assert isinstance(fixed, OwnLoopConfig), "it has a program"
     return fixed
+
+
+def _values(best: Finalist) -> dict[str, Any]:
+    """The values of all names in `space`. The steps may be searched too, but are not in it."""
+    chosen = {name: value for name, value in best.choices.items() if name != "steps"}
+    return {**best.hyperparameters, **chosen}
 
 
 def _card(config: OwnLoopConfig, summary: Summary, best: Finalist) -> str:
@@ -58,7 +66,10 @@ def _card(config: OwnLoopConfig, summary: Summary, best: Finalist) -> str:
         f"`{FILES}/` is what `{config.program}` left in its folder. `config.yaml` has the values "
         "below in place of ranges; `result.json` has the result of the search and the seed.",
         "",
-        *(f"- `{name}`: {value:.6g}" for name, value in best.hyperparameters.items()),
+        *(
+            f"- `{name}`: {value:.6g}" if isinstance(value, float) else f"- `{name}`: {value}"
+            for name, value in {**best.choices, **best.hyperparameters}.items()
+        ),
         *(f"- `lambda/{task}`: {weight:.4f}" for task, weight in best.task_weights.items()),
         "",
     ]

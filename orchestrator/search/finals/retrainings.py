@@ -128,7 +128,7 @@ def matched_retrainings(
     gain = mean_score(finals, "searched", best)
     if uniform is not None and mean_score(finals, "uniform", uniform) >= gain:
         return []
-    params = {**ranked_trials.trials[best].params, **space.reference()}
+    params = space.active({**ranked_trials.trials[best].params, **space.reference()})
     return [Retraining(Candidate(best, params, "uniform"), j) for j in range(plan.seeds)]
 
 
@@ -146,7 +146,7 @@ def test_runs(
         if number is None:
             continue
         reference = plan.space.reference() if role == "uniform" else {}
-        params = {**ranked_trials.trials[number].params, **reference}
+        params = plan.space.active({**ranked_trials.trials[number].params, **reference})
         found += [
             Retraining(Candidate(number, params, role), j, f"final-{ended[role, number, j]:04d}")
             for j in range(plan.seeds)

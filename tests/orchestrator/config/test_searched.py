@@ -153,3 +153,14 @@ def test_code_in_a_choice_of_an_untrusted_config_is_not_run(tmp_path):
         load_config(path, foreign=True)
     assert [d.path for d in caught.value.details] == ["learner.name"]
     assert caught.value.details[0].found == "evil.module:learner"
+
+
+def test_a_scalar_that_only_a_nested_option_reads_is_read_there():
+    heads = {"name": "maml", "adapt_steps": 1, "heads": {"choices": ["shared", "per_task"]}}
+    space = CHOICES["space"] | {"task/own": {"low": 0.0, "high": 1.0}}
+    train = [{"function": "line"}, {"function": "square"}]
+    held_out = [{"function": "sinusoid"}]
+    tasks = {"train": train, "validation": held_out, "test": held_out}
+    learner = {"choices": ["ridge", heads]}
+    config = tiny.config(**CHOICES | {"learner": learner, "space": space, "tasks": tasks})
+    assert plan_of(config).space.conditions["task/own"] == (Condition("learner", ("maml",)),)

@@ -126,7 +126,7 @@ def test_the_key_needs_our_own_sampler() -> None:
     made = parse(data | {"search": data["search"] | {"stop": "auto"}})
     assert plan_of(made).may_stop_early
     assert not plan_of(config()).may_stop_early
-    with pytest.raises(InputError, match=r"search\.stop: needs the sampler fewtune"):
+    with pytest.raises(InputError, match=r"search\.stop: needs `search.sampler: fewtune`"):
         parse(data | {"search": data["search"] | {"stop": "auto", "sampler": "tpe"}})
     with pytest.raises(InputError, match=r"search\.stop: must be 'auto'"):
         parse(data | {"search": data["search"] | {"stop": "never"}})

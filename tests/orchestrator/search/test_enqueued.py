@@ -12,6 +12,8 @@ from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.study import open_storage
 from orchestrator.search.loop import run_search
 from orchestrator.search.own_trials import by_name, params_of
+from orchestrator.space.choices import Choice, Condition, WholeRange
+from orchestrator.space.search_space import Range, SearchSpace
 from tests.orchestrator import toys
 from tests.orchestrator.search.test_loop import _quick
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Told, Toy
@@ -182,3 +184,21 @@ def test_weights_that_are_not_searched_are_refused() -> None:
         params_of(fixed, {"clean": 1.0}, {"lr/adapt": 0.2}, [])
     assert [detail.path for detail in error.value.details] == ["lr/adapt", "weights"]
     assert "it is 0.1 in all trials" in str(error.value)
+
+
+def test_options_have_the_types_of_the_search_space() -> None:
+    space = SearchSpace(
+        {"lr/inner": Range(1e-2, 1.0, log=True)},
+        {},
+        SPACE.weights,
+        {"learner": Choice(("protonet", "maml")), "width": WholeRange(8, 64, 8)},
+        {"lr/inner": (Condition("learner", ("maml",)),)},
+    )
+    params = params_of(space, None, {"learner": "maml", "width": 16.0, "lr/inner": 0.1}, [])
+    assert (params["learner"], params["lr/inner"]) == ("maml", 0.1)
+    assert (params["width"], type(params["width"])) == (16, int)
+    with pytest.raises(InputError) as error:
+        params_of(space, None, {"learner": "protonet", "lr/inner": 0.1}, [])
+    assert [d.path for d in error.value.details] == ["lr/inner"]
+    with pytest.raises(InputError, match=r"a whole number from 8 to 64 in steps of 8.*Found 17"):
+        params_of(space, None, {"width": 17}, [])

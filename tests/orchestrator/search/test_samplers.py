@@ -9,7 +9,7 @@ from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Told, Toy
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "cmaes", "random"])
 def test_a_search_ends_with_each_sampler_and_can_be_taken_up(tmp_path, sampler: str) -> None:
     plan = toys.plan(sampler=sampler, trials=14)
     path = str(tmp_path / "toy.journal")

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.space.choices import Choice, Condition, WholeRange, active
 from orchestrator.space.search_space import Range, SearchSpace
+from orchestrator.space.simplex import Simplex
 
 LEARNER = Choice(("protonet", "maml", "anil"))
 SPACE = SearchSpace(
@@ -100,3 +101,40 @@ def test_the_mean_of_several_recipes_is_that_of_the_most_frequent_one():
         "learner.maml.inner_steps": 2,
         "steps": 70,
     }
+
+
+def test_the_reference_is_known_whatever_its_recipe_reads():
+    heads = Choice(("shared", "per_task"))
+    space = SearchSpace(
+        {"lr/outer": Range(1e-4, 1e-1, log=True), "task/own": Range(0.0, 1.0)},
+        {},
+        Simplex(("a", "b"), (0.5, 0.5), zero_below=0.1),
+        {"heads": heads},
+        {"task/own": (Condition("heads", ("per_task",)),)},
+    )
+    design = space.rate_design(16, seed=0)
+    assert {"task/own" in point for point in design} == {True, False}
+    assert all(space.is_reference(point) for point in design)
+    other = space.weights.encode({"a": 0.8, "b": 0.2})
+    assert not any(space.is_reference(point | other) for point in design)
+
+
+@pytest.mark.parametrize(
+    ("of", "value", "nearest"),
+    [
+        (WholeRange(8, 64, 8), 128, 64),
+        (WholeRange(8, 64, 8), 17.0, 16),
+        (Range(0.1, 1.0), 3, 1.0),
+        (Choice((1, 5)), 5.0, 5),
+    ],
+)
+def test_the_nearest_value_has_the_type_of_the_range(of, value, nearest):
+    found = of.nearest(value)
+    assert (found, type(found)) == (nearest, type(nearest))
+
+
+@pytest.mark.parametrize("of", [WholeRange(8, 64, 8), Range(0.1, 1.0)])
+@pytest.mark.parametrize("value", ["small", True, float("nan")])
+def test_what_is_no_number_is_not_in_a_range(of, value):
+    assert not of.accepts(value)
+    assert not of.contains(value)

@@ -215,7 +215,7 @@ def test_there_are_two_groups_and_each_task_is_in_one(groups: tuple[str, ...]) -
 @given(
     simplexes(),
     st.lists(st.one_of(st.just(0.0), st.floats(0, 1)), min_size=6, max_size=6),
-    st.floats(0.01, 0.9),
+    st.floats(0.01, 0.7),
 )
 def test_the_default_box_contains_all_weights_without_small_ones(
     simplex: Simplex, raw: list[float], zero_below: float
@@ -247,3 +247,10 @@ def test_shares_of_groups_are_spread_evenly_over_their_tasks() -> None:
     found = simplex.decode(simplex.encode_nearest(np.array([0.8, 0.2])))
     assert found == pytest.approx({"a": 0.4, "b": 0.2, "c": 0.4})
     assert simplex.group_shares(np.array([[0.4, 0.2, 0.4]]))[0] == pytest.approx([0.8, 0.2])
+
+
+def test_weights_that_are_all_near_the_uniform_weight_can_be_encoded():
+    simplex = uniform(2, zero_below=0.4375)
+    shares = simplex.without_small(np.array([[4 / 7, 3 / 7]]))[0]
+    assert shares.tolist() == [1.0, 0.0]
+    assert list(simplex.decode(simplex.encode_nearest(shares)).values()) == [1.0, 0.0]

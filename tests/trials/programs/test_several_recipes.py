@@ -67,13 +67,36 @@ def test_waiting_trials_are_no_idle_lanes(case, tmp_path):
 
 def test_a_failing_trial_fails_alone(case, tmp_path):
     specs = trials(case, 6)
+    calm = drive(several(case, tmp_path / "calm", 3), specs)
     specs[1] = replace(specs[1], hyperparameters=case.wild)
-    specs[2] = replace(specs[2], task_weights={})  # raises when it starts
-    with pytest.raises(KeyError):
-        drive(several(case, tmp_path, 3), specs[2:3])
-    stories = drive(several(case, tmp_path / "again", 3), [*specs[:2], *specs[3:]])
-    outcomes = {key: story.result.outcome for key, story in stories.items()}
-    assert [outcomes[s.key] for s in specs if s is not specs[2]].count("failed") == 1
+    stories = drive(several(case, tmp_path / "wild", 3), specs)
+    for spec in specs:
+        if spec is specs[1]:
+            assert stories[spec.key].result.outcome == "failed"
+        else:
+            assert_same_reports(stories[spec.key].reports, calm[spec.key].reports)
+
+
+def test_a_recipe_whose_program_cannot_be_made_fails_alone(case, tmp_path):
+    program = several(case, tmp_path, 2)
+    make, bad = program._make, recipes(case)[1].fingerprint
+
+    def raising(recipe):
+        if recipe.fingerprint == bad:
+            raise ValueError("too few examples for this way and shot")
+        return make(recipe)
+
+    program._make = raising
+    good, failing = trials(case, 2)
+    for spec in (good, failing):
+        program.admit(spec)
+    assert program.free == 1
+    assert {report.key for report in program.advance()} == {good.key}
+    (result,) = program.ended()
+    assert (result.key, result.outcome) == (failing.key, "failed")
+    assert "too few examples" in result.error
+    assert "Traceback" in result.traceback
+    assert program.ended() == []
 
 
 def test_programs_without_trials_are_dropped(case, tmp_path):
