@@ -12,6 +12,8 @@ from fewshot.errors.inputs import FewtuneError
 from orchestrator.cli.output import RESULTS, SETUP, HomeOption, Output
 
 if TYPE_CHECKING:
+    import subprocess
+
     from orchestrator.record.home import Home
 
 app = typer.Typer()
@@ -76,8 +78,8 @@ def dashboard(
     from orchestrator.tracking.dashboard import server
 
     output, place = Output(), Home.at(home)
-    signal.signal(signal.SIGTERM, _interrupt)  # otherwise the server would outlive this process
     running = server(place.path, port)
+    signals = _ending(running.process)
     if not running.base.endswith(f":{port}"):
         other = running.base.rpartition(":")[2]
         output.messages.print(f"port {port} is in use by another program; taking {other}")
@@ -88,10 +90,28 @@ def dashboard(
             output.results.print(link)
         output.messages.print("Ctrl-C ends it.")
         running.process.wait()
-    except KeyboardInterrupt:
-        pass
+    except FewtuneError:
+        if not signals:
+            raise
     finally:
         running.close()
+
+
+def _ending(process: "subprocess.Popen[bytes]") -> list[int]:
+    """SIGINT and SIGTERM end `process` from now on; returns the list of the received signals.
+
+    The handler raises no KeyboardInterrupt: Python drops an exception that is raised while the
+    garbage collector runs a callback, and the server would outlive its command.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return received
 
 
 def _search_links(base: str, home: "Home") -> Iterator[str]:
@@ -102,7 +122,3 @@ def _search_links(base: str, home: "Home") -> Iterator[str]:
             yield f"  {name}: {search_url(base, home.tracking_uri, 'fewtune', name)}"
         except FewtuneError:  # started, but without a run in MLflow yet
             continue
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
