@@ -154,6 +154,9 @@ def enqueue(
 ) -> None:
     """Add a trial of your own to a search that runs, or that you resume later."""
     from orchestrator.api import Search
+    from orchestrator.record.home import Home
+    from orchestrator.record.study import read_study
+    from orchestrator.search.early_stopping import what_is_waited_for
 
     found, output = Search.open(name, home=home), Output()
     given = None if weights is None else _values(weights.split(","))
@@ -163,10 +166,10 @@ def enqueue(
         for key, value in params.items()
     )
     output.results.print(f"enqueued: {shown}", markup=False)
-    summary, planned = found.summary(), found.config["search"]["trials"]
-    if sum(summary.trials.values()) >= planned:
-        message = f"All {planned} trials of the search have started. It runs when the search gets "
-        output.messages.print(message + f"more: --resume --trials {planned + 1}", markup=False)
+    record = read_study(Home(found.home).storage(name), name)
+    assert record is not None, "the search has a study"
+    if message := what_is_waited_for(record, found.config["search"]["trials"]):
+        output.messages.print(message, markup=False)
 
 
 def _values(texts: list[str]) -> dict[str, Any]:
