@@ -5,7 +5,6 @@ and in place of `batch`, `optimizer` and `steps`. An option that is a section ca
 options of its own, which are read only if it is chosen.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -13,6 +12,7 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 
 from fewshot.errors.inputs import ErrorDetail, InputError
+from orchestrator.config.sections.range_rules import errors_of
 from orchestrator.config.sections.section import Section
 from orchestrator.space.choices import Choice, Condition, Option, WholeRange
 
@@ -83,13 +83,13 @@ def _in_node(
     details: list[ErrorDetail],
 ) -> Iterator[Searched]:
     """The option `node`, then those inside of it. name: see `Searched`; place: in the file."""
-    errors = _errors(place, node)
+    errors = errors_of(node, place)
     details += errors
     if errors:
         return
     if "choices" not in node:
-        step = node.get("step", 1)
-        yield Searched(name, WholeRange(node["low"], node["high"], step), {}, conditions)
+        numbers = WholeRange(node["low"], node["high"], node["step"])
+        yield Searched(name, numbers, {}, conditions)
         return
     values = _labelled(node["choices"])
     yield Searched(name, Choice(tuple(values)), values, conditions)
@@ -99,37 +99,6 @@ def _in_node(
             for path, inner in _nodes(value, ""):
                 where = f"{place}.choices.{i}.{path}"
                 yield from _in_node(f"{name}.{label}.{path}", where, inner, own, details)
-
-
-def _errors(place: str, node: Mapping[str, Any]) -> list[ErrorDetail]:
-    known = ("choices",) if "choices" in node else ("low", "high", "step")
-    details = [
-        ErrorDetail(f"{place}.{key}", f"can't be beside {known[0]}.", None, "Remove it.")
-        for key in node
-        if key not in known
-    ]
-    if "choices" in node:
-        options = node["choices"]
-        if not isinstance(options, list) or len(options) < 2:
-            rule = "must be a list of at least two options."
-            return [*details, ErrorDetail(f"{place}.choices", rule, options)]
-        if len({json.dumps(option, sort_keys=True) for option in options}) < len(options):
-            rule = "must not have an option twice."
-            details.append(ErrorDetail(f"{place}.choices", rule, options))
-        if any(option is None for option in options):
-            details.append(ErrorDetail(f"{place}.choices", "must not have an empty option.", None))
-        return details
-    low, high, step = node.get("low"), node.get("high"), node.get("step", 1)
-    if not all(type(end) is int for end in (low, high, step)):
-        rule = "must have whole numbers as `low`, `high` and `step`."
-        remedy = "For other numbers give {choices: [..]}."
-        return [*details, ErrorDetail(place, rule, [low, high, step], remedy)]
-    assert isinstance(low, int), "see above"
-    assert isinstance(high, int), "see above"
-    if low >= high or step < 1 or (high - low) % step:
-        rule = "must have low < high, and a step that divides high - low."
-        details.append(ErrorDetail(place, rule, [low, high, step]))
-    return details
 
 
 def _labelled(options: list[Any]) -> dict[Option, Any]:
