@@ -7,9 +7,10 @@ options of its own, which are read only if it is chosen.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, ValidationError
 
 from fewshot.errors.inputs import ErrorDetail, InputError
 from orchestrator.config.sections.range_rules import errors_of
@@ -165,11 +166,17 @@ def representatives(options: list[Searched]) -> list[dict[str, Any]]:
     return found
 
 
+def _key(values: Mapping[str, Any]) -> str:
+    """A key of values, in which 1 and true differ."""
+    return repr(sorted(values.items()))
+
+
 class SearchableConfig(Section):
     """A config of which options may be searched.
 
     The fields are those of the plain config, which has the first of several options, or the highest
-    number; see `variant`.
+    number; see `variant`. Do not copy it with other values (`model_copy`): the copy would have the
+    variants of the original.
     """
 
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)  # see `searched.nodes`
@@ -182,6 +189,34 @@ class SearchableConfig(Section):
         config._written = written
         return config
 
+    @classmethod
+    def validated(cls, data: Mapping[str, Any]) -> tuple[Self | None, list[ValidationError]]:
+        """The config if each of its searched options is valid, else the errors of all of them.
+
+        Raises InputError of choices, as `of`.
+        """
+        written = nodes(data)
+        options = searched_options(written)
+        variants: dict[str, Self] = {}
+        errors = []
+        for values in representatives(options):
+            try:
+                variants[_key(values)] = cls.model_validate(resolved(data, options, values))
+            except ValidationError as error:
+                errors.append(error)
+        if errors:
+            return None, errors
+        if not written:
+            return variants[_key({})], []
+        config = cls.of(data)
+        config._variants.update(variants)
+        return config, []
+
+    @cached_property
+    def _variants(self) -> dict[str, Self]:
+        """The variants that were validated, by their values; a validation takes a millisecond."""
+        return {}
+
     def data(self) -> dict[str, Any]:
         """Plain values under their names in YAML, with defaults filled in; the inverse of `of`."""
         data: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -193,7 +228,7 @@ class SearchableConfig(Section):
             place[last] = node
         return data
 
-    @property
+    @cached_property
     def searched(self) -> list[Searched]:
         """The options of the recipe that are searched."""
         return searched_options(self._written)
@@ -202,7 +237,11 @@ class SearchableConfig(Section):
         """The config with these values of the searched options; by default the plain config."""
         if not self._written:
             return self
-        return type(self).model_validate(resolved(self.data(), self.searched, values))
+        key = _key(values)
+        if key not in self._variants:
+            plain = resolved(self.data(), self.searched, values)
+            self._variants[key] = type(self).model_validate(plain)
+        return self._variants[key]
 
     def representatives(self) -> list[dict[str, Any]]:
         """Values of the searched options, for which `variant` gives each option once."""

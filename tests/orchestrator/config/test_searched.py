@@ -6,6 +6,7 @@ from fewshot.errors.inputs import InputError
 from orchestrator.config.loading import data_of, dump, load_config, parse
 from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import plan_of, recipes_of
+from orchestrator.config.sections.config import Config
 from orchestrator.space.choices import Choice, Condition, WholeRange
 from orchestrator.space.search_space import Range
 from tests.orchestrator import own_loops, tiny
@@ -209,3 +210,29 @@ def test_without_a_step_a_range_has_real_numbers_which_a_recipe_cannot_have():
     assert space.ranges["width"] == Range(1, 5)
     with pytest.raises(InputError, match=r"Write {low: 1, high: 5, step: 1}"):
         tiny.config(learner=MAML | {"inner_steps": written})
+
+
+def test_each_variant_is_validated_once(monkeypatch):
+    validated, validate = [], Config.model_validate.__func__
+
+    def counted(cls, data):
+        validated.append(data)
+        return validate(cls, data)
+
+    monkeypatch.setattr(Config, "model_validate", classmethod(counted))
+    config = tiny.config(**CHOICES)
+    plan_of(config)
+    recipes_of(config)
+    assert len(validated) == len(config.representatives()) + 1, "and the plain config"
+    for values in config.representatives():
+        assert config.variant(values) is config.variant(values)
+    assert config.variant({"steps": 2}) != config.variant({"steps": 8})
+    assert config == tiny.config(**CHOICES) != CONFIG.variant({})
+
+
+def test_variants_of_an_own_loop_have_its_absolute_path(tmp_path):
+    config = parse(own_loops.data(path="src", steps={"choices": [5, 10]}))
+    config.variant({"steps": 5})
+    found = with_absolute_paths(config, tmp_path)
+    assert found.variant({"steps": 5}).path == str(tmp_path / "src")
+    assert [one.name for one in found.searched] == ["steps"]
