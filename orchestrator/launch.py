@@ -112,7 +112,9 @@ def run(
             untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
-        summary = explained(summarise(plan.name, records), lambda: plan, records)
+        summary = explained(
+            summarise(plan.name, records), lambda: plan, records, home.search(plan.name)
+        )
         return SearchResult(summary, drained(recorder, should_stop))
 
 
@@ -174,7 +176,8 @@ def _before(config: AnyConfig, home: Home, resume: bool, whole: bool) -> Summary
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
         return None
-    summary = explained(summarise(config.name, records), lambda: plan_of(config), records)
+    folder = home.search(config.name)
+    summary = explained(summarise(config.name, records), lambda: plan_of(config), records, folder)
     if summary.state != "complete" and not resume:
         done = sum(summary.trials.values())
         raise input_error(

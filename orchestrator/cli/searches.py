@@ -32,6 +32,7 @@ from orchestrator.cli.output import (
 
 if TYPE_CHECKING:
     from orchestrator.api import Search
+    from orchestrator.results.leaderboard import Summary
 
 app = typer.Typer()
 
@@ -194,9 +195,9 @@ def show(
     from orchestrator.record.home import Home
 
     output, place = Output(), Home.at(home).path
-    _show(output, name, place, json=json)
+    summary = _show(output, name, place, json=json)
     if why and not json:
-        _show_why(output, name, place)
+        _show_why(output, summary)
 
 
 @app.command("list", rich_help_panel=RESULTS)
@@ -260,7 +261,7 @@ def _search(config: Path, overrides: list[str] | None, home: str | None, trust: 
     return Search.from_yaml(config, home=home, overrides=overrides or (), trust_code=trust)
 
 
-def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
+def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
     from orchestrator.cli.display import leaderboard
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
@@ -269,7 +270,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     summary = summary_of(name, place)
     if json:
         output.json(summary.to_dict() | {"explanation": summary.explanation.to_dict()})
-        return
+        return summary
     output.results.print(leaderboard(summary))
     output.results.print(str(summary))
     for advice in summary.advice:
@@ -279,14 +280,13 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     if (place.best(name) / "config.yaml").exists():
         output.results.print(f"\nbest configuration and model: {place.best(name)}")
     output.results.print(f"dashboard: fewtune dashboard --home {home}")
+    return summary
 
 
-def _show_why(output: Output, name: str, home: Path) -> None:
+def _show_why(output: Output, summary: "Summary") -> None:
     from orchestrator.cli.explanation import why
-    from orchestrator.record.home import Home
-    from orchestrator.results.leaderboard import summary_of
 
-    for part in why(summary_of(name, Home(home)).explanation):
+    for part in why(summary.explanation):
         output.results.print(part)
 
 
