@@ -115,7 +115,9 @@ def run(
         summary = explained(
             summarise(plan.name, records), lambda: plan, records, home.search(plan.name)
         )
-        return SearchResult(summary, drained(recorder, should_stop))
+        sent = drained(recorder, should_stop)
+        observe("end", records)
+        return SearchResult(summary, sent)
 
 
 def _send_rest(config: AnyConfig, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:

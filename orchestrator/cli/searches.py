@@ -27,8 +27,8 @@ from orchestrator.cli.output import (
     Resume,
     Set,
     Trust,
-    duration,
 )
+from orchestrator.search.durations import duration
 
 if TYPE_CHECKING:
     from orchestrator.api import Search
@@ -49,23 +49,8 @@ def check(
     found = search.check()
     for advice in found.advice:
         output.advise(advice)
-    if found.task_sizes:
-        tasks = ", ".join(f"{task} {n}" for task, n in found.task_sizes.items())
-        output.results.print(f"training tasks (examples): {tasks}")
-    for split, n in found.dropped.items():
-        output.results.print(f"dropped from {split}: {n} examples that a later split has too")
-    if "program" in search.config:
-        output.results.print(_own_loop(search), markup=False, emoji=False)
-        return
-    for name, value in found.figures.items():
-        output.results.print(f"accuracy of the {name}: {100 * value:.1f} %")
-    output.results.print(
-        f"search: about {duration(found.seconds)} on this machine, "
-        f"{search.config['search']['trials']} trials of {found.steps} steps, "
-        f"{1000 * found.seconds_per_step:.1f} ms for each step of a lane"
-    )
-    megabytes = found.bytes_per_lane / 2**20
-    output.results.print(f"lanes: {found.lanes}, with about {megabytes:.0f} MB of memory each")
+    text = _own_loop(search) if "program" in search.config else str(found)
+    output.results.print(text, markup=False, emoji=False)
 
 
 @app.command(rich_help_panel=SEARCH)
