@@ -129,8 +129,8 @@ def _plain(interval: Interval) -> dict[str, float | str | None]:
 
 
 def _interval(data: Mapping[str, Any]) -> Interval:
-    ends = {name: math.nan if value is None else value for name, value in data.items()}
-    return Interval(**ends)
+    ends = (data[name] for name in ("mean", "low", "high"))
+    return Interval(*(math.nan if x is None else float(x) for x in ends), note=str(data["note"]))
 
 
 def explained(
