@@ -143,7 +143,8 @@ class Search:
 
         resume: continue an earlier run of this search. trials: with `resume`, the number of trials
         that the search is to have in all, if it is to have more than before; an ended search then
-        continues, and chooses its finalists again. from_search: the name of a search in the same
+        continues, and chooses its finalists again. A search that stopped early also continues if
+        it is the planned number. from_search: the name of a search in the same
         home; its four best trials are run after the reference trials of this new search.
         executor: `ray`, or `inline` to train in this process. progress: show a progress bar, also
         in a notebook. observe: called with the stage and the records after every change. advise:
@@ -167,6 +168,7 @@ class Search:
                 self._home,
                 folder=self._folder,
                 resume=resume,
+                whole=trials is not None,
                 from_search=from_search,
                 placement=executor,
                 observe=observe_both,

@@ -53,6 +53,7 @@ def run(
     *,
     folder: Path | None = None,
     resume: bool = False,
+    whole: bool = False,
     from_search: str | None = None,
     placement: Placement = "ray",
     observe: Callable[[str, SearchRecords], None] = lambda stage, records: None,
@@ -62,6 +63,7 @@ def run(
     """Run the search that `config` describes; a search that was interrupted continues.
 
     folder: the start of relative paths in the config; the working directory by default.
+    whole: whether a search that stopped early goes on to all of its planned trials.
     from_search: the search whose best trials are run after the reference trials.
     observe: called with the stage and the records after every change of the records.
     advise: called once for each warning that the result may be poor.
@@ -71,7 +73,7 @@ def run(
     folder = (folder or Path.cwd()).absolute()
     plan = plan_of(with_absolute_paths(config, folder))
     sampler_of(plan)  # finds the errors of a user's sampler before anything is written
-    before = _before(config, home, resume)
+    before = _before(config, home, resume, whole)
     earlier = None if from_search is None else trials_from(from_search, plan, home)
     if before is not None and before.state == "complete":
         return SearchResult(before, _send_rest(config, home, plan, should_stop))
@@ -84,7 +86,7 @@ def run(
     ]
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
-        own = identity.assign_id(config, home, records, resume=resume)
+        own = identity.assign_id(config, home, records, resume=resume, whole=whole)
         if earlier is not None:
             records.search.note(FROM, earlier)
         _store_facts(data, folder, records.search)
@@ -110,8 +112,12 @@ def run(
             untrained("test")
             records.search.note("state", "complete")
         observe("record", records)
-        summary = explained(summarise(plan.name, records), lambda: plan, records)
-        return SearchResult(summary, drained(recorder, should_stop))
+        summary = explained(
+            summarise(plan.name, records), lambda: plan, records, home.search(plan.name)
+        )
+        sent = drained(recorder, should_stop)
+        observe("end", records)
+        return SearchResult(summary, sent)
 
 
 def _send_rest(config: AnyConfig, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
@@ -154,8 +160,10 @@ def _check_room(config: AnyConfig) -> None:
         raise InputError(details)
 
 
-def _before(config: AnyConfig, home: Home, resume: bool) -> Summary | None:
+def _before(config: AnyConfig, home: Home, resume: bool, whole: bool) -> Summary | None:
     """The summary of an earlier run of this search, if there is one and no trials were added.
+
+    whole: as in `run`.
 
     Raises InputError if a different search has this name, or if it was interrupted and `resume` is
     false.
@@ -165,10 +173,13 @@ def _before(config: AnyConfig, home: Home, resume: bool) -> Summary | None:
     planned = identity.planned_trials(home, config.name, study)
     if planned is not None and planned < config.search.trials:
         return None  # it is resumed with more trials
+    if whole and identity.stopped_early(study):
+        return None  # it goes on to all of its trials
     records = read_records(config.name, home)
     if records is None or not records.search.notes:
         return None
-    summary = explained(summarise(config.name, records), lambda: plan_of(config), records)
+    folder = home.search(config.name)
+    summary = explained(summarise(config.name, records), lambda: plan_of(config), records, folder)
     if summary.state != "complete" and not resume:
         done = sum(summary.trials.values())
         raise input_error(

@@ -101,7 +101,8 @@ def _end(
     home: Home,
     state: Literal["complete", "stopped", "failed"],
 ) -> None:
-    summary = explained(summarise(plan.name, records), lambda: plan, records)
+    folder = home.search(plan.name)
+    summary = explained(summarise(plan.name, records), lambda: plan, records, folder)
     metrics = {"occupancy": summary.occupancy}
     if summary.best is not None:
         metrics["score"] = summary.best.score.mean

@@ -2,11 +2,15 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 from tqdm.auto import tqdm
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import SearchRecords
+from orchestrator.record.study import StudiedTrial
+from orchestrator.search.finals.finalists import role_of
+from orchestrator.search.finals.retrainings import most_retrainings
 
 STAGES = {
     "data": "reading the data",
@@ -15,6 +19,7 @@ STAGES = {
     "final": "retraining the finalists",
     "test": "scoring the test tasks",
     "record": "sending the record to MLflow",
+    "end": "the search has ended",
 }
 _SECONDS = 0.2  # between updates: counting thousands of trials takes time
 
@@ -49,15 +54,26 @@ def progress_of(
     stage: str, records: SearchRecords | None, plan: Plan
 ) -> tuple[int, int | None, str]:
     """Number of trials that have ended, number of all trials of the stage, and a note."""
-    if records is None or stage not in ("search", "final", "test"):
+    if records is None or stage not in ("search", "final", "test", "end"):
         return 0, None, ""
-    trials = getattr(records, stage).trials()
+    trials = (records.search if stage == "end" else getattr(records, stage)).trials()
     ended = [trial for trial in trials if trial.state != "running"]
     if stage == "final":
-        # More than this if the search got more trials: earlier finalists stay in the record.
-        return len(ended), max(len(trials), (plan.finalists + 1) * plan.seeds), ""
+        return len(ended), *_retrainings(trials, plan)
     if stage == "test":
         return len(ended), max(len(trials), 2 * plan.seeds), ""
     best = max((t.score for t in ended if not math.isnan(t.score)), default=math.nan)
     note = "" if math.isnan(best) else f"best score {best:.3f}"
-    return len(ended), plan.trials, note
+    return len(ended), len(ended) if stage == "end" else plan.trials, note
+
+
+def _retrainings(trials: Sequence[StudiedTrial], plan: Plan) -> tuple[int, str]:
+    """The number of retrainings that may be needed, and a note if some may not be."""
+    started = {(role_of(t), t.notes["candidate"]) for t in trials}
+    untrained = sum(role == "untrained" for role, _ in started)
+    # More than `most` if the search got more trials: earlier finalists stay in the record.
+    total = max(len(trials), untrained + most_retrainings(plan))
+    n_uniform = sum(role == "uniform" for role, _ in started)
+    rest = total - untrained - (plan.finalists + 1) * plan.seeds
+    waits = rest > 0 and n_uniform < 2
+    return total, f"the last {rest} only if uniform weights need the best rates" if waits else ""

@@ -17,12 +17,12 @@ from rich.progress import (
 from rich.table import Table
 
 from orchestrator.api import Search
-from orchestrator.cli.output import duration
 from orchestrator.progress import STAGES, progress_of
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.listing import ListedSearch
 from orchestrator.results.retrained import Finalist
+from orchestrator.search.durations import duration
 from orchestrator.search.finals.intervals import Interval
 
 # Seconds between lines where the output is not a terminal.

@@ -27,11 +27,12 @@ from orchestrator.cli.output import (
     Resume,
     Set,
     Trust,
-    duration,
 )
+from orchestrator.search.durations import duration
 
 if TYPE_CHECKING:
     from orchestrator.api import Search
+    from orchestrator.results.leaderboard import Summary
 
 app = typer.Typer()
 
@@ -48,23 +49,8 @@ def check(
     found = search.check()
     for advice in found.advice:
         output.advise(advice)
-    if found.task_sizes:
-        tasks = ", ".join(f"{task} {n}" for task, n in found.task_sizes.items())
-        output.results.print(f"training tasks (examples): {tasks}")
-    for split, n in found.dropped.items():
-        output.results.print(f"dropped from {split}: {n} examples that a later split has too")
-    if "program" in search.config:
-        output.results.print(_own_loop(search), markup=False, emoji=False)
-        return
-    for name, value in found.figures.items():
-        output.results.print(f"accuracy of the {name}: {100 * value:.1f} %")
-    output.results.print(
-        f"search: about {duration(found.seconds)} on this machine, "
-        f"{search.config['search']['trials']} trials of {found.steps} steps, "
-        f"{1000 * found.seconds_per_step:.1f} ms for each step of a lane"
-    )
-    megabytes = found.bytes_per_lane / 2**20
-    output.results.print(f"lanes: {found.lanes}, with about {megabytes:.0f} MB of memory each")
+    text = _own_loop(search) if "program" in search.config else str(found)
+    output.results.print(text, markup=False, emoji=False)
 
 
 @app.command(rich_help_panel=SEARCH)
@@ -154,6 +140,9 @@ def enqueue(
 ) -> None:
     """Add a trial of your own to a search that runs, or that you resume later."""
     from orchestrator.api import Search
+    from orchestrator.record.home import Home
+    from orchestrator.record.study import read_study
+    from orchestrator.search.early_stopping import what_is_waited_for
 
     found, output = Search.open(name, home=home), Output()
     given = None if weights is None else _values(weights.split(","))
@@ -163,10 +152,10 @@ def enqueue(
         for key, value in params.items()
     )
     output.results.print(f"enqueued: {shown}", markup=False)
-    summary, planned = found.summary(), found.config["search"]["trials"]
-    if sum(summary.trials.values()) >= planned:
-        message = f"All {planned} trials of the search have started. It runs when the search gets "
-        output.messages.print(message + f"more: --resume --trials {planned + 1}", markup=False)
+    record = read_study(Home(found.home).storage(name), name)
+    assert record is not None, "the search has a study"
+    if message := what_is_waited_for(record, found.config["search"]["trials"]):
+        output.messages.print(message, markup=False)
 
 
 def _values(texts: list[str]) -> dict[str, Any]:
@@ -191,9 +180,9 @@ def show(
     from orchestrator.record.home import Home
 
     output, place = Output(), Home.at(home).path
-    _show(output, name, place, json=json)
+    summary = _show(output, name, place, json=json)
     if why and not json:
-        _show_why(output, name, place)
+        _show_why(output, summary)
 
 
 @app.command("list", rich_help_panel=RESULTS)
@@ -257,7 +246,7 @@ def _search(config: Path, overrides: list[str] | None, home: str | None, trust: 
     return Search.from_yaml(config, home=home, overrides=overrides or (), trust_code=trust)
 
 
-def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
+def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
     from orchestrator.cli.display import leaderboard
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
@@ -266,7 +255,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     summary = summary_of(name, place)
     if json:
         output.json(summary.to_dict() | {"explanation": summary.explanation.to_dict()})
-        return
+        return summary
     output.results.print(leaderboard(summary))
     output.results.print(str(summary))
     for advice in summary.advice:
@@ -276,14 +265,13 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> None:
     if (place.best(name) / "config.yaml").exists():
         output.results.print(f"\nbest configuration and model: {place.best(name)}")
     output.results.print(f"dashboard: fewtune dashboard --home {home}")
+    return summary
 
 
-def _show_why(output: Output, name: str, home: Path) -> None:
+def _show_why(output: Output, summary: "Summary") -> None:
     from orchestrator.cli.explanation import why
-    from orchestrator.record.home import Home
-    from orchestrator.results.leaderboard import summary_of
 
-    for part in why(summary_of(name, Home(home)).explanation):
+    for part in why(summary.explanation):
         output.results.print(part)
 
 

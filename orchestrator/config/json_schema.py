@@ -52,7 +52,7 @@ def _searchable(field: dict[str, Any]) -> dict[str, Any]:
     numbers = {"low": whole, "high": whole, "step": whole}
     searched: list[dict[str, Any]] = [
         {"type": "object", "required": ["choices"], "properties": {"choices": choices}},
-        {"type": "object", "required": ["low", "high"], "properties": numbers},
+        {"type": "object", "required": ["low", "high", "step"], "properties": numbers},
     ]
     return {"anyOf": [field, *searched]} | (
         {"default": field["default"]} if "default" in field else {}

@@ -164,20 +164,15 @@ def _override(data: dict[str, Any], override: str) -> None:
 def parse(data: Mapping[str, Any]) -> AnyConfig:
     """Validate the values of a YAML file; raises InputError with all errors."""
     section = config_class(data)
-    options = searched_options(nodes(data))
-    errors: dict[tuple[Any, str], dict[str, Any]] = {}
-    for values in representatives(options):
-        try:
-            section.model_validate(resolved(data, options, values))
-        except ValidationError as error:
-            errors |= {(e["loc"], e["msg"]): dict(e) for e in error.errors()}
+    config, failures = section.validated(data)
+    errors = {(e["loc"], e["msg"]): dict(e) for failed in failures for e in failed.errors()}
     if errors:
         details = [_detail_of(e, section) for e in errors.values()]
         places = {f.path for f in details}
         # Which scalars are read is known only if all searched options are valid.
-        rest = [] if options else _between_sections(data, list(errors.values()), section)
+        rest = [] if nodes(data) else _between_sections(data, list(errors.values()), section)
         raise InputError(details + [f for f in rest if not _touches(f.path, places)])
-    config = section.of(data)
+    assert config is not None, "there was no error"
     details = cross_check(config)
     if details:
         raise InputError(details)

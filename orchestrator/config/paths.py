@@ -31,7 +31,7 @@ def with_absolute_paths(config: AnyConfig, folder: Path) -> AnyConfig:
     """
     if isinstance(config, OwnLoopConfig):
         place = folder.absolute() / Path(os.path.expandvars(config.path)).expanduser()
-        return config.model_copy(update={"path": os.path.normpath(place)})
+        return OwnLoopConfig.of(config.data() | {"path": os.path.normpath(place)})
     details: list[ErrorDetail] = []
 
     def change(place: str, value: str) -> str:

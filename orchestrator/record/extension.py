@@ -16,8 +16,8 @@ def with_trials(config: AnyConfig, home: Home, trials: int | None, *, resume: bo
     trials: None for the number in the config. A search that got more trials than its file says
     keeps them if it is resumed with the unchanged file.
 
-    Raises InputError if `trials` is given for a search that is not resumed, or if the search has,
-    or plans, more trials than `trials`.
+    Raises InputError if `trials` is given for a search that is not resumed, or if the search
+    planned more trials than `trials`.
     """
     record = read_study(home.storage(config.name), config.name)
     planned = identity.planned_trials(home, config.name, record)
@@ -30,8 +30,10 @@ def with_trials(config: AnyConfig, home: Home, trials: int | None, *, resume: bo
         raise input_error("--trials", rule, trials, _RESUME)
     if record is not None and planned is not None and trials < planned:
         ended = sum(t.state != "running" for t in record.trials())
-        rule = f"must be at least {planned}: the search has {planned} trials, of which {ended} "
-        raise input_error("--trials", f"{rule}have ended.", trials, "Give a larger number.")
+        early = ", and stopped early" if identity.stopped_early(record) else ""
+        rule = f"must be at least {planned}, the number of trials that the search planned"
+        rule += f"; {ended} have ended{early}."
+        raise input_error("--trials", rule, trials, "Give this number or a larger one.")
     return _with(config, trials)
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 ID, CONFIG = "search_id", "config"
 FORMER = "former_trials"  # the numbers of trials before the search got more of them
 STOPPED_EARLY = "stopped_early"  # why the search has fewer trials than planned
+WHOLE = "whole"  # the number of planned trials that are all run, without stopping early
 TRIALS = "search.trials"
 _LONGEST = 80  # maximum number of characters of a value in a message
 
@@ -111,9 +112,16 @@ def planned_trials(home: Home, name: str, record: StudyRecord | None) -> int | N
 
 
 def assign_id(
-    config: AnyConfig, home: Home, records: SearchRecords, *, resume: bool = False
+    config: AnyConfig,
+    home: Home,
+    records: SearchRecords,
+    *,
+    resume: bool = False,
+    whole: bool = False,
 ) -> Identity:
     """Mark the folder and the studies, new or existing, as those of this search.
+
+    whole: whether a search that stopped early goes on to all of its planned trials.
 
     Call it while holding `Home.owned`, before anything else is written. Raises InputError, before
     it writes, if the folder or a study belongs to a different search.
@@ -130,6 +138,8 @@ def assign_id(
     if identity != stored:
         write_text(home.identity(name), json.dumps(asdict(identity)))
     _note_more_trials(config, home, records.search)
+    if whole and stopped_early(records.search):
+        _note_whole(config, records.search)
     write_text(home.config(name), configs.dump(config))
     for record in (records.search, records.final, records.test):
         if ID not in record.notes:
@@ -151,6 +161,18 @@ def _note_more_trials(config: AnyConfig, home: Home, record: StudyRecord) -> Non
         record.note(STOPPED_EARLY, None)
         record.note(FORMER, [*record.notes.get(FORMER, ()), before])
         record.note(CONFIG, configs.data_of(config))
+
+
+def stopped_early(record: StudyRecord | None) -> bool:
+    """Whether the rule of `search.stop` ended the search, or decided to."""
+    return record is not None and record.notes.get(STOPPED_EARLY) is not None
+
+
+def _note_whole(config: AnyConfig, record: StudyRecord) -> None:
+    """Note that a search that stopped early goes on, in an order as in `_note_more_trials`."""
+    record.note("state", "running")
+    record.note(WHOLE, config.search.trials)
+    record.note(STOPPED_EARLY, None)
 
 
 def _storage(home: Home, name: str) -> str:

@@ -176,7 +176,8 @@ def summary_of(name: str, home: Home) -> Summary:
     from orchestrator.results.explanation.explanation import explained  # it imports this module
 
     summary = summarise(name, records)
-    return explained(summary, lambda: plan_of(load_config(home.config(name))), records)
+    folder = home.search(name)
+    return explained(summary, lambda: plan_of(load_config(home.config(name))), records, folder)
 
 
 def _test_tables(

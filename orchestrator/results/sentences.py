@@ -14,6 +14,9 @@ _VERDICTS = {
 }
 
 
+_NO_CANDIDATE = "There is no verdict: no trial other than the references completed."
+
+
 def sentence(summary: Summary) -> str:
     """The result of the search: the verdict first, then the numbers."""
     if summary.best is None:
@@ -21,6 +24,8 @@ def sentence(summary: Summary) -> str:
         return "No trial completed." if ended else "The search has not ended yet."
     if summary.best.role == "untrained":
         return _training_did_not_help(summary)
+    if summary.candidate is None and summary.best.role == "uniform":
+        return _only_references(summary, summary.best)
     if summary.difference is None:
         value = summary.test.get("candidate") or summary.test.get("uniform")
         where = f": {_value(summary, value)} on the test tasks" if value is not None else ""
@@ -37,6 +42,14 @@ def sentence(summary: Summary) -> str:
         f"{begin}{_number(summary, ours)} against {_value(summary, theirs)} on the test tasks, "
         f"{_difference(summary, summary.difference)}." + _other(summary)
     )
+
+
+def _only_references(summary: Summary, best: Finalist) -> str:
+    """The result of a search of which no trial but those of the references completed."""
+    name = _name(summary, best)
+    text = f"{_NO_CANDIDATE} {name[0].upper()}{name[1:]} are exported"
+    value = summary.test.get("uniform")
+    return f"{text}: {_value(summary, value)} on the test tasks." if value else f"{text}."
 
 
 def _on_validation_tasks(summary: Summary, reference: Finalist, difference: Interval) -> str:
@@ -60,6 +73,8 @@ def _training_did_not_help(summary: Summary) -> str:
     if untrained is not None:
         text += f", which has {_value(summary, untrained)} on the test tasks"
     text += ". The untrained model is exported."
+    if summary.candidate is None:
+        return f"{_NO_CANDIDATE} {text}"
     trained = summary.test.get("candidate")
     if trained is None or summary.difference is None:
         return text

@@ -3,7 +3,7 @@
 import math
 
 from orchestrator.config.plan import Plan
-from orchestrator.record.identity import STOPPED_EARLY
+from orchestrator.record.identity import STOPPED_EARLY, WHOLE
 from orchestrator.record.study import StudyRecord
 from orchestrator.sampling.optuna_samplers import OptunaSampler
 from orchestrator.sampling.ranked_trials import RankedTrials
@@ -17,7 +17,8 @@ class EarlyStopping:
     """Ends a search when the gain that its remaining trials promise is below the standard error
     of its best score: such a gain could not be told from noise.
 
-    The decision is a note of the study, so a resumed search keeps it.
+    The decision is a note of the study, so a resumed search keeps it. The rule is not applied to a
+    search that stopped early and was then told to run all of its planned trials.
 
     n_last: the number of trials, such as means of the best, that follow the decision.
     """
@@ -32,6 +33,8 @@ class EarlyStopping:
         if n == self._checked or n < max(_LEAST, math.ceil(_SHARE * planned)):
             return
         if n + self._n_last >= planned or trials_before_stop(record):
+            return
+        if record.notes.get(WHOLE) == planned:
             return
         assert isinstance(self._sampler, Sampler), "the config allows no other sampler"
         self._checked = n
@@ -58,3 +61,19 @@ def reason_for_stop(record: StudyRecord) -> str:
         f"of {note['further']} more, {note['gain']:.4f}, is below the standard error of the best "
         f"score, {note['error']:.4f}."
     )
+
+
+def what_is_waited_for(record: StudyRecord, planned: int) -> str:
+    """What starts another trial of a search whose trials have all started; else empty."""
+    n = len(record)
+    if n >= planned:
+        return (
+            f"All {planned} trials of the search have started. It runs when the search gets more: "
+            f"--resume --trials {planned + 1}"
+        )
+    if n >= (trials_before_stop(record) or planned):
+        return (
+            f"The search stopped early, after {n} of {planned} trials. It runs when the search "
+            f"goes on: --resume --trials {planned}"
+        )
+    return ""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, advice_on_config
+from orchestrator.search.durations import duration
+from orchestrator.search.finals.retrainings import most_retrainings
 from orchestrator.search.trial_sources import first_trials
 from trials.contract import TrialSpec
 from trials.errors import TrialError, advance_or_raise
@@ -49,6 +52,35 @@ class Forecast:
     figures: Mapping[str, float]
     advice: Sequence[Advice]
     dropped: Mapping[str, int]  # examples of each split that a later split contains too
+    trials: int = 0  # of the search
+
+    def __str__(self) -> str:
+        """The forecast in lines of text; the advice is in `advice`."""
+        lines = []
+        if self.task_sizes:
+            tasks = ", ".join(f"{task} {n}" for task, n in self.task_sizes.items())
+            lines.append(f"training tasks (examples): {tasks}")
+        lines += [
+            f"dropped from {split}: {n} examples that a later split has too"
+            for split, n in self.dropped.items()
+        ]
+        lines += [f"accuracy of the {who}: {100 * x:.1f} %" for who, x in self.figures.items()]
+        size = f"{self.trials} trials of {self.steps} steps"
+        if math.isnan(self.seconds):
+            return "\n".join([*lines, f"search: {size}; a training function is not timed before"])
+        return "\n".join(
+            [
+                *lines,
+                f"search: about {duration(self.seconds)} on this machine, {size}, "
+                f"{1000 * self.seconds_per_step:.1f} ms for each step of a lane",
+                f"lanes: {self.lanes}, with about {self.bytes_per_lane / 2**20:.0f} MB of memory "
+                "each",
+            ]
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows."""
+        printer.text(str(self))
 
 
 def forecast(config: AnyConfig, home: Home) -> Forecast:
@@ -61,7 +93,10 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
     if isinstance(config, OwnLoopConfig):
         unknown, advice = math.nan, advice_on_config(config, ())
-        return Forecast(unknown, 1, unknown, unknown, config.steps, {}, {}, advice, {})
+        return Forecast(
+            *(unknown, 1, unknown, unknown, config.steps, {}, {}, advice, {}),
+            trials=config.search.trials,
+        )
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
         lanes = lanes()
@@ -70,7 +105,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
         sum(values) / len(costs) for values in zip(*[c[:3] for c in costs], strict=True)
     )
     whole = sum(steps * step for steps, step, _, _ in costs) / len(costs)
-    n_finals = (config.search.finalists + 1) * config.search.seeds
+    n_finals = most_retrainings(plan)
     share = _expected_share(plan)
     trainings = config.search.trials * share + n_finals
     scorings = config.search.trials * len(plan.rungs) * share + 2 * n_finals
@@ -86,6 +121,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
         figures=summary.figures,
         advice=advice_on_config(config, summary.features),
         dropped=summary.dropped,
+        trials=config.search.trials,
     )
 
 

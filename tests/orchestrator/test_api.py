@@ -251,7 +251,7 @@ CHOICES = [
     "search.trials=8",
     "search.lanes=2",
     "learner={choices: [{name: reptile, inner_steps: 2, adapt_steps: 2},"
-    " {name: maml, adapt_steps: 2, inner_steps: {low: 1, high: 2}}]}",
+    " {name: maml, adapt_steps: 2, inner_steps: {low: 1, high: 2, step: 1}}]}",
     "steps={choices: [4, 12]}",
 ]
 

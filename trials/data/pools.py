@@ -20,7 +20,7 @@ from fewshot.tasks.pool import pool
 from fewshot.tasks.regression import regression_pool
 from trials.contract import Recipe, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
-from trials.data.sources import Sources
+from trials.data.sources import Load, Sources
 
 
 class TaskKind(NamedTuple):
@@ -52,10 +52,10 @@ def task_kind_of(recipe: Recipe, task: TaskSpec) -> TaskKind:
     return TaskKind(task.regresses, "table" if unscaled else "rows")
 
 
-def sources_of(recipe: Recipe, cache: Path) -> Sources | None:
+def sources_of(recipe: Recipe, cache: Path, load: Load = Sources) -> Sources | None:
     """The datasets of the tasks; None if all tasks are functions."""
     of_rows = any(task_kind.source != "functions" for task_kind in task_kinds(recipe))
-    return Sources(recipe.datasets, cache) if of_rows else None
+    return load(recipe.datasets, cache) if of_rows else None
 
 
 def pools_of(
@@ -66,7 +66,7 @@ def pools_of(
     Raises InputError with all errors of all tasks, or if examples differ in shape.
     """
     kinds = task_kinds(recipe)
-    rows = None if sources is None else (sources, sources.inputs.to(device))
+    rows = None if sources is None else (sources, sources.inputs_on(device))
     kept = kept_of(recipe, sources)
     pools: dict[TaskKind, dict[str, Pool]] = {}
     details: list[ErrorDetail] = []

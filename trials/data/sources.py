@@ -1,6 +1,6 @@
 """Loads the datasets of a recipe and selects the rows of its tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,9 +42,16 @@ class Sources:
             )
         parts = [d.inputs for d in self._datasets.values()]
         self.inputs: Tensor = torch.cat(parts) if len(parts) > 1 else parts[0]  # without a copy
+        self._moved: dict[torch.device, Tensor] = {}
         sizes = [len(d.inputs) for d in self._datasets.values()]
         starts = np.cumsum([0, *sizes[:-1]])
         self.offset = dict(zip(self._datasets, starts.tolist(), strict=True))
+
+    def inputs_on(self, device: torch.device) -> Tensor:
+        """The inputs on a device, to which they are copied once."""
+        if device not in self._moved:
+            self._moved[device] = self.inputs.to(device)
+        return self._moved[device]
 
     def dataset(self, name: str, path: str) -> Dataset:
         if name not in self._datasets:
@@ -164,6 +171,25 @@ class Sources:
                 [ErrorDetail(path, f"must be one of {', '.join(map(str, columns.columns))}.", name)]
             )
         return columns[name]
+
+
+# Loads the datasets of a recipe, given the folder for their cached files.
+Load = Callable[[Mapping[str, Component], Path], Sources]
+
+
+class SharedSources:
+    """Loads datasets, and returns the same `Sources` as before for datasets that are equal.
+
+    The recipes of one search have equal datasets, so only the last ones are kept.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Mapping[str, Component], Path, Sources] | None = None
+
+    def __call__(self, datasets: Mapping[str, Component], cache: Path) -> Sources:
+        if self._last is None or (self._last[0], self._last[1]) != (datasets, cache):
+            self._last = dict(datasets), cache, Sources(datasets, cache)
+        return self._last[2]
 
 
 _T = TypeVar("_T", Task, RegressionTask)

@@ -15,7 +15,7 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Recipe, Stage, TrialProgram
 from trials.data.pools import TaskKind, pools_of, sources_of
-from trials.data.sources import Sources
+from trials.data.sources import Load, Sources
 from trials.lanes import memory
 from trials.lanes.lanes import Lanes
 from trials.lanes.objective import Objective
@@ -51,23 +51,29 @@ def build(
     cache: Path,
     threads: int = 1,
     device: str | None = None,
+    load: Load = Sources,
 ) -> TrialProgram:
     """The program of `recipe`.
 
     folder: the folder for checkpoints. cache: a folder for rendered or embedded inputs.
     threads: number of CPU threads of this process from now on.
     device: None for the GPU if there is one, else the CPU.
+    load: loads the datasets of the recipe.
 
     Raises InputError with all errors found in the tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.function is not None:
         return OwnLoop(recipe, folder=folder, threads=threads)
-    return programs(recipe, cache, threads, device)(lanes=lanes, folder=folder)
+    return programs(recipe, cache, threads, device, load)(lanes=lanes, folder=folder)
 
 
 def programs(
-    recipe: Recipe, cache: Path, threads: int = 1, device: str | None = None
+    recipe: Recipe,
+    cache: Path,
+    threads: int = 1,
+    device: str | None = None,
+    load: Load = Sources,
 ) -> partial[Lanes]:
     """A factory of programs of `recipe`; its arguments are `lanes` and `folder`.
 
@@ -77,7 +83,7 @@ def programs(
     torch.set_num_threads(threads)
     set_matmul_precision(recipe.precision)
     where = best_device() if device is None else torch.device(device)
-    objective = PROGRAMS[recipe.program](recipe, cache, where)
+    objective = PROGRAMS[recipe.program](recipe, cache, where, load)
     alone = one_by_one(recipe, where)
     return partial(
         Lanes,
@@ -98,8 +104,10 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _meta_training(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
-    sources = sources_of(recipe, cache)
+def _meta_training(
+    recipe: Recipe, cache: Path, device: torch.device, load: Load = Sources
+) -> Objective:
+    sources = sources_of(recipe, cache, load)
     pools = pools_of(recipe, sources, device)
     parts = task_groups(recipe, sources, pools, device, cache)
     return MetaTraining(parts, recipe.episodes, recipe.sampled_episodes)
@@ -161,10 +169,12 @@ def _teacher_signal(
     return TeacherSignal(teacher, recipe.distillation)
 
 
-def _adaptation(recipe: Recipe, cache: Path, device: torch.device) -> Objective:
-    sources = Sources(recipe.datasets, cache)
+def _adaptation(
+    recipe: Recipe, cache: Path, device: torch.device, load: Load = Sources
+) -> Objective:
+    sources = load(recipe.datasets, cache)
     task = distilled_task(recipe, sources, cache).task.to(device)
-    return adapting(recipe, sources.inputs.to(device), task, cache)
+    return adapting(recipe, sources.inputs_on(device), task, cache)
 
 
 def adapting(recipe: Recipe, inputs: Tensor, task: NewTask, cache: Path) -> Adaptation:
@@ -174,7 +184,8 @@ def adapting(recipe: Recipe, inputs: Tensor, task: NewTask, cache: Path) -> Adap
     return Adaptation(model, inputs, task, recipe.batch, recipe.distillation)
 
 
-PROGRAMS: Mapping[str, Callable[[Recipe, Path, torch.device], Objective]] = {
+# The arguments: recipe, folder for cached files, device, and optionally how datasets are loaded.
+PROGRAMS: Mapping[str, Callable[..., Objective]] = {
     "adaptation": _adaptation,
     "meta_training": _meta_training,
 }

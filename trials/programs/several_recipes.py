@@ -9,6 +9,7 @@ from pathlib import Path
 from fewshot.errors.disk import disk_problem
 from fewshot.errors.parts import failure_of
 from trials.contract import Outcome, Recipe, RungReport, TrialProgram, TrialResult, TrialSpec
+from trials.data.sources import SharedSources
 from trials.programs.build import build
 
 # Programs without trials are dropped, the oldest first, when there are more than this.
@@ -20,9 +21,10 @@ def build_for_all(
 ) -> "SeveralRecipes":
     """The program of a worker: at first for `recipe`, later also for those of other trials.
 
-    See `trials.programs.build.build`.
+    Programs of recipes with the same datasets share the inputs. See `trials.programs.build.build`.
     """
-    make = partial(build, lanes=lanes, folder=folder, cache=cache, threads=threads)
+    load = SharedSources()
+    make = partial(build, lanes=lanes, folder=folder, cache=cache, threads=threads, load=load)
     return SeveralRecipes(make, lanes=lanes, first=recipe)
 
 

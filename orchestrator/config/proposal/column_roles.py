@@ -146,7 +146,16 @@ def _guess_group(
         )
         known = f"Possible columns: {', '.join(usable)}." if usable else "No column is suitable."
         raise input_error("--group", rule, remedy=f"{known} `--label` chooses a different label.")
-    return None, "no other column divides the rows into tasks"
+    return None, _why_no_group(frame, names, label)
+
+
+def _why_no_group(frame: pd.DataFrame, names: list[str], label: str) -> str:
+    """Why the classes are divided, with the columns that can be chosen instead."""
+    names = [name for name in names if not is_float_dtype(frame[name])]
+    possible = [n for n in names if _n_with_enough_rows(frame, n, label) >= LEAST_TASKS]
+    if not possible:
+        return "no other column divides the rows into tasks"
+    return f"for tasks that are the values of a column, add --group {' or --group '.join(possible)}"
 
 
 def _n_tasks(frame: pd.DataFrame, column: str, label: str, *, numbers: bool) -> int:
@@ -154,6 +163,13 @@ def _n_tasks(frame: pd.DataFrame, column: str, label: str, *, numbers: bool) -> 
     values = frame[column]
     if is_float_dtype(values) or values.nunique() > len(frame) / 4:
         return 0
+    return _n_with_enough_rows(frame, column, label, numbers=numbers)
+
+
+def _n_with_enough_rows(
+    frame: pd.DataFrame, column: str, label: str, *, numbers: bool = False
+) -> int:
+    """How many values of a column have enough rows for a task."""
     return sum(is_task(rows, numbers=numbers) for _, rows in frame.groupby(column)[label])
 
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, PositiveInt, WrapValidator, field_valida
 
 from fewshot.errors.inputs import ErrorDetail
 from orchestrator.config.sections.config import Config, SearchSection
+from orchestrator.config.sections.range_rules import errors_of
 from orchestrator.config.sections.searched import SearchableConfig
 from orchestrator.config.sections.section import Name, Section, TaskName, section_error
 from orchestrator.config.sections.space import RangeSection, WeightsSection, parse_scalar
@@ -33,40 +34,25 @@ class LoggedRangeSection(RangeSection):
 
 
 class ChoiceSection(Section):
-    """One of several numbers or words."""
+    """One of several numbers or words; see `range_rules` for the rules."""
 
-    choices: list[str | int | float | bool] = Field(min_length=2)
+    choices: list[str | int | float | bool]
 
     @property
     def parameter(self) -> Choice:
         return Choice(tuple(self.choices))
 
-    @model_validator(mode="after")
-    def _different(self) -> Self:
-        if len(set(map(repr, self.choices))) < len(self.choices):
-            rule = "must not have an option twice."
-            raise section_error(ErrorDetail("choices", rule, self.choices))
-        return self
-
 
 class WholeRangeSection(Section):
-    """A whole number: low, low + step, .., high."""
+    """A whole number: low, low + step, .., high; see `range_rules` for the rules."""
 
     low: int
     high: int
-    step: PositiveInt
+    step: int
 
     @property
     def parameter(self) -> WholeRange:
         return WholeRange(self.low, self.high, self.step)
-
-    @model_validator(mode="after")
-    def _divided(self) -> Self:
-        if self.low >= self.high or (self.high - self.low) % self.step:
-            rule = "must have low < high, and a step that divides high - low."
-            found = [self.low, self.high, self.step]
-            raise section_error(ErrorDetail("", rule, found))
-        return self
 
 
 Searched = LoggedRangeSection | ChoiceSection | WholeRangeSection
@@ -76,10 +62,11 @@ Scalar = Searched | float | int | bool | str
 
 
 def _scalar(value: Any, usual: object) -> Scalar:
-    if isinstance(value, Mapping) and "choices" in value:
-        return ChoiceSection.model_validate(value)
-    if isinstance(value, Mapping) and "step" in value:
-        return WholeRangeSection.model_validate(value)
+    if isinstance(value, Mapping) and not {"choices", "step"}.isdisjoint(value):
+        if details := errors_of(value):
+            raise section_error(*details)
+        kind = ChoiceSection if "choices" in value else WholeRangeSection
+        return kind.model_validate(value)
     if isinstance(value, ChoiceSection | WholeRangeSection | str | bool | int):
         return value
     return parse_scalar(value, LoggedRangeSection)

@@ -5,14 +5,15 @@ and in place of `batch`, `optimizer` and `steps`. An option that is a section ca
 options of its own, which are read only if it is chosen.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, ValidationError
 
 from fewshot.errors.inputs import ErrorDetail, InputError
+from orchestrator.config.sections.range_rules import errors_of
 from orchestrator.config.sections.section import Section
 from orchestrator.space.choices import Choice, Condition, Option, WholeRange
 
@@ -83,13 +84,13 @@ def _in_node(
     details: list[ErrorDetail],
 ) -> Iterator[Searched]:
     """The option `node`, then those inside of it. name: see `Searched`; place: in the file."""
-    errors = _errors(place, node)
+    errors = errors_of(node, place)
     details += errors
     if errors:
         return
     if "choices" not in node:
-        step = node.get("step", 1)
-        yield Searched(name, WholeRange(node["low"], node["high"], step), {}, conditions)
+        numbers = WholeRange(node["low"], node["high"], node["step"])
+        yield Searched(name, numbers, {}, conditions)
         return
     values = _labelled(node["choices"])
     yield Searched(name, Choice(tuple(values)), values, conditions)
@@ -99,37 +100,6 @@ def _in_node(
             for path, inner in _nodes(value, ""):
                 where = f"{place}.choices.{i}.{path}"
                 yield from _in_node(f"{name}.{label}.{path}", where, inner, own, details)
-
-
-def _errors(place: str, node: Mapping[str, Any]) -> list[ErrorDetail]:
-    known = ("choices",) if "choices" in node else ("low", "high", "step")
-    details = [
-        ErrorDetail(f"{place}.{key}", f"can't be beside {known[0]}.", None, "Remove it.")
-        for key in node
-        if key not in known
-    ]
-    if "choices" in node:
-        options = node["choices"]
-        if not isinstance(options, list) or len(options) < 2:
-            rule = "must be a list of at least two options."
-            return [*details, ErrorDetail(f"{place}.choices", rule, options)]
-        if len({json.dumps(option, sort_keys=True) for option in options}) < len(options):
-            rule = "must not have an option twice."
-            details.append(ErrorDetail(f"{place}.choices", rule, options))
-        if any(option is None for option in options):
-            details.append(ErrorDetail(f"{place}.choices", "must not have an empty option.", None))
-        return details
-    low, high, step = node.get("low"), node.get("high"), node.get("step", 1)
-    if not all(type(end) is int for end in (low, high, step)):
-        rule = "must have whole numbers as `low`, `high` and `step`."
-        remedy = "For other numbers give {choices: [..]}."
-        return [*details, ErrorDetail(place, rule, [low, high, step], remedy)]
-    assert isinstance(low, int), "see above"
-    assert isinstance(high, int), "see above"
-    if low >= high or step < 1 or (high - low) % step:
-        rule = "must have low < high, and a step that divides high - low."
-        details.append(ErrorDetail(place, rule, [low, high, step]))
-    return details
 
 
 def _labelled(options: list[Any]) -> dict[Option, Any]:
@@ -196,11 +166,17 @@ def representatives(options: list[Searched]) -> list[dict[str, Any]]:
     return found
 
 
+def _key(values: Mapping[str, Any]) -> str:
+    """A key of values, in which 1 and true differ."""
+    return repr(sorted(values.items()))
+
+
 class SearchableConfig(Section):
     """A config of which options may be searched.
 
     The fields are those of the plain config, which has the first of several options, or the highest
-    number; see `variant`.
+    number; see `variant`. Do not copy it with other values (`model_copy`): the copy would have the
+    variants of the original.
     """
 
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)  # see `searched.nodes`
@@ -213,6 +189,34 @@ class SearchableConfig(Section):
         config._written = written
         return config
 
+    @classmethod
+    def validated(cls, data: Mapping[str, Any]) -> tuple[Self | None, list[ValidationError]]:
+        """The config if each of its searched options is valid, else the errors of all of them.
+
+        Raises InputError of choices, as `of`.
+        """
+        written = nodes(data)
+        options = searched_options(written)
+        variants: dict[str, Self] = {}
+        errors = []
+        for values in representatives(options):
+            try:
+                variants[_key(values)] = cls.model_validate(resolved(data, options, values))
+            except ValidationError as error:
+                errors.append(error)
+        if errors:
+            return None, errors
+        if not written:
+            return variants[_key({})], []
+        config = cls.of(data)
+        config._variants.update(variants)
+        return config, []
+
+    @cached_property
+    def _variants(self) -> dict[str, Self]:
+        """The variants that were validated, by their values; a validation takes a millisecond."""
+        return {}
+
     def data(self) -> dict[str, Any]:
         """Plain values under their names in YAML, with defaults filled in; the inverse of `of`."""
         data: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -224,7 +228,7 @@ class SearchableConfig(Section):
             place[last] = node
         return data
 
-    @property
+    @cached_property
     def searched(self) -> list[Searched]:
         """The options of the recipe that are searched."""
         return searched_options(self._written)
@@ -233,7 +237,11 @@ class SearchableConfig(Section):
         """The config with these values of the searched options; by default the plain config."""
         if not self._written:
             return self
-        return type(self).model_validate(resolved(self.data(), self.searched, values))
+        key = _key(values)
+        if key not in self._variants:
+            plain = resolved(self.data(), self.searched, values)
+            self._variants[key] = type(self).model_validate(plain)
+        return self._variants[key]
 
     def representatives(self) -> list[dict[str, Any]]:
         """Values of the searched options, for which `variant` gives each option once."""

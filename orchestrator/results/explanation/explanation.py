@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial
+from orchestrator.results.explanation import stored
 from orchestrator.results.explanation.checks import HealthCheck, health_checks
 from orchestrator.results.explanation.effects import (
     Effect,
@@ -89,6 +91,24 @@ class Explanation:
             "checks": [vars(check) for check in self.checks],
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Explanation":
+        """The inverse of `to_dict`."""
+        effects = [
+            TaskEffect(
+                task=e["task"],
+                tasks=tuple(e["tasks"]),
+                effect=_interval(e["effect"]),
+                verdict=e["verdict"],
+                weight=e["weight"],
+                good=None if e["good"] is None else tuple(e["good"]),
+                on_validation={task: _interval(i) for task, i in e["on_validation"].items()},
+            )
+            for e in data["effects"]
+        ]
+        checks = [HealthCheck(**check) for check in data["checks"]]
+        return cls(effects, dict(data["importances"]), checks)
+
     def table(self) -> dict[str, Any]:
         """The effects as MLflow stores a table: the names of columns, and rows."""
         held_out = list(self.effects[0].on_validation) if self.effects else []
@@ -108,9 +128,33 @@ def _plain(interval: Interval) -> dict[str, float | str | None]:
     return {**numbers, "note": interval.note}
 
 
-def explained(summary: Summary, plan: Callable[[], Plan], records: SearchRecords) -> Summary:
-    """The summary with an explanation, which is computed at its first use."""
-    return replace(summary, explain=lambda: explain(plan(), records, summary))
+def _interval(data: Mapping[str, Any]) -> Interval:
+    ends = (data[name] for name in ("mean", "low", "high"))
+    return Interval(*(math.nan if x is None else float(x) for x in ends), note=str(data["note"]))
+
+
+def explained(
+    summary: Summary,
+    plan: Callable[[], Plan],
+    records: SearchRecords,
+    folder: Path | None = None,
+) -> Summary:
+    """The summary with an explanation, which is computed at its first use.
+
+    folder: of the search; that of an ended search is kept there, and computed once.
+    """
+
+    def computed() -> Explanation:
+        if folder is None or summary.state != "complete":
+            return explain(plan(), records, summary)
+        key = stored.key_of(records)
+        if (known := stored.read(folder, key)) is not None:
+            return Explanation.from_dict(known)
+        found = explain(plan(), records, summary)
+        stored.write(folder, key, found.to_dict())
+        return found
+
+    return replace(summary, explain=computed)
 
 
 def explain(plan: Plan, records: SearchRecords, summary: Summary) -> Explanation:

@@ -1,6 +1,7 @@
 """Optuna's distributions as intervals from 0 to 1."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,7 +63,17 @@ class Numeric:
     def features(self, positions: Array) -> Array:
         if self._levels is None and not self._whole:
             return positions[:, None]
-        return np.array([[self.position(self.value(p))] for p in positions]).reshape(-1, 1)
+        if self._of.single():
+            return np.full((len(positions), 1), self.position(self._of.low))
+        # Positions with one of these numbers have the same value, which is computed once.
+        if self._levels:
+            numbers = np.rint(positions * self._levels)
+        else:
+            ratio = self._range.high / self._range.low
+            numbers = np.rint(self._range.low * ratio**positions)
+        _, first, of = np.unique(numbers, return_index=True, return_inverse=True)
+        seen = [self.position(self.value(float(position))) for position in positions[first]]
+        return np.array(seen)[of].reshape(-1, 1)
 
 
 class Categorical:
@@ -78,19 +89,19 @@ class Categorical:
         return (index + 0.5) / self.width
 
     def value(self, position: float) -> Any:
-        return self._of.choices[self._index(position)]
+        return self._of.choices[min(int(position * self.width), self.width - 1)]
 
-    def values(self, positions: Array) -> list[Any]:
-        """The values at positions (n,)."""
-        return [self.value(float(position)) for position in positions]
+    def among(self, values: Sequence[Any], positions: Array) -> Array:
+        """Which of the positions (n,) have one of the values, (n,) bool."""
+        wanted = np.array([choice in values for choice in self._of.choices])
+        return np.asarray(wanted[self._indices(positions)])
 
-    def _index(self, position: float) -> int:
-        return min(int(position * self.width), self.width - 1)
+    def _indices(self, positions: Array) -> Array:
+        return np.asarray(np.minimum((positions * self.width).astype(int), self.width - 1))
 
     def features(self, positions: Array) -> Array:
-        places = [self._index(float(position)) for position in positions]
         # Two different choices are as far apart as the ends of a range.
-        return np.eye(self.width)[places].reshape(-1, self.width) / math.sqrt(2)
+        return np.asarray(np.eye(self.width)[self._indices(positions)] / math.sqrt(2))
 
 
 def dimension(of: BaseDistribution) -> Dimension:

@@ -149,9 +149,8 @@ class Coordinates:
         for condition in self._conditions.get(name, ()):
             of = self._dimensions[condition.of]
             assert isinstance(of, Categorical), "only choices have conditions on their values"
-            chosen = of.values(points.scalars[:, list(self._dimensions).index(condition.of)])
-            own = [value in condition.values for value in chosen]
-            read &= np.array(own, bool) & self._read(condition.of, points)
+            positions = points.scalars[:, list(self._dimensions).index(condition.of)]
+            read &= of.among(condition.values, positions) & self._read(condition.of, points)
         return read
 
     @property

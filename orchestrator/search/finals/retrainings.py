@@ -112,6 +112,16 @@ def finalist_retrainings(plan: Plan, ranked_trials: RankedTrials) -> list[Retrai
     return [Retraining(candidate, j) for candidate in chosen for j in range(plan.seeds)]
 
 
+def _may_be_matched(plan: Plan) -> bool:
+    """Whether the reference can have the rates and the choices of another trial."""
+    return bool(plan.space.reference() and (plan.space.rates() or plan.space.choices))
+
+
+def most_retrainings(plan: Plan) -> int:
+    """The number of retrainings of a search, if the reference is also retrained as matched."""
+    return (plan.finalists + 1 + _may_be_matched(plan)) * plan.seeds
+
+
 def matched_retrainings(
     plan: Plan, ranked_trials: RankedTrials, finalist_retrainings: Sequence[StudiedTrial]
 ) -> list[Retraining]:
@@ -123,7 +133,7 @@ def matched_retrainings(
     """
     space, finals = plan.space, finalist_retrainings
     best, uniform = (best_candidate(finals, role) for role in _TRAINED)
-    if best is None or not space.reference() or not (space.rates() or space.choices):
+    if best is None or not _may_be_matched(plan):
         return []
     gain = mean_score(finals, "searched", best)
     if uniform is not None and mean_score(finals, "uniform", uniform) >= gain:

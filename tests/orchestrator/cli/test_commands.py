@@ -147,7 +147,7 @@ def test_the_schema_accepts_every_shipped_config_and_refuses_typos(called):
     for path in ROOT.glob("configs/*.yaml"):
         config = yaml.safe_load(path.read_text().replace("e-", ".0e-"))
         assert list(validator.iter_errors(config)) == []
-    numbers = {"low": 1, "high": 5}
+    numbers = {"low": 1, "high": 5, "step": 1}
     learner = {"choices": ["protonet", {"name": "maml", "inner_steps": numbers}]}
     episodes = config["episodes"] | {"per_task": numbers}
     searched = {"learner": learner, "episodes": episodes, "steps": {"choices": [1, 2]}}

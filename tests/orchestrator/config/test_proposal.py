@@ -233,3 +233,18 @@ def test_a_file_is_not_overwritten_unless_forced(tmp_path, capsys):
     assert out.read_text() == "mine"
     assert cli.main(["init", "--out", str(out), "--force"]) == 0
     assert "name: functions" in out.read_text()
+
+
+def test_columns_that_could_be_the_group_are_named_if_the_classes_are_divided(tmp_path):
+    frame = texts(header=("text", "intent", "shop"))
+    frame["intent"] = [text.split()[-2] + text.split()[0] for text in frame.text]
+    data = tmp_path / "shops.csv"
+    frame.assign(shop=frame["shop"].str[-1]).to_csv(data, index=False)
+    found = propose(data, tmp_path / "a.yaml")
+    (line,) = [line for line in found.summary if line.startswith("split by")]
+    assert line.endswith("for tasks that are the values of a column, add --group shop")
+    again = propose(data, tmp_path / "b.yaml", group="shop")
+    assert any(line.startswith("split by shop") for line in again.summary)
+    frame.drop(columns="shop").to_csv(data, index=False)
+    found = propose(data, tmp_path / "c.yaml")
+    assert any("no other column divides" in line for line in found.summary)

@@ -6,8 +6,10 @@ from fewshot.errors.inputs import InputError
 from orchestrator.config.loading import data_of, dump, load_config, parse
 from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import plan_of, recipes_of
+from orchestrator.config.sections.config import Config
 from orchestrator.space.choices import Choice, Condition, WholeRange
-from tests.orchestrator import tiny
+from orchestrator.space.search_space import Range
+from tests.orchestrator import own_loops, tiny
 
 MAML = {"name": "maml", "adapt_steps": 1, "inner_steps": {"choices": [1, 2]}}
 CHOICES = {
@@ -164,3 +166,73 @@ def test_a_scalar_that_only_a_nested_option_reads_is_read_there():
     learner = {"choices": ["ridge", heads]}
     config = tiny.config(**CHOICES | {"learner": learner, "space": space, "tasks": tasks})
     assert plan_of(config).space.conditions["task/own"] == (Condition("learner", ("maml",)),)
+
+
+RANGES = [
+    ({"low": 1, "high": 5, "step": 2}, None),
+    ({"low": 1, "high": 5, "step": 3}, "must have low < high, and a step that divides high - low."),
+    ({"low": 5, "high": 1, "step": 1}, "must have low < high, and a step that divides high - low."),
+    ({"low": 1, "high": 5, "step": 0}, "must have low < high, and a step that divides high - low."),
+    ({"low": 1, "high": 5.0, "step": 1}, "must have whole numbers as `low`, `high` and `step`."),
+    ({"low": 1, "step": 1}, "must have whole numbers as `low`, `high` and `step`."),
+    ({"low": 1, "high": 5, "step": 2, "log": True}, "can't be beside low."),
+    ({"choices": [1, 2]}, None),
+    ({"choices": [1]}, "must be a list of at least two options."),
+    ({"choices": [1, 2, 1.0]}, "must not have an option twice."),
+    ({"choices": [1, None]}, "must not have an empty option."),
+    ({"choices": [1, 2], "step": 1}, "can't be beside choices."),
+]
+
+
+@pytest.mark.parametrize(("written", "rule"), RANGES)
+def test_ranges_and_choices_mean_the_same_in_recipes_and_in_own_loops(written, rule):
+    places = {
+        "learner.inner_steps": lambda: tiny.config(learner=MAML | {"inner_steps": written}),
+        "space.width": lambda: parse(own_loops.data(space={"width": written})),
+    }
+    found = []
+    for place, parsed in places.items():
+        if rule is None:
+            space = plan_of(parsed()).space
+            found.append(next(iter(space.choices.values())))
+            continue
+        with pytest.raises(InputError) as caught:
+            parsed()
+        details = [d for d in caught.value.details if d.path.startswith(place)]
+        found.append([(d.path.removeprefix(place), d.rule, d.found, d.remedy) for d in details])
+        assert rule in [d.rule for d in details]
+    assert found[0] == found[1]
+
+
+def test_without_a_step_a_range_has_real_numbers_which_a_recipe_cannot_have():
+    written = {"low": 1, "high": 5}
+    space = plan_of(parse(own_loops.data(space={"width": written}))).space
+    assert space.ranges["width"] == Range(1, 5)
+    with pytest.raises(InputError, match=r"Write {low: 1, high: 5, step: 1}"):
+        tiny.config(learner=MAML | {"inner_steps": written})
+
+
+def test_each_variant_is_validated_once(monkeypatch):
+    validated, validate = [], Config.model_validate.__func__
+
+    def counted(cls, data):
+        validated.append(data)
+        return validate(cls, data)
+
+    monkeypatch.setattr(Config, "model_validate", classmethod(counted))
+    config = tiny.config(**CHOICES)
+    plan_of(config)
+    recipes_of(config)
+    assert len(validated) == len(config.representatives()) + 1, "and the plain config"
+    for values in config.representatives():
+        assert config.variant(values) is config.variant(values)
+    assert config.variant({"steps": 2}) != config.variant({"steps": 8})
+    assert config == tiny.config(**CHOICES) != CONFIG.variant({})
+
+
+def test_variants_of_an_own_loop_have_its_absolute_path(tmp_path):
+    config = parse(own_loops.data(path="src", steps={"choices": [5, 10]}))
+    config.variant({"steps": 5})
+    found = with_absolute_paths(config, tmp_path)
+    assert found.variant({"steps": 5}).path == str(tmp_path / "src")
+    assert [one.name for one in found.searched] == ["steps"]

@@ -14,8 +14,14 @@ from orchestrator import InputError, Search, Stopped, list_searches
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
+from orchestrator.sampling.sampler import Sampler
+from tests.orchestrator import toys
+from tests.orchestrator.cli.test_cli import called
 from tests.orchestrator.test_api import mlflow_client, runs, small
+from tests.orchestrator.tiny import quiet
 from tests.paths import ROOT
+
+__all__ = ["called"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_the_number_may_also_be_changed_in_the_config(home) -> None:
 @pytest.mark.parametrize(
     ("trials", "resume", "said"),
     [
-        (5, True, "--trials: must be at least 6: the search has 6 trials, of which 6 have ended"),
+        (5, True, "--trials: must be at least 6, the number of trials .* planned; 6 have ended"),
         (0, True, "--trials: must be at least 6"),
         (12, False, "--trials: is for a search that was started before.*Add `--resume`"),
     ],
@@ -170,3 +176,34 @@ def started(home) -> int:
     except Exception:  # a line of the journal is half-written
         return 0
     return 0 if records is None else len(records.search)
+
+
+@pytest.fixture
+def stopped_early(tmp_path, monkeypatch) -> Search:
+    """A search that ended after 18 of 20 trials by `search.stop`."""
+    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr(Sampler, "expected_gain", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(Sampler, "suggest", toys.quick_suggest)
+    made = small(tmp_path, "steps=2", *TWENTY)
+    assert made.run(executor="inline").stopped_early
+    assert len(made.trials()) == 18
+    return made
+
+
+TWENTY = ["search.trials=20", "search.stop=auto", "search.lanes=1"]
+
+
+def test_a_search_that_stopped_early_goes_on_to_the_planned_number(stopped_early, called) -> None:
+    home = stopped_early.home
+    with pytest.raises(InputError, match=r"at least 20.*planned; 18 have ended, and stopped early"):
+        small(home, "steps=2", *TWENTY).run(executor="inline", resume=True, trials=19)
+    answer = called("enqueue", "functions", "--set", "lr/outer=0.005", "--home", home)
+    assert "stopped early, after 18 of 20 trials" in answer.stderr
+    assert "--resume --trials 20" in answer.stderr
+    same = small(home, "steps=2", *TWENTY).run(executor="inline", resume=True)
+    assert sum(same.trials.values()) == 18, "without a number the search has ended"
+    summary = small(home, "steps=2", *TWENTY).run(executor="inline", resume=True, trials=20)
+    assert (summary.state, summary.stopped_early) == ("complete", "")
+    table = small(home).trials()
+    assert len(table) == 20
+    assert table["lr/outer"].iloc[18] == 0.005, "the enqueued trial is run"

@@ -313,3 +313,21 @@ def test_the_measure_is_what_all_held_out_tasks_have(monkeypatch) -> None:
     assert summary.measure == "skill"
     assert summary.test.keys() == {"candidate", "uniform"}
     assert "of the gap between chance and perfect on the test tasks" in sentence(summary)
+
+
+@pytest.mark.parametrize("untrained", [None, 0.9])
+def test_where_only_references_completed_the_summary_says_that_there_is_no_verdict(
+    untrained: float | None,
+) -> None:
+    plan = toys.plan()
+    references = range(plan.reference_trials)
+    others = {*range(plan.trials)} - {*references}
+    summary = summarise("toy", searched(score=diverging("search", others), untrained=untrained))
+    assert summary.state == "complete"
+    assert summary.candidate is summary.verdict is None
+    text = sentence(summary)
+    assert text.startswith("There is no verdict: no trial other than the references completed.")
+    if untrained is None:
+        assert "Uniform task weights with tuned rates are exported: " in text
+    else:
+        assert "The untrained model is exported." in text

@@ -6,7 +6,8 @@ import pytest
 
 from tests.trials.conformance import assert_same_reports, drive
 from trials.contract import Component
-from trials.programs.several_recipes import SeveralRecipes
+from trials.data import sources
+from trials.programs.several_recipes import SeveralRecipes, build_for_all
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,22 @@ def test_programs_without_trials_are_dropped(case, tmp_path):
         program.release(spec.key, "complete")
     assert len(program._programs) <= 8
     assert len(made) == 11  # the first one was there
+
+
+def test_recipes_with_the_same_datasets_share_the_inputs(case_named, tmp_path, monkeypatch):
+    of_rows, loaded = case_named("protonet"), []
+    load = sources.load_dataset
+
+    def counted(name, options, cache):
+        loaded.append(name)
+        return load(name, options, cache)
+
+    monkeypatch.setattr(sources, "load_dataset", counted)
+    program = build_for_all(of_rows.recipe, lanes=2, folder=tmp_path, cache=of_rows.cache)
+    n = len(loaded)
+    other = replace(of_rows.recipe, episodes=of_rows.recipe.episodes + 1)
+    for i, recipe in enumerate([of_rows.recipe, other]):
+        program.admit(of_rows.spec(i, recipe=recipe))
+    assert len(loaded) == n > 0
+    first, second = (made._objective.parts[0] for made in program._programs.values())
+    assert first.train.inputs.data_ptr() == second.train.inputs.data_ptr()
