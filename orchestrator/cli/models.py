@@ -86,12 +86,13 @@ def adapt(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the predictions are written.")
+        Path,
+        typer.Option(metavar="DIR", help="Where predictions and the adapted model are written."),
     ] = Path("adapted"),
     home: HomeOption = None,
     trust_code: Trust = False,
 ) -> None:
-    """Adapt an exported model to a new task, and predict its unlabelled examples."""
+    """Adapt an exported model to a new task, predict its other examples, and keep the model."""
     from orchestrator.record.home import Home
     from orchestrator.results.adapt import adapt as run
 
@@ -107,3 +108,59 @@ def adapt(
     for name, value in found.metrics.items():
         text = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
         output.results.print(f"{name} where the label is known: {text}")
+    output.results.print(f"the adapted model: {out}; it predicts with `fewtune predict {out}`")
+    if found.unlike:
+        output.advise(found.unlike)
+
+
+@app.command(rich_help_panel=RESULTS)
+def predict(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="What adapt wrote, or an exported student."),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Examples of the kind that the model learned from: a table (CSV, JSONL, Parquet), "
+            "an .npz of images, or a folder of images.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="A .csv, .jsonl or .parquet file.")
+    ] = Path("predictions.csv"),
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Measure the predictions by the label column.")
+    ] = False,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The label column. [default: the one that the model learned]",
+            show_default=False,
+        ),
+    ] = None,
+    trust_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Predict new examples with an adapted model, which needs no labelled examples any more."""
+    from orchestrator.cli.counting import counting
+    from orchestrator.results.predictor.prediction import predict_file
+    from orchestrator.results.predictor.predictor import Predictor
+
+    output = Output()
+    predictor = Predictor.load(folder, trust_code=trust_code)
+    with counting(output.messages, "predicting") as started:
+        found = predict_file(predictor, data, out, evaluate=evaluate, label=label, started=started)
+    if json:
+        measures = {name: measured._asdict() for name, measured in found.measures.items()}
+        output.json({"path": str(out), "predicted": found.predicted, "measures": measures})
+        return
+    output.results.print(f"predicted {found.predicted} examples: {out}")
+    for name, (value, low, high) in found.measures.items():
+        if name == "mse":
+            ends = f"{value:.4g} ({low:.4g} to {high:.4g}"
+        else:
+            ends = f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f}"
+        output.results.print(f"{name}: {ends}; 95 % interval, {found.measured} examples)")

@@ -1,7 +1,8 @@
 """Adaptation of an exported model to a new task that is given as a table.
 
 The model learns from some labelled rows, then predicts the labels of the other rows. The labels are
-classes or numbers, whichever the model was trained for; classes if it was trained for both.
+classes or numbers, whichever the model was trained for; classes if it was trained for both. The
+adapted model is kept as a predictor (`orchestrator.results.predictor`).
 """
 
 import json
@@ -28,9 +29,13 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.parts import DatasetPart, TeacherPart
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.record.home import Home
-from trials.contract import Component
+from orchestrator.results.predictor.card import predictor_card
+from orchestrator.results.predictor.folder import PredictorParts, data_of, save_predictor
+from trials.contract import Component, Recipe
 from trials.lanes import checkpoint
-from trials.programs.apply_model import classify, distil, regress
+from trials.programs.adapted_model import AdaptedModel, learned, restored
+from trials.programs.apply_model import distil, scale_of_logits
+from trials.programs.task_distance import TRAINING_TASKS, embedding_of, load_task_means, unlike
 from trials.programs.teachers import TRAINED
 
 _LABEL = "label"  # the column to predict if the model's own column is missing
@@ -40,13 +45,18 @@ _OPTIONS = {"labels": "--label", "path": "--data"}
 
 @dataclass(frozen=True)
 class Adapted:
-    """The file of predictions, and their metrics on the rows whose labels are known."""
+    """The file of predictions, and their metrics on the rows whose labels are known.
+
+    The folder of the file is the predictor. unlike: a warning if the new task is further from all
+    training tasks than these are from each other; else empty.
+    """
 
     predictions: Path
     classes: int  # 0 if the labels are numbers
     support: int  # rows learned from
     predicted: int  # rows predicted
     metrics: dict[str, float]  # empty if no predicted row has a known label
+    unlike: str = ""
 
 
 def adapt(
@@ -88,8 +98,19 @@ def adapt(
         known = ", ".join(map(str, dataset.columns.columns))
         raise input_error("--label", f"must be a column of {data}: {known}.", label)
     if like.regresses:
-        return _adapt_regression(config, folder, dataset, label, shots, out)
+        return _adapt_regression(config, folder, part, dataset, label, shots, out)
     return _adapt_classification(config, folder, part, dataset, label, shots, out, home)
+
+
+@dataclass(frozen=True, eq=False)
+class _NewModel:
+    """An adapted model with the recipe and the support that it was made from."""
+
+    model: AdaptedModel
+    recipe: Recipe
+    hyperparameters: Mapping[str, float]
+    scale: float  # of the logits
+    unlike: str
 
 
 def _load(part: Component, home: Home) -> Dataset:
@@ -124,7 +145,8 @@ def _adapt_classification(
             "--shots", "leaves no row to predict.", shots, "Give more rows or fewer shots."
         )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
-    logits = _logits(config, folder, part, dataset, (support, codes), classes, rest, home)
+    made = _learned(config, folder, part, dataset, (support, codes), classes, home)
+    logits = made.scale * made.model.outputs(dataset.inputs[rest])
     predicted = logits.argmax(-1)
     known_rows = np.flatnonzero(labels[rest] != "")
     metrics: dict[str, float] = {}
@@ -134,7 +156,9 @@ def _adapt_classification(
     table = dataset.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
-    return Adapted(_write(out, table, metrics), len(classes), len(support), len(rest), metrics)
+    parts = _parts(made, part, dataset, label, tuple(classes), len(support), out)
+    place = _write(out, table, metrics, parts)
+    return Adapted(place, len(classes), len(support), len(rest), metrics, made.unlike)
 
 
 def _class_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -147,7 +171,13 @@ def _class_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _adapt_regression(
-    config: Config, folder: Path, dataset: Dataset, label: str, shots: int, out: Path
+    config: Config,
+    folder: Path,
+    part: Component,
+    dataset: Dataset,
+    label: str,
+    shots: int,
+    out: Path,
 ) -> Adapted:
     column = dataset.columns[label]
     values = pd.to_numeric(column, errors="coerce").to_numpy(float)
@@ -160,14 +190,9 @@ def _adapt_regression(
     if len(support) < shots or not len(rest):
         rule = f"must have --shots = {shots} rows with a number, and other rows to predict."
         raise input_error("--data", rule, f"{len(known)} of {len(values)} rows have a number")
-    plan = plan_of(config)
-    predicted = regress(
-        replace(plan.recipe, model=_model(plan.recipe.model, folder)),
-        checkpoint.exported(folder / "model.safetensors"),
-        plan.space.decode({})[0],
-        (dataset.inputs[support], torch.tensor(values[support], dtype=torch.float32)),
-        dataset.inputs[rest],
-    )
+    numbers = torch.tensor(values[support], dtype=torch.float32)[:, None]
+    made = _meta_learned(config, folder, (dataset.inputs[support], numbers), regresses=True)
+    predicted = made.model.outputs(dataset.inputs[rest])[:, 0]
     truth = values[rest]
     scored = np.isfinite(truth)
     metrics: dict[str, float] = {}
@@ -177,10 +202,39 @@ def _adapt_regression(
         metrics["skill"] = 1 - metrics["mse"] / float(spread)
     table = dataset.columns.iloc[rest].copy()
     table["prediction"] = predicted.tolist()
-    return Adapted(_write(out, table, metrics), 0, len(support), len(rest), metrics)
+    place = _write(out, table, metrics, _parts(made, part, dataset, label, (), len(support), out))
+    return Adapted(place, 0, len(support), len(rest), metrics, made.unlike)
 
 
-def _write(out: Path, table: pd.DataFrame, metrics: Mapping[str, float]) -> Path:
+def _parts(
+    made: _NewModel,
+    part: Component,
+    dataset: Dataset,
+    label: str,
+    classes: tuple[str, ...],
+    n_support: int,
+    out: Path,
+) -> PredictorParts:
+    return PredictorParts(
+        name=out.absolute().name,
+        recipe=made.recipe,
+        hyperparameters=made.hyperparameters,
+        data=data_of(part, dataset),
+        features=tuple(dataset.inputs.shape[1:]),
+        ids=not dataset.inputs.is_floating_point(),
+        classes=classes,
+        label=label,
+        logit_scale=made.scale,
+        examples=n_support,
+        model=made.model,
+    )
+
+
+def _write(
+    out: Path, table: pd.DataFrame, metrics: Mapping[str, float], parts: PredictorParts
+) -> Path:
+    save_predictor(parts, out)
+    write_text(out / "README.md", predictor_card(parts, metrics))
     write_text(out / "predictions.csv", table.to_csv(index_label="row"))
     write_text(out / "metrics.json", json.dumps(metrics, indent=2))
     return out / "predictions.csv"
@@ -219,32 +273,53 @@ def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any
     return {**options, "encoder": str(copied)}
 
 
-def _logits(
+def _learned(
     config: Config,
     folder: Path,
     part: Component,
     dataset: Dataset,
     support: tuple[np.ndarray, Tensor],
     classes: list[str],
-    rest: np.ndarray,
     home: Home,
-) -> Tensor:
+) -> _NewModel:
+    """The model after it has learned from rows (s,) of the dataset and their codes (s,)."""
+    rows, codes = support
+    if not config.adapts:
+        return _meta_learned(config, folder, (dataset.inputs[rows], codes), regresses=False)
     plan = plan_of(config)
     recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
     hyperparameters, weights = plan.space.decode({})
-    rows, codes = support
-    if not config.adapts:
-        params = checkpoint.exported(folder / "model.safetensors")
-        examples, x = (dataset.inputs[rows], codes), dataset.inputs[rest]
-        scale = checkpoint.logit_scale(folder / "model.safetensors")
-        return classify(recipe, params, hyperparameters, examples, x, scale=scale)
     if config.teacher is not None and config.teacher.source not in TRAINED:
         teacher = _part(config.teacher, str(part.options["path"]), folder)
         recipe = replace(recipe, teacher=teacher)
     spec = replace(plan.spec(0, hyperparameters, weights, stage="final"), recipe=recipe)
     labelled = (torch.from_numpy(rows), codes)
     with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
-        logits, _ = distil(
+        _, params = distil(
             spec, part, labelled, tuple(classes), cache=home.cache, folder=Path(scratch)
         )
-    return logits[rest]
+    shape = tuple(dataset.inputs.shape[1:])
+    model = restored(recipe, params, {}, shape, len(classes), None, regresses=False)
+    return _NewModel(model, recipe, hyperparameters, 1.0, "")
+
+
+def _meta_learned(
+    config: Config, folder: Path, support: tuple[Tensor, Tensor], *, regresses: bool
+) -> _NewModel:
+    """The meta-trained model after it has learned from x (s, ...) and their labels."""
+    plan = plan_of(config)
+    recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
+    hyperparameters, _ = plan.space.decode({})
+    params = checkpoint.exported(folder / "model.safetensors")
+    scale = 1.0
+    if not regresses:
+        scale = checkpoint.logit_scale(folder / "model.safetensors")
+        scale = scale_of_logits(recipe, params, hyperparameters, support, prior=scale)
+    model = learned(recipe, params, hyperparameters, support, regresses=regresses)
+    known = load_task_means(folder / TRAINING_TASKS)
+    embed = embedding_of(recipe, params, support[0]) if known is not None else None
+    strange = None
+    if known is not None and embed is not None:
+        with torch.no_grad():
+            strange = unlike(known, embed(support[0]))
+    return _NewModel(model, recipe, hyperparameters, scale, str(strange) if strange else "")

@@ -25,6 +25,7 @@ from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.export.model_card import model_card
 from orchestrator.results.export.own_loop import write_own_loop
+from orchestrator.results.export.predictor_files import write_predictor_files
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.retrained import Finalist
 from trials.contract import Recipe, TrialSpec
@@ -114,6 +115,16 @@ def _write_files(
         _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
     _write_encoders(copied, base, folder)
     _bring_teacher(absolute, folder)
+    write_predictor_files(
+        config.name,
+        recipe,
+        summary.best.hyperparameters,
+        tensors,
+        classes or (),
+        copied,
+        cache=home.cache,
+        folder=folder,
+    )
     result = {
         "score": chosen.score,
         "parameters": sum(t.numel() for t in tensors.values()),
