@@ -250,12 +250,12 @@ def load_tokenizer(place: Path) -> Any:
         return AutoTokenizer.from_pretrained(place, **SAFELY)
 
 
-def load_model(place: Path) -> Any:
-    """The model in `place` without a head, in evaluation mode."""
+def load_model(place: Path, **options: Any) -> Any:
+    """The model in `place` without a head, in evaluation mode; options: of `from_pretrained`."""
     from transformers import AutoModel
 
     with loading(place):
-        return AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY).eval()
+        return AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY, **options).eval()
 
 
 def padding_id(encoder: str) -> int:

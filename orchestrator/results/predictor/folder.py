@@ -113,11 +113,11 @@ def save_predictor(parts: PredictorParts, folder: Path, *, model_file: bool = Tr
 
 
 def _data(parts: PredictorParts) -> dict[str, Any]:
-    # The data and the teacher of the search are not needed, and their paths are not public.
+    # The data of the search are not needed, and their paths are not public.
     recipe = replace(
         parts.recipe,
         datasets={name: Component(name=d.name) for name, d in parts.recipe.datasets.items()},
-        teacher=None,
+        teacher=_named_teacher(parts.recipe.teacher),
     )
     spec = TrialSpec(
         number=0,
@@ -142,6 +142,14 @@ def _data(parts: PredictorParts) -> dict[str, Any]:
         "spec": json.loads(spec.to_json()),
         "versions": {name: version(name) for name in ("fewtune", "torch", "transformers")},
     }
+
+
+def _named_teacher(teacher: Component | None) -> Component | None:
+    """The teacher with nothing but its encoder, if that is no path; an ONNX model is compared."""
+    name = str(teacher.options.get("encoder") or "") if teacher is not None else ""
+    if teacher is None or not name or Path(name).is_absolute() or name[0] in "./~$":
+        return None
+    return Component(name=teacher.name, options={"encoder": name})
 
 
 def _bring_encoders(parts: PredictorParts, folder: Path) -> dict[str, str]:
@@ -272,6 +280,7 @@ def _named_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": named(recipe.get("model")),
         "learner": named(recipe.get("learner")),
+        "teacher": named(recipe.get("teacher")),
         "datasets": {"data": {**own, "source": own.get("name")}},
     }
 
