@@ -6,30 +6,64 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.output import RESULTS, Config, HomeOption, Json, Name, Output, Set, Trust
+from orchestrator.cli.output import RESULTS, Config, HomeOption, Json, Output, Set, Trust
 
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=RESULTS)
 def export(
-    name: Name,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|DIR",
+            help="A search; or, with --onnx or --mlflow, the folder of an adapted model.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A new or empty folder. [default: searches/NAME/best in the home]",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Also write the encoder with its LoRA weights added.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also write the adapted model as model.onnx.")
+    ] = False,
+    with_encoder: Annotated[
+        bool, typer.Option("--with-encoder", help="With --onnx: the encoder of texts inside.")
+    ] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also register the model in MLflow as champion.")
+    ] = False,
 ) -> None:
-    """Write the best configuration and model of a search to a folder."""
+    """Write the best configuration and model of a search to a folder; write or register a model."""
     from orchestrator.record.home import Home
     from orchestrator.results.export.export import export as write
+    from orchestrator.results.export.formats import check_target, register, write_onnx_model
     from orchestrator.results.sentences import sentence
 
-    output = Output()
-    summary = write(name, Home.at(home), out, merged=merged)
-    output.results.print(sentence(summary))
-    files = ", ".join(sorted(path.name for path in out.iterdir()))
-    output.results.print(f"written to {out}: {files}")
+    output, place = Output(), Home.at(home)
+    folder = check_target(
+        name, place, out, merged=merged, onnx=onnx, with_encoder=with_encoder, mlflow=mlflow
+    )
+    if folder is None:
+        folder = out or place.best(name)
+        output.results.print(sentence(write(name, place, folder, merged=merged)))
+    if onnx:
+        with output.messages.status("writing the ONNX model"):
+            lines = write_onnx_model(folder, with_encoder=with_encoder)
+        output.results.print("\n".join(lines), markup=False)
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    output.results.print(f"written to {folder}: {files}")
+    if mlflow:
+        with output.messages.status("registering the model"):
+            output.results.print(register(folder, name, place), markup=False)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -6,11 +6,9 @@ adapted model is kept as a predictor (`orchestrator.results.predictor`).
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,19 +22,13 @@ from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.paths import with_absolute_export_paths
-from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
-from orchestrator.config.sections.parts import DatasetPart, TeacherPart
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.record.home import Home
+from orchestrator.results.new_model import NewModel, learn, meta_learned, new_part
 from orchestrator.results.predictor.card import predictor_card
 from orchestrator.results.predictor.folder import PredictorParts, data_of, save_predictor
-from trials.contract import Component, Recipe
-from trials.lanes import checkpoint
-from trials.programs.adapted_model import AdaptedModel, learned, restored
-from trials.programs.apply_model import distil, scale_of_logits
-from trials.programs.task_distance import TRAINING_TASKS, embedding_of, load_task_means, unlike
-from trials.programs.teachers import TRAINED
+from trials.contract import Component
 
 _LABEL = "label"  # the column to predict if the model's own column is missing
 # The option of the command line for a config key of a dataset, without the name of its source.
@@ -87,7 +79,7 @@ def adapt(
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):
-        part = _part(config.datasets[like.dataset], data, folder)
+        part = new_part(config.datasets[like.dataset], data, folder)
     own = like.label if isinstance(like, TaskSection) else _LABEL
     if like.regresses and part.name == "table":
         others = [name for name in part.options.get("labels", ()) if name != (label or own)]
@@ -100,17 +92,6 @@ def adapt(
     if like.regresses:
         return _adapt_regression(config, folder, part, dataset, label, shots, out)
     return _adapt_classification(config, folder, part, dataset, label, shots, out, home)
-
-
-@dataclass(frozen=True, eq=False)
-class _NewModel:
-    """An adapted model with the recipe and the support that it was made from."""
-
-    model: AdaptedModel
-    recipe: Recipe
-    hyperparameters: Mapping[str, float]
-    scale: float  # of the logits
-    unlike: str
 
 
 def _load(part: Component, home: Home) -> Dataset:
@@ -145,7 +126,7 @@ def _adapt_classification(
             "--shots", "leaves no row to predict.", shots, "Give more rows or fewer shots."
         )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
-    made = _learned(config, folder, part, dataset, (support, codes), classes, home)
+    made = learn(config, folder, part, dataset, (support, codes), classes, home)
     logits = made.scale * made.model.outputs(dataset.inputs[rest])
     predicted = logits.argmax(-1)
     known_rows = np.flatnonzero(labels[rest] != "")
@@ -191,7 +172,7 @@ def _adapt_regression(
         rule = f"must have --shots = {shots} rows with a number, and other rows to predict."
         raise input_error("--data", rule, f"{len(known)} of {len(values)} rows have a number")
     numbers = torch.tensor(values[support], dtype=torch.float32)[:, None]
-    made = _meta_learned(config, folder, (dataset.inputs[support], numbers), regresses=True)
+    made = meta_learned(config, folder, (dataset.inputs[support], numbers), regresses=True)
     predicted = made.model.outputs(dataset.inputs[rest])[:, 0]
     truth = values[rest]
     scored = np.isfinite(truth)
@@ -207,7 +188,7 @@ def _adapt_regression(
 
 
 def _parts(
-    made: _NewModel,
+    made: NewModel,
     part: Component,
     dataset: Dataset,
     label: str,
@@ -249,77 +230,3 @@ def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> n
         rule = f"must have at least --shots = {shots} rows of every class."
         raise input_error("--data", rule, ", ".join(few), "Give more rows or fewer shots.")
     return np.concatenate(rows)
-
-
-def _part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component:
-    """The dataset part that reads `data` the way the model's training data was read."""
-    options: dict[str, Any] = part.options() | {"path": data}
-    source = part.source
-    if source == "glyphs":  # training glyphs are drawn; new ones are read as images of that size
-        kept = {key: options[key] for key in ("path", "size", "head") if key in options}
-        source, options = "images", {"size": 14, "channels": 1} | kept
-    return Component(name=source, options=_with_own_encoder(options, folder))
-
-
-def _model(model: Component, folder: Path) -> Component:
-    return replace(model, options=_with_own_encoder(model.options, folder))
-
-
-def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The options; the encoder's name is replaced by the folder of its copy in the export."""
-    name, copied = options.get("encoder"), folder / "encoder"
-    if not name or Path(str(name)).is_absolute() or not copied.exists():
-        return dict(options)
-    return {**options, "encoder": str(copied)}
-
-
-def _learned(
-    config: Config,
-    folder: Path,
-    part: Component,
-    dataset: Dataset,
-    support: tuple[np.ndarray, Tensor],
-    classes: list[str],
-    home: Home,
-) -> _NewModel:
-    """The model after it has learned from rows (s,) of the dataset and their codes (s,)."""
-    rows, codes = support
-    if not config.adapts:
-        return _meta_learned(config, folder, (dataset.inputs[rows], codes), regresses=False)
-    plan = plan_of(config)
-    recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
-    hyperparameters, weights = plan.space.decode({})
-    if config.teacher is not None and config.teacher.source not in TRAINED:
-        teacher = _part(config.teacher, str(part.options["path"]), folder)
-        recipe = replace(recipe, teacher=teacher)
-    spec = replace(plan.spec(0, hyperparameters, weights, stage="final"), recipe=recipe)
-    labelled = (torch.from_numpy(rows), codes)
-    with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
-        _, params = distil(
-            spec, part, labelled, tuple(classes), cache=home.cache, folder=Path(scratch)
-        )
-    shape = tuple(dataset.inputs.shape[1:])
-    model = restored(recipe, params, {}, shape, len(classes), None, regresses=False)
-    return _NewModel(model, recipe, hyperparameters, 1.0, "")
-
-
-def _meta_learned(
-    config: Config, folder: Path, support: tuple[Tensor, Tensor], *, regresses: bool
-) -> _NewModel:
-    """The meta-trained model after it has learned from x (s, ...) and their labels."""
-    plan = plan_of(config)
-    recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
-    hyperparameters, _ = plan.space.decode({})
-    params = checkpoint.exported(folder / "model.safetensors")
-    scale = 1.0
-    if not regresses:
-        scale = checkpoint.logit_scale(folder / "model.safetensors")
-        scale = scale_of_logits(recipe, params, hyperparameters, support, prior=scale)
-    model = learned(recipe, params, hyperparameters, support, regresses=regresses)
-    known = load_task_means(folder / TRAINING_TASKS)
-    embed = embedding_of(recipe, params, support[0]) if known is not None else None
-    strange = None
-    if known is not None and embed is not None:
-        with torch.no_grad():
-            strange = unlike(known, embed(support[0]))
-    return _NewModel(model, recipe, hyperparameters, scale, str(strange) if strange else "")

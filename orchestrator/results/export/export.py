@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,11 @@ def _write_files(
         _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
     _write_encoders(copied, base, folder)
     _bring_teacher(absolute, folder)
+    # The recipe of the untrained model has no training tasks.
+    trained_on = plan_of(absolute).recipe.tasks.get("train", ())
     write_predictor_files(
         config.name,
-        recipe,
+        replace(recipe, tasks={**recipe.tasks, "train": trained_on}),
         summary.best.hyperparameters,
         tensors,
         classes or (),

@@ -289,7 +289,9 @@ def _drawn(parts: PredictorParts, n: int) -> "np.ndarray[Any, Any]":
         ids = rng.integers(min(_RARE, largest), largest + 1, (n, *parts.features))
         lengths = rng.integers(1, parts.features[-1] + 1, (n, 1))
         padding = parts.model.padding or 0
-        return np.where(np.arange(parts.features[-1]) < lengths, ids, padding).astype(np.int64)
+        real = np.arange(parts.features[-1]) < lengths
+        drawn_ids: np.ndarray[Any, Any] = np.where(real, ids, padding).astype(np.int64)
+        return drawn_ids
     if parts.data.name == "images" and parts.encoder is None:
         return rng.random((n, *parts.features), dtype=np.float32)
     drawn = rng.standard_normal((n, *parts.features)).astype(np.float32)
