@@ -40,7 +40,10 @@ Arrays = dict[str, "np.ndarray[Any, Any]"]
 
 @dataclass(frozen=True)
 class Measured:
-    """Size in bytes, and seconds for one example on one CPU thread (median)."""
+    """Size in bytes, and seconds of one CPU thread for one example (median).
+
+    The seconds are CPU time, so that other processes on the machine do not change them.
+    """
 
     size: int
     seconds: float
@@ -114,7 +117,7 @@ def card_lines(made: OnnxModel, parts: PredictorParts) -> list[str]:
         + (f"; the predicted class is the same for {100 * made.agreement:.1f} %." if parts.classes
            else "."),
         "",
-        "| | size | one example, one CPU thread |",
+        "| | size | one example, CPU time of one thread |",
         "| --- | --- | --- |",
         f"| `{FILE}` | {_size(made.own.size)} | {1000 * made.own.seconds:.3g} ms |",
     ]  # fmt: skip
@@ -275,9 +278,9 @@ def _seconds(run: Callable[[], None]) -> float:
         run()
     taken = []
     for _ in range(_REPEATS):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return float(np.median(taken))
 
 
@@ -296,7 +299,8 @@ def _drawn(parts: PredictorParts, n: int) -> "np.ndarray[Any, Any]":
         return rng.random((n, *parts.features), dtype=np.float32)
     drawn = rng.standard_normal((n, *parts.features)).astype(np.float32)
     if parts.encoder is not None:
-        return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn
     means, spreads = (parts.model.params.get(f"scale.features.{k}") for k in ("mean", "spread"))
     if means is None or spreads is None:
         return drawn
