@@ -18,12 +18,14 @@ from fewshot.errors.inputs import ErrorDetail, FewtuneError, InputError
 
 if TYPE_CHECKING:
     from orchestrator.api import Search, delete_search, list_searches
+    from orchestrator.results.predictor.predictor import Predictor
     from orchestrator.search.loop import Stopped
 
 __all__ = [
     "ErrorDetail",
     "FewtuneError",
     "InputError",
+    "Predictor",
     "Search",
     "Stopped",
     "delete_search",

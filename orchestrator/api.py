@@ -27,6 +27,7 @@ from orchestrator.results import listing
 from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.listing import ListedSearch
+from orchestrator.results.predictor.predictor import Predictor
 from orchestrator.results.trial_table import trial_table
 from orchestrator.search.advice import Advice
 from orchestrator.search.forecast import Forecast, forecast
@@ -35,7 +36,7 @@ from orchestrator.search.own_trials import by_name, params_of
 from orchestrator.training_function import config_of
 from trials.own_loop import Trial
 
-__all__ = ["Search", "Stopped", "delete_search", "list_searches"]
+__all__ = ["Predictor", "Search", "Stopped", "delete_search", "list_searches"]
 
 Observer = Callable[[str, SearchRecords], None]
 

@@ -35,7 +35,7 @@ from fewshot.conformance.problems import (
 )
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import Learner
+from fewshot.learners.base import KeepsAdapted, Learner
 from fewshot.learners.learners import LearnerFactory, supports_regression
 from fewshot.models.mlp import MLP
 
@@ -195,6 +195,18 @@ class LearnerLaws:
     ) -> None:
         alone = [predict(params, Episode(*(p[i : i + 1] for p in problems))) for i in (0, 1)]
         assert_close(predict(params, problems)[:2], torch.cat(alone))
+
+    # ---- the adapted model ------------------------------------------------------------------
+
+    def test_an_adapted_model_is_kept_without_the_support(
+        self, learner: Learner, params: Params, problems: Episode, hyper: dict[str, Tensor]
+    ) -> None:
+        if not isinstance(learner, KeepsAdapted):
+            pytest.skip("the learner has no adapted model to keep")
+        for i, logits in enumerate(learner.logits(params, problems, hyper)):
+            x, y, queries, _ = (part[i] for part in problems)
+            fitted = learner.fit(params, x, y, hyper)
+            assert_close(learner.predict(fitted, queries), logits)
 
     # ---- lanes ------------------------------------------------------------------------------
 

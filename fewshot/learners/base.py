@@ -33,6 +33,22 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class KeepsAdapted(Protocol):
+    """Extra methods of a learner whose adapted model can be kept without the support set.
+
+    For one problem, `predict(fit(...), x)` is what `logits` returns for the queries x, up to
+    rounding. Classes that are not in the support may have any logit. Learners that wrap another
+    learner have these methods only if the other learner has them.
+    """
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters of the adapted model, from the support x (s, *features) and y (s, ...)."""
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        """Logits (n, way), or predicted numbers (n, 1), of x (n, *features)."""
+
+
+@runtime_checkable
 class CustomLoss(Protocol):
     """An extra method of a learner that is not trained by the loss of its `meta_logits`."""
 

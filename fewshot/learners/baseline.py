@@ -30,7 +30,7 @@ from fewshot.functional import (
     mask_value,
     unit,
 )
-from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _WEIGHT, _BIAS, _SCALE = "classes.weight", "classes.bias", "classes.log_scale"
@@ -80,20 +80,36 @@ class Baseline:
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         support, query = embed_episodes(self.embedding, params, episodes)
-        means = class_means(unit(support), episodes.support_y, self._way)
+        head = self._head(params, support, episodes.support_y, hyper)
+        return mask_absent_classes(self._scores(params, head, query), episodes.support_y)
+
+    meta_logits = logits
+
+    def _head(
+        self, params: Params, support: Tensor, labels: Tensor, hyper: Hyperparameters
+    ) -> Params:
+        """A head for each episode, fitted to the embedded support (b, s, d), labels (b, s)."""
+        means = class_means(unit(support), labels, self._way)
         zeros = {_WEIGHT: torch.zeros_like(means), _BIAS: torch.zeros_like(means[..., 0])}
         head = {_WEIGHT: means} if self._cosine else zeros
 
         def loss(head: Params) -> Tensor:  # a sum over episodes, whose heads are independent
-            logits = mask_absent_classes(self._scores(params, head, support), episodes.support_y)
-            return _mean_loss(logits, episodes.support_y).sum()
+            logits = mask_absent_classes(self._scores(params, head, support), labels)
+            return _mean_loss(logits, labels).sum()
 
         for _ in range(self._adapt_steps):
             slope = grad(loss)(head)
             head = {name: head[name] - hyper["lr/adapt"] * slope[name] for name in head}
-        return mask_absent_classes(self._scores(params, head, query), episodes.support_y)
+        return head
 
-    meta_logits = logits
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters with a new head in place of those of the training tasks."""
+        support = embed_rows(self.embedding, params, x).unsqueeze(0)
+        head = self._head(params, support, y.unsqueeze(0), hyper)
+        return params | {name: value[0] for name, value in head.items()}
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return self._scores(fitted, fitted, self.embedding.apply(fitted, x))
 
     def class_losses(
         self,

@@ -14,6 +14,8 @@ from fewshot.learners.base import Learner
 from fewshot.models.base import Model
 from fewshot.models.untrained import Untrained
 
+_ROWS_AT_ONCE = 256
+
 
 @runtime_checkable
 class EmbeddingLearner(Learner, Protocol):
@@ -46,6 +48,11 @@ def embed_episodes(model: Model, params: Params, episodes: Episode) -> tuple[Ten
     embedded = model.apply(params, x.flatten(0, 1)).view(b, x.shape[1], -1)
     support, query = embedded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], 1)
     return support, query
+
+
+def embed_rows(model: Model, params: Params, x: Tensor) -> Tensor:
+    """Embedded examples (n, d) of x (n, *features), computed in parts that fit in memory."""
+    return torch.cat([model.apply(params, part) for part in x.split(_ROWS_AT_ONCE)])
 
 
 def log_of(option: str, value: float) -> Tensor:

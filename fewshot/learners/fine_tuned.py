@@ -15,15 +15,14 @@ from torch.func import vmap
 
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
-from fewshot.functional import Hyperparameters, Params, class_means, mask_absent_classes
+from fewshot.functional import Hyperparameters, Params, mask_absent_classes
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.inner import InnerLoop
-from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.protonet import BIAS, WEIGHT, ProtoNet, prototype_layer
 from fewshot.models.base import Model
 
 ADAPT_STEPS = 5
 STEPS = "adapt/steps"  # the hyperparameter; the option `adapt_steps` is the maximum
-_WEIGHT, _BIAS = "prototype.weight", "prototype.bias"
 
 
 class FineTunedProtoNet(ProtoNet):
@@ -50,30 +49,30 @@ class FineTunedProtoNet(ProtoNet):
         self.adapts_embedding = inner == "all"
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
+        def one(episode: Episode) -> Tensor:
+            own = self.fit(params, episode.support_x, episode.support_y, hyper)
+            return mask_absent_classes(self.predict(own, episode.query_x), episode.support_y)
+
+        outputs: Tensor = vmap(one)(episodes)
+        return outputs
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters with the layer of the prototypes, after the gradient steps."""
         taken = hyper[STEPS].round()
         model = _Classifier(self.embedding, self._way)
         loop = InnerLoop(model, CLASSIFICATION, first_order=True)
         moving = (*params, *model.head) if self.adapts_embedding else model.head
-        rates = [
-            dict.fromkeys(moving, hyper["lr/adapt"] * (step < taken)) for step in range(self._steps)
-        ]
-
-        def one(episode: Episode) -> Tensor:
-            x, y = episode.support_x, episode.support_y
-            means = class_means(self.embedding.apply(params, x), y, self._way)
-            own = params | {_WEIGHT: 2 * means.mT, _BIAS: -means.square().sum(-1)}
-            for rate in rates:
-                own = loop.fit(own, [(x, y)], rate)
-            return mask_absent_classes(model.apply(own, episode.query_x), y)
-
-        outputs: Tensor = vmap(one)(episodes)
-        return outputs
+        own = params | prototype_layer(self.embedding.apply(params, x), y, self._way)
+        for step in range(self._steps):
+            rate = hyper["lr/adapt"] * (step < taken)
+            own = loop.fit(own, [(x, y)], dict.fromkeys(moving, rate))
+        return own
 
 
 class _Classifier:
     """The embedding with a last layer, whose parameters are set for each episode."""
 
-    head: tuple[str, ...] = (_WEIGHT, _BIAS)
+    head: tuple[str, ...] = (WEIGHT, BIAS)
 
     def __init__(self, embedding: Model, n_out: int) -> None:
         self._embedding, self.n_out = embedding, n_out
@@ -82,4 +81,4 @@ class _Classifier:
         return self._embedding.init(generator)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
-        return self._embedding.apply(params, x) @ params[_WEIGHT] + params[_BIAS]
+        return self._embedding.apply(params, x) @ params[WEIGHT] + params[BIAS]

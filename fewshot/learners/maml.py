@@ -65,3 +65,11 @@ class MAML:
     def meta_logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         rates = self._rates(params, hyper["lr/inner"])
         return self._inner.predict(params, episodes, rates, self._inner_steps)
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters after the steps on the support."""
+        rates = self._rates(params, hyper["lr/adapt"])
+        return self._inner.fit(params, [(x, y)] * self._adapt_steps, rates)
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return self._model.apply(fitted, x)

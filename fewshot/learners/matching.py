@@ -22,10 +22,12 @@ from fewshot.functional import (
     one_hot,
     unit,
 )
-from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _SCALE = "head.log_scale"
+# Of an adapted model: the embedded support (s, d) and its one-hot classes (s, way).
+_EMBEDDED, _MEMBERS = "support.embedded", "support.members"
 
 
 class MatchingNet:
@@ -56,3 +58,15 @@ class MatchingNet:
         return torch.where(members > 0, attention, outside).logsumexp(-2)
 
     meta_logits = logits
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters with the embedded support and its classes."""
+        del hyper
+        embedded = unit(embed_rows(self.embedding, params, x))
+        return params | {_EMBEDDED: embedded, _MEMBERS: one_hot(y, self._way, embedded)}
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        cosines = unit(self.embedding.apply(fitted, x)) @ fitted[_EMBEDDED].mT  # (n, s)
+        attention = log_softmax(fitted[_SCALE].exp() * cosines).unsqueeze(-1)
+        members = fitted[_MEMBERS] > 0
+        return torch.where(members, attention, mask_value(cosines)).logsumexp(-2)

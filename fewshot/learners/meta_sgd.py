@@ -60,13 +60,18 @@ class MetaSGD:
         rates = {_RATE + name: torch.zeros_like(value) for name, value in params.items()}
         return params | rates | {name: value.clone() for name, value in self._factor.items()}
 
-    def _predict(
-        self, params: Params, episodes: Episode, hyper: Hyperparameters, steps: int
-    ) -> Tensor:
+    def _start(self, params: Params, hyper: Hyperparameters) -> tuple[Params, Params]:
+        """The initial parameters of a task, and their rates."""
         start = {name: value for name, value in params.items() if _RATE + name in params}
         rates = {name: hyper["lr/inner"] + params[_RATE + name] for name in start}
         if _FACTOR in params:
             rates = {name: params[_FACTOR].exp() * rate for name, rate in rates.items()}
+        return start, rates
+
+    def _predict(
+        self, params: Params, episodes: Episode, hyper: Hyperparameters, steps: int
+    ) -> Tensor:
+        start, rates = self._start(params, hyper)
         return self._inner.predict(start, episodes, rates, steps)
 
     def logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
@@ -74,3 +79,11 @@ class MetaSGD:
 
     def meta_logits(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         return self._predict(params, episodes, hyper, self._inner_steps)
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters after the steps on the support."""
+        start, rates = self._start(params, hyper)
+        return self._inner.fit(start, [(x, y)] * self._adapt_steps, rates)
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return self._model.apply(fitted, x)

@@ -17,7 +17,7 @@ from torch.func import vmap
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import CustomLoss, Learner
+from fewshot.learners.base import CustomLoss, KeepsAdapted, Learner
 
 OWN = "task/own"
 
@@ -55,6 +55,9 @@ class PerTask:
         if isinstance(learner, CustomLoss):
             self._own_loss = learner
             self.meta_losses = self._losses  # only then: its presence makes this a `CustomLoss`
+        if isinstance(learner, KeepsAdapted):
+            self._keeps = learner
+            self.fit, self.predict = self._fit, learner.predict
 
     def init(self, generator: torch.Generator) -> Params:
         params = self._learner.init(generator)
@@ -71,6 +74,9 @@ class PerTask:
 
     def _losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         return self._each(self._own_loss.meta_losses, params, episodes, hyper)
+
+    def _fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        return self._keeps.fit(params | self._means(params), x, y, hyper)
 
     def _means(self, params: Params) -> Params:
         return {name: params[name][self._peers].mean(0) for name in self._own}

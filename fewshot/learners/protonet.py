@@ -17,8 +17,10 @@ from fewshot.functional import (
     mask_absent_classes,
     negative_distances,
 )
-from fewshot.learners.embedding import embed_episodes
+from fewshot.learners.embedding import embed_episodes, embed_rows
 from fewshot.models.base import Model
+
+WEIGHT, BIAS = "prototype.weight", "prototype.bias"  # of the last layer of an adapted model
 
 
 class ProtoNet:
@@ -40,3 +42,17 @@ class ProtoNet:
         return mask_absent_classes(negative_distances(query, means), episodes.support_y)
 
     meta_logits = logits
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters with a last layer that predicts like the prototypes."""
+        del hyper
+        return params | prototype_layer(embed_rows(self.embedding, params, x), y, self._way)
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return self.embedding.apply(fitted, x) @ fitted[WEIGHT] + fitted[BIAS]
+
+
+def prototype_layer(embedded: Tensor, labels: Tensor, way: int) -> Params:
+    """The last layer 2 m_c, -||m_c||^2 of the class means m_c of embedded (s, d), labels (s,)."""
+    means = class_means(embedded, labels, way)
+    return {WEIGHT: 2 * means.mT, BIAS: -means.square().sum(-1)}

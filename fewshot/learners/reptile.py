@@ -59,6 +59,14 @@ class Reptile:
         rates = dict.fromkeys(params, hyper["lr/inner"])
         return self._inner.predict(params, episodes, rates, self._inner_steps)
 
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters after the steps on the support."""
+        rates = dict.fromkeys(params, hyper["lr/adapt"])
+        return self._inner.fit(params, [(x, y)] * self._adapt_steps, rates)
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return self._model.apply(fitted, x)
+
     def meta_losses(self, params: Params, episodes: Episode, hyper: Hyperparameters) -> Tensor:
         """Losses (b,) with the gradient theta - phi_i. Their values are the losses at phi_i."""
         start = {name: value.detach() for name, value in params.items()}

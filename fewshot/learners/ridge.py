@@ -31,7 +31,7 @@ from torch.linalg import solve_ex
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params, mask_absent_classes, one_hot
 from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
-from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _SCALE, _PENALTY, _PENALTY_OF_NUMBERS = (
@@ -39,6 +39,7 @@ _SCALE, _PENALTY, _PENALTY_OF_NUMBERS = (
     "head.log_penalty",
     "head.log_penalty_of_numbers",
 )
+_WEIGHT, _BIAS = "ridge.weight", "ridge.bias"  # of the last layer of an adapted model
 _TINY = 1e-12  # keeps the system regular if all examples have the embedding zero
 
 
@@ -91,6 +92,21 @@ class Ridge:
         return mask_absent_classes(params[_SCALE].exp() * (query @ weight), labels)
 
     meta_logits = logits
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters with the fitted linear map as a last layer."""
+        del hyper
+        embedded = embed_rows(self.embedding, params, x).unsqueeze(0)
+        if self._regresses:
+            middle, mean = embedded.mean(1, keepdim=True), y.mean(0)
+            weight = ridge(embedded - middle, (y - mean)[None], params[_PENALTY_OF_NUMBERS].exp())
+            return params | {_WEIGHT: weight[0], _BIAS: mean - (middle @ weight)[0, 0]}
+        classes = one_hot(y, self._way, embedded)
+        weight = params[_SCALE].exp() * ridge(embedded, classes[None], params[_PENALTY].exp())[0]
+        return params | {_WEIGHT: weight, _BIAS: torch.zeros_like(weight[0])}
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        return self.embedding.apply(fitted, x) @ fitted[_WEIGHT] + fitted[_BIAS]
 
 
 def ridge(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.base import ClassLoss, CustomLoss, Learner
+from fewshot.learners.base import ClassLoss, CustomLoss, KeepsAdapted, Learner
 
 # A standard deviation below this share of the largest number is taken to be rounding error.
 _ROUNDING = 1e-6
+_OF_FEATURES, _OF_NUMBERS = "scale.features", "scale.numbers"  # in an adapted model
 
 
 class Scale(NamedTuple):
@@ -51,6 +52,10 @@ def scale_of(x: Tensor, counts: Tensor) -> Scale:
     return Scale(mean, torch.where(varies, spread, 0))
 
 
+def _scale_in(fitted: Params, name: str) -> Scale:
+    return Scale(fitted[f"{name}.mean"], fitted[f"{name}.spread"])
+
+
 class Scaled:
     """A learner whose episodes are scaled by their supports; its predictions are scaled back.
 
@@ -68,6 +73,9 @@ class Scaled:
         if isinstance(learner, ClassLoss):
             self._class_loss = learner
             self.class_losses = self._class_losses
+        if isinstance(learner, KeepsAdapted):
+            self._keeps = learner
+            self.fit, self.predict = self._fit, self._predict
 
     def init(self, generator: torch.Generator) -> Params:
         return self._learner.init(generator)
@@ -98,6 +106,22 @@ class Scaled:
     ) -> Tensor:
         seen, _ = self._seen(episodes)
         return self._class_loss.class_losses(params, seen, tasks, classes, hyper)
+
+    def _fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The adapted parameters with the scales of the support."""
+        seen, target = self._seen(Episode(x[None], y[None], x[None], y[None]))
+        fitted = self._keeps.fit(params, seen.support_x[0], seen.support_y[0], hyper)
+        scales = {_OF_NUMBERS: target} if target is not None else {}
+        if self._features:
+            scales[_OF_FEATURES] = scale_of(x[None], torch.ones(1, len(x), device=x.device))
+        kept = {f"{name}.mean": scale.mean[0] for name, scale in scales.items()}
+        return fitted | kept | {f"{name}.spread": s.spread[0] for name, s in scales.items()}
+
+    def _predict(self, fitted: Params, x: Tensor) -> Tensor:
+        if self._features:
+            x = _scale_in(fitted, _OF_FEATURES).to(x)
+        answers = self._keeps.predict(fitted, x)
+        return _scale_in(fitted, _OF_NUMBERS).back(answers) if self._targets else answers
 
     def _seen(self, episodes: Episode) -> tuple[Episode, Scale | None]:
         """The scaled episodes, and the scale of the predictions (None if targets are unscaled)."""

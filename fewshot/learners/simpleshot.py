@@ -22,10 +22,11 @@ from fewshot.functional import (
     negative_distances,
     unit,
 )
-from fewshot.learners.embedding import embed_episodes, log_of
+from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _SCALE = "head.log_scale"
+_MIDDLE, _MEANS = "support.middle", "support.means"  # of an adapted model: (d,), (way, d)
 
 
 class SimpleShot:
@@ -54,3 +55,17 @@ class SimpleShot:
         return mask_absent_classes(params[_SCALE].exp() * close, labels)
 
     meta_logits = logits
+
+    def fit(self, params: Params, x: Tensor, y: Tensor, hyper: Hyperparameters) -> Params:
+        """The parameters with the mean of the embedded support, and its class means."""
+        del hyper
+        embedded = embed_rows(self.embedding, params, x)
+        middle = embedded.mean(0)
+        return params | {
+            _MIDDLE: middle,
+            _MEANS: class_means(unit(embedded - middle), y, self._way),
+        }
+
+    def predict(self, fitted: Params, x: Tensor) -> Tensor:
+        away = unit(self.embedding.apply(fitted, x) - fitted[_MIDDLE])
+        return fitted[_SCALE].exp() * negative_distances(away, fitted[_MEANS])

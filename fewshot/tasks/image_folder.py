@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.files import write_atomically
 from fewshot.tasks.image_archive import check_memory
 from fewshot.tasks.resizing import Channels, to_inputs
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})  # and those of 16 bits
 _CACHE_VERSION = 2  # increase it when the same files give other pixels
 _SHOWN = 5
@@ -34,11 +34,7 @@ def find(folder: Path) -> tuple[list[Path], dict[str, Array]]:
 
     Raises InputError unless all images are in class/*.png, or all of them in group/class/*.png.
     """
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in _ENDINGS and not file.name.startswith(".")
-    ]
+    files = images_in(folder)
     depths = {len(file.relative_to(folder).parts) for file in files}
     if depths not in ({2}, {3}):
         raise input_error(
@@ -51,6 +47,29 @@ def find(folder: Path) -> tuple[list[Path], dict[str, Array]]:
     if depths == {3}:
         columns["group"] = np.array([label.split("/")[0] for label in labels], dtype=object)
     return files, columns
+
+
+def images_in(folder: Path) -> list[Path]:
+    """All image files in a folder and the folders in it, in order of name."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
+    ]
+
+
+def open_all(files: Sequence[Path]) -> list[Image.Image]:
+    """`open_image` for each file; raises InputError with the names of all that can't be used."""
+    images: list[Image.Image] = []
+    details: list[ErrorDetail] = []
+    for file in files:
+        try:
+            images.append(open_or_refuse(file))
+        except InputError as error:
+            details += error.details
+    if details:
+        raise InputError(details)
+    return images
 
 
 def read(
@@ -154,7 +173,7 @@ def _read_images(
             reason = str(error) if str(error).startswith("mode ") else "damaged"
             bad.append(f"{file.relative_to(folder)} ({reason})")
             continue
-        images.append(_resized(image.convert("L" if channels == 1 else "RGB"), size, crop=crop))
+        images.append(resized(image.convert("L" if channels == 1 else "RGB"), size, crop=crop))
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         rule = "must have images that can be read, of at most 16 bits."
@@ -170,8 +189,8 @@ def _read_images(
     return np.stack(images)
 
 
-def _resized(image: Image.Image, size: int | None, *, crop: bool) -> Array:
-    """(h, w) or (h, w, 3) uint8."""
+def resized(image: Image.Image, size: int | None, *, crop: bool) -> Array:
+    """The pixels (h, w) or (h, w, 3) uint8 of an image of mode L or RGB after resizing."""
     pixels = np.asarray(image)
     if size is None:
         return pixels

@@ -32,8 +32,18 @@ def _parquet(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+def _jsonl(path: Path) -> pd.DataFrame:
+    return pd.read_json(path, lines=True, convert_dates=False)
+
+
 _READERS: Mapping[str, Callable[[Path], pd.DataFrame]] = MappingProxyType(
-    {".csv": _csv, ".csv.gz": _csv, ".parquet": _parquet}
+    {
+        ".csv": _csv,
+        ".csv.gz": _csv,
+        ".jsonl": _jsonl,
+        ".jsonl.gz": _jsonl,
+        ".parquet": _parquet,
+    }
 )
 
 
@@ -49,7 +59,8 @@ def load(
     inputs: (n, d) float32, the columns that `features` names, in this order. By default all numeric
         columns except those in `labels`, in the order of the file. True becomes 1, false 0.
 
-    path: a .csv, .csv.gz or .parquet file; `~` and environment variables are expanded.
+    path: a .csv, .jsonl (both also with .gz) or .parquet file; `~` and environment variables are
+        expanded.
 
     Raises InputError if the file or a column is missing, or if a feature is not a finite number.
     """

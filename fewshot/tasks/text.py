@@ -59,6 +59,22 @@ def load(
     Raises InputError if the file or the column is missing, or if rows have no text.
     """
     _check(features, encoder, buckets, max_length, length_bins)
+    table, texts = read(path, text)
+    measured = lengths(texts, length_bins)
+    table = table.join(measured[measured.columns.difference(table.columns)])
+    if encoder is not None:
+        made = embed if features == "encoder" else tokenize
+        inputs = made(texts, encoder=encoder, cache=cache, max_length=max_length)
+    else:
+        inputs = ngrams(texts, buckets=buckets, max_length=max_length)
+    return Dataset(inputs, table, text=text)
+
+
+def read(path: str, text: str) -> tuple[pd.DataFrame, list[str]]:
+    """The table at `path`, see `load`, and the texts in its column `text`.
+
+    Raises InputError if the file or the column is missing, or if rows have no text.
+    """
     place = existing(path, "text.path")
     table = _read(place, text)
     if text not in table.columns:
@@ -68,15 +84,7 @@ def load(
             None,
             f"It has {', '.join(map(str, table.columns)) or 'no columns'}.",
         )
-    texts = _texts(place, table[text])
-    measured = lengths(texts, length_bins)
-    table = table.join(measured[measured.columns.difference(table.columns)])
-    if encoder is not None:
-        read = embed if features == "encoder" else tokenize
-        inputs = read(texts, encoder=encoder, cache=cache, max_length=max_length)
-    else:
-        inputs = ngrams(texts, buckets=buckets, max_length=max_length)
-    return Dataset(inputs, table, text=text)
+    return table, _texts(place, table[text])
 
 
 def ngrams(texts: Sequence[str], *, buckets: int, max_length: int) -> Tensor:

@@ -6,30 +6,64 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.output import RESULTS, Config, HomeOption, Json, Name, Output, Set, Trust
+from orchestrator.cli.output import RESULTS, Config, HomeOption, Json, Output, Set, Trust
 
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=RESULTS)
 def export(
-    name: Name,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|DIR",
+            help="A search; or, with --onnx or --mlflow, the folder of an adapted model.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A new or empty folder. [default: searches/NAME/best in the home]",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Also write the encoder with its LoRA weights added.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also write the adapted model as model.onnx.")
+    ] = False,
+    with_encoder: Annotated[
+        bool, typer.Option("--with-encoder", help="With --onnx: the encoder of texts inside.")
+    ] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also register the model in MLflow as champion.")
+    ] = False,
 ) -> None:
-    """Write the best configuration and model of a search to a folder."""
+    """Write the best configuration and model of a search to a folder; write or register a model."""
     from orchestrator.record.home import Home
     from orchestrator.results.export.export import export as write
+    from orchestrator.results.export.formats import check_target, register, write_onnx_model
     from orchestrator.results.sentences import sentence
 
-    output = Output()
-    summary = write(name, Home.at(home), out, merged=merged)
-    output.results.print(sentence(summary))
-    files = ", ".join(sorted(path.name for path in out.iterdir()))
-    output.results.print(f"written to {out}: {files}")
+    output, place = Output(), Home.at(home)
+    folder = check_target(
+        name, place, out, merged=merged, onnx=onnx, with_encoder=with_encoder, mlflow=mlflow
+    )
+    if folder is None:
+        folder = out or place.best(name)
+        output.results.print(sentence(write(name, place, folder, merged=merged)))
+    if onnx:
+        with output.messages.status("writing the ONNX model"):
+            lines = write_onnx_model(folder, with_encoder=with_encoder)
+        output.results.print("\n".join(lines), markup=False)
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    output.results.print(f"written to {folder}: {files}")
+    if mlflow:
+        with output.messages.status("registering the model"):
+            output.results.print(register(folder, name, place), markup=False)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -86,12 +120,13 @@ def adapt(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the predictions are written.")
+        Path,
+        typer.Option(metavar="DIR", help="Where predictions and the adapted model are written."),
     ] = Path("adapted"),
     home: HomeOption = None,
     trust_code: Trust = False,
 ) -> None:
-    """Adapt an exported model to a new task, and predict its unlabelled examples."""
+    """Adapt an exported model to a new task, predict its other examples, and keep the model."""
     from orchestrator.record.home import Home
     from orchestrator.results.adapt import adapt as run
 
@@ -107,3 +142,59 @@ def adapt(
     for name, value in found.metrics.items():
         text = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
         output.results.print(f"{name} where the label is known: {text}")
+    output.results.print(f"the adapted model: {out}; it predicts with `fewtune predict {out}`")
+    if found.unlike:
+        output.advise(found.unlike)
+
+
+@app.command(rich_help_panel=RESULTS)
+def predict(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="What adapt wrote, or an exported student."),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Examples of the kind that the model learned from: a table (CSV, JSONL, Parquet), "
+            "an .npz of images, or a folder of images.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="A .csv, .jsonl or .parquet file.")
+    ] = Path("predictions.csv"),
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Measure the predictions by the label column.")
+    ] = False,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The label column. [default: the one that the model learned]",
+            show_default=False,
+        ),
+    ] = None,
+    trust_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Predict new examples with an adapted model, which needs no labelled examples any more."""
+    from orchestrator.cli.counting import counting
+    from orchestrator.results.predictor.prediction import predict_file
+    from orchestrator.results.predictor.predictor import Predictor
+
+    output = Output()
+    predictor = Predictor.load(folder, trust_code=trust_code)
+    with counting(output.messages, "predicting") as started:
+        found = predict_file(predictor, data, out, evaluate=evaluate, label=label, started=started)
+    if json:
+        measures = {name: measured._asdict() for name, measured in found.measures.items()}
+        output.json({"path": str(out), "predicted": found.predicted, "measures": measures})
+        return
+    output.results.print(f"predicted {found.predicted} examples: {out}")
+    for name, (value, low, high) in found.measures.items():
+        if name == "mse":
+            ends = f"{value:.4g} ({low:.4g} to {high:.4g}"
+        else:
+            ends = f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f}"
+        output.results.print(f"{name}: {ends}; 95 % interval, {found.measured} examples)")

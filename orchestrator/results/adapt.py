@@ -1,15 +1,14 @@
 """Adaptation of an exported model to a new task that is given as a table.
 
 The model learns from some labelled rows, then predicts the labels of the other rows. The labels are
-classes or numbers, whichever the model was trained for; classes if it was trained for both.
+classes or numbers, whichever the model was trained for; classes if it was trained for both. The
+adapted model is kept as a predictor (`orchestrator.results.predictor`).
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,15 +22,13 @@ from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.paths import with_absolute_export_paths
-from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
-from orchestrator.config.sections.parts import DatasetPart, TeacherPart
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.record.home import Home
+from orchestrator.results.new_model import NewModel, learn, meta_learned, new_part
+from orchestrator.results.predictor.card import predictor_card
+from orchestrator.results.predictor.folder import PredictorParts, data_of, save_predictor
 from trials.contract import Component
-from trials.lanes import checkpoint
-from trials.programs.apply_model import classify, distil, regress
-from trials.programs.teachers import TRAINED
 
 _LABEL = "label"  # the column to predict if the model's own column is missing
 # The option of the command line for a config key of a dataset, without the name of its source.
@@ -40,13 +37,18 @@ _OPTIONS = {"labels": "--label", "path": "--data"}
 
 @dataclass(frozen=True)
 class Adapted:
-    """The file of predictions, and their metrics on the rows whose labels are known."""
+    """The file of predictions, and their metrics on the rows whose labels are known.
+
+    The folder of the file is the predictor. unlike: a warning if the new task is further from all
+    training tasks than these are from each other; else empty.
+    """
 
     predictions: Path
     classes: int  # 0 if the labels are numbers
     support: int  # rows learned from
     predicted: int  # rows predicted
     metrics: dict[str, float]  # empty if no predicted row has a known label
+    unlike: str = ""
 
 
 def adapt(
@@ -77,7 +79,7 @@ def adapt(
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):
-        part = _part(config.datasets[like.dataset], data, folder)
+        part = new_part(config.datasets[like.dataset], data, folder)
     own = like.label if isinstance(like, TaskSection) else _LABEL
     if like.regresses and part.name == "table":
         others = [name for name in part.options.get("labels", ()) if name != (label or own)]
@@ -88,7 +90,7 @@ def adapt(
         known = ", ".join(map(str, dataset.columns.columns))
         raise input_error("--label", f"must be a column of {data}: {known}.", label)
     if like.regresses:
-        return _adapt_regression(config, folder, dataset, label, shots, out)
+        return _adapt_regression(config, folder, part, dataset, label, shots, out)
     return _adapt_classification(config, folder, part, dataset, label, shots, out, home)
 
 
@@ -124,7 +126,8 @@ def _adapt_classification(
             "--shots", "leaves no row to predict.", shots, "Give more rows or fewer shots."
         )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
-    logits = _logits(config, folder, part, dataset, (support, codes), classes, rest, home)
+    made = learn(config, folder, part, dataset, (support, codes), classes, home)
+    logits = made.scale * made.model.outputs(dataset.inputs[rest])
     predicted = logits.argmax(-1)
     known_rows = np.flatnonzero(labels[rest] != "")
     metrics: dict[str, float] = {}
@@ -134,7 +137,9 @@ def _adapt_classification(
     table = dataset.columns.iloc[rest].copy()
     table["prediction"] = [classes[code] for code in predicted.tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
-    return Adapted(_write(out, table, metrics), len(classes), len(support), len(rest), metrics)
+    parts = _parts(made, part, dataset, label, tuple(classes), len(support), out)
+    place = _write(out, table, metrics, parts)
+    return Adapted(place, len(classes), len(support), len(rest), metrics, made.unlike)
 
 
 def _class_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -147,7 +152,13 @@ def _class_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _adapt_regression(
-    config: Config, folder: Path, dataset: Dataset, label: str, shots: int, out: Path
+    config: Config,
+    folder: Path,
+    part: Component,
+    dataset: Dataset,
+    label: str,
+    shots: int,
+    out: Path,
 ) -> Adapted:
     column = dataset.columns[label]
     values = pd.to_numeric(column, errors="coerce").to_numpy(float)
@@ -160,14 +171,9 @@ def _adapt_regression(
     if len(support) < shots or not len(rest):
         rule = f"must have --shots = {shots} rows with a number, and other rows to predict."
         raise input_error("--data", rule, f"{len(known)} of {len(values)} rows have a number")
-    plan = plan_of(config)
-    predicted = regress(
-        replace(plan.recipe, model=_model(plan.recipe.model, folder)),
-        checkpoint.exported(folder / "model.safetensors"),
-        plan.space.decode({})[0],
-        (dataset.inputs[support], torch.tensor(values[support], dtype=torch.float32)),
-        dataset.inputs[rest],
-    )
+    numbers = torch.tensor(values[support], dtype=torch.float32)[:, None]
+    made = meta_learned(config, folder, (dataset.inputs[support], numbers), regresses=True)
+    predicted = made.model.outputs(dataset.inputs[rest])[:, 0]
     truth = values[rest]
     scored = np.isfinite(truth)
     metrics: dict[str, float] = {}
@@ -177,10 +183,39 @@ def _adapt_regression(
         metrics["skill"] = 1 - metrics["mse"] / float(spread)
     table = dataset.columns.iloc[rest].copy()
     table["prediction"] = predicted.tolist()
-    return Adapted(_write(out, table, metrics), 0, len(support), len(rest), metrics)
+    place = _write(out, table, metrics, _parts(made, part, dataset, label, (), len(support), out))
+    return Adapted(place, 0, len(support), len(rest), metrics, made.unlike)
 
 
-def _write(out: Path, table: pd.DataFrame, metrics: Mapping[str, float]) -> Path:
+def _parts(
+    made: NewModel,
+    part: Component,
+    dataset: Dataset,
+    label: str,
+    classes: tuple[str, ...],
+    n_support: int,
+    out: Path,
+) -> PredictorParts:
+    return PredictorParts(
+        name=out.absolute().name,
+        recipe=made.recipe,
+        hyperparameters=made.hyperparameters,
+        data=data_of(part, dataset),
+        features=tuple(dataset.inputs.shape[1:]),
+        ids=not dataset.inputs.is_floating_point(),
+        classes=classes,
+        label=label,
+        logit_scale=made.scale,
+        examples=n_support,
+        model=made.model,
+    )
+
+
+def _write(
+    out: Path, table: pd.DataFrame, metrics: Mapping[str, float], parts: PredictorParts
+) -> Path:
+    save_predictor(parts, out)
+    write_text(out / "README.md", predictor_card(parts, metrics))
     write_text(out / "predictions.csv", table.to_csv(index_label="row"))
     write_text(out / "metrics.json", json.dumps(metrics, indent=2))
     return out / "predictions.csv"
@@ -195,56 +230,3 @@ def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> n
         rule = f"must have at least --shots = {shots} rows of every class."
         raise input_error("--data", rule, ", ".join(few), "Give more rows or fewer shots.")
     return np.concatenate(rows)
-
-
-def _part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component:
-    """The dataset part that reads `data` the way the model's training data was read."""
-    options: dict[str, Any] = part.options() | {"path": data}
-    source = part.source
-    if source == "glyphs":  # training glyphs are drawn; new ones are read as images of that size
-        kept = {key: options[key] for key in ("path", "size", "head") if key in options}
-        source, options = "images", {"size": 14, "channels": 1} | kept
-    return Component(name=source, options=_with_own_encoder(options, folder))
-
-
-def _model(model: Component, folder: Path) -> Component:
-    return replace(model, options=_with_own_encoder(model.options, folder))
-
-
-def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The options; the encoder's name is replaced by the folder of its copy in the export."""
-    name, copied = options.get("encoder"), folder / "encoder"
-    if not name or Path(str(name)).is_absolute() or not copied.exists():
-        return dict(options)
-    return {**options, "encoder": str(copied)}
-
-
-def _logits(
-    config: Config,
-    folder: Path,
-    part: Component,
-    dataset: Dataset,
-    support: tuple[np.ndarray, Tensor],
-    classes: list[str],
-    rest: np.ndarray,
-    home: Home,
-) -> Tensor:
-    plan = plan_of(config)
-    recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
-    hyperparameters, weights = plan.space.decode({})
-    rows, codes = support
-    if not config.adapts:
-        params = checkpoint.exported(folder / "model.safetensors")
-        examples, x = (dataset.inputs[rows], codes), dataset.inputs[rest]
-        scale = checkpoint.logit_scale(folder / "model.safetensors")
-        return classify(recipe, params, hyperparameters, examples, x, scale=scale)
-    if config.teacher is not None and config.teacher.source not in TRAINED:
-        teacher = _part(config.teacher, str(part.options["path"]), folder)
-        recipe = replace(recipe, teacher=teacher)
-    spec = replace(plan.spec(0, hyperparameters, weights, stage="final"), recipe=recipe)
-    labelled = (torch.from_numpy(rows), codes)
-    with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
-        logits, _ = distil(
-            spec, part, labelled, tuple(classes), cache=home.cache, folder=Path(scratch)
-        )
-    return logits[rest]

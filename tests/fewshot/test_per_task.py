@@ -113,6 +113,13 @@ class TestEveryStrategy:
             mapped = vmap(ask, in_dims=(0, None, None))(stacked, episodes, HYPER)
             assert_close(mapped, torch.stack([ask(lane, episodes, HYPER) for lane in lanes]))
 
+    def test_an_adapted_model_starts_at_the_mean_of_all_tasks(self, name, options):
+        _, learner, params = made(name, options)
+        episodes = problems(b=2)
+        for i, answers in enumerate(learner.logits(params, episodes, HYPER)):
+            x, y, queries, _ = (part[i] for part in episodes)
+            assert_close(learner.predict(learner.fit(params, x, y, HYPER), queries), answers)
+
 
 def test_of_two_kinds_each_has_its_own_tasks_and_peers():
     """The second and third of three tasks are of this kind."""

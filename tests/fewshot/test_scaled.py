@@ -210,3 +210,12 @@ def test_mapped_over_lanes_is_a_loop_over_lanes():
     stacked = {k: torch.stack([lane[k] for lane in lanes]) for k in lanes[0]}
     mapped = vmap(learner.logits, in_dims=(0, None, None))(stacked, problems(), HYPER)
     assert_close(mapped, torch.stack([learner.logits(lane, problems(), HYPER) for lane in lanes]))
+
+
+@pytest.mark.parametrize("name", sorted(REGRESSORS))
+def test_an_adapted_model_keeps_the_scales_of_its_support(name):
+    learner = Scaled(regressor(name), features=True, targets=True)
+    params, episodes = fresh(learner), in_units(problems(b=2))
+    for i, answers in enumerate(learner.logits(params, episodes, HYPER)):
+        x, y, queries, _ = (part[i] for part in episodes)
+        assert_close(learner.predict(learner.fit(params, x, y, HYPER), queries), answers)

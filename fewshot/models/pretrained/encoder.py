@@ -200,7 +200,11 @@ def digest_of_model(place: Path, options: str) -> "hashlib._Hash":
 
 
 def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
-    tokenizer, model = _load_tokenizer(place), _load_model(place)
+    return embed_with(load_tokenizer(place), load_model(place), texts, max_length)
+
+
+def embed_with(tokenizer: Any, model: Any, texts: Sequence[str], max_length: int) -> Tensor:
+    """The result of `embed` in half precision, from a loaded tokenizer and model."""
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     # Batches of texts of similar length need little padding.
     order = sorted(range(len(texts)), key=lambda row: len(tokens[row]))
@@ -219,9 +223,14 @@ def _embed(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
 
 
 def _tokenize(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
-    tokenizer = _load_tokenizer(place)
+    return tokenize_with(load_tokenizer(place), texts, max_length)
+
+
+def tokenize_with(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tensor:
+    """The result of `tokenize`, from a loaded tokenizer."""
     if tokenizer.pad_token_id is None:
-        raise input_error("encoder", "must have a tokenizer with a padding token.", str(place))
+        rule = "must have a tokenizer with a padding token."
+        raise input_error("encoder", rule, tokenizer.name_or_path)
     ids: Tensor = tokenizer(
         list(texts),
         truncation=True,
@@ -233,18 +242,30 @@ def _tokenize(texts: Sequence[str], place: Path, max_length: int) -> Tensor:
 
 
 # Imported here, because importing transformers takes seconds and a full cache does not need it.
-def _load_tokenizer(place: Path) -> Any:
+def load_tokenizer(place: Path) -> Any:
+    """The tokenizer in `place`."""
     from transformers import AutoTokenizer
 
     with loading(place):
         return AutoTokenizer.from_pretrained(place, **SAFELY)
 
 
-def _load_model(place: Path) -> Any:
+def load_model(place: Path, **options: Any) -> Any:
+    """The model in `place` without a head, in evaluation mode; options: of `from_pretrained`."""
     from transformers import AutoModel
 
     with loading(place):
-        return AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY).eval()
+        return AutoModel.from_pretrained(place, dtype=torch.float32, **SAFELY, **options).eval()
+
+
+def padding_id(encoder: str) -> int:
+    """The token id with which the encoder's texts are filled up; 0 if its config names none."""
+    from transformers import AutoConfig
+
+    place = folder(encoder)
+    with loading(place):
+        config = AutoConfig.from_pretrained(place, **SAFELY)
+    return getattr(config, "pad_token_id", None) or 0
 
 
 @contextmanager

@@ -65,11 +65,20 @@ def _embed(rows: Sequence[int], image_of: Callable[[int], Image.Image], place: P
     processor, model = load_processor(place), load_model(place)
     parts = []
     for start in range(0, len(rows), _BATCH):
-        images = [image_of(i).convert("RGB") for i in rows[start : start + _BATCH]]
-        pixels = processor(images=images, return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            parts.append(F.normalize(_vectors(model, pixels, place), dim=-1).half())
+        images = [image_of(i) for i in rows[start : start + _BATCH]]
+        parts.append(embed_with(processor, model, images, place))
     return torch.cat(parts)
+
+
+def embed_with(processor: Any, model: Any, images: Sequence[Image.Image], place: Path) -> Tensor:
+    """The result of `embed_images` in half precision, from a loaded processor and model.
+
+    place: the folder of the model, for messages.
+    """
+    colour = [image.convert("RGB") for image in images]
+    pixels = processor(images=colour, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        return F.normalize(_vectors(model, pixels, place), dim=-1).half()
 
 
 def _vectors(model: Any, pixels: Tensor, place: Path) -> Tensor:

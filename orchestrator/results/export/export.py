@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.export.model_card import model_card
 from orchestrator.results.export.own_loop import write_own_loop
+from orchestrator.results.export.predictor_files import write_predictor_files
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.retrained import Finalist
 from trials.contract import Recipe, TrialSpec
@@ -114,6 +116,18 @@ def _write_files(
         _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
     _write_encoders(copied, base, folder)
     _bring_teacher(absolute, folder)
+    # The recipe of the untrained model has no training tasks.
+    trained_on = plan_of(absolute).recipe.tasks.get("train", ())
+    write_predictor_files(
+        config.name,
+        replace(recipe, tasks={**recipe.tasks, "train": trained_on}),
+        summary.best.hyperparameters,
+        tensors,
+        classes or (),
+        copied,
+        cache=home.cache,
+        folder=folder,
+    )
     result = {
         "score": chosen.score,
         "parameters": sum(t.numel() for t in tensors.values()),

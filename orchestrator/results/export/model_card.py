@@ -71,18 +71,20 @@ def _problem(config: Config) -> str:
 def _usage(config: Config) -> list[str]:
     """The section of the model card about the commands and the files."""
     like = min(config.tasks.validation, key=lambda task: task.regresses)  # as in `adapt`
-    data = "new.csv"
+    data, more = "new.csv", "more.csv"
     if isinstance(like, TaskSection):
         if config.datasets[like.dataset].source in ("glyphs", "images"):
-            data = "new_images"  # the names of the folders are the labels
+            data, more = "new_images", "more_images"  # the names of the folders are the labels
         elif like.label != "label":
             data += f" --label {shlex.quote(like.label)}"
     return [
         "## Use",
         "",
         "```sh",
-        "# Learn a new task, and write predictions:",
-        f"fewtune adapt . --data {data} --shots 5",
+        "# Learn a new task, write predictions, and keep the adapted model:",
+        f"fewtune adapt . --data {data} --shots 5 --out mine",
+        "# Predict with it later, without the examples:",
+        f"fewtune predict mine --data {more}",
         "# Train the same model again:",
         "fewtune train config.yaml",
         "```",

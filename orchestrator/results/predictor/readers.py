@@ -1,0 +1,258 @@
+"""Reads the examples of a predictor, from files or from Python objects, as inputs of its model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from fewshot.models.pretrained import encoder, vision
+from fewshot.tasks import image_archive, image_folder, table, text
+from fewshot.tasks.datasets import load_dataset
+from fewshot.tasks.files import existing
+from fewshot.tasks.resizing import to_inputs
+from trials.contract import Component
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """n examples before they become inputs of a model.
+
+    rows: n rows, the columns that are known of the examples. values: n texts, images or numbers,
+    of which a slice can be taken.
+    """
+
+    rows: pd.DataFrame
+    values: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Reader(Protocol):
+    """Reads examples of one kind."""
+
+    def from_file(self, path: str) -> Examples:
+        """The examples of a file or folder; raises InputError if they can't be read."""
+
+    def from_values(self, values: Any) -> Examples:
+        """The examples in a list, an array or a DataFrame; raises InputError if they don't fit."""
+
+    def inputs(self, values: Any) -> Tensor:
+        """Inputs (n, *features) for a slice of the `values` of examples."""
+
+
+def reader_of(part: Component) -> Reader:
+    """The reader for the dataset `part` of a predictor."""
+    made = _READERS.get(part.name)
+    return OtherReader(part) if made is None else made(part.options)
+
+
+class TextReader:
+    """Texts, as embeddings, token ids or hashed n-grams; options as in `fewshot.tasks.text`."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._column = str(options.get("text", "text"))
+        self._features = options.get("features", "encoder")
+        self._encoder = options.get("encoder")
+        self._buckets = int(options.get("buckets", 8192))
+        self._max_length = int(options.get("max_length", 64))
+
+    def from_file(self, path: str) -> Examples:
+        return Examples(*text.read(path, self._column))
+
+    def from_values(self, values: Any) -> Examples:
+        rows = values if isinstance(values, pd.DataFrame) else None
+        if rows is not None:
+            if self._column not in rows:
+                rule = f"must have the column {self._column!r} with the texts."
+                raise input_error("inputs", rule, ", ".join(map(str, rows.columns)))
+            values = rows[self._column]
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | pd.Series):
+            rule = "must be a list of texts, or a DataFrame with a column of texts."
+            raise input_error("inputs", rule, type(values).__name__)
+        texts = list(values)
+        bad = [i for i, one in enumerate(texts) if not isinstance(one, str) or not one.strip()]
+        if bad:
+            rule = f"must have a text in every row; there is none in rows {bad[:8]}."
+            raise input_error("inputs", rule, texts[bad[0]])
+        rows = pd.DataFrame({self._column: texts}) if rows is None else rows
+        return Examples(rows, texts)
+
+    def inputs(self, values: Sequence[str]) -> Tensor:
+        if self._features == "ngrams":
+            return text.ngrams(values, buckets=self._buckets, max_length=self._max_length)
+        if self._features == "tokens":
+            return encoder.tokenize_with(self.tokenizer, values, self._max_length)
+        found = encoder.embed_with(self.tokenizer, self._model, values, self._max_length)
+        return found.float()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return encoder.load_tokenizer(encoder.folder(str(self._encoder)))
+
+    @cached_property
+    def _model(self) -> Any:
+        return encoder.load_model(encoder.folder(str(self._encoder)))
+
+
+class ImageReader:
+    """Images, as pixels or embeddings; options as in `fewshot.tasks.images`."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._size, self._crop = options.get("size"), bool(options.get("crop", False))
+        self._channels = options.get("channels")
+        self._encoder = options.get("encoder")
+
+    def from_file(self, path: str) -> Examples:
+        place = existing(path, "--data")
+        if place.suffix == ".npz":
+            keep = self._size if self._encoder is None else 1
+            images, columns = image_archive.read(place, keep, self._channels)
+            return Examples(pd.DataFrame(columns, index=pd.RangeIndex(len(images))), images)
+        files = image_folder.images_in(place) if place.is_dir() else [place]
+        if not files:
+            rule = "must be a folder with images, an image, or an .npz of images."
+            endings = ", ".join(sorted(image_folder.ENDINGS))
+            raise input_error("--data", rule, str(place), f"Images end in {endings}.")
+        if not place.is_dir() and place.suffix.lower() not in image_folder.ENDINGS:
+            rule = "must be a folder with images, an image, or an .npz of images."
+            raise input_error("--data", rule, str(place))
+        start = place if place.is_dir() else place.parent
+        names = [file.relative_to(start) for file in files]
+        rows = pd.DataFrame({"file": [name.as_posix() for name in names]})
+        if all(len(name.parts) > 1 for name in names):
+            rows["label"] = [name.parent.as_posix() for name in names]
+        return Examples(rows, files)
+
+    def from_values(self, values: Any) -> Examples:
+        found = np.asarray(values) if isinstance(values, list | np.ndarray) else None
+        shaped = found is not None and (
+            found.ndim == 3 or (found.ndim == 4 and found.shape[3] == 3)
+        )
+        if found is None or not shaped or found.dtype != np.uint8:
+            kind = type(values).__name__ if found is None else f"{found.dtype} {found.shape}"
+            rule = "must be images: an array (n, h, w) or (n, h, w, 3) of uint8."
+            raise input_error("inputs", rule, kind)
+        return Examples(pd.DataFrame(index=pd.RangeIndex(len(found))), found)
+
+    def inputs(self, values: Any) -> Tensor:
+        files = not isinstance(values, np.ndarray)
+        if self._encoder is not None:
+            images = image_folder.open_all(values) if files else list(map(Image.fromarray, values))
+            place = encoder.folder(str(self._encoder))
+            return vision.embed_with(self._processor, self._model, images, place).float()
+        if files:
+            opened = image_folder.open_all(values)
+            channels = self._channels or 3
+            mode = "L" if channels == 1 else "RGB"
+            pixels = [
+                image_folder.resized(image.convert(mode), self._size, crop=self._crop)
+                for image in opened
+            ]
+            if len({each.shape for each in pixels}) > 1:
+                rule = "must have images of the same shape; the model has no `size`."
+                raise input_error("--data", rule, sorted({each.shape for each in pixels})[:4])
+            return to_inputs(torch.from_numpy(np.stack(pixels)), None)
+        own = torch.from_numpy(np.ascontiguousarray(values))
+        return to_inputs(own, self._size, crop=self._crop, channels=self._channels)
+
+    @cached_property
+    def _processor(self) -> Any:
+        return vision.load_processor(encoder.folder(str(self._encoder)))
+
+    @cached_property
+    def _model(self) -> Any:
+        return vision.load_model(encoder.folder(str(self._encoder)))
+
+
+class TableReader:
+    """Numeric columns of a table; the option `features` names them."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._names = [str(name) for name in options["features"]]
+
+    def from_file(self, path: str) -> Examples:
+        with TemporaryDirectory(prefix="fewtune-") as cache:
+            found = table.load(path=path, features=self._names, cache=Path(cache))
+        return Examples(found.columns, found.inputs.numpy())
+
+    def from_values(self, values: Any) -> Examples:
+        if isinstance(values, pd.DataFrame):
+            if missing := [name for name in self._names if name not in values]:
+                rule = f"must have the columns {', '.join(missing)}."
+                raise input_error("inputs", rule, ", ".join(map(str, values.columns)))
+            rows, values = values, values[self._names].to_numpy()
+        else:
+            values = np.asarray(values)
+            rows = pd.DataFrame(index=pd.RangeIndex(len(values) if values.ndim else 0))
+        shaped = values.ndim == 2 and values.shape[1] == len(self._names)
+        if not shaped or values.dtype.kind not in "fiub":
+            rule = f"must be numbers (n, {len(self._names)}): {', '.join(self._names)}."
+            raise input_error("inputs", rule, f"{values.dtype} {values.shape}")
+        numbers = values.astype(np.float32)
+        if not np.isfinite(numbers).all():
+            rule = f"must be finite numbers; they are not in {table.rows_of(_bad_rows(numbers))}."
+            raise input_error("inputs", rule)
+        return Examples(rows, numbers)
+
+    def inputs(self, values: "np.ndarray[Any, Any]") -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+
+class OtherReader:
+    """Examples of a user's own dataset, which reads files only."""
+
+    def __init__(self, part: Component) -> None:
+        self._part = part
+
+    def from_file(self, path: str) -> Examples:
+        with TemporaryDirectory(prefix="fewtune-") as cache:
+            options = {**self._part.options, "path": path}
+            found = load_dataset(self._part.name, options, Path(cache))
+        return Examples(found.columns, found.inputs.numpy())
+
+    def from_values(self, values: Any) -> Examples:
+        rule = "must be an array of inputs of the model, or else a file."
+        raise input_error("inputs", rule, type(values).__name__)
+
+    def inputs(self, values: "np.ndarray[Any, Any]") -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+
+class ReadyInputs:
+    """Arrays that are inputs of the model already."""
+
+    def from_file(self, path: str) -> Examples:
+        raise AssertionError("arrays are not files")
+
+    def from_values(self, values: "np.ndarray[Any, Any]") -> Examples:
+        return Examples(pd.DataFrame(index=pd.RangeIndex(len(values))), values)
+
+    def inputs(self, values: "np.ndarray[Any, Any]") -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).float()
+
+
+_READERS: Mapping[str, Any] = {"text": TextReader, "images": ImageReader, "table": TableReader}
+
+
+def named_by_options(error: InputError, source: str) -> InputError:
+    """The error with the option `--data` in place of the path of a dataset's option."""
+    details = [
+        ErrorDetail("--data" if d.path == f"{source}.path" else d.path, d.rule, d.found, d.remedy)
+        for d in error.details
+    ]
+    return InputError(details)
+
+
+def _bad_rows(numbers: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    found: np.ndarray[Any, np.dtype[np.bool_]] = ~np.isfinite(numbers).all(1)
+    return found
