@@ -56,7 +56,7 @@ def _folder(found: Findings) -> Any:
     return found.records.search.notes.get("folder")
 
 
-def test_difference(a: Findings, b: Findings) -> Interval | None:
+def difference_on_tests(a: Findings, b: Findings) -> Interval | None:
     """The best candidate of `b` minus that of `a` on the test tasks, in the measure of both.
 
     None if one of them has no tested candidate. Only for searches without `obstacles`.

@@ -6,7 +6,7 @@ from pathlib import Path
 from fewshot.tasks.files import write_text
 from orchestrator.record.home import Home
 from orchestrator.results.report.answer import answer
-from orchestrator.results.report.comparable import obstacles, test_difference
+from orchestrator.results.report.comparable import difference_on_tests, obstacles
 from orchestrator.results.report.figures import pairs
 from orchestrator.results.report.figures.pairs import Pair
 from orchestrator.results.report.files import comparison_path
@@ -63,7 +63,7 @@ def sentence(pair: Pair) -> str:
     why = obstacles(*pair)
     if why:
         return f"The scores of {a} and {b} can't be compared: {'; '.join(why)}."
-    difference = test_difference(*pair)
+    difference = difference_on_tests(*pair)
     if difference is None:
         return f"{a} and {b} can't be compared: one has no candidate with test scores."
     negligible = NEGLIGIBLE if pair.a.has_points else 0.0

@@ -75,7 +75,8 @@ def html_of(found: Findings) -> str:
     summary = found.summary
     counts = ", ".join(f"{n:,} {state}" for state, n in summary.trials.items() if n)
     n = sum(summary.trials.values())
-    intro = f"{summary.name}: {count(n, 'trial')}{f' ({counts})' if n else ''}, {summary.state}"
+    state = "the search is complete" if summary.state == "complete" else "the search has not ended"
+    intro = f"{summary.name}: {count(n, 'trial')}{f' ({counts})' if n else ''}; {state}"
     data = summary.to_dict() | {"explanation": summary.explanation.to_dict()}
     parts = [_made(make, found) for make in PARTS]
     return page(

@@ -1,7 +1,7 @@
 """Which training tasks help, and which weights the best trials have."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -126,53 +126,15 @@ def weights(found: Findings) -> Part:
         task: [t.notes["task_weights"][task] for t in best]
         for task in best[0].notes["task_weights"]
     }
-    ranked = sorted(table, key=lambda task: (-float(np.median(table[task])), task))
+    medians = {task: float(np.median(values)) for task, values in table.items()}
+    ranked = sorted(table, key=lambda task: (-medians[task], task))
     shown = ranked[:_MOST]
     drawn = style.rows(shown, xaxis=style.axis("weight", range=[-0.03, 1.03]))
     _good_ranges(found, drawn, shown)
-    at = list(range(len(shown)))
-    low, middle, high = ([float(f(table[task])) for task in shown] for f in (min, np.median, max))
-    drawn.add_scatter(
-        x=middle,
-        y=at,
-        mode="markers",
-        name=f"best {count(len(best), 'trial')}: median, lowest to highest",
-        marker=style.marker(style.BLUE, "circle"),
-        error_x={**style.ends(middle, low, high), "color": style.BLUE},
-        hovertext=[
-            f"<b>{style.safe(task)}</b><br>median {m:.3f}, {a:.3f} to {b:.3f}"
-            for task, a, m, b in zip(shown, low, middle, high, strict=True)
-        ],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
-    chosen = found.summary.candidate
-    if chosen is not None:
-        drawn.add_scatter(
-            x=[chosen.task_weights[task] for task in shown],
-            y=at,
-            mode="markers",
-            name=f"best candidate (trial {chosen.number})",
-            marker=style.marker(style.BLACK, "star-open", 12, line={"width": 2}),
-        )
-    uniform = 1 / len(simplex.tasks)
-    prior = dict(zip(simplex.tasks, simplex.prior, strict=True))
-    if any(abs(value - uniform) > 1e-9 for value in prior.values()):
-        drawn.add_scatter(
-            x=[prior[task] for task in shown],
-            y=at,
-            mode="markers",
-            name="prior",
-            marker=style.marker(style.PURPLE, "triangle-up-open"),
-        )
-    drawn.add_scatter(
-        x=[uniform, uniform],
-        y=[-0.6, len(shown) - 0.4],
-        mode="lines",
-        name=f"uniform ({uniform:.3g})",
-        line={"color": style.ORANGE, "dash": "dash", "width": 2},
-    )
+    _ranges(drawn, {task: table[task] for task in shown}, len(best))
+    _chosen_and_usual(found, simplex, drawn, shown)
     drawn.update_layout(margin={"t": 84}, height=drawn.layout.height + 50)
-    heavy = [f"{task} ({float(np.median(table[task])):.2f})" for task in shown[:3]]
+    heavy = [f"{task} ({medians[task]:.2f})" for task in shown[:3]]
     left = len(ranked) - len(shown)
     return Part(
         key,
@@ -183,6 +145,52 @@ def weights(found: Findings) -> Part:
         "are as good as the best within noise.",
         {"": drawn},
         notes=[f"{count(left, 'task')} with smaller weights are not drawn."] if left else [],
+    )
+
+
+def _ranges(drawn: go.Figure, table: Mapping[str, Sequence[float]], n: int) -> None:
+    """The median, the lowest and the highest weight of each task in the best n trials."""
+    low, middle, high = (
+        [float(f(values)) for values in table.values()] for f in (min, np.median, max)
+    )
+    drawn.add_scatter(
+        x=middle,
+        y=list(range(len(table))),
+        mode="markers",
+        name=f"best {count(n, 'trial')}: median, lowest to highest",
+        marker=style.marker(style.BLUE, "circle"),
+        error_x={**style.ends(middle, low, high), "color": style.BLUE},
+        hovertext=[
+            f"<b>{style.safe(task)}</b><br>median {m:.3f}, {a:.3f} to {b:.3f}"
+            for task, a, m, b in zip(table, low, middle, high, strict=True)
+        ],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _chosen_and_usual(
+    found: Findings, simplex: Simplex, drawn: go.Figure, shown: Sequence[str]
+) -> None:
+    """The weights of the best candidate, the prior if it is not uniform, and uniform weights."""
+    marks = []
+    chosen = found.summary.candidate
+    if chosen is not None:
+        star = style.marker(style.BLACK, "star-open", 12, line={"width": 2})
+        marks.append((f"best candidate (trial {chosen.number})", star, chosen.task_weights))
+    uniform = 1 / len(simplex.tasks)
+    prior = dict(zip(simplex.tasks, simplex.prior, strict=True))
+    if any(abs(value - uniform) > 1e-9 for value in prior.values()):
+        marks.append(("prior", style.marker(style.PURPLE, "triangle-up-open"), prior))
+    for name, mark, of in marks:
+        at = list(range(len(shown)))
+        x = [of[task] for task in shown]
+        drawn.add_scatter(x=x, y=at, mode="markers", name=name, marker=mark)
+    drawn.add_scatter(
+        x=[uniform, uniform],
+        y=[-0.6, len(shown) - 0.4],
+        mode="lines",
+        name=f"uniform ({uniform:.3g})",
+        line={"color": style.ORANGE, "dash": "dash", "width": 2},
     )
 
 

@@ -116,17 +116,16 @@ def finalists(found: Findings) -> Part:
 
 def _known(found: Findings) -> list[Difference] | str:
     """The differences, or why there are none."""
-    if not found.summary.finalists:
-        return "No finalist has been retrained."
     every = differences(found)
     if every:
         return every
+    if found.summary.state != "complete":
+        return "The finalists are compared when the search has ended."
+    if not found.summary.finalists:
+        return "No finalist has been retrained."
     if found.summary.untrained is None and found.summary.uniform is None:
-        waiting = found.summary.state != "complete"
         return (
-            "The finalists are compared when the search has ended."
-            if waiting
-            else "This search has no reference: there is no untrained model to score, and no trial "
+            "This search has no reference: there is no untrained model to score, and no trial "
             "with uniform weights completed."
         )
     return "No finalist and reference have been scored on the same tasks."

@@ -1,6 +1,9 @@
 """Who pays for the gain: the validation tasks of the best trials against uniform weights."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import plotly.graph_objects as go
 
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.report.figures import style
@@ -10,6 +13,16 @@ from orchestrator.results.report.parts import Part, absent, listed
 _COLUMNS, _BEST, _ROWS = 24, 12, 40
 # From vermillion over white to blue; the cells below zero also have a minus sign.
 _SCALE = [[0.0, style.VERMILLION], [0.5, "#ffffff"], [1.0, style.BLUE]]
+
+_BAR = {
+    "orientation": "h",
+    "thickness": 10,
+    "len": 1.0,
+    "y": 1.0,
+    "yanchor": "bottom",
+    "nticks": 5,
+    "tickangle": 0,
+}
 
 
 def _skills(trial: StudiedTrial) -> dict[str, float]:
@@ -38,37 +51,7 @@ def held_out(found: Findings) -> Part:
     gain = {t: found.difference(_skills(candidate)[t] - usual[t]) for t in tasks}
     tasks = sorted(tasks, key=lambda task: -gain[task])
     kept = tasks if len(tasks) <= _ROWS else [*tasks[: _ROWS // 2], *tasks[-_ROWS // 2 :]]
-    table = [[found.difference(_skills(t)[task] - usual[task]) for t in shown] for task in kept]
-    finite = np.abs(np.array(table))
-    most = float(np.quantile(finite[np.isfinite(finite)], 0.95)) or 1.0
-    drawn = style.rows(kept, xaxis=style.axis("trial, the best one first"))
-    drawn.add_heatmap(
-        z=table,
-        x=list(range(len(shown))),
-        y=list(range(len(kept))),
-        text=[["−" if value < 0 else "" for value in row] for row in table],
-        texttemplate="%{text}",
-        zmin=-most,
-        zmax=most,
-        colorscale=_SCALE,
-        xgap=1,
-        ygap=1,
-        customdata=[[f"trial {t.number}, {style.safe(task)}" for t in shown] for task in kept],
-        hovertemplate="%{customdata}<br>%{z:+.2f} " + found.unit + "<extra></extra>",
-        colorbar={
-            "orientation": "h",
-            "thickness": 10,
-            "len": 1.0,
-            "y": 1.0,
-            "yanchor": "bottom",
-            "nticks": 5,
-            "tickangle": 0,
-            "title": {"text": found.unit, "side": "top"},
-        },
-    )
-    names = [f"<b>{t.number}</b>" if t is candidate else str(t.number) for t in shown]
-    drawn.update_xaxes(tickvals=list(range(len(shown))), ticktext=names, showgrid=False)
-    drawn.update_layout(height=drawn.layout.height + 54, margin={"t": 84})
+    drawn = _heat_map(found, kept, shown, usual, candidate)
     notes = [f"The best trial is {candidate.number}; its number is bold."]
     if len(shown) < len(own):
         notes.append(
@@ -86,6 +69,40 @@ def held_out(found: Findings) -> Part:
         {"": drawn},
         notes=notes,
     )
+
+
+def _heat_map(
+    found: Findings,
+    tasks: Sequence[str],
+    trials: Sequence[StudiedTrial],
+    usual: Mapping[str, float],
+    best: StudiedTrial,
+) -> go.Figure:
+    """One row for each task, one column for each trial. usual: the skills to compare with."""
+    skills = [_skills(t) for t in trials]
+    table = [[found.difference(of[task] - usual[task]) for of in skills] for task in tasks]
+    finite = np.abs(np.array(table))
+    most = float(np.quantile(finite[np.isfinite(finite)], 0.95)) or 1.0
+    drawn = style.rows(tasks, xaxis=style.axis("trial, the best one first"))
+    drawn.add_heatmap(
+        z=table,
+        x=list(range(len(trials))),
+        y=list(range(len(tasks))),
+        text=[["−" if value < 0 else "" for value in row] for row in table],
+        texttemplate="%{text}",
+        zmin=-most,
+        zmax=most,
+        colorscale=_SCALE,
+        xgap=1,
+        ygap=1,
+        customdata=[[f"trial {t.number}, {style.safe(task)}" for t in trials] for task in tasks],
+        hovertemplate="%{customdata}<br>%{z:+.2f} " + found.unit + "<extra></extra>",
+        colorbar={**_BAR, "title": {"text": found.unit, "side": "top"}},
+    )
+    names = [f"<b>{t.number}</b>" if t is best else str(t.number) for t in trials]
+    drawn.update_xaxes(tickvals=list(range(len(trials))), ticktext=names, showgrid=False)
+    drawn.update_layout(height=drawn.layout.height + 54, margin={"t": 84})
+    return drawn
 
 
 def _chosen(ranked: list[StudiedTrial]) -> list[StudiedTrial]:

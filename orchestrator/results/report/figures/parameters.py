@@ -17,6 +17,12 @@ _MOST, _FIGURES = 400, 12  # marks of each state in a figure, and figures
 _EDGE = 0.05  # part of a range that is shaded where the best trial is at its end
 _SPREAD = 0.28  # of the marks of one option
 
+_LOOKS = {
+    "pruned": (style.GREY, "line-ew-open", 7),
+    "complete": (style.BLUE, "circle", 7),
+    "reference": (style.ORANGE, "diamond", 8),
+}
+
 
 def parameters(found: Findings) -> Part:
     """A figure for each searched parameter that is no weight; optima at an edge are flagged."""
@@ -92,31 +98,8 @@ def _figure(
         drawn.update_xaxes(type="log", dtick="D2")
     if not isinstance(of, Choice):
         drawn.update_xaxes(range=_span(of))
-    references = {t.number for t in own if found.plan.space.is_reference(t.params)}
-    for group, mark, which in (
-        ("pruned", style.marker(style.GREY, "line-ew-open", 7), "pruned"),
-        ("complete", style.marker(style.BLUE, "circle", 7), "complete"),
-        ("reference", style.marker(style.ORANGE, "diamond", 8), "complete"),
-    ):
-        chosen = [
-            t
-            for t in own
-            if t.state == which
-            and (group == "pruned" or (t.number in references) == (group == "reference"))
-        ]
-        if not chosen:
-            continue
-        kept = [chosen[i] for i in style.thinned(len(chosen), _MOST)]
-        low = -math.inf if bounds is None else bounds[0]
-        drawn.add_scatter(
-            x=[_place(t, name, options) for t in kept],
-            y=[max(t.score, low) for t in kept],
-            mode="markers",
-            marker=mark,
-            name=group,
-            hovertext=[f"trial {t.number}: {style.safe(t.params[name])}" for t in kept],
-            hovertemplate="%{hovertext}<br>score %{y:.4f}<extra></extra>",
-        )
+    low = -math.inf if bounds is None else bounds[0]
+    _marks(found, drawn, own, (name, options), low)
     if best is not None and name in best.params:
         drawn.add_scatter(
             x=[_place(best, name, options)],
@@ -130,6 +113,36 @@ def _figure(
         shade = {"fillcolor": style.VERMILLION, "opacity": 0.2, "line_width": 0}
         drawn.add_vrect(min(of.at(inner), of.at(end)), max(of.at(inner), of.at(end)), **shade)
     return drawn
+
+
+def _marks(
+    found: Findings,
+    drawn: go.Figure,
+    trials: Sequence[StudiedTrial],
+    of: tuple[str, Sequence[object]],
+    low: float,
+) -> None:
+    """One trace for each group of trials. of: the parameter and its options; low: the axis' end."""
+    is_reference = found.plan.space.is_reference
+    complete = [t for t in trials if t.state == "complete"]
+    groups = {
+        "pruned": [t for t in trials if t.state == "pruned"],
+        "complete": [t for t in complete if not is_reference(t.params)],
+        "reference": [t for t in complete if is_reference(t.params)],
+    }
+    name, options = of
+    for group, own in groups.items():
+        kept = [own[i] for i in style.thinned(len(own), _MOST)] if own else []
+        if kept:
+            drawn.add_scatter(
+                x=[_place(t, name, options) for t in kept],
+                y=[max(t.score, low) for t in kept],
+                mode="markers",
+                marker=style.marker(*_LOOKS[group]),
+                name=group,
+                hovertext=[f"trial {t.number}: {style.safe(t.params[name])}" for t in kept],
+                hovertemplate="%{hovertext}<br>score %{y:.4f}<extra></extra>",
+            )
 
 
 def _span(of: Range | WholeRange) -> list[float]:
