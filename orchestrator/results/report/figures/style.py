@@ -15,6 +15,7 @@ BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
 LIGHT = "#D9D9D9"
 
 _ROW, _ABOVE = 26, 96  # heights in pixels: of one row of a chart with names, of what is around it
+_LEAST = 3  # a figure has room for so many rows, so that the axis below fits
 _LONGEST = 20  # characters of a name on an axis
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
@@ -75,7 +76,7 @@ def rows(names: Sequence[str], **layout: Any) -> go.Figure:
     below = axis(
         tickvals=list(range(n)), ticktext=[label(name) for name in names], range=[n - 0.4, -0.6]
     )
-    return figure(_ABOVE + _ROW * n, yaxis=below, **layout)
+    return figure(_ABOVE + _ROW * max(n, _LEAST), yaxis=below, **layout)
 
 
 def marker(color: str, symbol: str, size: int = 9, **options: Any) -> dict[str, Any]:

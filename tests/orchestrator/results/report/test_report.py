@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from orchestrator import Search
+from fewshot.errors.inputs import FewtuneError
+from orchestrator import Search, Stopped
 from orchestrator.cli.app import main
 from orchestrator.record.home import Home
 from orchestrator.results.report.answer import answer
@@ -197,6 +198,25 @@ def test_a_search_whose_trials_all_fail_says_why():
     assert page.figures.keys() <= {"plot-progress-trials", "plot-progress-time"}
     for key in ("effects", "finalists", "weights", "held-out", "parameters"):
         assert 'class="missing"' in page.section(key)
+
+
+def test_a_search_that_fails_or_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    space = {"lr/outer": {"low": 1e30, "high": 1e35}, "lr/inner": 0.01, "lr/adapt": 0.01}
+    options = {"trials": 3, "reference_trials": 1, "lanes": 1}
+    made = Search(tiny.config(space=space, steps=8, search=options), home=tmp_path)
+    with pytest.raises(FewtuneError, match="failed"):
+        made.run(executor="inline")
+    page = Page(tmp_path / "searches" / "toy" / "report.html")
+    assert "No trial completed: 3 of 3 trials failed" in page.visible
+    assert "diverged" in page.section("failures")
+    other = Search(tiny.config(name="other"), home=tmp_path)
+    with pytest.raises(Stopped):
+        other.run(executor="inline", should_stop=lambda: True)
+    path = tmp_path / "searches" / "other" / "report.html"
+    assert not path.exists()
+    assert other.summary().report() == path
+    assert "The search has not ended" in Page(path).visible
 
 
 def test_what_is_worse_than_doing_nothing_is_not_praised():
