@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 
 from orchestrator.results.report.findings import Findings
 
+_LONGEST = 40  # characters of a name in a sentence
+
 
 @dataclass(frozen=True)
 class Part:
@@ -44,9 +46,14 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what if n == 1 else what + 's'}"
 
 
+def short(text: str, longest: int) -> str:
+    """The text without its middle if it has more than `longest` characters."""
+    return text if len(text) <= longest else f"{text[: longest - 8]}…{text[-7:]}"
+
+
 def listed(names: Sequence[str], at_most: int = 3) -> str:
     """Names as a list in a sentence; those beyond `at_most` are counted."""
-    shown = list(names[:at_most])
+    shown = [short(name, _LONGEST) for name in names[:at_most]]
     if len(names) > at_most:
         shown.append(f"{len(names) - at_most} more")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

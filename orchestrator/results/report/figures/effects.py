@@ -129,7 +129,7 @@ def weights(found: Findings) -> Part:
     medians = {task: float(np.median(values)) for task, values in table.items()}
     ranked = sorted(table, key=lambda task: (-medians[task], task))
     shown = ranked[:_MOST]
-    drawn = style.rows(shown, xaxis=style.axis("weight", range=[-0.03, 1.03]))
+    drawn = style.rows(shown, xaxis=style.axis("weight"))
     _good_ranges(found, drawn, shown)
     _ranges(drawn, {task: table[task] for task in shown}, len(best))
     _chosen_and_usual(found, simplex, drawn, shown)

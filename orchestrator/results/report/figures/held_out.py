@@ -1,5 +1,6 @@
 """Who pays for the gain: the validation tasks of the best trials against uniform weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from orchestrator.results.report.findings import Findings
 from orchestrator.results.report.parts import Part, absent, listed
 
 _COLUMNS, _BEST, _ROWS = 24, 12, 40
+_NUMBERS = 8  # of trials below the columns
 # From vermillion over white to blue; the cells below zero also have a minus sign.
 _SCALE = [[0.0, style.VERMILLION], [0.5, "#ffffff"], [1.0, style.BLUE]]
 
@@ -52,7 +54,8 @@ def held_out(found: Findings) -> Part:
     tasks = sorted(tasks, key=lambda task: -gain[task])
     kept = tasks if len(tasks) <= _ROWS else [*tasks[: _ROWS // 2], *tasks[-_ROWS // 2 :]]
     drawn = _heat_map(found, kept, shown, usual, candidate)
-    notes = [f"The best trial is {candidate.number}; its number is bold."]
+    place = shown.index(candidate) + 1
+    notes = [f"The best trial, {candidate.number}, is column {place}."]
     if len(shown) < len(own):
         notes.append(
             f"{len(shown)} of {len(own)} complete trials are drawn: the best {_BEST}, and others "
@@ -100,7 +103,10 @@ def _heat_map(
         colorbar={**_BAR, "title": {"text": found.unit, "side": "top"}},
     )
     names = [f"<b>{t.number}</b>" if t is best else str(t.number) for t in trials]
-    drawn.update_xaxes(tickvals=list(range(len(trials))), ticktext=names, showgrid=False)
+    step = math.ceil(len(trials) / _NUMBERS)  # more numbers do not fit on a phone
+    at = [i for i in range(len(trials)) if i % step == 0]
+    ticks = {"tickvals": at, "ticktext": [names[i] for i in at], "tickangle": 0}
+    drawn.update_xaxes(showgrid=False, **ticks)
     drawn.update_layout(height=drawn.layout.height + 54, margin={"t": 84})
     return drawn
 

@@ -113,7 +113,7 @@ def weights(pair: Pair) -> Part:
         return absent(key, topic, "Neither search has a best candidate with task weights.")
     tasks.sort(key=lambda task: -max(table.get(task, 0.0) for table in tables))
     shown = tasks[:_MOST]
-    drawn = style.rows(shown, xaxis=style.axis("weight", range=[-0.03, 1.03]))
+    drawn = style.rows(shown, xaxis=style.axis("weight"))
     for place, (name, table, (color, symbol, _)) in enumerate(
         zip(pair.names, tables, _LOOKS, strict=True)
     ):

@@ -95,7 +95,7 @@ def _figure(
             tickvals=list(range(len(options))), ticktext=[style.label(o) for o in options]
         )
     elif isinstance(of, Range) and of.log:
-        drawn.update_xaxes(type="log", dtick="D2")
+        drawn.update_xaxes(type="log", dtick="D2", exponentformat="e")
     if not isinstance(of, Choice):
         drawn.update_xaxes(range=_span(of))
     low = -math.inf if bounds is None else bounds[0]

