@@ -5,6 +5,7 @@ fails raises FewtuneError; their text is what the command line shows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ class Search:
     ) -> Summary:
         """Run the search to its end; returns its summary. A finished search is not run again.
 
-        The best configuration and model are exported to `<home>/searches/<name>/best`. If MLflow
+        The best configuration and model are exported to `<home>/searches/<name>/best`, and the
+        report is `<home>/searches/<name>/report.html`. If MLflow
         cannot be reached, `sent` is false afterwards; the next run of the search sends the rest.
 
         resume: continue an earlier run of this search. trials: with `resume`, the number of trials
@@ -179,7 +181,7 @@ class Search:
         if result.summary.best is not None:
             self.export(self._home.best(self.name))
         self.sent = result.drained
-        return result.summary
+        return replace(result.summary, home=self._home)
 
     def enqueue(
         self,

@@ -1,6 +1,7 @@
 """Puts a search together from its parts: checks, data, studies, workers, loop, summary."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from orchestrator.record import identity
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
+from orchestrator.record.starts import note_start, note_versions
 from orchestrator.record.study import StudyRecord, open_storage, read_study
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.leaderboard import Summary, summarise
@@ -70,6 +72,7 @@ def run(
 
     Raises InputError before anything is written, and Stopped if `should_stop` returned true.
     """
+    began = time.time()
     folder = (folder or Path.cwd()).absolute()
     plan = plan_of(with_absolute_paths(config, folder))
     sampler_of(plan)  # finds the errors of a user's sampler before anything is written
@@ -90,6 +93,7 @@ def run(
         if earlier is not None:
             records.search.note(FROM, earlier)
         _store_facts(data, folder, records.search)
+        note_versions(records.search)
         _store_affinity(plan, data, home, records.search)
         adviser = Adviser(plan, records, advise)
         adviser.report(advice_on_config(config, data.features))
@@ -99,6 +103,7 @@ def run(
             untrained = _untrained_scorer(plan, data.untrained, records, home, recorder)
             untrained("final")  # first, so that trials can be compared with it while they run
             with _open_executor(plan, config, home, placement, data, records) as executor:
+                note_start(records.search, began)
                 run_search(
                     plan,
                     records,

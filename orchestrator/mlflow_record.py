@@ -14,6 +14,7 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.explanation.files import NOTHING, write_explanation
 from orchestrator.results.leaderboard import summarise
+from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
 from orchestrator.tracking import mlflow_sender as tracking
@@ -113,12 +114,13 @@ def _end(
         }
     result = home.search(plan.name) / "summary.json"
     write_text(result, json.dumps(summary.to_dict(), indent=2))
-    # A search that was stopped ends within seconds, and is explained when it has ended.
+    # A search that was stopped ends within seconds; it is explained when it has ended.
     why = write_explanation(summary, home.search(plan.name)) if state == "complete" else NOTHING
+    report = write_at_end(summary, records, home) if state != "stopped" else []
     recorder.search_ended(
         state=state,
         metrics={name: value for name, value in metrics.items() if value == value},
-        artifacts=[home.config(plan.name), result],
+        artifacts=[home.config(plan.name), result, *report],
         tables=why.tables,
         tags=why.tags,
         time=time.time(),

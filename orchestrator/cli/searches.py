@@ -250,11 +250,14 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
     from orchestrator.cli.display import leaderboard
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
+    from orchestrator.results.report.files import report_path
 
     place = Home(home)
-    summary = summary_of(name, place)
+    summary, report = summary_of(name, place), report_path(place, name)
+    path = str(report) if report.exists() else None
     if json:
-        output.json(summary.to_dict() | {"explanation": summary.explanation.to_dict()})
+        extra = {"explanation": summary.explanation.to_dict(), "report": path}
+        output.json(summary.to_dict() | extra)
         return summary
     output.results.print(leaderboard(summary))
     output.results.print(str(summary))
@@ -265,6 +268,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
     if (place.best(name) / "config.yaml").exists():
         output.results.print(f"\nbest configuration and model: {place.best(name)}")
     output.results.print(f"dashboard: fewtune dashboard --home {home}")
+    output.results.print(f"report: {path or f'fewtune report {name} --home {home}'}")
     return summary
 
 

@@ -264,7 +264,7 @@ def differences(before: Mapping[str, Any], config: AnyConfig) -> Iterator[ErrorD
     with suppress(InputError):
         # Fills in defaults, so that a key that is new in this version is no difference.
         before = configs.data_of(configs.parse(before))
-    old, new = dict(_leaves(before)), dict(_leaves(configs.data_of(config)))
+    old, new = dict(leaves(before)), dict(leaves(configs.data_of(config)))
     for key in [*old, *(key for key in new if key not in old)]:
         if key not in new:
             yield ErrorDetail(
@@ -278,13 +278,13 @@ def differences(before: Mapping[str, Any], config: AnyConfig) -> Iterator[ErrorD
             yield ErrorDetail(key, f"{rule} {_short(new[key])}.")
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(path, value) of every value that is neither a mapping nor a list of mappings."""
     if isinstance(value, list) and any(isinstance(part, dict) for part in value):
         value = dict(enumerate(value))
     if isinstance(value, dict) and value:
         for key, part in value.items():
-            yield from _leaves(part, f"{path}.{key}" if path else str(key))
+            yield from leaves(part, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
 

@@ -1,9 +1,10 @@
 """The record of a search: an Optuna study that only the driver writes."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,20 @@ _STATES: Mapping[TrialState, str] = {
 
 @dataclass(frozen=True)
 class StudiedTrial:
-    """A trial in the study. `reports`: scores by step; `notes`: its other attributes."""
+    """A trial in the study. `reports`: scores by step; `notes`: its other attributes.
+
+    started, ended: in seconds since 1970; None before that. A trial that was interrupted and
+    continued keeps its first start.
+    """
 
     number: int
     state: str  # complete, pruned, failed or running
     params: Values
     reports: Mapping[int, float]
     notes: Mapping[str, Any]
+    started: float | None = None
+    # The storage reads the clock too, some microseconds before the record does.
+    ended: float | None = field(default=None, compare=False)
 
     @property
     def score(self) -> float:
@@ -141,7 +149,7 @@ class StudyRecord:
             state or TrialState.FAIL,
             None if outcome == "failed" or math.isnan(score) else [score],
         )
-        self._trials[number] = replace(self._trials[number], state=outcome)
+        self._trials[number] = replace(self._trials[number], state=outcome, ended=time.time())
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -171,6 +179,8 @@ def _studied(trial: FrozenTrial) -> StudiedTrial:
         dict(trial.params),
         dict(trial.intermediate_values),
         dict(trial.user_attrs),
+        None if trial.datetime_start is None else trial.datetime_start.timestamp(),
+        None if trial.datetime_complete is None else trial.datetime_complete.timestamp(),
     )
 
 

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.results.explanation.explanation import Explanation
 
 # The key of a test in `Summary.test`, by the role of the model.
-_TESTED: Mapping[Role, str] = {
+TESTED: Mapping[Role, str] = {
     "searched": "candidate",
     "uniform": "uniform",
     "untrained": "untrained",
@@ -71,12 +72,23 @@ class Summary:
     stopped_early: str = ""  # why the search has fewer trials than planned
     share: str = ""  # the quantity of which skill is a share; empty for accuracy
     explain: "Callable[[], Explanation] | None" = field(default=None, repr=False, compare=False)
+    home: Home | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def explanation(self) -> "Explanation":
         """Which training tasks help, what mattered, and health checks; takes seconds once."""
         assert self.explain is not None, "only a summary of a search in a home can be explained"
         return self.explain()
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report, a HTML file that needs no network, to `out`; returns its path.
+
+        out: by default `report.html` in the folder of the search. Takes some seconds.
+        """
+        from orchestrator.results.report.report import write_report  # which imports this module
+
+        assert self.home is not None, "only a summary of a search in a home has a report"
+        return write_report(self.name, self.home, None if out is None else Path(out))
 
     def __str__(self) -> str:
         """The answer of the search in sentences."""
@@ -130,7 +142,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     classifies = ["accuracy" in task for task in held_out]
     measure = measure or ("accuracy" if all(classifies) else "skill")
     known = [f for f in (candidate, uniform, untrained) if f is not None]
-    tables = _test_tables(tests, known, measure) if done else {}
+    tables = measure_tables(tests, known, measure) if done else {}
     best = exported(candidate, uniform, untrained, finals) if done else None
     reference = max((f for f in (uniform, untrained) if f is not None), key=rank, default=None)
     if best is not None and best.role == "untrained":
@@ -138,7 +150,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         reference = best
     # An own loop may have no test tasks; then its finalists are compared on the validation tasks.
     alone = done and measure == "score" and not tables
-    compared = _test_tables(finals, known, measure) if alone else tables
+    compared = measure_tables(finals, known, measure) if alone else tables
     difference = _difference(compared, reference, measure)
     return Summary(
         name=name,
@@ -170,26 +182,32 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
 
 def summary_of(name: str, home: Home) -> Summary:
     """The summary of the search `name`; raises InputError if this home has none."""
-    records = read_records(name, home)
-    if records is None or not identity.belongs_to(home, name, records.search):
-        raise home.unknown(name, identity.other_storage_hint(home, name))
+    records = records_of(name, home)
     from orchestrator.results.explanation.explanation import explained  # it imports this module
 
-    summary = summarise(name, records)
+    summary = replace(summarise(name, records), home=home)
     folder = home.search(name)
     return explained(summary, lambda: plan_of(load_config(home.config(name))), records, folder)
 
 
-def _test_tables(
+def records_of(name: str, home: Home) -> SearchRecords:
+    """The records of the search `name`; raises InputError if this home has none."""
+    records = read_records(name, home)
+    if records is None or not identity.belongs_to(home, name, records.search):
+        raise home.unknown(name, identity.other_storage_hint(home, name))
+    return records
+
+
+def measure_tables(
     tests: Sequence[StudiedTrial], known: Sequence[Finalist], measure: str
 ) -> dict[str, np.ndarray]:
     """Measures (seeds, tasks) on the test tasks; all trained models have the same seeds."""
-    rows = {f.role: _tested(tests, f, measure) for f in known}
+    rows = {f.role: measures_by_seed(tests, f, measure) for f in known}
     trained = [by_seed for role, by_seed in rows.items() if role != "untrained" and by_seed]
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in trained))) if trained else [0]
     return {
         # The untrained model does not depend on the seed.
-        _TESTED[role]: np.array([by_seed[0 if role == "untrained" else j] for j in seeds])
+        TESTED[role]: np.array([by_seed[0 if role == "untrained" else j] for j in seeds])
         for role, by_seed in rows.items()
         if by_seed and seeds
     }
@@ -199,9 +217,9 @@ def _difference(
     tables: Mapping[str, np.ndarray], reference: Finalist | None, measure: str
 ) -> Interval | None:
     """The best candidate minus the better reference, on the test tasks."""
-    if reference is None or not {"candidate", _TESTED[reference.role]} <= tables.keys():
+    if reference is None or not {"candidate", TESTED[reference.role]} <= tables.keys():
         return None
-    gain = tables["candidate"] - tables[_TESTED[reference.role]]
+    gain = tables["candidate"] - tables[TESTED[reference.role]]
     within = (-1.0, 1.0) if measure == "accuracy" else (-math.inf, math.inf)
     return interval(gain, of_tasks=True, within=within)
 
@@ -236,13 +254,16 @@ def _share(classifies: Sequence[bool]) -> str:
     return "the gap between chance and perfect" if any(classifies) else "the variance explained"
 
 
-def _tested(
-    tests: Sequence[StudiedTrial], finalist: Finalist, measure: str
+def measures_by_seed(
+    trials: Sequence[StudiedTrial], finalist: Finalist, measure: str
 ) -> dict[int, list[float]]:
-    """A finalist's measures on the test tasks, by the index of its training seed."""
+    """A finalist's measures on the held-out tasks, by the index of its training seed.
+
+    trials: of stage `final` or `test`.
+    """
     return {
         t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
-        for t in tests
+        for t in trials
         if finalist.is_of(t) and t.state == "complete"
     }
 

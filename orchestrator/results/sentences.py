@@ -34,19 +34,23 @@ def sentence(summary: Summary) -> str:
             "There is no reference to compare it with."
         )
     assert summary.reference is not None, "a difference needs a reference"
-    begin = f"{_VERDICTS[summary.verdict or 'undecided']} {_name(summary, summary.reference)}: "
+    told, name = (
+        _VERDICTS[summary.verdict or "undecided"],
+        reference_name(summary, summary.reference),
+    )
+    begin = f"{told} {name}: "
     if not summary.test:
         return begin + _on_validation_tasks(summary, summary.reference, summary.difference)
     ours, theirs = summary.test["candidate"], summary.test[_key(summary.reference)]
     return (
         f"{begin}{_number(summary, ours)} against {_value(summary, theirs)} on the test tasks, "
-        f"{_difference(summary, summary.difference)}." + _other(summary)
+        f"{difference_text(summary, summary.difference)}." + _other(summary)
     )
 
 
 def _only_references(summary: Summary, best: Finalist) -> str:
     """The result of a search of which no trial but those of the references completed."""
-    name = _name(summary, best)
+    name = reference_name(summary, best)
     text = f"{_NO_CANDIDATE} {name[0].upper()}{name[1:]} are exported"
     value = summary.test.get("uniform")
     return f"{text}: {_value(summary, value)} on the test tasks." if value else f"{text}."
@@ -63,7 +67,8 @@ def _on_validation_tasks(summary: Summary, reference: Finalist, difference: Inte
     )
     return (
         f"{_number(summary, ours)} against {_number(summary, theirs)} on the validation tasks "
-        f"after retraining, {_difference(summary, difference)}." + (chosen if searched > 1 else "")
+        f"after retraining, {difference_text(summary, difference)}."
+        + (chosen if searched > 1 else "")
     )
 
 
@@ -80,7 +85,7 @@ def _training_did_not_help(summary: Summary) -> str:
         return text
     return (
         f"{text} The best trained model has {_number(summary, trained)}, "
-        f"{_difference(summary, summary.difference)}."
+        f"{difference_text(summary, summary.difference)}."
     )
 
 
@@ -92,7 +97,7 @@ def _other(summary: Summary) -> str:
     return "".join(
         f" {name[0].upper()}{name[1:]}: {_number(summary, value)}."
         for f, value in tested
-        for name in [_name(summary, f)]
+        for name in [reference_name(summary, f)]
     )
 
 
@@ -100,7 +105,8 @@ def _key(finalist: Finalist) -> str:
     return "untrained" if finalist.role == "untrained" else "uniform"
 
 
-def _name(summary: Summary, reference: Finalist) -> str:
+def reference_name(summary: Summary, reference: Finalist) -> str:
+    """What a reference of an ended search is."""
     if reference.role == "untrained":
         return "the untrained model"
     assert summary.best is not None, "only an ended search has references"
@@ -111,7 +117,8 @@ def _name(summary: Summary, reference: Finalist) -> str:
     return f"{what} with tuned rates"
 
 
-def _difference(summary: Summary, value: Interval) -> str:
+def difference_text(summary: Summary, value: Interval) -> str:
+    """A difference between two models with its interval."""
     points, unit = _points(summary), "" if summary.measure == "score" else " points"
     mean = f"a difference of {points(value.mean)}{unit}"
     if value.low != value.low:

@@ -56,13 +56,13 @@ class FailureMonitor:
             for trial in _trained(record)
             if trial.state == "failed"
         ]
-        kinds = Counter(_kind(reason) for _, _, reason in failed)
+        kinds = Counter(kind_of(reason) for _, _, reason in failed)
         kind, n = next(iter(kinds.most_common(1)), ("", 0))
         if n < _ENOUGH:
             return
         self._awaited = (set(live) if self._awaited is None else self._awaited) & set(live)
         if not self._awaited:
-            stage, number, reason = next(each for each in failed if _kind(each[2]) == kind)
+            stage, number, reason = next(each for each in failed if kind_of(each[2]) == kind)
             message = f"{n} trials failed for the same reason, and none has a score: {reason}."
             raise SearchFailed(f"{message} {_where_to_look(stage, number, reason)}")
 
@@ -73,10 +73,10 @@ class FailureMonitor:
             if not trials or any(trial.state != "failed" for trial in trials):
                 continue
             reasons = [str(trial.notes.get("reason", "")) for trial in trials]
-            first = {_kind(reason): reason for reason in reversed(reasons)}
-            counted = Counter(map(_kind, reasons)).most_common()
+            first = {kind_of(reason): reason for reason in reversed(reasons)}
+            counted = Counter(map(kind_of, reasons)).most_common()
             counts = "; ".join(f"{n} of them: {first[kind]}" for kind, n in counted)
-            place = [_kind(reason) for reason in reasons].index(counted[0][0])
+            place = [kind_of(reason) for reason in reasons].index(counted[0][0])
             where = _where_to_look(stage, trials[place].number, reasons[place])
             raise SearchFailed(f"All {len(trials)} {_NAMES[stage]} failed. {counts}. {where}")
 
@@ -86,7 +86,7 @@ def _trained(record: StudyRecord) -> list[StudiedTrial]:
     return [trial for trial in record.trials() if trial.notes.get("role") != UNTRAINED.role]
 
 
-def _kind(reason: str) -> str:
+def kind_of(reason: str) -> str:
     """The kind of a failure: the same for reasons that differ only in numbers, and for all NaNs."""
     return _DIVERGED if reason.startswith(_DIVERGED) else _NUMBER.sub("#", reason)
 

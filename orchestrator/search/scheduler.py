@@ -33,7 +33,7 @@ class Scheduler:
         self._to_restart: deque[TrialSpec] = deque()
         self._worker_losses: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
-        self._seconds: dict[str, float] = {}  # training time by key
+        self._seconds: dict[str, tuple[float, float]] = {}  # training time by key, see `_times`
         self._rung_skills: dict[str, dict[int, Mapping[str, Estimate]]] = {}  # by key and step
 
     @property
@@ -80,8 +80,8 @@ class Scheduler:
         for result in turn.results:
             spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
             record = self._sources[spec.stage].record
-            seconds = self._seconds.pop(result.key, 0.0)
-            notes = {"seconds": round(seconds, 3)} | _skills(self._rung_skills.pop(result.key, {}))
+            times = _times(result, *self._seconds.pop(result.key, (0.0, 0.0)))
+            notes = times | _skills(self._rung_skills.pop(result.key, {}))
             _end(record, self._recorder, spec, result, result.error or reason, notes)
         self._to_restart.extend(self._restarted(self.live.pop(key)) for key in turn.lost)
         for report in turn.reports:
@@ -90,7 +90,7 @@ class Scheduler:
             rung = source.rung(spec, report.step)
             source.record.report(spec.number, rung, report.score.mean)
             self._recorder.reported(report)
-            self._seconds[report.key] = report.seconds
+            self._seconds[report.key] = report.seconds, report.lane_seconds
             self._rung_skills.setdefault(report.key, {})[rung] = report.per_task
             self.failures.reported(report.score.mean)
         release: dict[str, Outcome] = {}
@@ -150,6 +150,17 @@ def _end(
         "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
     }
     record.finish(spec.number, result.outcome, record[spec.number].score, notes)
+
+
+def _times(result: TrialResult, seconds: float, lane_seconds: float) -> dict[str, float]:
+    """Notes on the time of a trial: training, see `RungReport`, and the last scoring.
+
+    The last scoring is known for complete trials only.
+    """
+    times = {"seconds": seconds, "lane_seconds": lane_seconds}
+    if result.adaptations:
+        times["scoring_seconds"] = sum(a.seconds for a in result.adaptations)
+    return {name: round(value, 4) for name, value in times.items()}
 
 
 def _skills(by_step: Mapping[int, Mapping[str, Estimate]]) -> dict[str, Any]:

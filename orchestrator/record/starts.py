@@ -1,0 +1,46 @@
+"""Facts about the processes that ran a search: when each started, and with which versions."""
+
+import platform
+import time
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from orchestrator.record.study import StudyRecord
+
+_STARTS, _VERSIONS = "starts", "versions"
+_PACKAGES = ("fewtune", "torch", "optuna", "botorch", "ray", "mlflow", "transformers", "numpy")
+
+
+class Start(NamedTuple):
+    """One process of a search: it began at a time, and had its workers ready at another.
+
+    Both are in seconds since 1970. In between it read the data and started the workers.
+    """
+
+    began: float
+    ready: float
+
+
+def note_start(record: StudyRecord, began: float) -> None:
+    """Note that the process that began at `began` has its workers ready now."""
+    record.note(_STARTS, [*record.notes.get(_STARTS, ()), [began, time.time()]])
+
+
+def starts_of(record: StudyRecord) -> list[Start]:
+    """The processes of the search, in order; empty for searches of earlier versions."""
+    return [Start(*pair) for pair in record.notes.get(_STARTS, ())]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide the result of a search."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def note_versions(record: StudyRecord) -> None:
+    """Note the versions with which this process runs the search."""
+    record.note(_VERSIONS, versions())
+
+
+def versions_of(record: StudyRecord) -> dict[str, Any]:
+    """The versions with which the search ran last; empty for searches of earlier versions."""
+    return dict(record.notes.get(_VERSIONS, {}))

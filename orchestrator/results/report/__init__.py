@@ -1,0 +1,1 @@
+"""The report of a search: one HTML file that opens without a network."""

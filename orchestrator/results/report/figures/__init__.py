@@ -1,0 +1,1 @@
+"""The figures of a report; each module makes the parts of one topic."""
