@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from fewshot.errors.inputs import FewtuneError, InputError
-from orchestrator.cli import cluster, models, searches, similarity, stages, start
+from orchestrator.cli import cluster, doctor, models, searches, similarity, stages, start
 from orchestrator.cli.output import Output
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
@@ -60,6 +60,7 @@ for _commands in (
     models.app,
     cluster.app,
     start.app,
+    doctor.app,
 ):
     app.add_typer(_commands)
 
