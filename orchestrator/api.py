@@ -29,6 +29,7 @@ from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.listing import ListedSearch
 from orchestrator.results.predictor.predictor import Predictor
+from orchestrator.results.similarity.similarity import TaskSimilarity, measured
 from orchestrator.results.trial_table import trial_table
 from orchestrator.search.advice import Advice
 from orchestrator.search.forecast import Forecast, forecast
@@ -125,6 +126,16 @@ class Search:
         Raises InputError with every error in the data.
         """
         return forecast(paths.with_absolute_paths(self._config, self._folder), self._home)
+
+    def similarity(self) -> TaskSimilarity:
+        """How alike the training tasks are to the validation tasks, with warnings; trains nothing.
+
+        After a search, `agreement(search.similarity().measures, summary.explanation.effects)` of
+        `orchestrator.results.similarity.agreement` compares it with the effects found.
+
+        Raises InputError with every error in the data, or if there are no training tasks.
+        """
+        return measured(self._config, self.plan, self._home)
 
     def run(
         self,

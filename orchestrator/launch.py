@@ -81,7 +81,7 @@ def run(
     if before is not None and before.state == "complete":
         return SearchResult(before, _send_rest(config, home, plan, should_stop))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
-        _check_room(config)
+        check_room(config)
     observe("data", None)  # type: ignore[arg-type]
     data, *_ = [  # each recipe is checked
         summarise_data(recipe, home.cache, **concurrency(config))
@@ -148,7 +148,7 @@ def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyReco
         record.note("affinity", affinities(plan.recipe, home.cache))
 
 
-def _check_room(config: AnyConfig) -> None:
+def check_room(config: AnyConfig) -> None:
     """Raise InputError if this machine lacks resources: Ray would wait for them for ever."""
     workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
     details, remedy = [], "Use less, or connect to a cluster with RAY_ADDRESS."

@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from fewshot.errors.inputs import FewtuneError, InputError
-from orchestrator.cli import cluster, models, reports, searches, start
+from orchestrator.cli import cluster, doctor, models, reports, searches, similarity, stages, start
 from orchestrator.cli.output import Output
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
@@ -53,7 +53,16 @@ app = typer.Typer(
     "learns new tasks from a few examples.",
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped (can be resumed).",
 )
-for _commands in (searches.app, reports.app, models.app, cluster.app, start.app):
+for _commands in (
+    searches.app,
+    similarity.app,
+    reports.app,
+    stages.app,
+    models.app,
+    cluster.app,
+    start.app,
+    doctor.app,
+):
     app.add_typer(_commands)
 
 

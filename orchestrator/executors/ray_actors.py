@@ -79,7 +79,7 @@ class RayExecutor:
     ) -> None:
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
-        self._connection = _join()
+        self._connection = join()
         try:
             cluster = ray.cluster_resources()
             gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
@@ -189,7 +189,7 @@ def _keep_handler() -> None:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _join() -> _Connection | None:
+def join() -> _Connection | None:
     """Connect to a cluster; returns None if this process is already connected to one."""
     if ray.is_initialized():
         return None

@@ -10,7 +10,7 @@ This is a guess. It takes no training, but a task can help for reasons that it d
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewshot.episodes import bounds
 from fewshot.errors.parts import as_input_error
+from fewshot.functional import one_hot
 from fewshot.randomness import fold
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
@@ -55,11 +56,11 @@ def affinities(recipe: Recipe, cache: Path) -> dict[str, float]:
     assert isinstance(validation, TaskPool | RegressionPool), "see above"
     context = BuildContext(inputs=train.inputs, cache=cache)
     with as_input_error("model", "can't embed the examples"):
-        skills = _skills(plain, train, task_kind, context)
-        nearness = _nearness(plain, train, validation, task_kind, context)
+        skills = skills_of(plain, train, task_kind, context)
+        votes = votes_of(*examples_of(plain, train, validation, task_kind, context))
     return {
         name: near * max(0.0, skills[name])
-        for name, near in zip(train.names, nearness.tolist(), strict=True)
+        for name, near in zip(train.names, nearness_of(votes).tolist(), strict=True)
     }
 
 
@@ -69,18 +70,19 @@ def _limit(pool: TaskPool | RegressionPool) -> int:
     return max(1, most)
 
 
-def _episodes(recipe: Recipe, pool: TaskPool | RegressionPool) -> int:
+def n_episodes(recipe: Recipe, pool: TaskPool | RegressionPool) -> int:
     """The number of episodes per task."""
     way, shot, query = (bounds(count)[0] for count in (recipe.way, recipe.shot, recipe.query))
     wanted = math.ceil(_QUERIES / (way * query))
     return max(1, min(wanted, _limit(pool) // (way * (shot + query))))
 
 
-def _key(recipe: Recipe) -> Tensor:
+def key_of(recipe: Recipe) -> Tensor:
+    """The random key of the episodes from which affinity and similarity are measured."""
     return fold(torch.tensor(recipe.seed), _STREAM)
 
 
-def _skills(
+def skills_of(
     plain: Recipe, train: TaskPool | RegressionPool, task_kind: TaskKind, context: BuildContext
 ) -> Mapping[str, float]:
     """The skill of the untrained model on each training task."""
@@ -90,39 +92,66 @@ def _skills(
         for name, value in learner.init(torch.Generator().manual_seed(0)).items()
     }
     hyper = {name: torch.ones(1) for name in learner.hyperparameters}
-    tasks = HeldOutTasks(learner, {"search": (train, _episodes(plain, train), _key(plain))})
+    tasks = HeldOutTasks(learner, {"search": (train, n_episodes(plain, train), key_of(plain))})
     with torch.no_grad():
         scores = tasks.score(params, hyper, "search")
     return {one.task: float(one.skill.mean()) for one in scores}
 
 
-def _nearness(
+def examples_of(
     plain: Recipe,
     train: TaskPool | RegressionPool,
     validation: TaskPool | RegressionPool,
     task_kind: TaskKind,
     context: BuildContext,
-) -> Tensor:
-    """For each training task its part of the closest examples, times the number of tasks, (t,)."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Features (n, d) of examples of each training task, and (q, d) of each validation task."""
     known, asked = (_rows(plain, pool) for pool in (train, validation))
     n = min(len(rows) for rows in known)
     known = [rows[:n] for rows in known]
-    features = features_of(plain, train.inputs[torch.cat(known + asked)][None], context)[0]
+    rows = torch.cat(known + asked)
+    features = task_features(plain, train.inputs[rows], task_kind, context)
+    examples, queries = features.split([n * len(known), len(rows) - n * len(known)])
+    return list(examples.split(n)), list(queries.split([len(own) for own in asked]))
+
+
+def task_features(
+    plain: Recipe, inputs: Tensor, task_kind: TaskKind, context: BuildContext
+) -> Tensor:
+    """The features (n, d) of inputs (n, ...) before any training."""
+    features = features_of(plain, inputs[None], context)[0]
     if task_kind.source == "table":  # columns have different units
         features = (features - features.mean(0)) / features.std(0).clamp(min=1e-9)
-    examples, *queries = features.split([n * len(known), *map(len, asked)])
-    owner = torch.arange(len(known)).repeat_interleave(n)
-    found = torch.zeros(len(known))
-    for own in queries:
-        closest = torch.cdist(own, examples).topk(max(1, round(_CLOSEST * n)), largest=False)
-        votes = torch.bincount(owner[closest.indices].flatten(), minlength=len(known))
-        found += votes / votes.sum()
-    return found * len(known) / len(queries)
+    return features
+
+
+def nearness_of(votes: Sequence[Tensor]) -> Tensor:
+    """For each of t owners its part of all votes, times t, averaged over the queries' tasks, (t,).
+
+    votes: see `votes_of`.
+    """
+    parts = [own.sum(0) / own.sum() for own in votes]
+    return torch.stack(parts).sum(0) * len(parts[0]) / len(parts)
+
+
+def votes_of(examples: Sequence[Tensor], queries: Sequence[Tensor]) -> list[Tensor]:
+    """For each task's queries (q, d), how many of their closest examples each owner has, (q, t).
+
+    examples: those of t owners, each (n, d); equally many of each owner are used.
+    """
+    n = min(len(own) for own in examples)
+    owner = torch.arange(len(examples)).repeat_interleave(n)
+    every = torch.cat([own[:n] for own in examples])
+    found = []
+    for asked in queries:
+        closest = torch.cdist(asked, every).topk(max(1, round(_CLOSEST * n)), largest=False)
+        found.append(one_hot(owner[closest.indices], len(examples), every).sum(1))
+    return found
 
 
 def _rows(plain: Recipe, pool: TaskPool | RegressionPool) -> list[Tensor]:
     """For each task the rows of some examples, at most `_EXAMPLES`, in random order."""
-    drawn = pool.by_row().draw(_key(plain), _episodes(plain, pool))
+    drawn = pool.by_row().draw(key_of(plain), n_episodes(plain, pool))
     rows = torch.cat([drawn.support_x, drawn.query_x], -1).flatten(1)
     generator = torch.Generator().manual_seed(plain.seed)
     found = []

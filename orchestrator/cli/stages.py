@@ -1,0 +1,83 @@
+"""The command that compares splits between meta-training and adaptation."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from orchestrator.cli.output import RESULTS, HomeOption, Json, Name, Output, duration
+
+if TYPE_CHECKING:
+    from orchestrator.results.stages import Cheapest, Split, Stages
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=RESULTS)
+def stages(
+    name: Name,
+    new_tasks: Annotated[
+        int, typer.Option(min=1, help="The number of new tasks that the model will learn.")
+    ] = 1000,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a figure.")
+    ] = None,
+    home: HomeOption = None,
+    json: Json = False,
+) -> None:
+    """Compare numbers of meta-training and adaptation steps; name the cheapest that suffices."""
+    from fewshot.tasks.files import write_text
+    from orchestrator.record.home import Home
+    from orchestrator.results.stages import cheapest, figure, stages_of
+
+    output = Output()
+    output.messages.print(f"{name}: scoring the best finalist after other numbers of steps ...")
+    found = stages_of(name, Home.at(home))
+    if out is not None:
+        write_text(out, figure(found, new_tasks).to_html(include_plotlyjs=True))
+    if json:
+        output.json(found.to_dict(new_tasks))
+        return
+    chosen = cheapest(found.splits, new_tasks)
+    output.results.print(_table(found, chosen, new_tasks))
+    output.results.print(_sentence(found, chosen, new_tasks))
+    if out is not None:
+        output.results.print(f"figure: {out}")
+
+
+def _table(found: "Stages", chosen: "Cheapest", new_tasks: int) -> Table:
+    title = f"{found.name}: splits between meta-training and adaptation"
+    table = Table(title=title, title_justify="left")
+    for column in ("meta-training steps", "adaptation steps", "score", "seconds, once"):
+        table.add_column(column, justify="right")
+    table.add_column("ms per new task", justify="right")
+    table.add_column(f"{new_tasks} new tasks", justify="right")
+    table.add_column("source")
+    for split in found.splits:
+        mark = " *" if split is chosen.split else ""
+        table.add_row(
+            str(split.meta_steps),
+            "-" if split.adapt_steps is None else str(split.adapt_steps),
+            f"{split.score:.3f}{mark}",
+            f"{split.meta_seconds:.1f}",
+            f"{1000 * split.adapt_seconds:.2f}",
+            duration(split.seconds(new_tasks)),
+            split.source,
+            style="bold" if mark else "",
+        )
+    return table
+
+
+def _sentence(found: "Stages", chosen: "Cheapest", new_tasks: int) -> str:
+    split, best = chosen.split, chosen.best
+
+    def costs(of: "Split") -> str:
+        return f"{of.title} (score {of.score:.3f}, {duration(of.seconds(new_tasks))})"
+
+    text = (
+        f"For {new_tasks} new tasks the cheapest split within noise of the best is {costs(split)}."
+    )
+    if split is not best:
+        text += f" The best is {costs(best)}."
+    return text + f" The search used {costs(found.own)}."

@@ -1,0 +1,1 @@
+"""Whether this machine, its services and its workers can run a search."""

@@ -1,0 +1,1 @@
+"""How alike training and validation tasks are: warnings, agreement with a search, figures."""

@@ -1,0 +1,1 @@
+"""How alike the training tasks are to the validation tasks, before any training."""
