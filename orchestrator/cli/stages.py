@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from orchestrator.cli.output import RESULTS, HomeOption, Json, Name, Output, duration
+from orchestrator.cli.output import RESULTS, HomeOption, Json, Name, Output
+from orchestrator.search.durations import duration
 
 if TYPE_CHECKING:
     from orchestrator.results.stages import Cheapest, Split, Stages
