@@ -31,12 +31,14 @@ from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe
-from trials.programs.affinity import affinities
+from trials.programs.affinity import guesses
 from trials.programs.build import build
 from trials.programs.data_summary import DataSummary, summarise_data
 from trials.programs.several_recipes import build_for_all
 
 Placement = Literal["inline", "ray"]
+# The similarity of training tasks is used if there are more of them, or of their groups, than this.
+_MANY = 12
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,13 @@ def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
 
 
 def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyRecord) -> None:
-    """Measure, before the first trial, how much each training task is expected to help."""
+    """Measure, before the first trial, which training tasks may help, and how alike they are."""
     searched = isinstance(plan.space.weights, Simplex) and data.untrained is not None
     if searched and "affinity" not in record.notes:
-        record.note("affinity", affinities(plan.recipe, home.cache))
+        found = guesses(plan.recipe, home.cache)
+        record.note("affinity", dict(found.affinity))
+        if len(plan.space.weights.names) >= _MANY:
+            record.note("similarity", found.similarity)
 
 
 def _check_room(config: AnyConfig) -> None:
