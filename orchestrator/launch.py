@@ -140,11 +140,13 @@ def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
 
 def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyRecord) -> None:
     """Measure, before the first trial, which training tasks may help, and how alike they are."""
-    searched = isinstance(plan.space.weights, Simplex) and data.untrained is not None
-    if searched and "affinity" not in record.notes:
+    weights = plan.space.weights
+    if not isinstance(weights, Simplex) or data.untrained is None:
+        return
+    if "affinity" not in record.notes:
         found = guesses(plan.recipe, home.cache)
         record.note("affinity", dict(found.affinity))
-        if len(plan.space.weights.names) >= _MANY:
+        if len(set(weights.groups or weights.tasks)) > _MANY:
             record.note("similarity", found.similarity)
 
 

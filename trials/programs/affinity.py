@@ -149,7 +149,7 @@ def _nearness(examples: Tensor, queries: Sequence[Tensor]) -> Tensor:
 def _cosines(examples: Tensor) -> Tensor:
     """Cosines (t, t) of the mean features of tasks after the mean of all tasks is subtracted."""
     centred = examples.mean(1) - examples.mean((0, 1))
-    unit = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-9)
+    unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-9)
     return unit @ unit.T
 
 

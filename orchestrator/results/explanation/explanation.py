@@ -129,8 +129,10 @@ def _plain(interval: Interval) -> dict[str, float | str | None]:
 
 
 def _interval(data: Mapping[str, Any]) -> Interval:
-    ends = (data[name] for name in ("mean", "low", "high"))
-    return Interval(*(math.nan if x is None else float(x) for x in ends), note=str(data["note"]))
+    mean, low, high = (
+        math.nan if data[name] is None else float(data[name]) for name in ("mean", "low", "high")
+    )
+    return Interval(mean, low, high, str(data["note"]))
 
 
 def explained(
