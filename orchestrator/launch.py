@@ -31,14 +31,12 @@ from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe
-from trials.programs.affinity import guesses
+from trials.programs.affinity import affinities
 from trials.programs.build import build
 from trials.programs.data_summary import DataSummary, summarise_data
 from trials.programs.several_recipes import build_for_all
 
 Placement = Literal["inline", "ray"]
-# The similarity of training tasks is used if there are more of them, or of their groups, than this.
-_MANY = 12
 
 
 @dataclass(frozen=True)
@@ -139,15 +137,10 @@ def _store_facts(data: DataSummary, folder: Path, record: StudyRecord) -> None:
 
 
 def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyRecord) -> None:
-    """Measure, before the first trial, which training tasks may help, and how alike they are."""
-    weights = plan.space.weights
-    if not isinstance(weights, Simplex) or data.untrained is None:
-        return
-    if "affinity" not in record.notes:
-        found = guesses(plan.recipe, home.cache)
-        record.note("affinity", dict(found.affinity))
-        if len(set(weights.groups or weights.tasks)) > _MANY:
-            record.note("similarity", found.similarity)
+    """Measure, before the first trial, how much each training task is expected to help."""
+    searched = isinstance(plan.space.weights, Simplex) and data.untrained is not None
+    if searched and "affinity" not in record.notes:
+        record.note("affinity", affinities(plan.recipe, home.cache))
 
 
 def _check_room(config: AnyConfig) -> None:

@@ -125,11 +125,7 @@ def _trial(
     )
 
 
-def sampler_of(
-    plan: Plan,
-    affinity: Mapping[str, float] = NO_AFFINITY,
-    similarity: Sequence[Sequence[float]] = (),
-) -> Sampler | OptunaSampler:
+def sampler_of(plan: Plan, affinity: Mapping[str, float] = NO_AFFINITY) -> Sampler | OptunaSampler:
     """The sampler that the plan names.
 
     Raises InputError if a user's factory raises an exception, or returns something else than a
@@ -137,7 +133,7 @@ def sampler_of(
     """
     seed = derived_seed(plan.seed, "sampler")
     if plan.sampler == FEWTUNE:
-        return Sampler(plan.space, seed, affinity, similarity)
+        return Sampler(plan.space, seed, affinity)
     factory = resolve({FEWTUNE: Sampler, **OPTUNA}, plan.sampler, _PATH)
     make = _maker(factory)
     if plan.sampler not in OPTUNA:

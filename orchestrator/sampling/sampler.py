@@ -45,22 +45,16 @@ class Sampler:
 
     affinity: how much each training task is expected to help, see `trials.programs.affinity`; may
     be empty. It shifts the first suggestions, and the model can use it or ignore it.
-    similarity: of the training tasks, see `trials.programs.affinity`; may be empty. The model can
-    use it or ignore it.
 
     Law: the same trials and seed give the same suggestions, whatever was suggested before. Its only
     state is a cache of the kernel, which it could recompute.
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        seed: int,
-        affinity: Mapping[str, float] = NO_AFFINITY,
-        similarity: Sequence[Sequence[float]] = (),
+        self, space: SearchSpace, seed: int, affinity: Mapping[str, float] = NO_AFFINITY
     ) -> None:
         self._space, self._seed = space, seed
-        self._coordinates = coordinates_of(space, affinity, similarity)
+        self._coordinates = coordinates_of(space, affinity)
         self._fitted: tuple[int, GaussianProcess] | None = None
 
     def has_model(self, trials: RankedTrials, ahead: int = 0) -> bool:
@@ -130,16 +124,10 @@ class Sampler:
         return GaussianProcess(self._coordinates, *observed, self._fitted[1])
 
 
-def coordinates_of(
-    space: SearchSpace,
-    affinity: Mapping[str, float] = NO_AFFINITY,
-    similarity: Sequence[Sequence[float]] = (),
-) -> Coordinates:
+def coordinates_of(space: SearchSpace, affinity: Mapping[str, float] = NO_AFFINITY) -> Coordinates:
     """The coordinates of the points of a search space."""
     simplex = space.weights if isinstance(space.weights, Simplex) else None
-    known = np.array(similarity) if simplex is not None and len(similarity) else None
-    of = distributions(space.parameters())
-    return Coordinates(of, simplex, affinity, space.conditions, known)
+    return Coordinates(distributions(space.parameters()), simplex, affinity, space.conditions)
 
 
 def _rounded(n: int) -> int:

@@ -76,8 +76,8 @@ class SearchTrials:
         self._suggested: deque[Values] = deque()
         self._new_reports = 0  # since the suggestions were made
         self._standings = RankedTrials(plan.space, plan.rungs)
-        guess = record.notes.get("affinity", NO_AFFINITY), record.notes.get("similarity", ())
-        self._sampler: Sampler | OptunaSampler = sampler_of(plan, *guess)
+        affinity = record.notes.get("affinity", NO_AFFINITY)
+        self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
         self._stopping = EarlyStopping(plan, self._sampler, len(_MEANS))
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)

@@ -16,25 +16,20 @@ def test_the_sampler_gets_the_affinity_that_the_study_keeps(
     tmp_path, monkeypatch, home_with_glyphs
 ):
     monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
-    got, measured, similarities = [], [], []
-    start, measure = Sampler.__init__, launch.guesses
+    got, measured = [], []
+    start, measure = Sampler.__init__, launch.affinities
 
-    def spy(self, space, seed, affinity, similarity):
+    def spy(self, space, seed, affinity):
         got.append(dict(affinity))
-        similarities.append(similarity)
-        start(self, space, seed, affinity, similarity)
+        start(self, space, seed, affinity)
 
     monkeypatch.setattr(Sampler, "__init__", spy)
-    monkeypatch.setattr(launch, "_MANY", 5)  # tasks
-    monkeypatch.setattr(launch, "guesses", lambda *a: measured.append(a) or measure(*a))
+    monkeypatch.setattr(launch, "affinities", lambda *a: measured.append(a) or measure(*a))
     config = load_config(ROOT / "configs" / "quickstart.yaml", SMALL)
     home = Home.at(str(home_with_glyphs(tmp_path)))
     launch.run(config, home, placement="inline")
     launch.run(config, home, placement="inline", resume=True)
-    notes = read_records(config.name, home).search.notes
-    kept = notes["affinity"]
-    assert notes["similarity"] in similarities
-    assert len(notes["similarity"]) == len(config.train_names())
+    kept = read_records(config.name, home).search.notes["affinity"]
     assert kept.keys() == set(config.train_names())
     assert kept["latin_shuffled"] < 0.2 < kept["greek"]
     assert [found for found in got if found] == [kept] * (len(got) - got.count({}))

@@ -1,4 +1,4 @@
-"""Which training tasks are expected to help, and how alike they are, before any training.
+"""How much each training task is expected to help with the validation tasks, before any training.
 
 affinity_i = nearness_i * skill_i. Nearness: of the training examples that are closest to validation
 examples, in the features of the untrained model, the part that belongs to task i, times the number
@@ -6,17 +6,12 @@ of tasks; it is 1 for a task that is as close as the average. Skill: that of the
 episodes of task i itself, at least 0. It is 0 for shuffled labels, from which nothing can be
 learned, however close the examples are.
 
-similarity_ij = cosine_ij * min(skill_i, skill_j) / max(skill_i, skill_j). Cosine: that of the mean
-features of two tasks after the mean of all tasks is subtracted. The skills tell a task from the
-same examples with shuffled labels.
-
-These are guesses. They take no training, but a task can help for reasons that they do not see.
+This is a guess. It takes no training, but a task can help for reasons that it does not see.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,43 +38,29 @@ _ALL_EXAMPLES, _ALL_NUMBERS = 20_000, 1 << 27
 _STREAM = 5
 
 
-class Guesses(NamedTuple):
-    """affinity: of each training task, >= 0. similarity: (t, t), of the training tasks in the order
-    of the recipe, in [-1, 1]. Both are empty if they are not known.
-    """
+def affinities(recipe: Recipe, cache: Path) -> dict[str, float]:
+    """The affinity of each training task of a recipe of meta-training, >= 0.
 
-    affinity: Mapping[str, float]
-    similarity: Sequence[Sequence[float]]
-
-
-def affinities(recipe: Recipe, cache: Path) -> Mapping[str, float]:
-    """The affinity of each training task of a recipe of meta-training; see `guesses`."""
-    return guesses(recipe, cache).affinity
-
-
-def guesses(recipe: Recipe, cache: Path) -> Guesses:
-    """What is known of the training tasks of a recipe of meta-training before any training.
-
-    Nothing if the untrained model means nothing, or if tasks are of several kinds. Raises
-    InputError if a user's model raises an exception.
+    Empty if the untrained model means nothing, or if tasks are of several kinds. Raises InputError
+    if a user's model raises an exception.
     """
     sources = sources_of(recipe, cache)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     plain = untrained(recipe, pools)
     if plain is None or len(pools) > 1:
-        return Guesses({}, ())
+        return {}
     ((task_kind, by_split),) = pools.items()
     train, validation = by_split["train"], by_split["validation"]
     assert isinstance(train, TaskPool | RegressionPool), "functions have no untrained model"
     assert isinstance(validation, TaskPool | RegressionPool), "see above"
     context = BuildContext(inputs=train.inputs, cache=cache)
     with as_input_error("model", "can't embed the examples"):
-        of_tasks = _skills(plain, train, task_kind, context)
-        examples, queries = _embedded(plain, train, validation, task_kind, context)
-    skills = torch.tensor([of_tasks[name] for name in train.names]).clamp(min=0)
-    affinity = (_nearness(examples, queries) * skills).tolist()
-    similarity = (_cosines(examples) * _ratios(skills)).double().round(decimals=3)
-    return Guesses(dict(zip(train.names, affinity, strict=True)), similarity.tolist())
+        skills = _skills(plain, train, task_kind, context)
+        nearness = _nearness(plain, train, validation, task_kind, context)
+    return {
+        name: near * max(0.0, skills[name])
+        for name, near in zip(train.names, nearness.tolist(), strict=True)
+    }
 
 
 def _limit(pool: TaskPool | RegressionPool) -> int:
@@ -115,14 +96,14 @@ def _skills(
     return {one.task: float(one.skill.mean()) for one in scores}
 
 
-def _embedded(
+def _nearness(
     plain: Recipe,
     train: TaskPool | RegressionPool,
     validation: TaskPool | RegressionPool,
     task_kind: TaskKind,
     context: BuildContext,
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """Features (t, n, d) of n examples of each training task, and (q, d) of validation tasks."""
+) -> Tensor:
+    """For each training task its part of the closest examples, times the number of tasks, (t,)."""
     known, asked = (_rows(plain, pool) for pool in (train, validation))
     n = min(len(rows) for rows in known)
     known = [rows[:n] for rows in known]
@@ -130,33 +111,13 @@ def _embedded(
     if task_kind.source == "table":  # columns have different units
         features = (features - features.mean(0)) / features.std(0).clamp(min=1e-9)
     examples, *queries = features.split([n * len(known), *map(len, asked)])
-    return examples.view(len(known), n, -1), queries
-
-
-def _nearness(examples: Tensor, queries: Sequence[Tensor]) -> Tensor:
-    """For each training task its part of the closest examples, times the number of tasks, (t,)."""
-    t, n, _ = examples.shape
-    owner = torch.arange(t).repeat_interleave(n)
-    found = torch.zeros(t)
+    owner = torch.arange(len(known)).repeat_interleave(n)
+    found = torch.zeros(len(known))
     for own in queries:
-        distances = torch.cdist(own, examples.flatten(0, 1))
-        closest = distances.topk(max(1, round(_CLOSEST * n)), largest=False)
-        votes = torch.bincount(owner[closest.indices].flatten(), minlength=t)
+        closest = torch.cdist(own, examples).topk(max(1, round(_CLOSEST * n)), largest=False)
+        votes = torch.bincount(owner[closest.indices].flatten(), minlength=len(known))
         found += votes / votes.sum()
-    return found * t / len(queries)
-
-
-def _cosines(examples: Tensor) -> Tensor:
-    """Cosines (t, t) of the mean features of tasks after the mean of all tasks is subtracted."""
-    centred = examples.mean(1) - examples.mean((0, 1))
-    unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-9)
-    return unit @ unit.T
-
-
-def _ratios(skills: Tensor) -> Tensor:
-    """The smaller of two skills as a part of the larger, (t, t); 0 if one is 0."""
-    a, b = skills[:, None], skills[None]
-    return torch.minimum(a, b) / torch.maximum(a, b).clamp(min=1e-9)
+    return found * len(known) / len(queries)
 
 
 def _rows(plain: Recipe, pool: TaskPool | RegressionPool) -> list[Tensor]:

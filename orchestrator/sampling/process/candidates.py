@@ -15,8 +15,6 @@ _CONCENTRATION = 0.03, 3.0
 _LEAST_AFFINITY = 0.05
 # Near a point, this part of the choices without an order is drawn anew.
 _REDRAWN = 0.2
-# In this part of the points, similar tasks get their shares together, if similarities are known.
-_TOGETHER = 0.5
 _TINY = 1e-12
 
 
@@ -37,9 +35,6 @@ def anywhere(n: int, coordinates: Coordinates, rng: np.random.Generator) -> Poin
         gammas = rng.gamma(concentration * len(prior) * mean / mean.sum()) + _TINY
         drawn.append(gammas / gammas.sum())
     shares = np.array(drawn).reshape(n, len(prior))
-    if coordinates.neighbours is not None:
-        divided = rng.random((n, 1)) < _TOGETHER
-        shares = np.where(divided, shares @ coordinates.neighbours, shares)
     return Points(coordinates.simplex.without_small(shares), scalars)
 
 
@@ -69,11 +64,6 @@ def near(
     groups = roots.shape[1]
     # From two of the shares to all of them.
     moved = rng.random(roots.shape) < np.maximum(2 / groups, rng.random((n, 1)))
-    moves = steps * moved * rng.standard_normal(roots.shape)
-    if coordinates.neighbours is not None:
-        norms = np.linalg.norm(coordinates.neighbours, axis=1, keepdims=True)
-        together = moves @ (coordinates.neighbours / norms)
-        moves = np.where(rng.random((n, 1)) < _TOGETHER, together, moves)
-    shares = (roots + moves).clip(0) ** 2 + _TINY
+    shares = (roots + steps * moved * rng.standard_normal(roots.shape)).clip(0) ** 2 + _TINY
     shares /= shares.sum(1, keepdims=True)
     return Points(coordinates.simplex.without_small(shares), scalars)

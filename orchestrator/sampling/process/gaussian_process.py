@@ -21,9 +21,8 @@ from orchestrator.sampling.process.candidates import anywhere, near
 from orchestrator.sampling.process.points import Coordinates, Points
 from orchestrator.sampling.process.threads import quietly_on_one_thread
 
-# Prior medians of the length scales: of square roots of shares, of scalars, of the affinity, of
-# square roots of shares that are divided among similar tasks.
-_SHARES, _SCALARS, _AFFINITY, _NEIGHBOURS, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 1.0, 0.8
+# Prior medians of the length scales: of square roots of shares, of scalars, of the affinity.
+_SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
 # Prior medians of the variances of the function and of the noise; the values have variance 1.
 _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
 _LEAST_NOISE = 1e-6
@@ -42,9 +41,7 @@ class GaussianProcess:
     """The posterior of the score, given values (n,) at n points.
 
     The covariance is a product of Matern kernels with smoothness 5/2: one of the shares, with one
-    length scale; one of the scalars, with a length scale for each feature; one of the affinity; one
-    of the shares that are divided among similar tasks. With the last one, tasks that are similar
-    learn from each other's trials until the data say that they differ.
+    length scale; one of the scalars, with a length scale for each feature; one of the affinity.
 
     fitted: a process whose mean, covariance and noise are used; by default they are fitted.
     """
@@ -81,12 +78,6 @@ class GaussianProcess:
 
     def _features(self, points: Points) -> Tensor:
         return torch.from_numpy(self._coordinates.features(points))
-
-    @quietly_on_one_thread()
-    @torch.no_grad()
-    def means(self, points: Points) -> np.ndarray:
-        """The posterior means (n,) at n points, in standard deviations of the values."""
-        return np.asarray(self._model.posterior(self._features(points)).mean[:, 0])
 
     @quietly_on_one_thread()
     def suggest(self, n: int, running: Points, rng: np.random.Generator) -> Points:
@@ -206,9 +197,8 @@ def _initial_parts(coordinates: Coordinates) -> _Parts:
 
 
 def _covariance(coordinates: Coordinates) -> Kernel:
-    groups, scalars, affinity, near = coordinates.widths
+    groups, scalars, affinity = coordinates.widths
     blocks = [(groups, 1, _SHARES), (scalars, scalars, _SCALARS), (affinity, 1, _AFFINITY)]
-    blocks += [(near, 1, _NEIGHBOURS)]
     product, at = None, 0
     for width, lengths, median in blocks:
         if width:

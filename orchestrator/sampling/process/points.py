@@ -52,8 +52,6 @@ class Coordinates:
     distributions: of all parameters; those of the simplex's coordinates are not read.
     affinity: for every training task a number >= 0, how much it is expected to help, see
     `trials.programs.affinity`; only their ratios matter. May be empty.
-    similarity: (t, t), of the training tasks in the order of the simplex, 1 for a task itself, 0 or
-    less for tasks that have nothing in common. None if it is not known.
     conditions: of parameters that only some trials have.
     """
 
@@ -63,7 +61,6 @@ class Coordinates:
         simplex: Simplex | None = None,
         affinity: Mapping[str, float] = NO_AFFINITY,
         conditions: Conditions = NO_CONDITIONS,
-        similarity: Array | None = None,
     ) -> None:
         coordinates = () if simplex is None else simplex.names
         self._dimensions = {
@@ -71,25 +68,14 @@ class Coordinates:
         }
         self.simplex, self._conditions = simplex, conditions
         self.affinity = self._of_groups(affinity) if simplex and affinity else None
-        self.neighbours = None if similarity is None else self._neighbours(similarity)
 
     def _of_groups(self, affinity: Mapping[str, float]) -> Array:
         assert self.simplex is not None, "only the affinity of searched tasks is read"
+        tasks = len(self.simplex.tasks)
+        one = np.eye(tasks)
+        sizes = self.simplex.group_shares(np.ones((1, tasks)))[0]
         of_tasks = np.array([affinity[task] for task in self.simplex.tasks])
-        return np.asarray(of_tasks @ self._means)
-
-    @property
-    def _means(self) -> Array:
-        """Maps values (t,) of tasks to their means (g,) over groups."""
-        assert self.simplex is not None, "only searched tasks have groups"
-        members = self.simplex.group_shares(np.eye(len(self.simplex.tasks)))
-        return np.asarray(members / members.sum(0))
-
-    def _neighbours(self, similarity: Array) -> Array:
-        """How a share (g,) of a group of tasks is divided among groups like it; rows sum to 1."""
-        of_groups = np.maximum(self._means.T @ similarity @ self._means, 0.0)
-        np.fill_diagonal(of_groups, 1.0)
-        return np.asarray(of_groups / of_groups.sum(1, keepdims=True))
+        return np.asarray(of_tasks @ self.simplex.group_shares(one) / sizes)
 
     @property
     def prior(self) -> Array:
@@ -142,7 +128,7 @@ class Coordinates:
         ]
 
     def features(self, points: Points) -> Array:
-        """What the model sees of n points: shares, scalars, and affinity and neighbours if known.
+        """What the model sees of n points: shares, scalars, and the affinity if it is known.
 
         Square roots of shares, because a share of .001 and a share of .01 train almost the same,
         and because the first part of a task's share has the most effect.
@@ -155,8 +141,6 @@ class Coordinates:
         if self.affinity is not None:
             spread = max(1e-9, float(self.affinity.std()))
             parts.append(points.shares @ ((self.affinity - self.affinity.mean()) / spread)[:, None])
-        if self.neighbours is not None:
-            parts.append(np.sqrt(points.shares @ self.neighbours))
         return np.concatenate(parts, 1)
 
     def _read(self, name: str, points: Points) -> Array:
@@ -170,8 +154,7 @@ class Coordinates:
         return read
 
     @property
-    def widths(self) -> tuple[int, int, int, int]:
-        """The numbers of features for shares, for scalars, for the affinity, for neighbours."""
-        scalars, groups = sum(d.width for d in self._dimensions.values()), len(self.prior)
-        near = 0 if self.neighbours is None else groups
-        return groups, scalars, int(self.affinity is not None), near
+    def widths(self) -> tuple[int, int, int]:
+        """The numbers of features for shares, for scalars, and for the affinity."""
+        scalars = sum(d.width for d in self._dimensions.values())
+        return len(self.prior), scalars, int(self.affinity is not None)

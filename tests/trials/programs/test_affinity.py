@@ -1,12 +1,11 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from fewshot.errors.inputs import InputError
 from tests.trials.conformance import functions, lora, mixed, protonet
 from trials.programs import affinity
-from trials.programs.affinity import affinities, guesses
+from trials.programs.affinity import affinities
 
 
 @pytest.mark.parametrize("make", [protonet, lora])
@@ -65,21 +64,3 @@ def test_a_model_that_raises_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(affinity, "features_of", raises)
     with pytest.raises(InputError, match=r"model: can't embed the examples: ZeroDivisionError"):
         affinities(case.recipe, case.cache)
-
-
-def test_tasks_are_similar_to_their_kind_and_not_to_shuffled_copies(tmp_path):
-    case = protonet(tmp_path)
-    train = case.recipe.tasks["train"]
-    first, second = train[:2]
-    tasks = (
-        first,
-        replace(first, name="twin"),
-        replace(first, name="shuffled", corrupt="shuffle"),
-        second,
-    )
-    recipe = replace(case.recipe, overlap=True, tasks={**case.recipe.tasks, "train": tasks})
-    found = np.array(guesses(recipe, case.cache).similarity)
-    np.testing.assert_allclose(found, found.T)
-    assert (np.abs(found) <= 1).all()
-    assert found[0, 1] > 0.7 > found[0, 3]
-    assert abs(found[0, 2]) < 0.4, "its examples are the same, its skill is not"
