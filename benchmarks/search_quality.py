@@ -7,10 +7,10 @@ Each search is the real one: its loop, study, sampler, halving and finalists, wi
 simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
 (hundredths). NAME_N is problem NAME with a standard deviation of the noise of N hundredths. The
 problems of RegMix need FEWTUNE_DATA, and are run with the first noise only. In `grouped_24_known`
-and `grouped_24_wrong`, the study notes how similar the tasks are, in the latter of other tasks; both
-have the scores of `grouped_24`. The sampler does not read this note (docs/log.md). Variants are samplers:
-the product's own, Optuna's on the same coordinates (`optuna_cmaes` needs the package cmaes), and
-Optuna's TPE on the coordinates of its FAQ.
+and `grouped_24_wrong`, the study notes how similar the tasks are, in the latter of other tasks;
+both have the scores of `grouped_24`. The sampler does not read this note (docs/log.md). Variants
+are samplers: the product's own, Optuna's on the same coordinates (`optuna_cmaes` needs the package
+cmaes), and Optuna's TPE on the coordinates of its FAQ.
 """
 
 import argparse
