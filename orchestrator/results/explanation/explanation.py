@@ -130,7 +130,7 @@ def _plain(interval: Interval) -> dict[str, float | str | None]:
 
 def _interval(data: Mapping[str, Any]) -> Interval:
     mean, low, high = (
-        math.nan if data[n] is None else float(data[n]) for n in ("mean", "low", "high")
+        math.nan if data[name] is None else float(data[name]) for name in ("mean", "low", "high")
     )
     return Interval(mean, low, high, str(data["note"]))
 
