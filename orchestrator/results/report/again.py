@@ -26,16 +26,19 @@ def failures(found: Findings) -> Part:
         if trial.state == "failed"
     ]
     pruned = found.summary.trials["pruned"]
-    stopped = f"{count(pruned, 'trial')} were stopped early (pruned), which is no failure."
+    notes = []
+    if pruned:
+        was = "was" if pruned == 1 else "were"
+        notes.append(f"{count(pruned, 'trial')} {was} stopped early (pruned); that is no failure.")
     if not failed:
-        return Part(key, topic, "No trial failed", notes=[stopped])
+        return Part(key, topic, "No trial failed", notes=notes)
     counts = Counter((stage, kind_of(reason)) for stage, _, reason in failed)
     table = [("stage", "trials", "numbers", "reason")]
     for (stage, kind), n in counts.most_common(_KINDS):
         own = [(number, r) for s, number, r in failed if (s, kind_of(r)) == (stage, kind)]
         numbers = ", ".join(str(number) for number, _ in own[:8]) + (", …" if n > 8 else "")
         table.append((_STAGES[stage], str(n), numbers, own[0][1][:_LONGEST]))
-    notes = [stopped, "Tracebacks are in MLflow, in the description of each run."]
+    notes.append("Tracebacks are in MLflow, in the description of each run.")
     if len(counts) > _KINDS:
         notes.append(f"{len(counts) - _KINDS} rarer kinds of failures are not listed.")
     return Part(

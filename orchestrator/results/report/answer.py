@@ -1,5 +1,6 @@
 """The first screen of a report: the answer, and the verdict against each reference."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,9 +73,10 @@ def _against(found: Findings, every: Sequence[Difference], role: Role) -> Agains
     told = verdict(compared.overall, negligible)
     if reference is summary.reference and summary.verdict is not None:
         told = summary.verdict  # also accounts for the choice of the model to export
-    detail = f"on the {compared.split} tasks, 95 % interval in parentheses"
-    if compared.overall.note:
-        detail += f"; {compared.overall.note}"
+    detail = f"on the {compared.split} tasks"
+    if not math.isnan(compared.overall.low):  # else the value has the note
+        note = compared.overall.note
+        detail += ", 95 % interval in parentheses" + (f"; {note}" if note else "")
     return Against(name, told, found.interval(compared.overall), detail)
 
 

@@ -73,6 +73,8 @@ def _workers(
     training = sum(t.notes.get("lane_seconds", 0.0) for t in trained)
     scoring = sum(_scoring(trials) for trials in stages)
     total = running * found.config.search.workers
+    if found.plan.recipe.function is not None:  # which trains and scores
+        return {"your function": training, "other": max(0.0, total - training)}
     return {
         "meta-training" if found.plan.recipe.program == "meta_training" else "training": training,
         "adaptation and scoring": scoring,
@@ -169,6 +171,8 @@ def _notes(found: Findings, use: TimeUse) -> list[str]:
         "Not recorded: the time of sending to MLflow, which runs beside the trials, and of writing "
         "this report.",
     ]
+    if "your function" in use.workers:
+        notes[0] = "The time of your function has training and scoring in one."
     if not use.workers:
         notes[:2] = ["The record of this search has no times of its workers' activities."]
     if use.n_starts > 1:
