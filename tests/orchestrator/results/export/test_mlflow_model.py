@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -91,12 +92,14 @@ def test_mlflow_serves_a_registered_model(folder, tmp_path):
         learned = loaded.predict(rows)
     finally:
         mlflow.set_tracking_uri("")
-    assert list(learned["prediction"]) == list(rows["label"])
+    assert list(learned["prediction"]) == list(served(folder / "export")(rows)["prediction"])
     assert list(example) == ["text", "label"]
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mine@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    # `mlflow` starts `uvicorn`, which it finds in the folder of this Python.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT), "PATH": path}
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
