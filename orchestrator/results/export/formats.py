@@ -94,5 +94,5 @@ def register(folder: Path, name: str, home: Home) -> str:
     return (
         f"registered in MLflow: models:/{own}@champion (version {version}). "
         f"MLFLOW_TRACKING_URI={home.tracking_uri} mlflow models serve -m models:/{own}@champion "
-        f"--env-manager local{needs}"
+        f"--env-manager local.{needs}"
     )

@@ -38,7 +38,8 @@ def register_model(folder: Path, name: str, tracking_uri: str) -> int:
         if experiment is None
         else experiment.experiment_id
     )
-    before = mlflow.get_tracking_uri()
+    # `set_tracking_uri` also sets or removes the environment variable.
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(tracking_uri)
     try:
         with mlflow.start_run(experiment_id=id, run_name=name):

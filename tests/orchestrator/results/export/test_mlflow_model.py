@@ -79,7 +79,9 @@ def test_mlflow_serves_a_registered_model(folder, tmp_path):
     import mlflow
 
     uri = Home.at(str(tmp_path / "home")).tracking_uri
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     assert register_model(folder / "mine", "mine", uri) == 1
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before  # else the home has a different MLflow
     assert register_model(folder / "mine", "mine", uri) == 2
     assert register_model(folder / "export", "topics", uri) == 1
     client = mlflow.MlflowClient(uri)
@@ -91,7 +93,7 @@ def test_mlflow_serves_a_registered_model(folder, tmp_path):
         rows = pd.read_csv(folder / "new.csv")
         learned = loaded.predict(rows)
     finally:
-        mlflow.set_tracking_uri("")
+        mlflow.set_tracking_uri(before)
     assert list(learned["prediction"]) == list(served(folder / "export")(rows)["prediction"])
     assert list(example) == ["text", "label"]
     port = free_port()
