@@ -21,12 +21,24 @@ _Out = Annotated[
 
 
 @app.command(rich_help_panel=RESULTS)
-def report(name: Name, out: _Out = None, home: HomeOption = None) -> None:
+def report(
+    name: Name,
+    out: _Out = None,
+    new_tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Also measure how much meta-training and adaptation suit so many new tasks.",
+            show_default=False,
+        ),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
     """Write a report to look at: one HTML file that needs no network."""
     from orchestrator.record.home import Home
     from orchestrator.results.report.report import write_report
 
-    path = write_report(name, Home.at(home), _file(out))
+    path = write_report(name, Home.at(home), _file(out), new_tasks)
     Output().results.print(f"report: {path}", markup=False)
 
 

@@ -13,18 +13,23 @@ from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.study import StudiedTrial
 from orchestrator.results.explanation.explanation import explained
-from orchestrator.results.leaderboard import Summary, records_of, summarise
+from orchestrator.results.leaderboard import Summary, records_of, summary_of
+from orchestrator.results.stages import Stages, stages_of
 from orchestrator.search.finals.intervals import Interval
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A search as its report sees it. `summary` has an explanation."""
+    """A search as its report sees it. `summary` has an explanation.
+
+    stages: the measured splits between the stages, and the number of new tasks that they are for.
+    """
 
     summary: Summary
     plan: Plan
     config: AnyConfig
     records: SearchRecords
+    stages: tuple[Stages, int] | None = None
 
     @property
     def trials(self) -> Sequence[StudiedTrial]:
@@ -87,11 +92,16 @@ class Findings:
         return f"{self.shown(value.mean)} ({low} to {high})"
 
 
-def findings_of(name: str, home: Home) -> Findings:
-    """The findings of the search `name`, which may be running; InputError if there is none."""
+def findings_of(name: str, home: Home, new_tasks: int | None = None) -> Findings:
+    """The findings of the search `name`, which may be running; InputError if there is none.
+
+    new_tasks: if given, the splits between the stages are measured for so many new tasks.
+    """
     records = records_of(name, home)
-    config = load_config(home.config(name))
-    return findings(config, replace(summarise(name, records), home=home), records)
+    found = findings(load_config(home.config(name)), summary_of(name, home), records)
+    if new_tasks is None:
+        return found
+    return replace(found, stages=(stages_of(name, home), new_tasks))
 
 
 def findings(config: AnyConfig, summary: Summary, records: SearchRecords) -> Findings:

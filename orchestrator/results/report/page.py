@@ -64,7 +64,8 @@ footer { font-size: 13px; border-top: 1px solid #ddd; margin-top: 32px; padding-
 _SCRIPT = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const options = {displaylogo: false, responsive: true,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoom2d", "pan2d", "zoomIn2d",
+    "zoomOut2d"]};
 for (const [id, figure] of Object.entries(figures)) {
   Plotly.newPlot(id, figure.data, figure.layout, options);
 }

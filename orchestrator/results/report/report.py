@@ -18,6 +18,8 @@ from orchestrator.results.report.figures.finalists import finalists, per_task
 from orchestrator.results.report.figures.held_out import held_out
 from orchestrator.results.report.figures.parameters import parameters
 from orchestrator.results.report.figures.progress import progress
+from orchestrator.results.report.figures.similarity import similarity
+from orchestrator.results.report.figures.stages import stages
 from orchestrator.results.report.figures.times import times
 from orchestrator.results.report.files import report_path
 from orchestrator.results.report.findings import Findings, findings, findings_of
@@ -35,20 +37,25 @@ PARTS: Sequence[MakePart] = (
     progress,
     held_out,
     parameters,
+    stages,
     times,
+    similarity,
     failures,
     checks,
     again,
 )
 
 
-def write_report(name: str, home: Home, out: Path | None = None) -> Path:
+def write_report(
+    name: str, home: Home, out: Path | None = None, new_tasks: int | None = None
+) -> Path:
     """Write the report of the search `name`, which may be running; returns the path of the file.
 
-    out: by default `report_path`. Raises InputError if this home has no such search.
+    out: by default `report_path`. new_tasks: for how many new tasks the split between the stages is
+    measured; None leaves it out. Raises InputError if this home has no such search.
     """
     path = report_path(home, name) if out is None else out
-    text = html_of(findings_of(name, home))
+    text = html_of(findings_of(name, home, new_tasks))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     return path

@@ -180,5 +180,5 @@ def _notes(found: Findings, ended: Sequence[StudiedTrial]) -> list[str]:
         notes.append(f"Without training the score is {untrained.score.mean:.3f}, below the figure.")
     below = sum(t.state != "failed" and t.score < (bounds or (0, 0))[0] for t in ended)
     if below:
-        notes.append(f"{count(below, 'trial')} with very low scores are drawn at the lower edge.")
+        notes.append(f"Very low scores ({count(below, 'trial')}) are drawn at the lower edge.")
     return notes

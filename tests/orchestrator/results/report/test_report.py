@@ -280,6 +280,31 @@ def test_verdicts_on_tasks_have_marks_of_their_own():
     assert "good helps; bad harms" in page.section("effects")
 
 
+@pytest.mark.parametrize(
+    ("sign", "told"), [(1, "Similar tasks helped more"), (-1, "cannot be told")]
+)
+def test_similarity_is_set_beside_the_effects(sign, told):
+    effects = {"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.0, "e": -0.15, "f": -0.3}
+    plan = known.plan(list(effects))
+    records = known.search(plan, known.additive(effects))
+    affinity = {task: 1 + sign * value for task, value in effects.items()}
+    records.search.note("affinity", affinity)
+    page = Page(found(plan, records))
+    assert told in page.section("similarity")
+    (trace,) = page.figures["plot-similarity"]["data"]
+    assert trace["x"] == pytest.approx(list(affinity.values()))
+
+
+def test_the_split_between_the_stages_is_measured_if_asked(search, page, tmp_path):
+    assert "Not measured" in page.section("stages")
+    out = tmp_path / "stages.html"
+    home = ["--home", str(search.home)]
+    assert main(["report", "toy", "--new-tasks", "100", "--out", str(out), *home]) == 0
+    measured = Page(out)
+    assert "For 100 new tasks" in measured.section("stages")
+    assert measured.figures["plot-stages"]["data"]
+
+
 @pytest.mark.slow
 def test_five_thousand_trials_of_many_tasks_stay_small():
     page = Page(of_many_tasks(80, 60, 5000))
