@@ -51,6 +51,7 @@ def doctor(
         status = f"[{style}]{each.status}[/{style}]"
         table.add_row(status, each.place, escape(each.what), escape(text))
     output.results.print(table)
-    said = "nothing that would stop a search" if not problems else f"{len(problems)} problems"
-    output.results.print(said)
+    n = len(problems)
+    would = f"{n} problem{'' if n == 1 else 's'} would stop a search"
+    output.results.print(would if n else "nothing that would stop a search")
     return 1 if problems else 0

@@ -252,7 +252,7 @@ def dying(patch: pytest.MonkeyPatch, k: int) -> None:
 
 def start(home: Home, resume: bool = False) -> None:
     """A search as far as to its first trial."""
-    launch._before(config(), home, resume)
+    launch._before(config(), home, resume, whole=False)
     with home.owned("toy"), open_storage(home.storage("toy")) as storage:
         identity.assign_id(config(), home, open_records(plan_of(config()), storage))
 
