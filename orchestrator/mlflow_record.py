@@ -13,7 +13,7 @@ from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.explanation.files import NOTHING, write_explanation
-from orchestrator.results.leaderboard import summarise
+from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
@@ -123,5 +123,13 @@ def _end(
         artifacts=[home.config(plan.name), result, *report],
         tables=why.tables,
         tags=why.tags,
+        answer=str(summary),
+        best=_best_key(summary) if state == "complete" else "",
         time=time.time(),
     )
+
+
+def _best_key(summary: Summary) -> str:
+    """The key of the trial whose model is exported; empty if that is the untrained model."""
+    best = summary.best
+    return "" if best is None or best.number is None else f"search-{best.number:04d}"

@@ -16,6 +16,7 @@ from trials.programs.untrained import is_untrained
 
 SearchState = Literal["complete", "stopped", "failed"]
 
+_LONGEST_NOTE = 4000  # characters of a description; MLflow accepts 8000
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 STATUS: Mapping[Outcome | SearchState, str] = {
     "complete": "FINISHED",
@@ -65,8 +66,14 @@ class Recorder(Protocol):
         time: float,
         tables: Sequence[Path] = (),
         tags: Mapping[str, str] = NO_TAGS,
+        answer: str = "",
+        best: str = "",
     ) -> None:
-        """tables: further artifacts, JSON files that MLflow's page shows as tables."""
+        """tables: further artifacts, JSON files that MLflow's page shows as tables.
+
+        answer: the description of the search, as Markdown. best: the key of its best trial, whose
+        run is marked by its name, a tag and a description.
+        """
 
     def backlog(self) -> int:
         """Number of events that have not been sent yet."""
@@ -185,16 +192,34 @@ class OutboxRecorder:
         time: float,
         tables: Sequence[Path] = (),
         tags: Mapping[str, str] = NO_TAGS,
+        answer: str = "",
+        best: str = "",
     ) -> None:
+        self._mark(best, answer, time)
+        described = {"mlflow.note.content": answer[:_LONGEST_NOTE]} if answer else {}
         self._record(
             f"search/ended/{self._outbox.count('search/started')}",
             time=time,
             status=STATUS[state],
             step=self._last_step,  # MLflow shows the value of the highest step
             metrics=_as_metrics(metrics),
-            tags={**tags, **_table_tags(tables), "fewtune.state": state},
+            tags={**tags, **_table_tags(tables), **described, "fewtune.state": state},
             artifacts=tuple(str(path.resolve()) for path in (*artifacts, *tables)),
         )
+
+    def _mark(self, best: str, answer: str, time: float) -> None:
+        """Mark the best trial; a trial that an earlier end of the search marked loses the mark."""
+        marked = [id.rpartition("/")[2] for id in self._outbox.ids("search/best/")]
+        if best == (marked[-1] if marked else ""):
+            return
+        if marked and marked[-1]:
+            tags = {"fewtune.best": "no", "mlflow.runName": marked[-1]}
+            tags["mlflow.note.content"] = "The best trial before the search got more trials."
+            self._record(f"search/former/{len(marked)}", trial=marked[-1], time=time, tags=tags)
+        tags = {"fewtune.best": "yes", "mlflow.runName": f"{best} (best)"}
+        tags["mlflow.note.content"] = f"The best trial: its model is exported. {answer}"
+        tags = {name: value[:_LONGEST_NOTE] for name, value in tags.items()} if best else {}
+        self._record(f"search/best/{len(marked)}/{best}", trial=best, time=time, tags=tags)
 
     def backlog(self) -> int:
         return self._outbox.backlog()

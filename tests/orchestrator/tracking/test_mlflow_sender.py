@@ -240,6 +240,33 @@ class TestAgain:
         assert counts(tracking_uri(home), "demo") == WHOLE
         assert points(home) == n_points
 
+    def test_the_best_trial_is_marked_and_a_former_one_is_not(
+        self, home: Path, folder: Path
+    ) -> None:
+        made = recorder(folder, tracking_uri(home), SEARCH)
+        records.started(made)
+        for number in (0, 1):
+            records.trial(made, number, "complete")
+        for i, best in enumerate(("search-0000", "search-0001", "search-0001")):
+            made.search_ended(
+                state="complete",
+                metrics={},
+                artifacts=[],
+                time=records.START + 100 + i,
+                answer="The weights are better.",
+                best=best,
+            )
+        assert made.drain(timeout=60)
+        made.close()
+        found = runs(home)
+        former, chosen = found["demo/search-0000"], found["demo/search-0001"]
+        assert (former.info.run_name, former.data.tags["fewtune.best"]) == ("search-0000", "no")
+        assert chosen.info.run_name == "search-0001 (best)"
+        assert chosen.data.tags["fewtune.best"] == "yes"
+        assert "exported" in chosen.data.tags["mlflow.note.content"]
+        assert chosen.info.status == "FINISHED"
+        assert found["demo"].data.tags["mlflow.note.content"] == "The weights are better."
+
     def test_a_search_goes_on_in_its_run(self, home: Path, folder: Path) -> None:
         record(folder, tracking_uri(home))
         made = recorder(folder, tracking_uri(home), SEARCH)
