@@ -481,7 +481,7 @@ def test_every_other_shipped_config_runs_small(name, data, tmp_path):
     if name == "functions":
         changes["episodes"] = {"shot": 5, "query": 2, "per_task": 1, "validation": 10, "test": 10}
     if name == "fc100":
-        changes["episodes"] = {"way": 5, "query": 1, "per_task": 1, "validation": 4, "test": 4}
+        changes["episodes"] = {"way": 5, "query": 1, "per_step": 2, "validation": 4, "test": 4}
         changes |= {"steps": 6, "search.trials": 4}
     if name == "intents":
         changes["episodes"] = {"way": 15, "per_task": 1, "validation": 5, "test": 5}
