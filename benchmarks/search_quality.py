@@ -1,7 +1,7 @@
 """Measures what searches find on known landscapes of task weights and rates.
 
     python benchmarks/search_quality.py [PROBLEM ...] [--variants ...] [--trials 24 48]
-        [--noise .01 .03] [--seeds N] [--quick] [--json FILE]
+        [--noise .01 .03] [--seeds N] [--quick] [--json FILE] [--done FILE]
 
 Each search is the real one: its loop, study, sampler, halving and finalists, with four lanes of
 simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
@@ -11,16 +11,20 @@ and `grouped_24_wrong`, the study notes how similar the tasks are, in the latter
 both have the scores of `grouped_24`. The sampler does not read this note (docs/log.md). Variants
 are samplers: the product's own, Optuna's on the same coordinates (`optuna_cmaes` needs the package
 cmaes), and Optuna's TPE on the coordinates of its FAQ.
+
+All of it takes many hours: `--done FILE` keeps each search that has ended, and a later run with the
+same file goes on. The searches of one seed are run before those of the next.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -126,11 +130,26 @@ def search(
 def cases(options: argparse.Namespace) -> list[Case]:
     return [
         Case(problem, noise, variant, trials, seed)
-        for problem, noise, variant, trials, seed in product(
-            options.problems, options.noise, options.variants, options.trials, range(options.seeds)
+        for seed, trials, problem, noise, variant in product(
+            range(options.seeds), options.trials, options.problems, options.noise, options.variants
         )
         if noise == options.noise[0] or not problem.startswith("regmix")
     ]
+
+
+def kept(path: Path | None) -> dict[Case, tuple[float, float]]:
+    """The searches in a file of `--done`."""
+    if path is None or not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {Case(**line["case"]): (line["regret"], line["cpu"]) for line in lines}
+
+
+def keep(path: Path, case: Case, found: tuple[float, float]) -> None:
+    """Add a search to a file of `--done`."""
+    line = {"case": asdict(case), "regret": found[0], "cpu": found[1]}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def rows_of(done: Sequence[tuple[Case, tuple[float, float]]]) -> list[Row]:
@@ -171,6 +190,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--quick", action="store_true", help="3 seeds, 24 trials, few variants")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--done", type=Path, metavar="FILE", help="the searches that have ended")
     options = parser.parse_args()
     options.problems = options.problems or list(PROBLEMS)
     known = [v for v in VARIANTS if v != "optuna_cmaes" or find_spec("cmaes")]
@@ -178,12 +198,16 @@ def main() -> None:
     if options.quick:
         options.seeds, options.trials, options.noise = 3, [24], [0.01]
     all_cases = cases(options)
-    done = []
+    before = kept(options.done)
+    done = {case: before[case] for case in all_cases if case in before}
+    new = [case for case in all_cases if case not in done]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for case, found in zip(all_cases, pool.map(regret, all_cases), strict=True):
-            done.append((case, found))
+        for case, found in zip(new, pool.map(regret, new), strict=True):
+            done[case] = found
+            if options.done:
+                keep(options.done, case, found)
             print(f"\r{len(done)} of {len(all_cases)} searches", end="", file=sys.stderr)
-    rows = rows_of(done)
+    rows = rows_of([(case, done[case]) for case in all_cases])
     print(file=sys.stderr)
     show(rows)
     if options.json:

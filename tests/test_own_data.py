@@ -23,6 +23,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", PAGES)
 def test_everything_on_the_page_runs(name, tmp_path):

