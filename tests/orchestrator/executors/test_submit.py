@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.record.home import Home
+from orchestrator.record.search_records import read_records
 from orchestrator.tracking import mlflow_sender as tracking
 from tests.orchestrator.cli.test_cli import QUICKSTART, sets
 
@@ -46,8 +47,11 @@ def test_a_submitted_search_runs_to_its_export(token_cluster, tmp_path: Path):
     assert "on the test tasks" in log
     counts = tracking.counts(Home(tmp_path).tracking_uri, "quickstart")
     assert counts["search"] == {"FINISHED": 1}
-    # Finals, and then tests: two candidates with two seeds each, and the untrained model.
-    assert sum(counts["trial"].values()) == 6 + 5 + 5
+    records = read_records("quickstart", Home(tmp_path))
+    assert records is not None
+    assert len(records.search.trials()) == 6
+    every = [*records.search.trials(), *records.final.trials(), *records.test.trials()]
+    assert sum(counts["trial"].values()) == len(every)
     out = tmp_path / "best"
     fetched = fewtune(env, "export", "quickstart", "--home", tmp_path, "--out", out)
     assert fetched.returncode == 0, fetched.stderr
