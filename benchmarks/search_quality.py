@@ -6,11 +6,9 @@
 Each search is the real one: its loop, study, sampler, halving and finalists, with four lanes of
 simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
 (hundredths). NAME_N is problem NAME with a standard deviation of the noise of N hundredths. The
-problems of RegMix need FEWTUNE_DATA, and are run with the first noise only. In `grouped_24_known`
-and `grouped_24_wrong`, the study notes how similar the tasks are, in the latter of other tasks;
-both have the scores of `grouped_24`. The sampler does not read this note (docs/log.md). Variants
-are samplers: the product's own, Optuna's on the same coordinates (`optuna_cmaes` needs the package
-cmaes), and Optuna's TPE on the coordinates of its FAQ.
+problems of RegMix need FEWTUNE_DATA, and are run with the first noise only. Variants
+are samplers: the product's own, Optuna's on the same coordinates, and Optuna's TPE on the
+coordinates of its FAQ.
 
 All of it takes many hours: `--done FILE` keeps each search that has ended, and a later run with the
 same file goes on. The searches of one seed are run before those of the next.
@@ -99,24 +97,20 @@ def regret(case: Case) -> tuple[float, float]:
     landscape = PROBLEMS[case.problem](np.random.default_rng(case.seed))
     start = time.process_time()
     made = plan(landscape.space, case)
-    records = search(made, SimulatedTrials(landscape, case.noise, LANES), landscape.similarity)
+    records = search(made, SimulatedTrials(landscape, case.noise, LANES))
     best = summarise(made.name, records).best
     assert best is not None, "no trial fails"
     true = landscape.score(best.hyperparameters, best.task_weights)
     return 100 * (landscape.best - true), time.process_time() - start
 
 
-def search(
-    made: Plan, trials: SimulatedTrials, similarity: np.ndarray | None = None
-) -> SearchRecords:
-    """The records of a whole search, which may know how similar the training tasks are."""
+def search(made: Plan, trials: SimulatedTrials) -> SearchRecords:
+    """The records of a whole search."""
     with (
         tempfile.TemporaryDirectory(prefix="fewtune-") as folder,
         open_storage(str(Path(folder) / "quality.journal")) as storage,
     ):
         records = open_records(made, storage)
-        if similarity is not None:
-            records.search.note("similarity", similarity.tolist())
         recorder = OutboxRecorder(Outbox(Path(folder) / "outbox"))
         recorder.search_started(
             name="quality", experiment="x", params={}, tags={}, time=time.time()

@@ -39,7 +39,6 @@ class Landscape:
     best: float
     affinity: Array
     rates: Array | None = None  # the best rates, as shares of their ranges (3,)
-    similarity: Array | None = None  # cosines (n, n) of the tasks' embeddings, if they are known
 
     @property
     def space(self) -> SearchSpace:
@@ -108,12 +107,8 @@ def spoiled(n: int, rng: np.random.Generator) -> Landscape:
     return Landscape(of_weights, _maximum(of_weights, n), effects, _rates(rng))
 
 
-def grouped(n: int, groups: int, rng: np.random.Generator, *, known: str = "") -> Landscape:
-    """Tasks of a group have similar effects; a share of .1 brings 63 % of a task's effect.
-
-    known: what a search is told of the groups. `right`: noisy cosines, about .7 within a group;
-    `wrong`: the same, of other tasks; by default nothing.
-    """
+def grouped(n: int, groups: int, rng: np.random.Generator) -> Landscape:
+    """Tasks of a group have similar effects; a share of .1 brings 63 % of a task's effect."""
     of = rng.permutation(np.arange(n) % groups)
     of_groups = rng.standard_normal(groups)
     of_groups *= np.sign(of_groups.max())  # one of them helps
@@ -122,25 +117,7 @@ def grouped(n: int, groups: int, rng: np.random.Generator, *, known: str = "") -
     def of_weights(w: Array) -> float:
         return float(0.5 + effects @ (1 - np.exp(-w / 0.1)))
 
-    rates, dimensions = _rates(rng), 32
-    centres = rng.standard_normal((groups, dimensions))[of]
-    embeddings = centres + 0.65 * rng.standard_normal((n, dimensions))
-    if known == "wrong":
-        embeddings = rng.permutation(embeddings)
-    return Landscape(
-        of_weights,
-        of_weights(_filled(effects, 0.1)),
-        effects,
-        rates,
-        _cosines(embeddings) if known else None,
-    )
-
-
-def _cosines(embeddings: Array) -> Array:
-    """Cosines (n, n) of embeddings (n, d) after their mean is subtracted."""
-    centred = embeddings - embeddings.mean(0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(centred @ centred.T)
+    return Landscape(of_weights, of_weights(_filled(effects, 0.1)), effects, _rates(rng))
 
 
 def _filled(effects: Array, scale: float) -> Array:
@@ -249,8 +226,6 @@ PROBLEMS: Mapping[str, Callable[[np.random.Generator], Landscape]] = {
     "saturating_12": lambda rng: saturating(12, rng),
     "spoiled_21": lambda rng: spoiled(21, rng),
     "grouped_24": lambda rng: grouped(24, 6, rng),
-    "grouped_24_known": lambda rng: grouped(24, 6, rng, known="right"),
-    "grouped_24_wrong": lambda rng: grouped(24, 6, rng, known="wrong"),
     "regmix_mean": lambda rng: regmix("mean"),
     "regmix_pile_cc": lambda rng: regmix("pile_cc"),
 }

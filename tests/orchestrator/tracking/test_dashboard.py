@@ -1,5 +1,4 @@
 import json
-import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -14,19 +13,7 @@ from orchestrator.cli.app import main
 from orchestrator.tracking.dashboard import Server, _free_port, search_url, server, tracking_uri
 from orchestrator.tracking.mlflow_sender import recorder
 from orchestrator.tracking.saved_views import saved_views, view_id
-from tests.conftest import missing
 from tests.orchestrator import records
-
-QUIET = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +34,6 @@ def dashboard(home: Path) -> Iterator[Server]:
     with closing(server(home, _free_port("127.0.0.1", 0))) as running:
         running.wait(timeout=90)
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing("chromium")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield running
-        running.close()
 
 
 def visit(browser: Any, url: str, *texts: str) -> Any:

@@ -1,8 +1,7 @@
 """Reports in headless Chromium: every figure is drawn, and nothing is reported as an error."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,16 @@ from orchestrator import Search
 from orchestrator.cli.app import main
 from orchestrator.record.home import Home
 from orchestrator.results.report.comparison import write_comparison
-from tests.conftest import missing
 from tests.orchestrator import own_loops, tiny, toys
 from tests.orchestrator.cli.test_cli import thinned
 from tests.orchestrator.results.explanation import known
 from tests.orchestrator.results.report.made import Page, found, of_many_tasks, toy
-from tests.orchestrator.tracking.test_dashboard import QUIET
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.browser
 
 # What a figure that is drawn has at least: the marks of its traces.
 _MARKS = ".scatterlayer .trace, .heatmaplayer image, .barlayer .trace"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing("chromium")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield running
-        running.close()
 
 
 @pytest.fixture
