@@ -1,4 +1,4 @@
-"""Writes a predictor as an ONNX model, checks it against PyTorch, and measures both.
+"""Writes a predictor as an ONNX model that has been checked against PyTorch.
 
 The ONNX model takes what the model takes (`inputs`: ids, pixels, features or embeddings), or with
 the encoder `input_ids` and `attention_mask`. It returns the probabilities of the classes, or
@@ -7,9 +7,8 @@ numbers. The first dimension of its inputs is the batch, of any size.
 
 import logging
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,27 +25,18 @@ from fewshot.functional import Params
 from fewshot.models.pretrained import encoder as encoders
 from fewshot.models.pretrained import vision
 from orchestrator.results.predictor.folder import PredictorParts
+from orchestrator.results.predictor.onnx_session import Arrays, Measured, measure, run
+from orchestrator.results.predictor.random_inputs import (
+    TOKENS,
+    random_inputs,
+    random_texts,
+    random_tokens,
+)
 
 FILE = "model.onnx"
 N_CHECKED = 1000
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCE = 1e-3  # the largest difference of a probability, or of a number in its units
-_TOKENS = 16  # of the text with which an encoder is measured
-_REPEATS, _WARM_UP = 100, 10
-_RARE = 100  # ids from here on are words in the vocabularies of common encoders
-
-Arrays = dict[str, "np.ndarray[Any, Any]"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Size in bytes, and seconds of one CPU thread for one example (median).
-
-    The seconds are CPU time, so that other processes on the machine do not change them.
-    """
-
-    size: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -75,18 +65,22 @@ def write_onnx(parts: PredictorParts, folder: Path, *, with_encoder: bool = Fals
     module: nn.Module = _Head(parts)
     if with_encoder:
         module = _WithEncoder(_Encoder(str(parts.encoder)), module)
-    drawn = _token_arrays(parts) if with_encoder else {"inputs": _drawn(parts, N_CHECKED)}
+    drawn = (
+        random_texts(parts, N_CHECKED)
+        if with_encoder
+        else {"inputs": random_inputs(parts, N_CHECKED)}
+    )
     with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
         made = Path(scratch) / FILE
         _export(module, drawn, made)
-        found, expected = _run(made, drawn), _by_torch(module, drawn)
+        found, expected = run(made, drawn), _by_torch(module, drawn)
         difference = float(np.abs(found - expected).max())
         scale = 1.0 if parts.classes else max(1.0, float(np.abs(expected).max()))
         if not difference <= _TOLERANCE * scale:
             raise FewtuneError(
                 f"The ONNX model is not written: it differs from PyTorch by {difference:.3g}."
             )
-        own = _measure(made, {name: value[:1] for name, value in drawn.items()})
+        own = measure(made, {name: value[:1] for name, value in drawn.items()})
         name, teacher = _teacher(parts, Path(scratch))
         target = folder / FILE
         partial = target.with_suffix(".partial")
@@ -130,7 +124,7 @@ def card_lines(made: OnnxModel, parts: PredictorParts) -> list[str]:
         "",
         f"The model has 1/{size / made.own.size:.0f} of the size, and "
         f"{seconds / made.own.seconds:.0f} times the speed, of this encoder on a text of "
-        f"{_TOKENS} tokens. Both figures are without the time to make the inputs from texts.",
+        f"{TOKENS} tokens. Both figures are without the time to make the inputs from texts.",
     ]
 
 
@@ -237,24 +231,6 @@ def _quietly() -> Iterator[None]:
             each.setLevel(level)
 
 
-def session(path: Path) -> Any:
-    """An ONNX Runtime session with one thread on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _run(path: Path, drawn: Arrays) -> "np.ndarray[Any, Any]":
-    opened, n = session(path), len(next(iter(drawn.values())))
-    parts = [
-        opened.run(None, {name: value[i : i + 100] for name, value in drawn.items()})[0]
-        for i in range(0, n, 100)
-    ]
-    return np.concatenate(parts)
-
-
 def _by_torch(module: nn.Module, drawn: Arrays) -> "np.ndarray[Any, Any]":
     tensors = [torch.from_numpy(value).split(100) for value in drawn.values()]
     with torch.no_grad():
@@ -262,75 +238,6 @@ def _by_torch(module: nn.Module, drawn: Arrays) -> "np.ndarray[Any, Any]":
             [module(*parts) for parts in zip(*tensors, strict=True)]
         ).numpy()
     return found
-
-
-def _measure(path: Path, one: Arrays) -> Measured:
-    opened = session(path)
-
-    def run() -> None:
-        opened.run(None, one)
-
-    return Measured(path.stat().st_size, _seconds(run))
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    for _ in range(_WARM_UP):
-        run()
-    taken = []
-    for _ in range(_REPEATS):
-        start = time.process_time()
-        run()
-        taken.append(time.process_time() - start)
-    return float(np.median(taken))
-
-
-def _drawn(parts: PredictorParts, n: int) -> "np.ndarray[Any, Any]":
-    """Random inputs (n, *features) of the kind that the model takes."""
-    rng = np.random.default_rng(0)
-    if parts.ids:
-        largest = _largest_id(parts)
-        ids = rng.integers(min(_RARE, largest), largest + 1, (n, *parts.features))
-        lengths = rng.integers(1, parts.features[-1] + 1, (n, 1))
-        padding = parts.model.padding or 0
-        real = np.arange(parts.features[-1]) < lengths
-        drawn_ids: np.ndarray[Any, Any] = np.where(real, ids, padding).astype(np.int64)
-        return drawn_ids
-    if parts.data.name == "images" and parts.encoder is None:
-        return rng.random((n, *parts.features), dtype=np.float32)
-    drawn = rng.standard_normal((n, *parts.features)).astype(np.float32)
-    if parts.encoder is not None:
-        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-        return drawn
-    means, spreads = (parts.model.params.get(f"scale.features.{k}") for k in ("mean", "spread"))
-    if means is None or spreads is None:
-        return drawn
-    scaled: np.ndarray[Any, Any] = (means + spreads * torch.from_numpy(drawn)).numpy()
-    return scaled.astype(np.float32)
-
-
-def _largest_id(parts: PredictorParts) -> int:
-    options = parts.data.options
-    if options.get("features") == "ngrams":
-        return int(options.get("buckets", 8192)) - 1
-    return len(encoders.load_tokenizer(encoders.folder(str(parts.encoder)))) - 1
-
-
-def _token_arrays(parts: PredictorParts, n: int = N_CHECKED) -> Arrays:
-    """Random token ids (n, length) with their mask."""
-    tokenizer = encoders.load_tokenizer(encoders.folder(str(parts.encoder)))
-    return _tokens(len(tokenizer), tokenizer.pad_token_id or 0, n)
-
-
-def _tokens(n_ids: int, padding: int, n: int) -> Arrays:
-    rng = np.random.default_rng(0)
-    ids = rng.integers(min(_RARE, n_ids - 1), n_ids, (n, _TOKENS))
-    lengths = rng.integers(3, _TOKENS + 1, (n, 1))
-    lengths[0] = _TOKENS
-    real = np.arange(_TOKENS) < lengths
-    return {
-        "input_ids": np.where(real, ids, padding).astype(np.int64),
-        "attention_mask": real.astype(np.int64),
-    }
 
 
 def _teacher(parts: PredictorParts, scratch: Path) -> tuple[str, Measured | None]:
@@ -346,13 +253,13 @@ def _teacher(parts: PredictorParts, scratch: Path) -> tuple[str, Measured | None
         if vision.reads_images(str(place)):
             return name, None
         tokenizer = encoders.load_tokenizer(place)
-        drawn = _tokens(len(tokenizer), tokenizer.pad_token_id or 0, 3)
+        drawn = random_tokens(len(tokenizer), tokenizer.pad_token_id or 0, 3)
         path = scratch / "teacher.onnx"
         _export(_Encoder(str(place)), drawn, path)
     except Exception as error:  # the model is written whether its teacher can be measured or not
         logging.getLogger(__name__).warning("teacher_not_measured error=%s", error)
         return name, None
-    return name, _measure(path, {key: value[:1] for key, value in drawn.items()})
+    return name, measure(path, {key: value[:1] for key, value in drawn.items()})
 
 
 def _dimensions(name: str, value: "np.ndarray[Any, Any]") -> list[str]:
