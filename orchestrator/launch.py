@@ -33,10 +33,10 @@ from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe
-from trials.programs.affinity import affinities
 from trials.programs.build import build
 from trials.programs.data_summary import DataSummary, summarise_data
 from trials.programs.several_recipes import build_for_all
+from trials.programs.similarity.affinity import affinities
 
 Placement = Literal["inline", "ray"]
 

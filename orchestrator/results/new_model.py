@@ -17,9 +17,14 @@ from orchestrator.config.sections.parts import DatasetPart, TeacherPart
 from orchestrator.record.home import Home
 from trials.contract import Component, Recipe
 from trials.lanes import checkpoint
-from trials.programs.adapted_model import AdaptedModel, learned, restored
-from trials.programs.apply_model import distil, scale_of_logits
-from trials.programs.task_distance import TRAINING_TASKS, embedding_of, load_task_means, unlike
+from trials.programs.new_tasks.adapted_model import AdaptedModel, learned, restored
+from trials.programs.new_tasks.apply_model import distil, scale_of_logits
+from trials.programs.new_tasks.task_distance import (
+    TRAINING_TASKS,
+    embedding_of,
+    load_task_means,
+    unlike,
+)
 from trials.programs.teachers import TRAINED
 
 

@@ -36,7 +36,7 @@ from orchestrator.results.retrained import Finalist
 from orchestrator.search.finals.intervals import MIN_TASKS, standard_error
 from trials.contract import TrialSpec
 from trials.lanes import checkpoint
-from trials.programs.adaptation_steps import (
+from trials.programs.new_tasks.adaptation_steps import (
     StepScores,
     adapt_steps_of,
     initial_models,

@@ -43,8 +43,9 @@ _NEAR, _PART = 3.0, 0.25
 class Sampler:
     """Suggests the parameters of trials.
 
-    affinity: how much each training task is expected to help, see `trials.programs.affinity`; may
-    be empty. It shifts the first suggestions, and the model can use it or ignore it.
+    affinity: how much each training task is expected to help; may be empty. See
+    `trials.programs.similarity.affinity`. It shifts the first suggestions, and the model can use it
+    or ignore it.
 
     Law: the same trials and seed give the same suggestions, whatever was suggested before. Its only
     state is a cache of the kernel, which it could recompute.

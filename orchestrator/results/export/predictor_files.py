@@ -14,8 +14,8 @@ from fewshot.functional import Params
 from fewshot.tasks.datasets import load_dataset
 from orchestrator.results.predictor.folder import PredictorParts, data_of, save_predictor
 from trials.contract import Component, Recipe
-from trials.programs.adapted_model import restored
-from trials.programs.task_distance import TRAINING_TASKS, means_of_training_tasks
+from trials.programs.new_tasks.adapted_model import restored
+from trials.programs.new_tasks.task_distance import TRAINING_TASKS, means_of_training_tasks
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import write_text
 from orchestrator.config.loading import refused_code
 from trials.contract import Component, Recipe, TrialSpec
-from trials.programs.adapted_model import AdaptedModel, restored
+from trials.programs.new_tasks.adapted_model import AdaptedModel, restored
 
 FILE, MODEL = "predictor.json", "model.safetensors"
 _FORMAT = 1

@@ -24,7 +24,7 @@ from orchestrator.results.predictor.prediction import PROBABILITY
 from orchestrator.results.predictor.predictor import Predictor
 from orchestrator.results.predictor.readers import Reader, reader_of
 from trials.contract import Component
-from trials.programs.adapted_model import AdaptedModel
+from trials.programs.new_tasks.adapted_model import AdaptedModel
 
 Answer = Callable[[Any], pd.DataFrame]
 

@@ -51,7 +51,7 @@ class Coordinates:
 
     distributions: of all parameters; those of the simplex's coordinates are not read.
     affinity: for every training task a number >= 0, how much it is expected to help, see
-    `trials.programs.affinity`; only their ratios matter. May be empty.
+    `trials.programs.similarity.affinity`; only their ratios matter. May be empty.
     conditions: of parameters that only some trials have.
     """
 

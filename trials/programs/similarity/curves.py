@@ -22,7 +22,7 @@ from fewshot.metrics import Estimate, estimate
 from fewshot.randomness import fold
 from fewshot.tasks.functions import FunctionPool
 from trials.contract import Recipe
-from trials.programs.affinity import key_of
+from trials.programs.similarity.affinity import key_of
 
 _LOW, _HIGH, _POINTS = -5.0, 5.0, 64
 # Functions of each family whose distances are compared, that fit a probe, and that judge it.

@@ -25,11 +25,11 @@ from fewshot.tasks.base import Pool
 from trials.contract import Recipe
 from trials.data.pools import TaskKind
 from trials.data.sources import Sources
-from trials.programs.affinity import key_of
 from trials.programs.build import task_groups
 from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.scoring import with_states
 from trials.programs.meta_training.task_group import TaskGroup
+from trials.programs.similarity.affinity import key_of
 
 # Queries of a task whose gradients are averaged, and the least number of episodes for this.
 _QUERIES, _LEAST = 600, 8

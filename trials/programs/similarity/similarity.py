@@ -27,9 +27,9 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Recipe
 from trials.data.pools import TaskKind, pools_of, sources_of
-from trials.programs.affinity import examples_of, nearness_of, skills_of, votes_of
 from trials.programs.factories import BuildContext
 from trials.programs.similarity import curves
+from trials.programs.similarity.affinity import examples_of, nearness_of, skills_of, votes_of
 from trials.programs.similarity.gradients import cosines
 from trials.programs.similarity.transfer import gains
 from trials.programs.untrained import untrained
@@ -52,7 +52,7 @@ class Similarity:
     either task are its own. Labels play no part.
     untrained: the skill of the untrained model on each validation task.
     own: the skill of the untrained model on the training tasks. affinity: what the sampler is
-    given, see `trials.programs.affinity`; it is nearness times this skill.
+    given, see `trials.programs.similarity.affinity`; it is nearness times this skill.
     """
 
     train: tuple[str, ...]

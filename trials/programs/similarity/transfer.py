@@ -25,8 +25,8 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Recipe
 from trials.data.pools import TaskKind
-from trials.programs.affinity import key_of, n_episodes, task_features
 from trials.programs.factories import BuildContext
+from trials.programs.similarity.affinity import key_of, n_episodes, task_features
 
 # Examples of a training task to which its probe is fitted, at most.
 _EXAMPLES = 600

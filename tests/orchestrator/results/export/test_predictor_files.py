@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator import Predictor, Search
 from tests.orchestrator.results.test_adapt import BAG, table
-from trials.programs.task_distance import TRAINING_TASKS, load_task_means
+from trials.programs.new_tasks.task_distance import TRAINING_TASKS, load_task_means
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from orchestrator.record.home import Home
 from orchestrator.results.adapt import adapt
 from tests.orchestrator.results.test_adapt import exported
 from trials.lanes import checkpoint
-from trials.programs.task_distance import (
+from trials.programs.new_tasks.task_distance import (
     TRAINING_TASKS,
     TaskMeans,
     load_task_means,

@@ -18,8 +18,8 @@ from tests.trials.conformance import (
     ridge,
 )
 from trials.contract import TaskSpec
-from trials.programs.affinity import affinities
 from trials.programs.similarity import gradients
+from trials.programs.similarity.affinity import affinities
 from trials.programs.similarity.similarity import MEASURES, over_tasks, similarity
 
 

@@ -14,8 +14,8 @@ from trials.data.sources import Sources
 from trials.errors import advance_or_raise
 from trials.lanes.lanes import Lanes
 from trials.programs.adaptation.adaptation import Adaptation, task_without_teacher
-from trials.programs.adapted_model import Examples, learned
 from trials.programs.factories import build_student
+from trials.programs.new_tasks.adapted_model import Examples, learned
 from trials.programs.teachers import teacher_of
 
 _FOLDS = 10  # maximum number of folds; each holds out one example of each class

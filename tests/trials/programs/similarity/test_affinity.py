@@ -4,8 +4,8 @@ import pytest
 
 from fewshot.errors.inputs import InputError
 from tests.trials.conformance import functions, lora, mixed, protonet
-from trials.programs import affinity
-from trials.programs.affinity import affinities
+from trials.programs.similarity import affinity
+from trials.programs.similarity.affinity import affinities
 
 
 @pytest.mark.parametrize("make", [protonet, lora])
