@@ -11,8 +11,9 @@ import typer
 import typer.core
 
 from fewshot.errors.inputs import FewtuneError, InputError
-from orchestrator.cli import cluster, doctor, models, reports, searches, similarity, stages, start
+from orchestrator.cli import cluster, doctor, searches, start
 from orchestrator.cli.output import Output
+from orchestrator.cli.results import models, reports, similarity, stages
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
 

@@ -273,7 +273,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
 
 
 def _show_why(output: Output, summary: "Summary") -> None:
-    from orchestrator.cli.explanation import why
+    from orchestrator.cli.results.explanation import why
 
     for part in why(summary.explanation):
         output.results.print(part)

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from orchestrator.cli.explanation import why
+from orchestrator.cli.results.explanation import why
 from orchestrator.results.explanation.checks import HealthCheck
 from orchestrator.results.explanation.explanation import Explanation, TaskEffect
 from orchestrator.search.finals.intervals import Interval

@@ -179,7 +179,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict new examples with an adapted model, which needs no labelled examples any more."""
-    from orchestrator.cli.counting import counting
+    from orchestrator.cli.results.counting import counting
     from orchestrator.results.predictor.prediction import predict_file
     from orchestrator.results.predictor.predictor import Predictor
 

@@ -1,0 +1,1 @@
+"""The commands for the results of searches, and for their models."""
