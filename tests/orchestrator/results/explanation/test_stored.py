@@ -10,8 +10,8 @@ from orchestrator.results.explanation import explanation as explanations
 from orchestrator.results.explanation import stored
 from orchestrator.results.explanation.explanation import Explanation
 from orchestrator.search.finals.intervals import Interval
-from tests.orchestrator.cli.test_cli import called
 from tests.orchestrator.cli.results.test_explanation import FOUND
+from tests.orchestrator.cli.test_cli import called
 from tests.orchestrator.tiny import config, quiet
 
 __all__ = ["called"]  # a fixture
