@@ -30,7 +30,7 @@ from fewshot.metrics import Estimate, estimate
 from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import open_records
-from orchestrator.record.study import StudyRecord, open_storage
+from orchestrator.record.studies.study import StudyRecord, open_storage
 from orchestrator.sampling.sampler import Sampler
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace, Values

@@ -38,7 +38,7 @@ from fewshot.metrics import estimate
 from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords, open_records
-from orchestrator.record.study import open_storage
+from orchestrator.record.studies.study import open_storage
 from orchestrator.results.leaderboard import summarise
 from orchestrator.search.finals.intervals import Interval
 from orchestrator.search.loop import run_search

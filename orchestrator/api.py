@@ -21,9 +21,9 @@ from orchestrator.progress import ProgressBar
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.extension import with_trials
 from orchestrator.record.home import Home
-from orchestrator.record.readable_study import readable_study
 from orchestrator.record.search_records import SearchRecords, read_records
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.readable_study import readable_study
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.results import listing
 from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import Summary, summary_of

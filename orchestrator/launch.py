@@ -22,7 +22,7 @@ from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.starts import note_start, note_versions
-from orchestrator.record.study import StudyRecord, open_storage, read_study
+from orchestrator.record.studies.study import StudyRecord, open_storage, read_study
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.finals.finalists import role_of
 from orchestrator.search.finals.retrainings import most_retrainings
 

@@ -26,7 +26,7 @@ from orchestrator.cli import app as cli
 from orchestrator.config.loading import dump
 from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
-from orchestrator.record.journal import _File
+from orchestrator.record.studies.journal import _File
 from orchestrator.tracking import mlflow_runs as recording
 from orchestrator.tracking import outbox
 from tests.orchestrator.tiny import config, quiet

@@ -141,7 +141,7 @@ def enqueue(
     """Add a trial of your own to a search that runs, or that you resume later."""
     from orchestrator.api import Search
     from orchestrator.record.home import Home
-    from orchestrator.record.study import read_study
+    from orchestrator.record.studies.study import read_study
     from orchestrator.search.early_stopping import what_is_waited_for
 
     found, output = Search.open(name, home=home), Output()

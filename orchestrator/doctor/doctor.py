@@ -16,7 +16,7 @@ from orchestrator.doctor.machine import LIBRARIES, findings_of_machine
 from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from orchestrator.launch import check_room
 from orchestrator.record.home import Home
-from orchestrator.record.storage_probe import unreachable
+from orchestrator.record.studies.storage_probe import unreachable
 from orchestrator.tracking.mlflow_probe import state_of
 
 _DATA = "FEWTUNE_DATA"

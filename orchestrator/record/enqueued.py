@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from fewshot.tasks.files import write_text
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.space.search_space import SearchSpace, Values
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from orchestrator.config import loading as configs
 from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record import identity
 from orchestrator.record.home import Home
-from orchestrator.record.study import read_study
+from orchestrator.record.studies.study import read_study
 
 _RESUME = "Add `--resume` (`resume=True`). For a new search, set search.trials."
 

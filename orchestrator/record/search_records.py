@@ -6,7 +6,7 @@ from optuna.storages import BaseStorage
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.home import Home
-from orchestrator.record.study import StudyRecord, read_study
+from orchestrator.record.studies.study import StudyRecord, read_study
 
 
 @dataclass(frozen=True)

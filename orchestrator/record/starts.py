@@ -5,7 +5,7 @@ import time
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 
 _STARTS, _VERSIONS = "starts", "versions"
 _PACKAGES = ("fewtune", "torch", "optuna", "botorch", "ray", "mlflow", "transformers", "numpy")

@@ -14,7 +14,7 @@ from orchestrator.config.plan import plan_of
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
-from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.results.retrained import SKILLS, Finalist, best_of, exported, finalists_of, rank
 from orchestrator.search.early_stopping import reason_for_stop
 from orchestrator.search.finals.finalists import Role

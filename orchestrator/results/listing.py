@@ -10,7 +10,7 @@ from orchestrator.config import loading as configs
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
-from orchestrator.record.study import delete_studies
+from orchestrator.record.studies.study import delete_studies
 from orchestrator.results.leaderboard import summarise
 from orchestrator.tracking.mlflow_sender import delete_runs
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fewshot.metrics import Estimate, mean_of
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.finals.finalists import Role, best_candidate, role_of
 from orchestrator.search.finals.intervals import MIN_TASKS, Interval, interval, standard_error
 

@@ -30,7 +30,7 @@ from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.retrained import Finalist
 from orchestrator.search.finals.intervals import MIN_TASKS, standard_error

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.space.search_space import SearchSpace
 
 

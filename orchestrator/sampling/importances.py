@@ -7,8 +7,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.record.readable_study import readable_study
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.readable_study import readable_study
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import view
 from orchestrator.space.search_space import SearchSpace

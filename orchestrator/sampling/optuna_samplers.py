@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from fewshot.errors.inputs import input_error
 from fewshot.registry import resolve
 from orchestrator.config.plan import Plan, derived_seed
-from orchestrator.record.study import StudiedTrial, distributions
+from orchestrator.record.studies.study import StudiedTrial, distributions
 from orchestrator.sampling.process.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler, view

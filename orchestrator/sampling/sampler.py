@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.record.study import StudiedTrial, distributions
+from orchestrator.record.studies.study import StudiedTrial, distributions
 from orchestrator.sampling.process.candidates import anywhere
 from orchestrator.sampling.process.points import NO_AFFINITY, Coordinates, Points
 from orchestrator.sampling.ranked_trials import RankedTrials

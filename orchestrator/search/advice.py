@@ -12,7 +12,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.tasks import FunctionSection
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.finals.finalists import UNTRAINED, role_of
 from orchestrator.search.finals.intervals import MIN_TASKS, NEGLIGIBLE
 from orchestrator.space.search_space import SearchSpace

@@ -4,7 +4,7 @@ import math
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.identity import STOPPED_EARLY, WHOLE
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.sampling.optuna_samplers import OptunaSampler
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler

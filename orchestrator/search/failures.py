@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from math import isfinite
 
 from fewshot.errors.inputs import FewtuneError
-from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.search.finals.finalists import UNTRAINED
 from trials.contract import Stage
 

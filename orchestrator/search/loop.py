@@ -10,7 +10,7 @@ from fewshot.errors.inputs import FewtuneError
 from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.search.finals.finalists import UNTRAINED
 from orchestrator.search.finals.retrainings import (
     Retraining,

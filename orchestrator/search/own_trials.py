@@ -11,7 +11,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_e
 from orchestrator.config.plan import Plan
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
-from orchestrator.record.study import StudiedTrial, read_study
+from orchestrator.record.studies.study import StudiedTrial, read_study
 from orchestrator.space.choices import is_number
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex

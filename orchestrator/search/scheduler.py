@@ -9,7 +9,7 @@ from typing import Any
 
 from fewshot.metrics import Estimate
 from orchestrator.record.enqueued import ORIGIN
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.search.failures import FailureMonitor, SearchFailed
 from orchestrator.search.halving import Decision
 from orchestrator.search.trial_sources import TrialSource

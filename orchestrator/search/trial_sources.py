@@ -8,7 +8,7 @@ from typing import Protocol
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import FILE, ORIGIN, EnqueuedTrials
-from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
 from orchestrator.sampling.process.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials

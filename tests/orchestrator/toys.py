@@ -12,7 +12,7 @@ from fewshot.metrics import Estimate
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler
 from orchestrator.space.search_space import Range, SearchSpace, Values

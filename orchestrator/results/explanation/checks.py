@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.config.plan import Plan
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.leaderboard import Summary
 from orchestrator.search.advice import on_edges
 from orchestrator.search.finals.intervals import MIN_TASKS

@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.explanation import stored
 from orchestrator.results.explanation.checks import HealthCheck, health_checks
 from orchestrator.results.explanation.effects import (

@@ -23,7 +23,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.export.model_card import model_card
 from orchestrator.results.export.own_loop import write_own_loop
 from orchestrator.results.export.predictor_files import write_predictor_files

@@ -8,7 +8,7 @@ from fewshot.errors.inputs import FewtuneError
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.sections.own_loop import OwnLoopConfig
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.retrained import Finalist
 from trials.own_loop.reports import TrialFolder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling.ranked_trials import RankedTrials
 
 # The kinds of models that a search compares. `searched`: a trial of the search. Two references:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.config.plan import Plan, derived_seed
-from orchestrator.record.study import StudiedTrial, StudyRecord
+from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.search.finals.finalists import (
     Candidate,

@@ -10,7 +10,7 @@ from orchestrator.config import loading
 from orchestrator.doctor import machine
 from orchestrator.doctor.doctor import examined
 from orchestrator.record.home import Home
-from orchestrator.record.storage_probe import unreachable
+from orchestrator.record.studies.storage_probe import unreachable
 from tests.orchestrator import tiny
 
 SECRET = "hunter2"

@@ -17,7 +17,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import open_records, read_records
-from orchestrator.record.study import StudyRecord, open_storage
+from orchestrator.record.studies.study import StudyRecord, open_storage
 from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import summary_of
 from orchestrator.search.loop import Stopped
@@ -117,7 +117,7 @@ def test_without_the_storages_variable_a_search_is_not_begun_again(
 ) -> None:
     monkeypatch.setenv("FEWTUNE_STORAGE", f"{database}?password=secret")
     monkeypatch.setattr(
-        "orchestrator.record.study.RDBStorage", lambda url: _at(url.partition("?")[0])
+        "orchestrator.record.studies.study.RDBStorage", lambda url: _at(url.partition("?")[0])
     )
     begun(home, config())
     assert "secret" not in home.identity("toy").read_text()

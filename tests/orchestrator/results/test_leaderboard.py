@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudyRecord
+from orchestrator.record.studies.study import StudyRecord
 from orchestrator.results.leaderboard import summarise
 from orchestrator.results.sentences import sentence
 from orchestrator.search.failures import SearchFailed

@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from fewshot.errors.inputs import InputError
 from orchestrator.config.sections.config import SAMPLERS
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling import optuna_samplers
 from orchestrator.sampling.optuna_samplers import FEWTUNE, OPTUNA, OptunaSampler, sampler_of
 from orchestrator.sampling.ranked_trials import RankedTrials

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import view
 from orchestrator.search.trial_sources import mean_of_best

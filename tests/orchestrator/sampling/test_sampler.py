@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling.process import gaussian_process
 from orchestrator.sampling.process.candidates import anywhere
 from orchestrator.sampling.ranked_trials import RankedTrials

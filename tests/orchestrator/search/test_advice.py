@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config.loading import parse
 from orchestrator.config.plan import Plan
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.advice import (
     Advice,
     Adviser,

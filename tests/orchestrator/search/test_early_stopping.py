@@ -10,7 +10,7 @@ from fewshot.errors.inputs import InputError
 from orchestrator.config.loading import data_of, parse
 from orchestrator.config.plan import plan_of
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.record.study import StudiedTrial, open_storage
+from orchestrator.record.studies.study import StudiedTrial, open_storage
 from orchestrator.results.leaderboard import summarise
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler

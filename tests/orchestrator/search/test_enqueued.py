@@ -9,7 +9,7 @@ import pytest
 from fewshot.errors.inputs import InputError
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.enqueued import EnqueuedTrials
-from orchestrator.record.study import open_storage
+from orchestrator.record.studies.study import open_storage
 from orchestrator.search.loop import run_search
 from orchestrator.search.own_trials import by_name, params_of
 from orchestrator.space.choices import Choice, Condition, WholeRange

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator import InputError, Search, Stopped
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.own_trials import FROM, _encoded, _fitting
 from orchestrator.space.search_space import Range
 from orchestrator.space.simplex import Simplex

@@ -13,7 +13,7 @@ from fewshot.metrics import Estimate
 from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords
-from orchestrator.record.study import StudiedTrial, open_storage
+from orchestrator.record.studies.study import StudiedTrial, open_storage
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.finals.finalists import best_candidate, candidates, mean_score

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.record.study import StudiedTrial, open_storage
+from orchestrator.record.studies.study import StudiedTrial, open_storage
 from orchestrator.results.leaderboard import summarise
 from orchestrator.search.finals.finalists import best_candidate
 from orchestrator.search.loop import run_search

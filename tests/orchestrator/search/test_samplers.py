@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.record.study import open_storage
+from orchestrator.record.studies.study import open_storage
 from orchestrator.search.loop import run_search
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Told, Toy

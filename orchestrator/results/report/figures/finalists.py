@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.leaderboard import TESTED, measure_tables, measures_by_seed
 from orchestrator.results.report.figures import style
 from orchestrator.results.report.findings import Findings

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.report.figures import style
 from orchestrator.results.report.findings import Findings
 from orchestrator.results.report.parts import Part, absent, listed

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from orchestrator.record.starts import starts_of
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.report.figures import style
 from orchestrator.results.report.findings import Findings
 from orchestrator.results.report.parts import Part, absent, count

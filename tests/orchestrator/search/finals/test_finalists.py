@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.record.study import StudiedTrial
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.search.finals.finalists import Candidate, candidates
 from orchestrator.search.finals.intervals import Interval, interval, verdict

@@ -4,7 +4,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from orchestrator.record.study import StudyRecord, distributions
+from orchestrator.record.studies.study import StudyRecord, distributions
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.simplex import Simplex
 

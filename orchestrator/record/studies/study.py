@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from fewshot.errors.inputs import input_error
-from orchestrator.record.journal import Journal, open_for_reading
+from orchestrator.record.studies.journal import Journal, open_for_reading
 from orchestrator.space.choices import Choice, WholeRange
 from orchestrator.space.search_space import Range, Values
 from trials.contract import Outcome

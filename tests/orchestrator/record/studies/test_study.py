@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from fewshot.errors.inputs import FewtuneError, InputError
-from orchestrator.record.study import StudyRecord, open_storage, read_study
+from orchestrator.record.studies.study import StudyRecord, open_storage, read_study
 from orchestrator.space.search_space import Range
 
 BOX = {"lr/outer": Range(1e-4, 1e-1, log=True), "lambda.ilr1": Range(-2, 2)}

@@ -1,0 +1,1 @@
+"""The Optuna studies of a search, and where they are stored."""
