@@ -76,4 +76,4 @@ def _retrainings(trials: Sequence[StudiedTrial], plan: Plan) -> tuple[int, str]:
     n_uniform = sum(role == "uniform" for role, _ in started)
     rest = total - untrained - (plan.finalists + 1) * plan.seeds
     waits = rest > 0 and n_uniform < 2
-    return total, f"the last {rest} only if uniform weights need the best rates" if waits else ""
+    return total, f"{rest} of them only if a searched trial is the best" if waits else ""

@@ -34,7 +34,7 @@ def test_the_number_of_retrainings_is_known_from_the_start() -> None:
     executor = InlineExecutor(lambda: Toy(3))
     run_search(plan, records, executor, Told(), task_sizes=SIZES, observe=observe)
     assert {total for _, total, _ in seen} == {(plan.finalists + 2) * plan.seeds}
-    assert seen[0][2] == f"the last {plan.seeds} only if uniform weights need the best rates"
+    assert seen[0][2] == f"{plan.seeds} of them only if a searched trial is the best"
     done, total, note = seen[-1]
     assert (done, note) == (total, "")
 
