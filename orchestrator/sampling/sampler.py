@@ -35,8 +35,10 @@ _MOST = 200
 _MOST_AHEAD = 128
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
-# Random trials draw learning rates within this factor of those of the best reference trial; if a
-# rate is not on a log scale, within this part of its range.
+# Half of the random trials draw learning rates within this factor of those of the best reference
+# trial; if a rate is not on a log scale, within this part of its range. The other half draw them
+# from their whole ranges: the best of a few references may be best by noise only, and a model that
+# knows rates of one place alone finds that they have no effect.
 _NEAR, _PART = 3.0, 0.25
 
 
@@ -65,8 +67,8 @@ class Sampler:
     def suggest(self, trials: RankedTrials, ahead: Sequence[Values], n: int = 1) -> list[Values]:
         """Parameters of the next `n` joint trials; those of `ahead` are treated as running.
 
-        The first suggestions have random weights, and random rates near the best rates of the
-        reference. Later suggestions come from a Gaussian process that knows the running trials.
+        The first suggestions have random weights and random rates, which in half of them are near
+        the best rates of the reference. Later suggestions come from a Gaussian process that knows the running trials.
         """
         known = len(trials.trials) + len(ahead)
         rng = np.random.default_rng([self._seed, known])
@@ -88,6 +90,8 @@ class Sampler:
 
     def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
+        if rng.random() < 0.5:
+            return drawn
         return drawn | _near_reference(trials, self._space, rng, drawn)
 
     def _modelled(
