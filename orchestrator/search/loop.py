@@ -93,7 +93,7 @@ def _run_all(
     try:
         while True:
             for worker, free in executor.idle().items():
-                if specs := scheduler.admit(free):
+                if specs := scheduler.admit(free, worker):
                     executor.send_orders(worker, {}, specs)
             if not scheduler.live:
                 scheduler.failures.check_end()
@@ -105,7 +105,7 @@ def _run_all(
             turn = executor.turn()
             if turn is not None:
                 release = scheduler.handle_turn(turn)
-                specs = scheduler.admit(turn.free + len(release))
+                specs = scheduler.admit(turn.free + len(release), turn.worker)
                 executor.send_orders(turn.worker, release, specs)
                 observe(scheduler.stage)
     except (Stopped, KeyboardInterrupt, FewtuneError):
