@@ -54,6 +54,8 @@ class OwnLoop:
 
     def advance(self) -> list[RungReport]:
         if self._interrupted.is_set():
+            if self._live is not None:
+                self._live.kill()
             return []
         if self._live is None and self._queue:
             spec = self._queue.pop(0)

@@ -75,6 +75,8 @@ class SearchSection(Section):
     cpus_per_worker: PositiveInt = 1
     # None: one whole GPU per worker if the cluster has GPUs when the search starts.
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
+    # Seconds without a sign of life after which a worker on Ray is killed and replaced.
+    worker_timeout: Annotated[float, Field(ge=10, le=86400)] = 120.0
 
 
 class Config(SearchableConfig):
