@@ -28,7 +28,7 @@ from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
-from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
+from orchestrator.search.forecast import concurrency, lanes_of, workers_of, workers_per_gpu
 from orchestrator.search.loop import Stopped, run_search, score_untrained
 from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
@@ -153,7 +153,7 @@ def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyReco
 
 def check_room(config: AnyConfig) -> None:
     """Raise InputError if this machine lacks resources: Ray would wait for them for ever."""
-    workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
+    workers, cores, gpus = workers_of(config), os.cpu_count() or 1, torch.cuda.device_count()
     details, remedy = [], "Use less, or connect to a cluster with RAY_ADDRESS."
     asked = workers * min(cores, config.search.cpus_per_worker)
     if asked > cores:
@@ -261,7 +261,7 @@ def _executor(
         lanes=lanes,
         folder=folder,
         cache=home.cache,
-        workers=config.search.workers,
+        workers=None if config.search.workers == "auto" else config.search.workers,
         cpus_per_worker=threads,
         gpus_per_worker=config.search.gpus_per_worker,
         worker_timeout=config.search.worker_timeout,

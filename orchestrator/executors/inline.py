@@ -67,6 +67,15 @@ class WorkerStates:
         self.idle = dict.fromkeys(range(workers), lanes)
         self._held: dict[int, set[str]] = {worker: set() for worker in range(workers)}
 
+    def add(self, worker: int) -> None:
+        """A worker can take orders from now on."""
+        self._held.setdefault(worker, set())
+        self.idle[worker] = self._lanes
+
+    def remove(self, worker: int) -> None:
+        """An idle worker can take no orders from now on."""
+        del self.idle[worker]
+
     def ordered(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> bool:

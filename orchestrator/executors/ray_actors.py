@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # A worker that got a SIGTERM has this long to end its step; then its trials go on without it.
 _SECONDS_TO_HAND_BACK = 4.0
+_SECONDS_TO_LOOK = 5.0  # between two looks at the size of the cluster
 
 
 def _called(function: Callable[[], int]) -> int:
@@ -39,7 +41,8 @@ class RayExecutor:
     lanes: number per worker, or a function that returns it; the function runs with the resources of
     a worker.
     worker_timeout: seconds without a sign of life after which a worker is killed and replaced.
-    workers: number of workers; None for one per GPU of the cluster, or one if there is no GPU.
+    workers: number of workers; None for as many as the nodes of the cluster have room for, also
+    when nodes come and go.
     cpus_per_worker: cores and threads per worker; one is enough for the small matrices of most
     recipes.
     gpus_per_worker: 0 to 1, or a whole number for a user's own loop; None for one GPU per worker if
@@ -64,16 +67,19 @@ class RayExecutor:
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
         self._asked: dict[Any, int] = {}  # workers by the call for their next sign of life
         self._leaving: dict[int, float] = {}  # until when each worker may still end its step
+        self._absent: set[int] = set()  # workers that take no orders: not started yet, or removed
+        self._spawned: dict[int, float] = {}  # when each worker was started
         self._signs = Signs(worker_timeout)
         self._connection = join()
         try:
             cluster = ray.cluster_resources()
             gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-            workers = workers or max(1, gpus)
             gpu = (1 if gpus else 0) if gpus_per_worker is None else gpus_per_worker
             self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
             self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
             self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
+            self._follows, self._looked = workers is None, time.monotonic()
+            workers = workers or self._room()
             self._roster = WorkerStates(workers, self.lanes)
             for worker in range(workers):
                 self._spawn(worker)
@@ -90,6 +96,7 @@ class RayExecutor:
             raise as_worker_error(error.cause, 0) from None
 
     def _spawn(self, worker: int) -> None:
+        self._spawned[worker] = time.monotonic()
         remote = ray.remote(
             max_restarts=0, max_task_retries=0, concurrency_groups={SIGNS: 1}, **self._share
         )
@@ -107,12 +114,37 @@ class RayExecutor:
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
+        if worker in self._absent and not admit:
+            return
         if self._roster.ordered(worker, release, admit):
             reference = self._actors[worker].turn.remote(dict(release), list(admit))
             self._pending[reference] = (worker, release)
 
+    def _room(self) -> int:
+        """The number of workers that the living nodes have room for, at least one."""
+        share = {"CPU": self._share["num_cpus"], "GPU": self._share["num_gpus"]}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = (
+            min(int(node.get(name, 0) / part) for name, part in share.items() if part)
+            for node in nodes
+        )
+        return max(1, sum(rooms))
+
+    def _follow_cluster(self) -> None:
+        """Start workers on nodes that have come."""
+        if not self._follows or time.monotonic() - self._looked < _SECONDS_TO_LOOK:
+            return
+        self._looked = time.monotonic()
+        room = self._room()
+        new = [worker for worker in range(room) if worker not in self._actors]
+        for worker in new[: room - len(self._actors)]:
+            log.info("worker_added worker=%d", worker)
+            self._spawn(worker)
+            self._absent.add(worker)  # until it has started
+
     def turn(self) -> Turn | None:
         until = time.monotonic() + 1.0
+        self._follow_cluster()
         if turn := self._turn_without_worker():
             return turn
         while (left := until - time.monotonic()) > 0:
@@ -125,9 +157,10 @@ class RayExecutor:
 
     def _turn_without_worker(self) -> Turn | None:
         """The turn of one worker that is silent, or that must stop and needs too long for it."""
-        ready, _ = ray.wait([*self._asked], num_returns=len(self._asked), timeout=0)
-        for reference in ready:
-            self._hear(reference)
+        if self._asked:
+            ready, _ = ray.wait([*self._asked], num_returns=len(self._asked), timeout=0)
+            for reference in ready:
+                self._hear(reference)
         for worker in self._signs.silent():
             cause = f"no sign of life for {self._signs.timeout:g} s (search.worker_timeout)"
             turn = self._lose(worker, cause)
@@ -136,7 +169,31 @@ class RayExecutor:
         for worker, until in self._leaving.items():
             if time.monotonic() >= until:
                 return self._hand_back(Turn(worker=worker))
-        return None
+        return self._turn_not_started()
+
+    def _turn_not_started(self) -> Turn | None:
+        """Take its trials from a worker that does not start, if other workers can train them.
+
+        Perhaps its node is gone, and no other has room for it. It goes on waiting for one.
+        """
+        since = time.monotonic() - self._signs.timeout
+        waiting = [
+            worker
+            for worker in {worker for worker, _ in self._pending.values()}
+            if not self._signs.knows(worker) and self._spawned[worker] < since
+        ]
+        if not waiting or not any(map(self._signs.knows, self._actors)):
+            return None
+        worker = waiting[0]
+        turn = self._hand_back(Turn(worker=worker))
+        log.warning(
+            "worker_waits worker=%d its %d trials go to other workers, as it has not started for "
+            "%g s; it needs %s",
+            *(worker, len(turn.returned), self._signs.timeout, self._share),
+        )
+        self._roster.remove(worker)
+        self._absent.add(worker)
+        return replace(turn, free=0)
 
     def _turn_of(self, reference: Any) -> Turn:
         worker, _ = self._pending[reference]
@@ -145,6 +202,8 @@ class RayExecutor:
         except RayActorError as error:
             if disk_problem(error):  # a full disk would kill the next worker too
                 raise
+            if worker in self._leaving:
+                return self._hand_back(Turn(worker=worker))
             return self._lose(worker, str(error).splitlines()[0])
         except RayTaskError as error:  # its own text has the whole traceback twice
             raise as_worker_error(error.cause, worker) from None
@@ -162,10 +221,16 @@ class RayExecutor:
         except ActorUnavailableError:  # perhaps only for a moment: it is silent until it answers
             self._ask(worker, self._signs.interval)
         except RayActorError as error:
-            if not self._is_busy(worker):  # else the error of its turn says the same
-                self._lose(worker, str(error).splitlines()[0])
+            if self._is_busy(worker):
+                return  # the error of its turn says the same
+            if disk_problem(error):
+                raise
+            self._lose(worker, str(error).splitlines()[0])
         else:
             self._signs.heard(worker)
+            if worker in self._absent:  # it has started at last
+                self._absent.remove(worker)
+                self._roster.add(worker)
             if not must_stop:
                 self._ask(worker, self._signs.interval)
                 return
@@ -175,9 +240,16 @@ class RayExecutor:
                 self._replace(worker)
 
     def _lose(self, worker: int, cause: str) -> Turn:
-        """Replace a worker that has died or is silent."""
-        turn = self._roster.lost(worker, self._replace(worker), cause)
+        """Replace a worker that has died or is silent, unless the cluster has become too small."""
+        turn = self._roster.lost(worker, self._end(worker), cause)
         log.warning("worker_lost worker=%d trials=%d cause=%r", worker, len(turn.lost), cause)
+        if self._follows and len(self._actors) >= self._room():
+            self._absent.add(worker)
+        else:
+            self._spawn(worker)
+        if worker in self._absent:
+            self._roster.remove(worker)
+            turn = replace(turn, free=0)
         return turn
 
     def _hand_back(self, turn: Turn) -> Turn:
@@ -186,7 +258,13 @@ class RayExecutor:
 
     def _replace(self, worker: int) -> Mapping[str, Outcome]:
         """End a worker and start a new one; returns the trials that it was to release."""
-        ray.kill(self._actors[worker])  # Ray kills a stopped process after 5 s
+        release = self._end(worker)
+        self._spawn(worker)
+        return release
+
+    def _end(self, worker: int) -> Mapping[str, Outcome]:
+        """End a worker; returns the trials that it was to release."""
+        ray.kill(self._actors.pop(worker))  # Ray kills a stopped process after 5 s
         release: Mapping[str, Outcome] = {}
         for reference, (of, orders) in list(self._pending.items()):
             if of == worker:
@@ -195,7 +273,6 @@ class RayExecutor:
         self._asked = {reference: of for reference, of in self._asked.items() if of != worker}
         self._leaving.pop(worker, None)
         self._signs.forget(worker)
-        self._spawn(worker)
         return release
 
     def _is_busy(self, worker: int) -> bool:

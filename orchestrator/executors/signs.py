@@ -31,6 +31,10 @@ class Signs:
     def heard(self, worker: int) -> None:
         self._last[worker] = self._now()
 
+    def knows(self, worker: int) -> bool:
+        """Whether the worker has given a sign since its start."""
+        return worker in self._last
+
     def forget(self, worker: int) -> None:
         """The worker is gone."""
         self._last.pop(worker, None)

@@ -1,5 +1,6 @@
 """Workers on Ray that hang, die, or are told to stop. Real signals to real processes."""
 
+import importlib
 import logging
 import os
 import signal
@@ -43,6 +44,8 @@ def ray_started(**resources):
             break
         except Exception:
             ray.shutdown()
+            for process in importlib.import_module("psutil").Process().children(recursive=True):
+                process.kill()  # what has started of this Ray
             if not left:
                 raise
     try:
@@ -58,7 +61,7 @@ def cluster():
 
 
 @contextmanager
-def executing(recipe, folder, *, lanes=2, workers=1, timeout=TIMEOUT):
+def executing(recipe, folder, *, lanes=2, workers=1, timeout=TIMEOUT, cpus_per_worker=1):
     from orchestrator.executors.ray_actors import RayExecutor
 
     executor = RayExecutor(
@@ -67,6 +70,7 @@ def executing(recipe, folder, *, lanes=2, workers=1, timeout=TIMEOUT):
         folder=folder / "runs",
         cache=folder / "cache",
         workers=workers,
+        cpus_per_worker=cpus_per_worker,
         gpus_per_worker=0,
         worker_timeout=timeout,
     )
@@ -200,3 +204,28 @@ def process_at(pid: Path) -> int:
 
 def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_trials_of_a_worker_that_does_not_start_go_to_others(case, tmp_path, caplog):
+    """Each of two workers needs both cores."""
+    specs = {worker: case.spec(worker, rungs=(1,)) for worker in range(2)}
+    with executing(case.recipe, tmp_path, lanes=1, workers=2, cpus_per_worker=2) as executor:
+        for worker, spec in specs.items():
+            executor.send_orders(worker, {}, [spec])
+        turns = [wait(executor), wait(executor)]
+        (returned,) = [turn for turn in turns if turn.returned]
+        (other,) = [turn.worker for turn in turns if turn.reports]
+        waiting = returned.worker
+        assert returned.returned == (specs[waiting].key,)
+        assert (returned.free, returned.lost) == (0, ())
+        assert "worker_waits" in caplog.text
+        executor.send_orders(waiting, {}, [])  # as the loop does after each turn
+        assert executor.idle().keys() == {other}
+        executor.send_orders(other, {specs[other].key: "pruned"}, [retried(specs[waiting])])
+        turn = wait(executor)
+        assert [result.key for result in turn.results] == [specs[other].key]
+        assert [report.key for report in turn.reports] == [specs[waiting].key]
+        executor.send_orders(other, {specs[waiting].key: "pruned"}, [])
+        assert [result.key for result in wait(executor).results] == [specs[waiting].key]
+        os.kill(process_of(executor, other), signal.SIGKILL)
+        wait_until(lambda: executor.turn() is None and waiting in executor.idle())
