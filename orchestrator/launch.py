@@ -19,6 +19,7 @@ from orchestrator.executors.local_ray import restrict_ray_to_localhost
 from orchestrator.mlflow_record import drained, recorded, recorder_of
 from orchestrator.record import identity
 from orchestrator.record.enqueued import EnqueuedTrials
+from orchestrator.record.heartbeat import Heartbeat
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, open_records, read_records
 from orchestrator.record.starts import note_start, note_versions
@@ -27,8 +28,8 @@ from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
-from orchestrator.search.forecast import concurrency, lanes_of, workers_per_gpu
-from orchestrator.search.loop import run_search, score_untrained
+from orchestrator.search.forecast import concurrency, lanes_of, workers_of, workers_per_gpu
+from orchestrator.search.loop import Stopped, run_search, score_untrained
 from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import Recorder
@@ -87,7 +88,9 @@ def run(
         summarise_data(recipe, home.cache, **concurrency(config))
         for recipe in recipes_of(with_absolute_paths(config, folder))
     ]
-    with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
+    heartbeat = Heartbeat(home.search(plan.name), stopped=(Stopped, KeyboardInterrupt))
+    observe, should_stop = heartbeat.observing(observe), heartbeat.looping(should_stop)
+    with home.owned(plan.name), heartbeat, open_storage(home.storage(plan.name)) as storage:
         records = open_records(plan, storage)
         own = identity.assign_id(config, home, records, resume=resume, whole=whole)
         if earlier is not None:
@@ -150,7 +153,7 @@ def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyReco
 
 def check_room(config: AnyConfig) -> None:
     """Raise InputError if this machine lacks resources: Ray would wait for them for ever."""
-    workers, cores, gpus = config.search.workers, os.cpu_count() or 1, torch.cuda.device_count()
+    workers, cores, gpus = workers_of(config), os.cpu_count() or 1, torch.cuda.device_count()
     details, remedy = [], "Use less, or connect to a cluster with RAY_ADDRESS."
     asked = workers * min(cores, config.search.cpus_per_worker)
     if asked > cores:
@@ -258,7 +261,8 @@ def _executor(
         lanes=lanes,
         folder=folder,
         cache=home.cache,
-        workers=config.search.workers,
+        workers=None if config.search.workers == "auto" else config.search.workers,
         cpus_per_worker=threads,
         gpus_per_worker=config.search.gpus_per_worker,
+        worker_timeout=config.search.worker_timeout,
     )

@@ -272,6 +272,12 @@ class TrialProgram(Protocol):
         The result of a complete trial has its scores after adaptation to every held-out task.
         """
 
+    def interrupt(self) -> None:
+        """Make `advance` return after the current step, now and later; another thread may call it.
+
+        Live trials are saved first: each resumes elsewhere from its step, or from its last rung.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
@@ -282,6 +288,8 @@ class Turn:
     results: tuple[TrialResult, ...] = ()  # of trials that ended in this round
     free: int = 0  # lanes that can take a trial
     lost: tuple[str, ...] = ()  # keys of the live trials of a worker that died
+    loss: str = ""  # why it died, in one line
+    returned: tuple[str, ...] = ()  # keys of the live trials of a worker that had to stop
     lane_steps: int = 0  # since the last turn, see `TrialProgram.lane_steps`
     capacity_steps: int = 0  # since the last turn, see `TrialProgram.capacity_steps`
 

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.output import CLUSTER, Address, Config, Name, Output, Resume, Set, Trust
+from orchestrator.cli.output import (
+    CLUSTER,
+    Address,
+    Config,
+    HomeOption,
+    Json,
+    Name,
+    Output,
+    Resume,
+    Set,
+    Trust,
+)
 
 app = typer.Typer()
 
@@ -48,12 +59,32 @@ def submit(
 
 
 @app.command(rich_help_panel=CLUSTER)
-def status(name: Name, address: Address = None) -> None:
-    """Show the state of a submitted search."""
+def status(
+    name: Name, address: Address = None, home: HomeOption = None, json: Json = False
+) -> None:
+    """Show whether a search runs, is stalled, dead, stopped or complete.
+
+    Without --address, a search of the home is shown; else the job of a submitted search.
+    """
+    from orchestrator.record.home import Home
+
+    output, place = Output(), Home.at(home)
+    if address is None and name in place.searches():
+        from orchestrator.results.liveness import sentence, status_of
+
+        found = status_of(name, place)
+        if json:
+            output.json(found)
+        else:
+            output.results.print(sentence(found), markup=False)
+        return
     from orchestrator.executors import jobs
 
-    found = jobs.status(name, address=address)
-    Output().results.print(f"{found.submission_id}: {found.state} {found.message}".rstrip())
+    job = jobs.status(name, address=address)
+    if json:
+        output.json({"name": name, "job": job.submission_id, "state": job.state.lower()})
+    else:
+        output.results.print(f"{job.submission_id}: {job.state} {job.message}".rstrip())
 
 
 @app.command(rich_help_panel=CLUSTER)

@@ -250,6 +250,7 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
     from orchestrator.cli.display import leaderboard
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
+    from orchestrator.results.liveness import sentence, status_of
     from orchestrator.results.report.files import report_path
 
     place = Home(home)
@@ -261,6 +262,8 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
         return summary
     output.results.print(leaderboard(summary))
     output.results.print(str(summary))
+    if summary.state != "complete":
+        output.results.print(sentence(status_of(name, place)), markup=False)
     for advice in summary.advice:
         output.advise(advice)
     for who, value in summary.figures.items():

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import FewtuneError
@@ -27,6 +28,10 @@ class Worker:
             return self._turn(release, admit)
         except Exception as error:
             raise as_worker_error(error, self._number) from error
+
+    def interrupt(self) -> None:
+        """Make a running turn end soon; see `TrialProgram.interrupt`."""
+        self._program.interrupt()
 
     def _turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
         program = self._program
@@ -62,6 +67,15 @@ class WorkerStates:
         self.idle = dict.fromkeys(range(workers), lanes)
         self._held: dict[int, set[str]] = {worker: set() for worker in range(workers)}
 
+    def add(self, worker: int) -> None:
+        """A worker can take orders from now on."""
+        self._held.setdefault(worker, set())
+        self.idle[worker] = self._lanes
+
+    def remove(self, worker: int) -> None:
+        """An idle worker can take no orders from now on."""
+        del self.idle[worker]
+
     def ordered(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> bool:
@@ -79,15 +93,30 @@ class WorkerStates:
         self.idle[turn.worker] = turn.free
         self._held[turn.worker] -= {result.key for result in turn.results}
 
-    def lost(self, worker: int, releasing: Mapping[str, Outcome]) -> Turn:
+    def lost(self, worker: int, releasing: Mapping[str, Outcome], cause: str = "") -> Turn:
         """Record that a worker died. The returned turn lists the trials that are lost with it.
 
         releasing: trials that the worker was asked to release, by key; they are lost too.
+        cause: why it died, in one line.
         """
-        keys = tuple(sorted(self._held[worker] | releasing.keys()))
+        keys = self._given_up(worker, releasing)
+        return Turn(worker=worker, lost=keys, loss=cause, free=self._lanes)
+
+    def handed_back(self, turn: Turn, releasing: Mapping[str, Outcome]) -> Turn:
+        """Record that a worker had to stop after `turn`; adds the trials that it hands back.
+
+        Reports in the turn are left out: the trials repeat them on their next worker.
+        """
+        self.finish_turn(turn)
+        ended = {result.key for result in turn.results}
+        rest = tuple(key for key in self._given_up(turn.worker, releasing) if key not in ended)
+        return replace(turn, reports=(), returned=rest, free=self._lanes)
+
+    def _given_up(self, worker: int, releasing: Mapping[str, Outcome]) -> tuple[str, ...]:
+        keys = self._held[worker] | releasing.keys()
         self._held[worker] = set()
         self.idle[worker] = self._lanes
-        return Turn(worker=worker, lost=keys, free=self._lanes)
+        return tuple(sorted(keys))
 
 
 class InlineExecutor:

@@ -1,47 +1,30 @@
 """The executor whose workers are Ray actors, each with CPUs or a share of a GPU."""
 
-import gc
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from fewshot.errors.disk import disk_problem
-from orchestrator.executors.inline import Worker, WorkerStates, as_worker_error
+from orchestrator.executors.inline import WorkerStates, as_worker_error
+from orchestrator.executors.ray_worker import SIGNS, RayWorker
+from orchestrator.executors.signs import Signs
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
-from trials.programs.several_recipes import build_for_all
 
 log = logging.getLogger(__name__)
 
-
-class _Actor:
-    """A worker in a process that Ray starts."""
-
-    def __init__(
-        self, number: int, recipe: Recipe, lanes: int, folder: str, cache: str, threads: int
-    ) -> None:
-        self._worker: Worker | Exception
-        try:
-            program = build_for_all(
-                recipe, lanes=lanes, folder=Path(folder), cache=Path(cache), threads=threads
-            )
-            self._worker = Worker(number, program)
-        # Raised at the first turn, because Ray reports an error in `__init__` as a dead actor.
-        except Exception as error:
-            self._worker = as_worker_error(error, number)
-        gc.freeze()  # a garbage collection over all imported modules takes .2 s each time
-
-    def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
-        if isinstance(self._worker, Exception):
-            raise self._worker
-        return self._worker.turn(release, admit)
+# A worker that got a SIGTERM has this long to end its step; then its trials go on without it.
+_SECONDS_TO_HAND_BACK = 4.0
+_SECONDS_TO_LOOK = 5.0  # between two looks at the size of the cluster
 
 
 def _called(function: Callable[[], int]) -> int:
@@ -57,7 +40,9 @@ class RayExecutor:
 
     lanes: number per worker, or a function that returns it; the function runs with the resources of
     a worker.
-    workers: number of workers; None for one per GPU of the cluster, or one if there is no GPU.
+    worker_timeout: seconds without a sign of life after which a worker is killed and replaced.
+    workers: number of workers; None for as many as the nodes of the cluster have room for, also
+    when nodes come and go.
     cpus_per_worker: cores and threads per worker; one is enough for the small matrices of most
     recipes.
     gpus_per_worker: 0 to 1, or a whole number for a user's own loop; None for one GPU per worker if
@@ -76,20 +61,28 @@ class RayExecutor:
         workers: int | None = None,
         cpus_per_worker: int = 1,
         gpus_per_worker: float | None = None,
+        worker_timeout: float = 120.0,
     ) -> None:
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
+        self._asked: dict[Any, int] = {}  # workers by the call for their next sign of life
+        self._leaving: dict[int, float] = {}  # until when each worker may still end its step
+        self._absent: set[int] = set()  # workers that take no orders: not started yet, or removed
+        self._spawned: dict[int, float] = {}  # when each worker was started
+        self._signs = Signs(worker_timeout)
         self._connection = join()
         try:
             cluster = ray.cluster_resources()
             gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-            workers = workers or max(1, gpus)
             gpu = (1 if gpus else 0) if gpus_per_worker is None else gpus_per_worker
             self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
             self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
             self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
+            self._follows, self._looked = workers is None, time.monotonic()
+            workers = workers or self._room()
             self._roster = WorkerStates(workers, self.lanes)
-            self._actors |= {worker: self._spawn(worker) for worker in range(workers)}
+            for worker in range(workers):
+                self._spawn(worker)
         except BaseException:
             self.close()
             raise
@@ -102,9 +95,18 @@ class RayExecutor:
         except RayTaskError as error:
             raise as_worker_error(error.cause, 0) from None
 
-    def _spawn(self, worker: int) -> Any:
-        actor = ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, **self._share)
-        return actor.remote(worker, *self._arguments)
+    def _spawn(self, worker: int) -> None:
+        self._spawned[worker] = time.monotonic()
+        remote = ray.remote(
+            max_restarts=0, max_task_retries=0, concurrency_groups={SIGNS: 1}, **self._share
+        )
+        self._actors[worker] = remote(RayWorker).remote(worker, *self._arguments)
+        self._actors[worker].prepare.remote()
+        self._ask(worker, 0.0)
+
+    def _ask(self, worker: int, seconds: float) -> None:
+        """Ask for the next sign of life."""
+        self._asked[self._actors[worker].sign.remote(seconds)] = worker
 
     def idle(self) -> Mapping[int, int]:
         return dict(self._roster.idle)
@@ -112,27 +114,169 @@ class RayExecutor:
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
     ) -> None:
+        if worker in self._absent and not admit:
+            return
         if self._roster.ordered(worker, release, admit):
             reference = self._actors[worker].turn.remote(dict(release), list(admit))
             self._pending[reference] = (worker, release)
 
+    def _room(self) -> int:
+        """The number of workers that the living nodes have room for, at least one."""
+        share = {"CPU": self._share["num_cpus"], "GPU": self._share["num_gpus"]}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = (
+            min(int(node.get(name, 0) / part) for name, part in share.items() if part)
+            for node in nodes
+        )
+        return max(1, sum(rooms))
+
+    def _follow_cluster(self) -> None:
+        """Start workers on nodes that have come."""
+        if not self._follows or time.monotonic() - self._looked < _SECONDS_TO_LOOK:
+            return
+        self._looked = time.monotonic()
+        room = self._room()
+        new = [worker for worker in range(room) if worker not in self._actors]
+        for worker in new[: room - len(self._actors)]:
+            log.info("worker_added worker=%d", worker)
+            self._spawn(worker)
+            self._absent.add(worker)  # until it has started
+
     def turn(self) -> Turn | None:
-        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
-        if not ready:
+        until = time.monotonic() + 1.0
+        self._follow_cluster()
+        if turn := self._turn_without_worker():
+            return turn
+        while (left := until - time.monotonic()) > 0:
+            ready, _ = ray.wait([*self._pending, *self._asked], num_returns=1, timeout=left)
+            if ready and ready[0] in self._pending:
+                return self._turn_of(ready[0])
+            for reference in ready:
+                self._hear(reference)
+        return None
+
+    def _turn_without_worker(self) -> Turn | None:
+        """The turn of one worker that is silent, or that must stop and needs too long for it."""
+        if self._asked:
+            ready, _ = ray.wait([*self._asked], num_returns=len(self._asked), timeout=0)
+            for reference in ready:
+                self._hear(reference)
+        for worker in self._signs.silent():
+            cause = f"no sign of life for {self._signs.timeout:g} s (search.worker_timeout)"
+            turn = self._lose(worker, cause)
+            if turn.lost:
+                return turn
+        for worker, until in self._leaving.items():
+            if time.monotonic() >= until:
+                return self._hand_back(Turn(worker=worker))
+        return self._turn_not_started()
+
+    def _turn_not_started(self) -> Turn | None:
+        """Take its trials from a worker that does not start, if other workers can train them.
+
+        Perhaps its node is gone, and no other has room for it. It goes on waiting for one.
+        """
+        since = time.monotonic() - self._signs.timeout
+        waiting = [
+            worker
+            for worker in {worker for worker, _ in self._pending.values()}
+            if not self._signs.knows(worker) and self._spawned[worker] < since
+        ]
+        if not waiting or not any(map(self._signs.knows, self._actors)):
             return None
-        worker, release = self._pending.pop(ready[0])
+        worker = waiting[0]
+        turn = self._hand_back(Turn(worker=worker))
+        log.warning(
+            "worker_waits worker=%d its %d trials go to other workers, as it has not started for "
+            "%g s; it needs %s",
+            *(worker, len(turn.returned), self._signs.timeout, self._share),
+        )
+        self._roster.remove(worker)
+        self._absent.add(worker)
+        return replace(turn, free=0)
+
+    def _turn_of(self, reference: Any) -> Turn:
+        worker, _ = self._pending[reference]
         try:
-            turn: Turn = ray.get(ready[0])
+            turn: Turn = ray.get(reference)
         except RayActorError as error:
             if disk_problem(error):  # a full disk would kill the next worker too
                 raise
-            log.warning("worker lost worker=%d error=%s", worker, str(error).splitlines()[0])
-            self._actors[worker] = self._spawn(worker)
-            return self._roster.lost(worker, release)
+            if worker in self._leaving:
+                return self._hand_back(Turn(worker=worker))
+            return self._lose(worker, str(error).splitlines()[0])
         except RayTaskError as error:  # its own text has the whole traceback twice
             raise as_worker_error(error.cause, worker) from None
+        if worker in self._leaving:
+            return self._hand_back(turn)
+        del self._pending[reference]
         self._roster.finish_turn(turn)
         return turn
+
+    def _hear(self, reference: Any) -> None:
+        """Note a sign of life, and ask for the next one."""
+        worker = self._asked.pop(reference)
+        try:
+            must_stop = ray.get(reference)
+        except ActorUnavailableError:  # perhaps only for a moment: it is silent until it answers
+            self._ask(worker, self._signs.interval)
+        except RayActorError as error:
+            if self._is_busy(worker):
+                return  # the error of its turn says the same
+            if disk_problem(error):
+                raise
+            self._lose(worker, str(error).splitlines()[0])
+        else:
+            self._signs.heard(worker)
+            if worker in self._absent:  # it has started at last
+                self._absent.remove(worker)
+                self._roster.add(worker)
+            if not must_stop:
+                self._ask(worker, self._signs.interval)
+                return
+            log.warning("worker_must_stop worker=%d", worker)
+            self._leaving[worker] = time.monotonic() + _SECONDS_TO_HAND_BACK
+            if not self._is_busy(worker):
+                self._replace(worker)
+
+    def _lose(self, worker: int, cause: str) -> Turn:
+        """Replace a worker that has died or is silent, unless the cluster has become too small."""
+        turn = self._roster.lost(worker, self._end(worker), cause)
+        log.warning("worker_lost worker=%d trials=%d cause=%r", worker, len(turn.lost), cause)
+        if self._follows and len(self._actors) >= self._room():
+            self._absent.add(worker)
+        else:
+            self._spawn(worker)
+        if worker in self._absent:
+            self._roster.remove(worker)
+            turn = replace(turn, free=0)
+        return turn
+
+    def _hand_back(self, turn: Turn) -> Turn:
+        """Replace a worker that must stop, after its last turn."""
+        return self._roster.handed_back(turn, self._replace(turn.worker))
+
+    def _replace(self, worker: int) -> Mapping[str, Outcome]:
+        """End a worker and start a new one; returns the trials that it was to release."""
+        release = self._end(worker)
+        self._spawn(worker)
+        return release
+
+    def _end(self, worker: int) -> Mapping[str, Outcome]:
+        """End a worker; returns the trials that it was to release."""
+        ray.kill(self._actors.pop(worker))  # Ray kills a stopped process after 5 s
+        release: Mapping[str, Outcome] = {}
+        for reference, (of, orders) in list(self._pending.items()):
+            if of == worker:
+                release = orders
+                del self._pending[reference]
+        self._asked = {reference: of for reference, of in self._asked.items() if of != worker}
+        self._leaving.pop(worker, None)
+        self._signs.forget(worker)
+        return release
+
+    def _is_busy(self, worker: int) -> bool:
+        return any(of == worker for of, _ in self._pending.values())
 
     def close(self) -> None:
         for actor in self._actors.values():

@@ -12,6 +12,7 @@ import numpy as np
 from orchestrator.config.loading import load_config
 from orchestrator.config.plan import plan_of
 from orchestrator.record import identity
+from orchestrator.record.heartbeat import driver_of
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial, StudyRecord
@@ -49,7 +50,7 @@ class Summary:
     """
 
     name: str
-    state: str  # "running" or "complete"
+    state: str  # "complete", or else of the driver, see `record.heartbeat.Driver`
     trials: Mapping[str, int]
     lanes: int | None  # per worker; None before the first worker has started
     occupancy: float
@@ -184,8 +185,9 @@ def summary_of(name: str, home: Home) -> Summary:
     """The summary of the search `name`; raises InputError if this home has none."""
     records = records_of(name, home)
     from orchestrator.results.explanation.explanation import explained  # it imports this module
+    from orchestrator.results.liveness import with_driver  # as does this one
 
-    summary = replace(summarise(name, records), home=home)
+    summary = with_driver(replace(summarise(name, records), home=home), driver_of(home, name))
     folder = home.search(name)
     return explained(summary, lambda: plan_of(load_config(home.config(name))), records, folder)
 

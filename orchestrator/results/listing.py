@@ -8,10 +8,12 @@ from pathlib import Path
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.config import loading as configs
 from orchestrator.record import identity
+from orchestrator.record.heartbeat import driver_of
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.record.studies.study import delete_studies
 from orchestrator.results.leaderboard import summarise
+from orchestrator.results.liveness import ended_trials, with_driver
 from orchestrator.tracking.mlflow_sender import delete_runs
 
 
@@ -19,7 +21,8 @@ from orchestrator.tracking.mlflow_sender import delete_runs
 class ListedSearch:
     """A search of a home.
 
-    state: `complete`, `running`, `stopped` (no process runs it; it can be resumed) or `unreadable`.
+    state: `complete`, `running`, `stalled`, `dead`, `stopped`, `failed` (see
+        `record.heartbeat.Driver`; the last three can be resumed) or `unreadable`.
     trials: number of ended trials, out of `planned`. best: the best score, None before the first.
     age: seconds since the search was started.
     """
@@ -47,15 +50,12 @@ def _listed(home: Home, name: str) -> ListedSearch:
         return ListedSearch(name, "unreadable", 0, 0, None, age)
     if records is None or not identity.belongs_to(home, name, records.search):
         return ListedSearch(name, "unreadable", 0, planned, None, age)
-    summary = summarise(name, records, top=1)
-    state = summary.state
-    if state == "running" and not home.is_owned(name):
-        state = "stopped"
-    ended = sum(n for kind, n in summary.trials.items() if kind != "running")
+    summary = with_driver(summarise(name, records, top=1), driver_of(home, name))
+    ended = ended_trials(summary.trials)
     best = summary.best.score.mean if summary.best else None
     if best is None and summary.top:
         best = summary.top[0].score
-    return ListedSearch(name, state, ended, planned, best, age)
+    return ListedSearch(name, summary.state, ended, planned, best, age)
 
 
 def _started(config: Path) -> float:

@@ -13,6 +13,7 @@ from trials.contract import Stage
 # If this many trials fail for the same reason before any trial has a score, the setup is wrong.
 _ENOUGH = 3
 _DIVERGED = "diverged"
+LOST = "its worker was lost"  # the start of a reason
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 _NAMES: Mapping[Stage, str] = {
     "search": "trials",
@@ -97,6 +98,8 @@ def _where_to_look(stage: Stage, number: int, reason: str) -> str:
             "Check for values that are not finite: numbers in the data, a logarithm or a division "
             "in your own code, rates in `space` that are too high."
         )
+    if reason.startswith(LOST):
+        return "Find out why, then continue with `--resume` or start again under a new name."
     return (
         f"The full traceback is in MLflow, in the description of the run {stage}-{number:04d}. "
         "Fix the cause, then continue with `--resume` or start again under a new name."

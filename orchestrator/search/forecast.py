@@ -110,7 +110,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     trainings = config.search.trials * share + n_finals
     scorings = config.search.trials * len(plan.rungs) * share + 2 * n_finals
     gpus = best_device().type == "cuda"
-    at_once = config.search.workers / (workers_per_gpu(config) if gpus else 1)
+    at_once = workers_of(config) / (workers_per_gpu(config) if gpus else 1)
     return Forecast(
         seconds=(trainings * whole + scorings * score) / at_once,
         lanes=lanes,
@@ -146,7 +146,7 @@ def lanes_of(
     """The number of lanes per worker; for `auto`, a function that measures it."""
     if config.search.lanes != "auto":
         return config.search.lanes
-    workers = config.search.workers
+    workers = workers_of(config)
     return partial(
         useful_lanes,
         partial(programs, plan.recipe, home.cache, threads=config.search.cpus_per_worker),
@@ -161,7 +161,18 @@ def concurrency(config: AnyConfig) -> dict[str, int]:
     """The number of lanes per worker and of workers, for the check of this machine's memory."""
     lanes = 1 if config.search.lanes == "auto" else config.search.lanes
     elsewhere = os.environ.get("RAY_ADDRESS")
-    return {"lanes": lanes, "workers": 1 if elsewhere else config.search.workers}
+    return {"lanes": lanes, "workers": 1 if elsewhere else workers_of(config)}
+
+
+def workers_of(config: AnyConfig) -> int:
+    """The number of workers; for `auto`, as many as this machine has room for."""
+    search = config.search
+    if search.workers != "auto":
+        return search.workers
+    gpus, share = torch.cuda.device_count(), search.gpus_per_worker
+    if gpus and share != 0:
+        return max(1, int(gpus / (share or 1)))
+    return max(1, (os.cpu_count() or 1) // search.cpus_per_worker)
 
 
 def workers_per_gpu(config: AnyConfig) -> int:

@@ -89,11 +89,12 @@ def _run_all(
     should_stop: Callable[[], bool],
 ) -> None:
     """Pass trials to the workers and their turns to the scheduler until all trials have ended."""
-    lanes = sum(executor.idle().values())
+    workers: set[int] = set()  # a cluster may grow
     try:
         while True:
             for worker, free in executor.idle().items():
-                if specs := scheduler.admit(free):
+                workers.add(worker)
+                if specs := scheduler.admit(free, worker):
                     executor.send_orders(worker, {}, specs)
             if not scheduler.live:
                 scheduler.failures.check_end()
@@ -101,11 +102,11 @@ def _run_all(
             if should_stop():
                 raise Stopped
             # All workers are training now, so suggestions can be computed without delaying any.
-            scheduler.look_ahead(lanes)
+            scheduler.look_ahead(len(workers) * executor.lanes)
             turn = executor.turn()
             if turn is not None:
                 release = scheduler.handle_turn(turn)
-                specs = scheduler.admit(turn.free + len(release))
+                specs = scheduler.admit(turn.free + len(release), turn.worker)
                 executor.send_orders(turn.worker, release, specs)
                 observe(scheduler.stage)
     except (Stopped, KeyboardInterrupt, FewtuneError):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,14 +10,12 @@ from typing import Any
 from fewshot.metrics import Estimate
 from orchestrator.record.enqueued import ORIGIN
 from orchestrator.record.studies.study import StudyRecord
-from orchestrator.search.failures import FailureMonitor, SearchFailed
+from orchestrator.search.failures import FailureMonitor
 from orchestrator.search.halving import Decision
+from orchestrator.search.losses import WorkerLosses
 from orchestrator.search.trial_sources import TrialSource
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
-
-# How often a trial is restarted because its worker was lost, before the search gives up.
-_MAX_WORKER_LOSSES = 5
 
 
 class Scheduler:
@@ -31,7 +29,7 @@ class Scheduler:
         self.failures = FailureMonitor({stage: source.record for stage, source in sources.items()})
         self._sources, self._recorder = sources, recorder
         self._to_restart: deque[TrialSpec] = deque()
-        self._worker_losses: Counter[str] = Counter()
+        self._losses = WorkerLosses()
         self._reasons: dict[str, str] = {}
         self._seconds: dict[str, tuple[float, float]] = {}  # training time by key, see `_times`
         self._rung_skills: dict[str, dict[int, Mapping[str, Estimate]]] = {}  # by key and step
@@ -43,13 +41,13 @@ class Scheduler:
         stages = list(self._sources)
         return next((stage for stage in stages if stage in live), stages[-1])
 
-    def admit(self, free: int) -> list[TrialSpec]:
-        """Start up to `free` trials. Trials whose worker was lost are restarted first."""
+    def admit(self, free: int, worker: int) -> list[TrialSpec]:
+        """Start up to `free` trials on a worker. Trials of lost workers are restarted first."""
         for source in self._sources.values():
             source.prepare(free)
         specs: list[TrialSpec] = []
         while len(specs) < free:
-            spec = self._to_restart.popleft() if self._to_restart else self._next()
+            spec = self._next_to_restart(worker) or self._next()
             if spec is None:
                 break
             self.live[spec.key] = spec
@@ -60,6 +58,13 @@ class Scheduler:
             notes = self._sources[spec.stage].record[spec.number].notes
             self._recorder.trial_started(spec, time=time.time(), origin=notes.get(ORIGIN, ""))
         return specs
+
+    def _next_to_restart(self, worker: int) -> TrialSpec | None:
+        for spec in self._to_restart:
+            if self._losses.may_start(spec.key, worker):
+                self._to_restart.remove(spec)
+                return spec
+        return None
 
     def _next(self) -> TrialSpec | None:
         return next((spec for source in self._sources.values() if (spec := source.next())), None)
@@ -78,16 +83,14 @@ class Scheduler:
         """Record a worker's turn; returns the trials that must end, with their outcomes."""
         _count_steps(next(iter(self._sources.values())).record, turn)
         for result in turn.results:
-            spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
-            record = self._sources[spec.stage].record
-            times = _times(result, *self._seconds.pop(result.key, (0.0, 0.0)))
-            notes = times | _skills(self._rung_skills.pop(result.key, {}))
-            _end(record, self._recorder, spec, result, result.error or reason, notes)
-        self._to_restart.extend(self._restarted(self.live.pop(key)) for key in turn.lost)
+            self._end(result)
+        self._take_back(turn)
         for report in turn.reports:
             spec = self.live[report.key]
             source = self._sources[spec.stage]
             rung = source.rung(spec, report.step)
+            if rung not in source.record[spec.number].reports:
+                self._losses.reported(report.key)
             source.record.report(spec.number, rung, report.score.mean)
             self._recorder.reported(report)
             self._seconds[report.key] = report.seconds, report.lane_seconds
@@ -116,13 +119,33 @@ class Scheduler:
         spec = self.live[report.key]
         return replace(report, step=self._sources[spec.stage].rung(spec, report.step))
 
-    def _restarted(self, spec: TrialSpec) -> TrialSpec:
-        self._worker_losses[spec.key] += 1
-        if self._worker_losses[spec.key] >= _MAX_WORKER_LOSSES:
-            raise SearchFailed(
-                f"Trial {spec.key} was on a worker that died {_MAX_WORKER_LOSSES} times."
-            )
-        return replace(spec, attempt=self._sources[spec.stage].record.adopt(spec.number))
+    def _end(self, result: TrialResult) -> None:
+        spec, reason = self.live.pop(result.key), self._reasons.pop(result.key, "")
+        self._losses.ended(result.key)
+        times = _times(result, *self._seconds.pop(result.key, (0.0, 0.0)))
+        notes = times | _skills(self._rung_skills.pop(result.key, {}))
+        record = self._sources[spec.stage].record
+        _end(record, self._recorder, spec, result, result.error or reason, notes)
+
+    def _take_back(self, turn: Turn) -> None:
+        """Queue the trials of a worker that is gone; end those that have lost too many workers."""
+        failed: Mapping[str, str] = {}
+        if turn.lost:
+            failed = self._losses.lost(turn.worker, turn.lost, turn.loss)
+        if turn.returned:
+            self._losses.handed_back(turn.worker)
+        for key in (*turn.lost, *turn.returned):
+            spec = self.live[key]
+            record = self._sources[spec.stage].record
+            if key in failed:
+                self._end(_failed(key, max(record[spec.number].reports, default=0), failed[key]))
+            else:
+                del self.live[key]
+                self._to_restart.append(replace(spec, attempt=record.adopt(spec.number)))
+
+
+def _failed(key: str, step: int, error: str) -> TrialResult:
+    return TrialResult(key=key, outcome="failed", step=step, error=error, time=time.time())
 
 
 def _end(

@@ -57,3 +57,16 @@ def slow(trial: Trial) -> Iterator[dict[str, float]]:
     for scores in train(trial):
         time.sleep(0.3)
         yield scores
+
+
+def rests(trial: Trial) -> Iterator[dict[str, float]]:
+    """Takes twelve seconds before its first report; leaves its process id."""
+    (trial.folder / "pid").write_text(str(os.getpid()))
+    time.sleep(12)
+    yield from train(trial)
+
+
+def sees_gpus(trial: Trial) -> Iterator[dict[str, float]]:
+    """Leaves the GPUs that it may use."""
+    (trial.folder / "gpus").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    yield from train(trial)

@@ -117,7 +117,7 @@ def test_a_search_that_was_stopped_is_resumed_and_shows_its_progress_on_request(
     with pytest.raises(Stopped):
         made.run(executor="inline", should_stop=lambda: len(turns) > 0 or turns.append(1))
     assert list_searches(tmp_path)[0].state == "stopped"
-    assert made.summary().state == "running"
+    assert made.summary().state == "stopped"
     with pytest.raises(InputError, match="--resume"):
         made.run(executor="inline")
     assert capfd.readouterr() == ("", "")

@@ -1,7 +1,8 @@
 """Checkpoints: the state of a trial at its last rung, in a safetensors file.
 
 The trial's reports are stored in the metadata of the same file, so that tensors and reports always
-match. A trial that resumes from a rung can then repeat all its earlier reports.
+match. A trial that resumes from a rung can then repeat all its earlier reports. A trial that was
+interrupted has a checkpoint of a later step, with the tensor `SINCE_REPORT`.
 """
 
 import json
@@ -25,6 +26,8 @@ from trials.contract import RungReport, TrialSpec
 
 log = logging.getLogger(__name__)
 
+# Name of the tensor with what a trial has summed since its last report, see `Lane.since_report`.
+SINCE_REPORT = "since_report"
 # Metadata key of the spec that a model was trained with.
 SPEC = "spec"
 # Metadata key of the scale that calibrates the logits of a model.
@@ -109,7 +112,7 @@ def load_resumable(
         if spec is not None and saved_identity != identity(spec):
             return None
         wrong = _misfits(tensors, like)
-        if spec is not None and not wrong:
+        if spec is not None and not wrong and SINCE_REPORT not in tensors:
             steps = {report.step for report in reports[-1:]}
             wrong = "" if steps == {int(tensors["step"])} else "its last report is of another step"
         if wrong:

@@ -1,9 +1,11 @@
 """The state of a live trial that is not in tensors."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fewshot.errors.parts import Failure
@@ -44,6 +46,22 @@ class Lane:
         self.step += steps
         self.seconds += seconds
         self.lane_seconds += seconds / lanes
+
+    def since_report(self, loss: float) -> dict[str, Tensor]:
+        """What a checkpoint between two rungs also keeps; `loss`: the sum since the last report."""
+        values = (loss, self.loss_from, self.seconds, self.lane_seconds)
+        return {checkpoint.SINCE_REPORT: torch.tensor(values, dtype=torch.float64)}
+
+    def resume(self, reports: Sequence[RungReport], tensors: Mapping[str, Tensor]) -> float:
+        """Continue from a checkpoint; returns the sum of training losses since the last report."""
+        self.reports, self.unsent, loss = list(reports), list(reports), 0.0
+        if reports:
+            self.seconds, self.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
+            self.adaptations = adaptation_results(self.spec, reports[-1])
+        if checkpoint.SINCE_REPORT in tensors:
+            loss, since, self.seconds, self.lane_seconds = tensors[checkpoint.SINCE_REPORT].tolist()
+            self.loss_from = int(since)
+        return loss
 
     def report(
         self,

@@ -20,7 +20,6 @@ from trials.lanes.objective import Objective, TaskScores
 from trials.lanes.optimizers import adam
 from trials.lanes.optimizers.base import Optimizer, Slots
 from trials.lanes.passes import Passes, call_or_failure
-from trials.lanes.reporting import adaptation_results
 from trials.lanes.step.capture import Captured
 from trials.lanes.step.cuda_graph import replayed
 from trials.lanes.step.draws import draws
@@ -58,6 +57,7 @@ class Lanes:
         self._queue: deque[TrialSpec] = deque()
         self._live: list[Lane] = []
         self._ended: list[TrialResult] = []  # not yet returned by `ended`
+        self._interrupted = False
         template = objective.init(0)
         self._params = {
             name: torch.zeros((lanes, *value.shape), dtype=value.dtype, device=device)
@@ -94,7 +94,7 @@ class Lanes:
 
     def advance(self) -> list[RungReport]:
         reports: list[RungReport] = []
-        while not (reports or self._ended):
+        while not (reports or self._ended or self._interrupted):
             while self._queue and len(self._live) < self.lanes:
                 self._start(self._queue.popleft())
             reports = [report for lane in self._live for report in lane.unsent]
@@ -104,6 +104,8 @@ class Lanes:
                 break
             if not (reports or self._ended):
                 reports = self._to_next_rung()
+        if self._interrupted:
+            self._save_progress()
         return reports
 
     def ended(self) -> list[TrialResult]:
@@ -117,7 +119,20 @@ class Lanes:
         if isinstance(failure, Failure):
             self._fail(self._passes.failing_rows(len(self._live), self._try_step, failure))
             return []
+        if self._interrupted:  # scoring may take long
+            return []
         return self._report([i for i, lane in enumerate(self._live) if lane.step == rungs[i]])
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def _save_progress(self) -> None:
+        """Write a checkpoint of each live trial that has trained since its last report."""
+        for place, lane in enumerate(self._live):
+            if lane.step > lane.loss_from:
+                state = {name: value[place].cpu() for name, value in self._trained().items()}
+                since = lane.since_report(float(self._loss_sum[place]))
+                checkpoint.save(self._folder, lane.spec, state | since, lane.reports)
 
     def parameters(self, key: str) -> Params:
         """A copy of the parameters of the live trial `key`."""
@@ -181,9 +196,7 @@ class Lanes:
         if saved := checkpoint.load_resumable(self._folder, own, rows, lane.spec):
             tensors, reports = saved
             self._restore(lane, place, tensors)
-            lane.reports, lane.unsent = list(reports), list(reports)
-            lane.seconds, lane.lane_seconds = reports[-1].seconds, reports[-1].lane_seconds
-            lane.adaptations = adaptation_results(lane.spec, reports[-1])
+            self._loss_sum[place] = lane.resume(reports, tensors)
         elif initial and (saved := checkpoint.load_resumable(self._folder, initial, rows)):
             self._restore(lane, place, saved[0])  # else the same seed trains the same model again
 
@@ -231,6 +244,8 @@ class Lanes:
             for drawn in draws(self._draw, *running, steps):
                 self._step(rows, decays, drawn)
                 taken += 1
+                if self._interrupted:
+                    break
         finally:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # else only the launches would be timed

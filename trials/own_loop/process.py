@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,10 @@ class TrialFailed(Exception):
     def __init__(self, error: str, traceback: str | None = None) -> None:
         super().__init__(error)
         self.error, self.traceback = error, traceback
+
+
+class Interrupted(Exception):
+    """This process must stop, so it waits no longer for the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +100,10 @@ class ChildProcess:
         """Send `go` or `end`."""
         self._send(order)
 
-    def receive(self, timeout: float | None) -> Mapping[str, Any]:
-        """Wait for the next message.
+    def receive(
+        self, timeout: float | None, interrupted: threading.Event | None = None
+    ) -> Mapping[str, Any]:
+        """Wait for the next message; raises Interrupted if `interrupted` is set meanwhile.
 
         Raises TrialFailed if the function failed, if the process ended without a message, or if
         there is no message within `timeout` seconds.
@@ -107,6 +114,8 @@ class ChildProcess:
             if left <= 0:
                 self.kill()
                 raise TrialFailed(f"made no report for {timeout:g} s (search.trial_timeout)")
+            if interrupted is not None and interrupted.is_set():
+                raise Interrupted
             ended = self._process.poll() is not None
             if select.select([self._socket], [], [], min(left, _POLL_SECONDS))[0]:
                 data = self._socket.recv(1 << 16)

@@ -1,6 +1,7 @@
 """The program of one lane around a user's training function."""
 
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from fewshot.errors.inputs import InputError, input_error
 from trials.contract import Outcome, Recipe, RungReport, TrainingFunction, TrialResult, TrialSpec
-from trials.own_loop.process import ChildProcess, Task, TrialFailed
+from trials.own_loop.process import ChildProcess, Interrupted, Task, TrialFailed
 from trials.own_loop.reports import StoredReport, TrialFolder, adaptations_of, report_of
 from trials.own_loop.trial import Trial
 
@@ -42,6 +43,7 @@ class OwnLoop:
         self._queue: list[TrialSpec] = []
         self._live: _LiveTrial | None = None
         self._ended: list[TrialResult] = []
+        self._interrupted = threading.Event()
 
     @property
     def free(self) -> int:
@@ -51,8 +53,13 @@ class OwnLoop:
         self._queue.append(spec)
 
     def advance(self) -> list[RungReport]:
+        if self._interrupted.is_set():
+            if self._live is not None:
+                self._live.kill()
+            return []
         if self._live is None and self._queue:
-            self._live = _LiveTrial(self._queue.pop(0), self._folder, self._threads)
+            spec = self._queue.pop(0)
+            self._live = _LiveTrial(spec, self._folder, self._threads, self._interrupted)
         if self._live is None:
             return []
         live, before = self._live, self._live.step
@@ -63,6 +70,9 @@ class OwnLoop:
             live.kill()
             self._ended.append(live.failed(failure))
             return []
+        except Interrupted:
+            live.kill()
+            return []
         except BaseException:  # a full disk, or Ctrl-C
             live.kill()
             raise
@@ -70,6 +80,10 @@ class OwnLoop:
             self.lane_steps += live.step - before
             self.capacity_steps += live.step - before
         return reports
+
+    def interrupt(self) -> None:
+        """The process of the trial is killed; the function continues from its last report."""
+        self._interrupted.set()
 
     def ended(self) -> list[TrialResult]:
         ended, self._ended = self._ended, []
@@ -79,7 +93,8 @@ class OwnLoop:
         for spec in self._queue:
             if spec.key == key:
                 self._queue.remove(spec)
-                return _LiveTrial(spec, self._folder, self._threads).end(outcome)
+                waiting = _LiveTrial(spec, self._folder, self._threads, self._interrupted)
+                return waiting.end(outcome)
         if self._live is None or self._live.spec.key != key:
             raise ValueError(f"No live trial {key!r}.")
         live, self._live = self._live, None
@@ -93,6 +108,7 @@ class _LiveTrial:
     spec: TrialSpec
     folder: Path
     threads: int
+    interrupted: threading.Event
     trained: bool = False  # whether the last call of `advance` trained
     _process: ChildProcess | None = None
     _reports: list[StoredReport] = field(default_factory=list)
@@ -136,10 +152,10 @@ class _LiveTrial:
             self._process = ChildProcess(self._task(), self._own.log, threads=self.threads)
         else:
             self._process.order("go")
-        message = self._process.receive(timeout)
+        message = self._process.receive(timeout, self.interrupted)
         if message["step"] == self.spec.rungs[-1]:
             self._process.order("go")
-            self._process.receive(timeout)
+            self._process.receive(timeout, self.interrupted)
             self._process.close()
         scores, names = message["scores"], _names(self.spec.recipe)
         final = self.spec.stage == "final"

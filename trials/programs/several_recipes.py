@@ -45,6 +45,7 @@ class SeveralRecipes:
         self.lane_steps = 0
         self.capacity_steps = 0
         self._idle_steps = 0.0
+        self._interrupted = False
         self._make = make
         self._failed: list[TrialResult] = []  # trials whose program can't be made
         self._programs: dict[str, TrialProgram] = {first.fingerprint: make(first)}
@@ -67,6 +68,8 @@ class SeveralRecipes:
                 # The data were checked for each option, but not for all of their combinations.
                 self._failed.append(_failed(spec, error))
                 return
+            if self._interrupted:
+                self._programs[recipe].interrupt()
         if recipe not in self._recipe_of.values():  # a recipe that comes later is not ahead
             self._turns[recipe] = min((self._turns[r] for r in self._live()), default=0)
         self._recipe_of[spec.key] = recipe
@@ -95,6 +98,9 @@ class SeveralRecipes:
         # free lanes are idle in each of these steps for a part only.
         self._idle_steps += taken * self.free / len(self._recipe_of)
         self.capacity_steps = self.lane_steps + round(self._idle_steps)
+        if self._interrupted:
+            for other in self._live() - {recipe}:  # they save their trials
+                self._programs[other].advance()
         return reports
 
     def ended(self) -> list[TrialResult]:
@@ -108,6 +114,11 @@ class SeveralRecipes:
         if key not in self._recipe_of:
             raise ValueError(f"No live trial {key!r}.")
         return self._programs[self._recipe_of.pop(key)].release(key, outcome)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        for program in list(self._programs.values()):  # another thread may add one meanwhile
+            program.interrupt()
 
 
 def _failed(spec: TrialSpec, error: Exception) -> TrialResult:

@@ -40,13 +40,16 @@ from trials.programs.meta_training.objective import MetaTraining
 SAMPLERS = ("fewtune", "gp", "tpe", "cmaes", "random")
 
 
-def _lanes(value: Any, usual: object) -> int | Literal["auto"]:
+def _count(value: Any, usual: object) -> int | Literal["auto"]:
     if value != "auto" and (type(value) is not int or value < 1):
         raise section_error(
             ErrorDetail("", "must be a whole number of at least 1, or auto.", value)
         )
-    lanes: int | Literal["auto"] = value
-    return lanes
+    count: int | Literal["auto"] = value
+    return count
+
+
+Count = Annotated[int | Literal["auto"], WrapValidator(_count)]
 
 
 def _sampler(value: Any, usual: object) -> str:
@@ -68,13 +71,15 @@ class SearchSection(Section):
     eta: float = Field(2.0, gt=1)
     finalists: PositiveInt = 3
     seeds: int = Field(3, ge=2)
-    lanes: Annotated[int | Literal["auto"], WrapValidator(_lanes)] = 4
+    lanes: Count = 4
     sampler: Annotated[str, WrapValidator(_sampler)] = "fewtune"
     stop: Literal["auto"] | None = None  # auto: end early if little more can be expected
-    workers: PositiveInt = 1
+    workers: Count = 1  # auto: as many as the cluster has room for, also when it grows or shrinks
     cpus_per_worker: PositiveInt = 1
     # None: one whole GPU per worker if the cluster has GPUs when the search starts.
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
+    # Seconds without a sign of life after which a worker on Ray is killed and replaced.
+    worker_timeout: Annotated[float, Field(ge=10, le=86400)] = 120.0
 
 
 class Config(SearchableConfig):

@@ -692,11 +692,6 @@ def test_losses_do_not_change_what_the_trials_score() -> None:
     assert [t.reports for t in harried.search.trials()] == [t.reports for t in calm.search.trials()]
 
 
-def test_a_trial_whose_workers_keep_dying_is_given_up_with_the_reason() -> None:
-    with pytest.raises(SearchFailed, match="search-0000 was on a worker that died 5 times"):
-        run(toys.plan(), executor=Losing(lambda: Toy(1), at=range(1, 100)))
-
-
 def test_driver_crashes_do_not_use_up_the_losses_of_a_trial(tmp_path: Path) -> None:
     plan, told = toys.plan(), Told()
     path = str(tmp_path / "toy.journal")

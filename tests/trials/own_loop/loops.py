@@ -122,6 +122,10 @@ def _yields_too_often(trial: Trial) -> Iterator[Any]:
     yield scores(0.5)
 
 
+def hangs(trial: Trial) -> Iterator[Any]:
+    yield from _hangs(trial)
+
+
 # The function that fails, by a part of the reason.
 FAILURES: Mapping[str, Any] = {
     "RuntimeError: no luck": _raises,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,33 @@ def test_prints_go_to_the_log_of_the_trial(tmp_path, capfd):
     log = (tmp_path / "search-0000" / "log.txt").read_text()
     assert log == f"to the output {ROOT}\nto the errors\n"
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interruption_ends_the_process_and_the_trial_goes_on_elsewhere(tmp_path):
+    own = spec(rungs=(2, 4))
+    interrupted = program(tmp_path)
+    interrupted.admit(own)
+    before = interrupted.advance()
+    assert [report.step for report in before] == [2]
+    process = interrupted._live._process._process
+    interrupted.interrupt()
+    assert interrupted.advance() == []
+    assert interrupted.ended() == []
+    assert process.poll() is not None
+    story = drive(program(tmp_path), [retried(own)])[own.key]
+    assert story.reports[0].time == before[0].time, "repeated with its time"
+    assert story.result.outcome == "complete"
+
+
+def test_an_interruption_does_not_wait_for_a_function_that_hangs(tmp_path):
+    hanging = recipe("hangs")
+    found = program(tmp_path, hanging)
+    found.admit(spec(of=hanging, rungs=(2,)))
+    timer = threading.Timer(3, found.interrupt)
+    timer.start()
+    assert found.advance() == []
+    assert found.ended() == []
+    timer.join()
 
 
 def test_processes_that_a_function_starts_end_with_the_trial(tmp_path, monkeypatch):

@@ -74,6 +74,20 @@ one_of_each = over("functions", "distillation")
 of_each_state = over("conv", "mixed", "taught", "distillation", "fine_tuning", "lora")
 
 
+def interrupted_at(program, step):
+    """The program, which is interrupted by another thread during a step."""
+    take, taken = program._step, []
+
+    def counted(*arguments):
+        take(*arguments)
+        taken.append(1)
+        if len(taken) == step:
+            program.interrupt()
+
+    program._step = counted
+    return program
+
+
 def raising(case, folder, where, lanes, spec):
     """A program that raises for the trial of `spec`, if there is one, after its first rung."""
     making = case.programs()
@@ -462,6 +476,27 @@ class TestEveryProgram:
             assert reports[0] == before[spec.key], "repeated with its time"
             assert_same_reports(reports, by_itself(spec).reports)
             assert all(a.seconds < b.seconds for a, b in pairwise(reports))
+
+    @pytest.mark.parametrize("step", [1, 3, 4])
+    def test_an_interrupted_trial_goes_on_from_its_step(self, exact, by_itself, tmp_path, step):
+        """Interrupted before its first rung, between two, or at a rung before it has reported."""
+        specs = [exact.spec(n, rungs=(2, 4, 6)) for n in range(2)]
+        program = interrupted_at(exact.program(tmp_path, lanes=2), step)
+        for spec in specs:
+            program.admit(spec)
+        said = {spec.key: [] for spec in specs}
+        while reports := program.advance():
+            for report in reports:
+                said[report.key].append(report)
+        assert program.advance() == [], "it trains no more"
+        again = exact.program(tmp_path, lanes=2)
+        stories = drive(again, [retried(spec) for spec in specs])
+        assert again.lane_steps == 2 * (6 - step)
+        for spec in specs:
+            reports = stories[spec.key].reports
+            assert reports[: len(said[spec.key])] == said[spec.key], "repeated, with their times"
+            assert_same_reports(reports, by_itself(spec).reports)
+            assert [r.seconds for r in reports] == sorted(r.seconds for r in reports)
 
     @of_each_state
     def test_steps_after_the_last_rung_are_made_again(self, exact, by_itself, tmp_path):

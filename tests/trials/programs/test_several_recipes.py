@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.trials.conformance import assert_same_reports, drive
+from tests.trials.conformance import assert_same_reports, drive, retried
 from trials.contract import Component
 from trials.data import sources
 from trials.programs.several_recipes import SeveralRecipes, build_for_all
@@ -54,6 +54,35 @@ def test_it_has_never_more_trials_than_lanes(case, tmp_path):
     assert len(keys) == 3  # each recipe had a turn
     program.release(keys.pop(), "pruned")
     assert program.free == 1
+
+
+def test_interrupted_trials_of_all_recipes_go_on_elsewhere(case, tmp_path):
+    specs = [replace(spec, rungs=(3, 6)) for spec in trials(case, 3)]
+    program = several(case, tmp_path / "several", 3)
+    for spec in specs:
+        program.admit(spec)
+    for _ in specs:  # the trials of each recipe reach their first rung
+        assert len(program.advance()) == 1
+    for each in program._programs.values():
+        each.train(2)  # as beside a trial that reaches its rung earlier
+    program.interrupt()
+    assert program.advance() == []
+    again = several(case, tmp_path / "several", 3)
+    stories = drive(again, [retried(spec) for spec in specs])
+    assert again.lane_steps == 3 * (6 - 5)
+    for i, spec in enumerate(specs):
+        alone = drive(case.program(tmp_path / f"alone_{i}", recipe=spec.recipe), [spec])
+        assert_same_reports(stories[spec.key].reports, alone[spec.key].reports)
+
+
+def test_a_trial_of_a_new_recipe_does_not_start_after_the_interruption(case, tmp_path):
+    first, second, _ = trials(case, 3)
+    program = several(case, tmp_path, 2)
+    program.admit(first)
+    program.interrupt()
+    program.admit(second)
+    assert program.advance() == []
+    assert program.lane_steps == 0
 
 
 def test_waiting_trials_are_no_idle_lanes(case, tmp_path):

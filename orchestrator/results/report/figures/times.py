@@ -68,11 +68,12 @@ def _workers(
     found: Findings, stages: Sequence[Sequence[StudiedTrial]], running: float
 ) -> dict[str, float]:
     trained = [t for trials in stages for t in trials if t.notes.get("role") != "untrained"]
-    if not any("lane_seconds" in t.notes for t in trained):
+    workers = found.config.search.workers
+    if workers == "auto" or not any("lane_seconds" in t.notes for t in trained):
         return {}
     training = sum(t.notes.get("lane_seconds", 0.0) for t in trained)
     scoring = sum(_scoring(trials) for trials in stages)
-    total = running * found.config.search.workers
+    total = running * workers
     if found.plan.recipe.function is not None:  # which trains and scores
         return {"your function": training, "other": max(0.0, total - training)}
     return {

@@ -1,0 +1,49 @@
+"""Which GPUs the workers get. Ray is told of four GPUs that need not exist."""
+
+import pytest
+
+from orchestrator.config.loading import parse
+from orchestrator.config.recipes import recipe_of
+from tests.orchestrator import own_loops
+from tests.orchestrator.executors.test_executors import wait
+from tests.orchestrator.executors.test_liveness import own_spec, ray_started
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def four_gpus():
+    with ray_started(num_cpus=4, num_gpus=4):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("share", "seen"),
+    [
+        (2, [[0, 1], [2, 3]]),
+        (0.5, [[0], [0], [1]]),
+        (None, [[0], [1]]),
+    ],
+)
+def test_workers_fill_one_gpu_after_the_other(tmp_path, share, seen):
+    """Each trial of an own loop sees the GPUs of its worker, and no others."""
+    from orchestrator.executors.ray_actors import RayExecutor
+
+    recipe = recipe_of(parse(own_loops.data("sees_gpus")))
+    executor = RayExecutor(
+        recipe,
+        lanes=1,
+        folder=tmp_path / "runs",
+        cache=tmp_path / "cache",
+        workers=len(seen),
+        gpus_per_worker=share,
+    )
+    try:
+        for worker in range(len(seen)):
+            executor.send_orders(worker, {}, [own_spec(recipe, number=worker)])
+        for _ in seen:
+            assert [report.step for report in wait(executor).reports] == [4]
+    finally:
+        executor.close()
+    found = [path.read_text() for path in (tmp_path / "runs").glob("*/files/gpus")]
+    assert sorted(sorted(map(int, text.split(","))) for text in found) == seen
