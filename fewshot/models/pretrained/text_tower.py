@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot.models.pretrained import encoder as encoders
-from fewshot.models.pretrained import vision
 from fewshot.models.pretrained.encoder import SAFELY, cached, digest_of_model, folder, loading
 
 _BATCH = 64
@@ -45,20 +44,13 @@ def embed_texts(texts: Sequence[str], *, encoder: str, cache: Path) -> Tensor:
     return cached(path, "embeddings", len(texts), lambda: _embed(texts, place)).float()
 
 
-def save_pretrained(encoder: str, out: Path, *, with_images: bool) -> None:
+def save_pretrained(encoder: str, out: Path) -> None:
     """Write a text encoder as a folder that `embed_texts` can load.
 
-    with_images: write the vision tower and the image processor too, for `embed_images`.
+    Of a checkpoint with a vision tower, only the text tower is written.
     """
     place = folder(encoder)
-    if with_images:
-        from transformers import AutoModel
-
-        with loading(place):
-            AutoModel.from_pretrained(place, **SAFELY).save_pretrained(out)
-        vision.load_processor(place).save_pretrained(out)
-        encoders.load_tokenizer(place).save_pretrained(out)
-    elif _tower(place) is None:
+    if _tower(place) is None:
         encoders.save_pretrained(encoder, out)
     else:
         _load(place).save_pretrained(out)

@@ -221,7 +221,7 @@ def _glyphs(
         for point in range(first, last + 1)
         if charmap.get(point, 0)
         and unicodedata.category(chr(point)).startswith(_KINDS)
-        and unicodedata.name(chr(point), "")
+        and unicodedata.name(chr(point), "") != ""
         and (glyph := glyphs.glyph_in(font, chr(point))) is not None
     }
     if block not in _FRAMED:

@@ -61,7 +61,8 @@ def _grams(text: str) -> Iterator[str]:
         yield f"w{word}"
         ended = f" {word} "
         for n in range(1, _LONGEST + 1):
-            yield from (ended[at : at + n] for at in range(len(ended) - n + 1))
+            grams = (ended[at : at + n] for at in range(len(ended) - n + 1))
+            yield from (gram for gram in grams if gram != " ")
 
 
 def errors_of_text(source: str, encoder: object, width: object) -> list[ErrorDetail]:
