@@ -11,6 +11,7 @@ from fewshot.learners.fine_tuned import FineTunedProtoNet
 from fewshot.learners.maml import MAML
 from fewshot.learners.matching import MatchingNet
 from fewshot.learners.meta_sgd import MetaSGD
+from fewshot.learners.modal_protonet import ModalProtoNet
 from fewshot.learners.protonet import ProtoNet
 from fewshot.learners.reptile import Reptile
 from fewshot.learners.ridge import Ridge
@@ -50,6 +51,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "reptile": Reptile,
     "matching": MatchingNet,
     "protonet": ProtoNet,
+    "modal_protonet": ModalProtoNet,
     "fine_tuned_protonet": FineTunedProtoNet,
     "ridge": Ridge,
     "simpleshot": SimpleShot,

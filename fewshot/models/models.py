@@ -10,6 +10,7 @@ from fewshot.models.mlp import MLP
 from fewshot.models.pretrained.lora import Lora
 from fewshot.models.pretrained.transformer import Transformer
 from fewshot.models.residual import Residual
+from fewshot.models.two_towers import TwoTowers
 from fewshot.models.untrained import Untrained
 from fewshot.registry import resolve
 
@@ -25,6 +26,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "residual": Residual,
     "resnet12": ResNet12,
     "transformer": Transformer,
+    "two_towers": TwoTowers,
     "untrained": Untrained,
 }
 

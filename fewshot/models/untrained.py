@@ -10,15 +10,17 @@ from fewshot.functional import Params
 
 
 class Untrained:
-    """(b, *features) -> (b, product of the features). It has no parameters.
+    """(b, *features) -> (b, product of the features - leave_out). It has no parameters.
 
     features: the shape of one example; by default `n_out` is 1 and has no meaning.
+    leave_out: >= 0, the number of last features that are left out, such as those of a text.
     """
 
     head: tuple[str, ...] = ()
 
-    def __init__(self, *, features: Sequence[int] = ()) -> None:
-        self.n_out = math.prod(features)
+    def __init__(self, *, features: Sequence[int] = (), leave_out: int = 0) -> None:
+        self.n_out = math.prod(features) - leave_out
+        self._leave_out = leave_out
 
     def init(self, generator: torch.Generator) -> Params:
         del generator
@@ -26,4 +28,5 @@ class Untrained:
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         del params
-        return x.flatten(1)
+        flat = x.flatten(1)
+        return flat[:, : flat.shape[1] - self._leave_out]

@@ -23,6 +23,10 @@ class Dataset:
     text: the column whose texts `inputs` are made from, if any.
     contents: n digests, equal for examples with equal content, if `inputs` are embeddings, which
         differ in their last bits between batches.
+    text_width: t > 0 if the examples have a text beside another modality. Their inputs are then
+        (n, d) = [other features | t features of the text | presence], see
+        `fewshot.tasks.two_modalities.pairs`.
+    query_text: whether queries show their text. If not, supports alone show it.
     """
 
     inputs: Tensor
@@ -30,6 +34,8 @@ class Dataset:
     features: tuple[str, ...] = ()
     text: str | None = None
     contents: tuple[bytes, ...] | None = None
+    text_width: int = 0
+    query_text: bool = False
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.columns):
@@ -37,6 +43,24 @@ class Dataset:
                 "`inputs` and `columns` must have the same length, "
                 f"got {len(self.inputs)} and {len(self.columns)}."
             )
+
+    @property
+    def n_hidden(self) -> int:
+        """How many of the last features of an example its queries do not show."""
+        return self.text_width + 1 if self.text_width and not self.query_text else 0
+
+    def as_queries(self) -> Tensor:
+        """The inputs (n, ...) as queries show them: hidden features are 0."""
+        return without_last(self.inputs, self.n_hidden)
+
+
+def without_last(x: Tensor, n_hidden: int) -> Tensor:
+    """x (n, d) with zeros in the last `n_hidden` features; x itself if there are none."""
+    if not n_hidden:
+        return x
+    shown = x.clone()
+    shown[:, -n_hidden:] = 0
+    return shown
 
 
 class Pool(Protocol):

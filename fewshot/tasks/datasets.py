@@ -10,11 +10,13 @@ from fewshot.errors.parts import as_input_error
 from fewshot.registry import options_of, resolve
 from fewshot.tasks import glyphs, images, table, text
 from fewshot.tasks.base import Dataset
+from fewshot.tasks.two_modalities import named_glyphs
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
     {
         "glyphs": glyphs.load,
         "images": images.load,
+        "named_glyphs": named_glyphs.load,
         "table": table.load,
         "text": text.load,
     }

@@ -91,17 +91,17 @@ SCRIPTS: Mapping[str, Script] = MappingProxyType(
 )
 
 # One font size is used for all images; the affine map scales each glyph.
-_EM = 64  # pixels
+EM = 64  # pixels
 _SMALLEST = 0.35  # em; smaller glyphs are not enlarged to fill the image, so a dot stays a dot
 _FILL = 0.76  # share of the image's side that the longer side of a glyph fills
-_OVERSAMPLING = 4
+OVERSAMPLING = 4
 _ALIKE = 0.985  # two characters with at least this correlation are duplicates
 _ROTATION = 0.2  # radians
 _SCALE = 0.18  # of the logarithm, for each axis
 _SHEAR = 0.2
 _SHIFT = 0.08  # share of the image's side
-_DRAWING = (_EM, _SMALLEST, _FILL, _OVERSAMPLING, _ALIKE, _ROTATION, _SCALE, _SHEAR, _SHIFT)
-_CACHE_VERSION = 1  # increase it when the drawing code changes
+DRAWING = (EM, _SMALLEST, _FILL, OVERSAMPLING, _ALIKE, _ROTATION, _SCALE, _SHEAR, _SHIFT)
+CACHE_VERSION = 1  # increase it when the drawing code changes
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels from the origin
 Array: TypeAlias = npt.NDArray[Any]
@@ -109,7 +109,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class _Glyph:
+class Glyph:
     ink: Image.Image  # greyscale, cropped to `box`
     box: Box  # of the ink
     frame: Box  # the part that fills the image
@@ -171,12 +171,12 @@ def _key(size: int, per_character: int, seed: int) -> str:
     """Twelve hexadecimal digits of a hash of everything that the images depend on."""
     scripts = {name: repr(script) for name, script in SCRIPTS.items()}
     versions = (
-        _CACHE_VERSION,
+        CACHE_VERSION,
         matplotlib.__version__,
         PIL.__version__,
         unicodedata.unidata_version,
     )
-    text = json.dumps([size, per_character, seed, CUTS, scripts, _DRAWING, versions])
+    text = json.dumps([size, per_character, seed, CUTS, scripts, DRAWING, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -202,17 +202,20 @@ def _write(file: BinaryIO, drawn: _Drawn) -> None:
 def _draw(size: int, per_character: int, seed: int) -> _Drawn:
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     files = [str(folder / f"{cut}.ttf") for cut in CUTS]
-    fonts = [ImageFont.truetype(file, _EM, layout_engine=ImageFont.Layout.BASIC) for file in files]
+    fonts = [ImageFont.truetype(file, EM, layout_engine=ImageFont.Layout.BASIC) for file in files]
     charmaps = [FT2Font(file).get_charmap() for file in files]
     images: list[Tensor] = []
     rows: list[tuple[int, int, int]] = []
     for index, script in enumerate(SCRIPTS.values()):
         glyphs = _glyphs(script, fonts, charmaps)
-        for point in _distinct(glyphs):
+        for point in distinct_points(glyphs):
             rng = np.random.default_rng([seed, point])
             turns = _turns(list(glyphs[point]), per_character, rng)
             large = np.stack(
-                [_image(glyphs[point][cut], _jitter(rng), size * _OVERSAMPLING) for cut in turns]
+                [
+                    image_of(glyphs[point][cut], random_warp(rng), size * OVERSAMPLING)
+                    for cut in turns
+                ]
             )
             images.append(area_average(torch.from_numpy(large), size))
             rows += [(index, point, cut) for cut in turns]
@@ -225,19 +228,19 @@ def _glyphs(
     script: Script,
     fonts: list[ImageFont.FreeTypeFont],
     charmaps: Sequence[Mapping[int, int]],
-) -> dict[int, dict[int, _Glyph]]:
+) -> dict[int, dict[int, Glyph]]:
     """The glyphs that are not blank, by code point and by index of the font."""
-    glyphs: dict[int, dict[int, _Glyph]] = {}
+    glyphs: dict[int, dict[int, Glyph]] = {}
     for cut, (font, charmap) in enumerate(zip(fonts, charmaps, strict=True)):
         drawn = {
             point: glyph
             for point in _points(script)
-            if charmap.get(point, 0) != 0 and (glyph := _glyph(font, chr(point))) is not None
+            if charmap.get(point, 0) != 0 and (glyph := glyph_in(font, chr(point))) is not None
         }
         if script.framed and drawn:
             lefts, tops, rights, bottoms = zip(*(g.box for g in drawn.values()), strict=True)
             frame = (min(lefts), min(tops), max(rights), max(bottoms))
-            drawn = {point: _Glyph(g.ink, g.box, frame) for point, g in drawn.items()}
+            drawn = {point: Glyph(g.ink, g.box, frame) for point, g in drawn.items()}
         for point, glyph in drawn.items():
             glyphs.setdefault(point, {})[cut] = glyph
     return dict(sorted(glyphs.items()))
@@ -253,7 +256,7 @@ def _points(script: Script) -> Iterator[int]:
                 yield point
 
 
-def _glyph(font: ImageFont.FreeTypeFont, sign: str) -> _Glyph | None:
+def glyph_in(font: ImageFont.FreeTypeFont, sign: str) -> Glyph | None:
     """The glyph of a character in a font; None if it is blank."""
     left, top, right, bottom = (int(edge) for edge in font.getbbox(sign))
     if left >= right or top >= bottom:
@@ -264,15 +267,15 @@ def _glyph(font: ImageFont.FreeTypeFont, sign: str) -> _Glyph | None:
     if inner is None:
         return None
     box = (left + inner[0], top + inner[1], left + inner[2], top + inner[3])
-    return _Glyph(ink.crop(inner), box, box)
+    return Glyph(ink.crop(inner), box, box)
 
 
-def _distinct(glyphs: dict[int, dict[int, _Glyph]]) -> list[int]:
+def distinct_points(glyphs: dict[int, dict[int, Glyph]]) -> list[int]:
     """The code points, without those whose glyph looks like an earlier one in its first font."""
     still = np.eye(2)
     flat = np.stack(
         [
-            np.asarray(_image(next(iter(cuts.values())), still, 28), dtype=np.float32).ravel()
+            np.asarray(image_of(next(iter(cuts.values())), still, 28), dtype=np.float32).ravel()
             for cuts in glyphs.values()
         ]
     )
@@ -291,20 +294,23 @@ def _turns(cuts: list[int], n: int, rng: np.random.Generator) -> list[int]:
     return [order[turn % len(order)] for turn in range(n)]
 
 
-def _jitter(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A random affine map (2, 3) from image to glyph, around the centre of an image of side 1."""
-    angle = rng.uniform(-_ROTATION, _ROTATION)
+def random_warp(rng: np.random.Generator, strength: float = 1.0) -> npt.NDArray[np.float64]:
+    """A random affine map (2, 3) from image to glyph, around the centre of an image of side 1.
+
+    strength: >= 0, multiplies the ranges of rotation, shear, scale and shift.
+    """
+    angle = strength * rng.uniform(-_ROTATION, _ROTATION)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
-    scale = np.diag(np.exp(rng.uniform(-_SCALE, _SCALE, size=2)))
-    shift = rng.uniform(-_SHIFT, _SHIFT, size=(2, 1))
+    shear = np.array([[1.0, strength * rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
+    scale = np.diag(np.exp(strength * rng.uniform(-_SCALE, _SCALE, size=2)))
+    shift = strength * rng.uniform(-_SHIFT, _SHIFT, size=(2, 1))
     return np.hstack([turn @ shear @ scale, shift])
 
 
-def _image(glyph: _Glyph, warp: npt.NDArray[np.float64], side: int) -> Pixels:
+def image_of(glyph: Glyph, warp: npt.NDArray[np.float64], side: int) -> Pixels:
     """Greyscale image (side, side) of the glyph, centred by its frame, warped by (2, 2 or 3)."""
     left, top, right, bottom = glyph.frame
-    span = max(right - left, bottom - top, _SMALLEST * _EM) / _FILL  # side of the whole image
+    span = max(right - left, bottom - top, _SMALLEST * EM) / _FILL  # side of the whole image
     centre = np.array([(left + right) / 2 - glyph.box[0], (top + bottom) / 2 - glyph.box[1]])
     linear = warp[:, :2] * span / side
     shift = centre - linear @ np.full(2, side / 2)

@@ -16,6 +16,9 @@ from fewshot.tasks import image_archive, image_folder
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import existing
 from fewshot.tasks.resizing import Channels, to_inputs
+from fewshot.tasks.two_modalities.pairs import errors_of_query, paired
+from fewshot.tasks.two_modalities.text_features import errors_of_text, features_of
+from fewshot.tasks.two_modalities.titles import titles_of
 
 
 def load(
@@ -27,8 +30,12 @@ def load(
     channels: Channels | None = None,
     features: Literal["pixels", "encoder"] = "pixels",
     encoder: str | None = None,
+    text: str | None = None,
+    text_encoder: str | None = None,
+    text_width: int | None = None,
+    query: str = "image",
 ) -> Dataset:
-    """Images with their labels and other columns.
+    """Images with their labels and other columns, and perhaps with a text for each image.
 
     inputs: depends on `features`:
         - "pixels": float32 in [0, 1], (n, size, size) in greyscale and (n, 3, size, size) in
@@ -56,15 +63,24 @@ def load(
         in `fewshot.models.pretrained.encoder`. It resizes the images, so `size`, `crop` and
         `channels` are not allowed then.
 
+    text: a table with the titles of the images of a folder, see `titles_of` in
+        `fewshot.tasks.two_modalities.titles`. The inputs are then (n, i + t + 1) = [image | text |
+        presence], see `paired`, with a column `text`. Without it the next three can't be set.
+    text_encoder: embeds the texts, such as MiniLM or the CLIP of `encoder`; without one, texts
+        become hashed n-grams of `text_width`, by default 512. query: "image" if queries show their
+        image only, "both" if they also show their text.
+
     Raises InputError if something is missing, damaged or of the wrong shape, or if the images need
     more memory than the machine has. Memory is checked before the images are read.
     """
     _check(size, crop, channels)
     _check_features(features, encoder, {"size": size, "crop": crop or None, "channels": channels})
+    _check_text(text, text_encoder, text_width, query, size=size, encoder_of_images=encoder)
     place = existing(path, "images.path")
     if not place.is_dir() and place.suffix != ".npz":
         rule = "must be a file that ends in .npz, or a folder."
         raise input_error("images.path", rule, str(place))
+    titles = None if text is None else _titles(place, text)
     contents = None
     if encoder is not None:
         inputs, columns, contents = _embeddings(place, encoder, cache)
@@ -76,8 +92,30 @@ def load(
         images, columns = image_archive.read(place, size, channels)
         own = torch.from_numpy(np.ascontiguousarray(images))
         inputs = to_inputs(own, size, crop=crop, channels=channels)
+    if titles is not None:
+        found = features_of(titles, encoder=text_encoder, width=text_width, cache=cache)
+        return paired(inputs, titles, found, columns, query=query, contents=contents)
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(inputs)))
     return Dataset(inputs, table, contents=contents)
+
+
+def _titles(place: Path, text: str) -> list[str]:
+    """The title of each image; raises InputError with the errors of the folder and the titles."""
+    if not place.is_dir():
+        rule = "needs a folder of images, because titles are given by file."
+        raise input_error("images.text", rule, str(place))
+    details: list[ErrorDetail] = []
+    try:
+        image_folder.find(place)
+    except InputError as error:
+        details += error.details
+    try:
+        titles = titles_of(text, place, image_folder.images_in(place), "images.text")
+    except InputError as error:
+        details += error.details
+    if details:
+        raise InputError(details)
+    return titles
 
 
 def _embeddings(
@@ -118,6 +156,32 @@ def _check(size: object, crop: object, channels: object) -> None:
     if channels is not None and (type(channels) is not int or channels not in (1, 3)):
         rule = "must be 1 (greyscale) or 3 (colour)."
         details.append(ErrorDetail("images.channels", rule, channels))
+    if details:
+        raise InputError(details)
+
+
+def _check_text(
+    text: object,
+    encoder: object,
+    width: object,
+    query: object,
+    *,
+    size: object,
+    encoder_of_images: object,
+) -> None:
+    details = errors_of_text("images", encoder, width) + errors_of_query("images", query)
+    if text is not None and encoder_of_images is None and size is None:
+        rule = "is needed with `text`, unless images are embedded by an `encoder`."
+        details.append(ErrorDetail("images.size", rule, None, "For example size: 28"))
+    if text is None:
+        rule = "can be set together with `text` only."
+        others = {"text_encoder": encoder, "text_width": width}
+        others |= {} if query == "image" else {"query": query}
+        details = [
+            ErrorDetail(f"images.{name}", rule, value, "Set `text` too, or remove it.")
+            for name, value in others.items()
+            if value is not None
+        ]
     if details:
         raise InputError(details)
 

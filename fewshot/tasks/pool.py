@@ -71,6 +71,8 @@ class TaskPool:
     inputs: (n, *features), shared by all tasks, on the device.
     members: (t, g, c, m) int64 rows of `inputs`, padded with zeros at the end.
     n_groups, n_classes, n_members: (t,), (t, g), (t, g, c) int64, the numbers without padding.
+    query_offset: added to the rows of queries; above 0 if `inputs` has another version of each
+        example for queries, which shows less, see `Dataset.as_queries`.
     """
 
     names: tuple[str, ...]
@@ -83,6 +85,7 @@ class TaskPool:
     shot: Count
     query: Count
     imbalance: Imbalance | None = None
+    query_offset: int = 0
 
     def by_row(self) -> "TaskPool":
         """A pool with the same episodes, which hold row numbers of `inputs` instead of examples."""
@@ -152,7 +155,7 @@ class TaskPool:
         return Episode(
             gather_rows(self.inputs, rows[..., :shot].flatten(-2)),
             _rows_of(labels, shot, _number(n_shots, self.shot)),
-            gather_rows(self.inputs, rows[..., shot:].flatten(-2)),
+            gather_rows(self.inputs, rows[..., shot:].flatten(-2) + self.query_offset),
             _rows_of(labels, query, _number(fold(keys, 5)[..., None], self.query)),
         )
 
@@ -203,8 +206,9 @@ def pool(
     shot: Count,
     query: Count,
     imbalance: Imbalance | None = None,
+    query_offset: int = 0,
 ) -> TaskPool:
-    """The pool of `tasks`, whose row numbers refer to `inputs`.
+    """The pool of `tasks`, whose row numbers refer to `inputs`; see `TaskPool.query_offset`.
 
     Raises InputError if a task has no group with `way` classes of `shot + query` examples. Of
     ranges, the lowest way and the highest shot and query count.
@@ -249,6 +253,7 @@ def pool(
         shot=shot,
         query=query,
         imbalance=imbalance,
+        query_offset=query_offset,
     )
 
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_error
-from fewshot.models.pretrained.encoder import names_module
+from fewshot.models.pretrained.encoder import ENCODERS, names_module
 from fewshot.registry import in_untrusted_config, is_import_path
 from orchestrator.config.cross_checks import cross_check
 from orchestrator.config.sections.config import Config
@@ -131,11 +131,11 @@ def _refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
         ErrorDetail(f"{place}.{key}", "names code, which is not run.", part[key], _TRUST)
         for place, part in sections
         if isinstance(part, dict)
-        for key in ("name", "source", "function", "encoder", "sampler", "trust_code")
+        for key in ("name", "source", "function", *ENCODERS, "sampler", "trust_code")
         if key in part
         and (
             names_module(part[key])
-            if key == "encoder"
+            if key in ENCODERS
             else part[key] is True
             if key == "trust_code"
             else is_import_path(part[key]) and not (key == "name" and place.startswith("tasks."))
@@ -156,7 +156,7 @@ def _override(data: dict[str, Any], override: str) -> None:
             "--set", f"a part of {path!r} before the last is not a mapping of keys.", override
         )
     value = loaded(text, f"--set {path}")
-    if last in ("path", "encoder") and isinstance(value, str) and Path(value).exists():
+    if last in ("path", *ENCODERS) and isinstance(value, str) and Path(value).exists():
         value = str(Path(value).absolute())
     place[last] = value
 

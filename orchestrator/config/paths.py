@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import overload
 
 from fewshot.errors.inputs import ErrorDetail, InputError
-from fewshot.models.pretrained.encoder import is_hub_id
+from fewshot.models.pretrained.encoder import ENCODERS, is_hub_id
 from orchestrator.config.loading import few_shot, parse
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
@@ -36,7 +37,7 @@ def with_absolute_paths(config: AnyConfig, folder: Path) -> AnyConfig:
 
     def change(place: str, value: str) -> str:
         if not _is_file(place, value, folder):
-            return value
+            return _beside(place, value, folder)
         beside, here = folder.absolute() / value, Path(value).absolute()
         if Path(value).is_absolute() or beside.exists() or not here.exists():
             return str(beside)
@@ -66,7 +67,7 @@ def export_with_absolute_paths(config: Config, folder: Path) -> Config:
 
     def change(place: str, value: str) -> str:
         if not _is_file(place, value, folder):
-            return value
+            return _beside(place, value, folder, Path.cwd())
         for where in (folder, Path.cwd()):
             if (where.absolute() / value).exists():
                 return str(where.absolute() / value)
@@ -98,19 +99,26 @@ def with_absolute_export_paths(config: Config, folder: Path) -> Config:
     )
 
 
-def with_portable_paths(config: Config, folder: Path, encoders: Mapping[str, str]) -> Config:
+def with_portable_paths(
+    config: Config,
+    folder: Path,
+    encoders: Mapping[str, str],
+    text_encoders: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
     """The config without paths that exist on this machine only.
 
     Paths become relative to `folder`, the folder of the config, or to `${FEWTUNE_DATA}`; a path
     outside both is replaced by its last part.
 
-    encoders: for each encoder in an export, its folder in the export.
+    encoders, text_encoders: for each encoder in an export, its folder in the export, by the name of
+        the option that names it.
     """
     shortened: dict[str, str] = {}
 
     def change(place: str, value: str) -> str:
-        if place.endswith(".encoder") and value in encoders and is_folder(value, folder):
-            return encoders[value]
+        copied = text_encoders if place.endswith(".text_encoder") else encoders
+        if place.endswith("encoder") and value in copied and is_folder(value, folder):
+            return copied[value]
         if not _is_file(place, value, folder) or not Path(value).is_absolute():
             return value
         return shortened.setdefault(value, _short(Path(value), folder, set(shortened.values())))
@@ -142,13 +150,26 @@ def _is_file(place: str, value: str, folder: Path) -> bool:
     return (os.sep in value or value.startswith(".")) and not is_hub_id(value)
 
 
+def _beside(place: str, value: str, *folders: Path) -> str:
+    """The path of a table of titles that is given by its name and is in one of the folders.
+
+    Otherwise it is in the folder of its images, which `fewshot.tasks.images` knows.
+    """
+    if not place.endswith(".text") or value.startswith(("~", "$")):
+        return value
+    found = (str(folder.absolute() / value) for folder in folders if (folder / value).is_file())
+    return next(found, value)
+
+
 def _changed(config: Config, change: Change) -> Config:
     data = config.data()
     sections = {f"datasets.{name}": part for name, part in data.get("datasets", {}).items()}
     sections |= {key: data[key] for key in ("model", "teacher") if key in data}
     changed = False
     for place, part in sections.items():
-        for key in ("path", "encoder"):
+        # The option `text` of other datasets is a column.
+        keys = ("path", *ENCODERS, *(("text",) if part.get("source") == "images" else ()))
+        for key in keys:
             if isinstance(value := part.get(key), str):
                 part[key] = change(f"{place}.{key}", value)
                 changed |= part[key] != value

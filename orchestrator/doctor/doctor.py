@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fewshot.errors.inputs import ErrorDetail, InputError
+from fewshot.models.pretrained.encoder import ENCODERS
 from fewshot.tasks.files import existing
 from orchestrator.config.loading import load_config
 from orchestrator.config.paths import is_export, with_absolute_paths
@@ -84,7 +85,8 @@ def _encoders(config: AnyConfig | None) -> list[str]:
     if not isinstance(config, Config):
         return []
     parts = [*config.datasets.values(), config.model, *([config.teacher] if config.teacher else [])]
-    return sorted({str(name) for part in parts if (name := part.options().get("encoder"))})
+    named = (part.options().get(key) for part in parts for key in ENCODERS)
+    return sorted({str(name) for name in named if name})
 
 
 def _storage(home: Home) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ from trials.contract import Component
 
 _LABEL = "label"  # the column to predict if the model's own column is missing
 # The option of the command line for a config key of a dataset, without the name of its source.
-_OPTIONS = {"labels": "--label", "path": "--data"}
+_OPTIONS = {"labels": "--label", "path": "--data", "text": "--text"}
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,14 @@ def adapt(
     out: Path,
     home: Home,
     trust_code: bool = False,
+    text: str | None = None,
 ) -> Adapted:
     """Learn from the first `shots` labelled rows (of each class) in `data`; predict all other rows.
 
     folder: an export. data: of the same kind as the training data; for a model trained on
     functions, a table of points and their values. A row with an empty label is only predicted.
     label: the column to predict; by default that of the model's own tasks, or `label` if the data
-    lack it.
+    lack it. text: for images with texts, the table with the titles, see `new_part`.
     Raises InputError if the data does not fit the model, or if the export names code and
     `trust_code` is false.
     """
@@ -79,7 +80,7 @@ def adapt(
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):
-        part = new_part(config.datasets[like.dataset], data, folder)
+        part = new_part(config.datasets[like.dataset], data, folder, text)
     own = like.label if isinstance(like, TaskSection) else _LABEL
     if like.regresses and part.name == "table":
         others = [name for name in part.options.get("labels", ()) if name != (label or own)]
@@ -127,7 +128,7 @@ def _adapt_classification(
         )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
     made = learn(config, folder, part, dataset, (support, codes), classes, home)
-    logits = made.scale * made.model.outputs(dataset.inputs[rest])
+    logits = made.scale * made.model.outputs(dataset.as_queries()[rest])
     predicted = logits.argmax(-1)
     known_rows = np.flatnonzero(labels[rest] != "")
     metrics: dict[str, float] = {}

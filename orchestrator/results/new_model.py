@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot.errors.inputs import input_error
+from fewshot.models.pretrained.encoder import ENCODERS
 from fewshot.tasks.base import Dataset
 from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
@@ -27,6 +29,10 @@ from trials.programs.new_tasks.task_distance import (
 )
 from trials.programs.teachers import TRAINED
 
+_TITLES = "titles.csv"
+# The options of drawn characters that images have too.
+_OF_IMAGES, _OF_TEXTS = ("path", "size"), ("text_encoder", "text_width", "query")
+
 
 @dataclass(frozen=True, eq=False)
 class NewModel:
@@ -40,9 +46,17 @@ class NewModel:
 
 
 def meta_learned(
-    config: Config, folder: Path, support: tuple[Tensor, Tensor], *, regresses: bool
+    config: Config,
+    folder: Path,
+    support: tuple[Tensor, Tensor],
+    *,
+    regresses: bool,
+    n_hidden: int = 0,
 ) -> NewModel:
-    """The meta-trained model after it has learned from x (s, ...) and their labels."""
+    """The meta-trained model after it has learned from x (s, ...) and their labels.
+
+    n_hidden: how many of the last features of an example queries do not show.
+    """
     plan = plan_of(config)
     recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
     hyperparameters, _ = plan.space.decode({})
@@ -50,7 +64,9 @@ def meta_learned(
     scale = 1.0
     if not regresses:
         scale = checkpoint.logit_scale(folder / "model.safetensors")
-        scale = scale_of_logits(recipe, params, hyperparameters, support, prior=scale)
+        scale = scale_of_logits(
+            recipe, params, hyperparameters, support, prior=scale, n_hidden=n_hidden
+        )
     model = learned(recipe, params, hyperparameters, support, regresses=regresses)
     known = load_task_means(folder / TRAINING_TASKS)
     embed = embedding_of(recipe, params, support[0]) if known is not None else None
@@ -73,7 +89,8 @@ def learn(
     """The model after it has learned from rows (s,) of the dataset and their codes (s,)."""
     rows, codes = support
     if not config.adapts:
-        return meta_learned(config, folder, (dataset.inputs[rows], codes), regresses=False)
+        x, hidden = dataset.inputs[rows], dataset.n_hidden
+        return meta_learned(config, folder, (x, codes), regresses=False, n_hidden=hidden)
     plan = plan_of(config)
     recipe = replace(plan.recipe, model=_model(plan.recipe.model, folder))
     hyperparameters, weights = plan.space.decode({})
@@ -91,10 +108,23 @@ def learn(
     return NewModel(model, recipe, hyperparameters, 1.0, "")
 
 
-def new_part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component:
-    """The dataset part that reads `data` the way the model's training data was read."""
+def new_part(
+    part: DatasetPart | TeacherPart, data: str, folder: Path, text: str | None = None
+) -> Component:
+    """The dataset part that reads `data` the way the model's training data was read.
+
+    text: the table with the titles of the images, if they have some; by default a file in the
+    folder of the images, which has the name of that of the training data.
+    """
     options: dict[str, Any] = part.options() | {"path": data}
     source = part.source
+    if source == "named_glyphs":  # as for glyphs; names are read as titles
+        kept = {k: v for k, v in options.items() if k in (*_OF_IMAGES, *_OF_TEXTS)}
+        source, options = "images", {"size": 14, "channels": 1, "text": _TITLES} | kept
+    if source == "images" and "text" in options:
+        options["text"] = str(text or Path(str(options["text"])).name)
+    elif text is not None:
+        raise input_error("--text", "is for models of images with texts.", text, "Remove it.")
     if source == "glyphs":  # training glyphs are drawn; new ones are read as images of that size
         kept = {key: options[key] for key in ("path", "size", "head") if key in options}
         source, options = "images", {"size": 14, "channels": 1} | kept
@@ -106,8 +136,10 @@ def _model(model: Component, folder: Path) -> Component:
 
 
 def _with_own_encoder(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The options; the encoder's name is replaced by the folder of its copy in the export."""
-    name, copied = options.get("encoder"), folder / "encoder"
-    if not name or Path(str(name)).is_absolute() or not copied.exists():
-        return dict(options)
-    return {**options, "encoder": str(copied)}
+    """The options; an encoder's name is replaced by the folder of its copy in the export."""
+    own = dict(options)
+    for key in ENCODERS:
+        name, copied = options.get(key), folder / key
+        if name and not Path(str(name)).is_absolute() and copied.exists():
+            own[key] = str(copied)
+    return own

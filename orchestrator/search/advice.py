@@ -25,6 +25,7 @@ _EDGE = 0.05
 _LIMITS: Mapping[str, tuple[float, ...]] = {
     "distill/soft_weight": (0.0, 1.0),
     "task/own": (0.0, 1.0),
+    "modal/text": (0.0, 1.0),
     "weight_decay": (0.0,),
 }
 

@@ -36,6 +36,10 @@ CASES = {
         torch.randint(40, (6, 9), generator=_rng),
     ),
     "residual": ({"features": (2, 3), "hidden": 4}, torch.randn(6, 2, 3, generator=_rng)),
+    "two_towers": (
+        {"features": (8,), "text": 3, "hidden": 5, "n_out": 4},
+        torch.cat([torch.randn(6, 7, generator=_rng), torch.ones(6, 1)], 1),
+    ),
     "resnet12": (
         {"features": (3, 8, 9), "widths": (4, 6), "n_out": 5},
         torch.randn(6, 3, 8, 9, generator=_rng),

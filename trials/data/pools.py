@@ -20,6 +20,7 @@ from fewshot.tasks.pool import pool
 from fewshot.tasks.regression import regression_pool
 from trials.contract import Recipe, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
+from trials.data.modalities import modality_errors
 from trials.data.sources import Load, Sources
 
 
@@ -66,10 +67,12 @@ def pools_of(
     Raises InputError with all errors of all tasks, or if examples differ in shape.
     """
     kinds = task_kinds(recipe)
-    rows = None if sources is None else (sources, sources.inputs_on(device))
+    if sources is not None and (details := modality_errors(recipe, sources)):
+        raise InputError(details)
+    rows = None if sources is None else (sources, sources.drawn_on(device))
     kept = kept_of(recipe, sources)
     pools: dict[TaskKind, dict[str, Pool]] = {}
-    details: list[ErrorDetail] = []
+    details = []
     for task_kind, by_split in kinds.items():
         for split, specs in by_split.items():
             if not specs:
@@ -163,6 +166,7 @@ def _of_rows(
             shot=recipe.shot,
             query=recipe.query,
             imbalance=recipe.imbalance,
+            query_offset=sources.query_offset,
         )
     )
     tasks: list[Any] = []  # of the type that `described` returns and `pooled` takes

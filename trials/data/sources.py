@@ -43,6 +43,7 @@ class Sources:
         parts = [d.inputs for d in self._datasets.values()]
         self.inputs: Tensor = torch.cat(parts) if len(parts) > 1 else parts[0]  # without a copy
         self._moved: dict[torch.device, Tensor] = {}
+        self._drawn: dict[torch.device, Tensor] = {}
         sizes = [len(d.inputs) for d in self._datasets.values()]
         starts = np.cumsum([0, *sizes[:-1]])
         self.offset = dict(zip(self._datasets, starts.tolist(), strict=True))
@@ -52,6 +53,23 @@ class Sources:
         if device not in self._moved:
             self._moved[device] = self.inputs.to(device)
         return self._moved[device]
+
+    @property
+    def query_offset(self) -> int:
+        """What is added to the row of an example to get what a query shows of it; 0 if all."""
+        return len(self.inputs) if any(d.n_hidden for d in self._datasets.values()) else 0
+
+    def drawn_on(self, device: torch.device) -> Tensor:
+        """The inputs from which episodes are drawn, on a device: (n, ...), or (2 n, ...).
+
+        If queries show less than supports, what queries show follows `inputs`.
+        """
+        if not self.query_offset:
+            return self.inputs_on(device)
+        if device not in self._drawn:
+            shown = [dataset.as_queries() for dataset in self._datasets.values()]
+            self._drawn[device] = torch.cat([self.inputs, *shown]).to(device)
+        return self._drawn[device]
 
     def dataset(self, name: str, path: str) -> Dataset:
         if name not in self._datasets:

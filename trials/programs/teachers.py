@@ -25,7 +25,7 @@ from fewshot.learners.base import Learner
 from fewshot.learners.embedding import compares_embedded, of_embedded
 from fewshot.learners.learners import LEARNERS
 from fewshot.learners.teacher import FixedClassifier, Logistic, log_mean_probabilities
-from fewshot.models.pretrained.encoder import names_module
+from fewshot.models.pretrained.encoder import ENCODERS, names_module
 from fewshot.models.untrained import Untrained
 from fewshot.registry import in_untrusted_config, is_import_path
 from fewshot.tasks.datasets import load_dataset
@@ -211,9 +211,8 @@ def _refuse_code(recipes: list[Recipe], place: str) -> None:
         if part is not None
     ]
     named = [part.name for part in parts if is_import_path(part.name)]
-    named += [
-        part.options["encoder"] for part in parts if names_module(part.options.get("encoder"))
-    ]
+    encoders = [part.options.get(key) for part in parts for key in ENCODERS]
+    named += [name for name in encoders if name is not None and names_module(name)]
     if named:
         rule = (
             f"is a model whose file names code, which is not run: {', '.join(sorted(set(named)))}."

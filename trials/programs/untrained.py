@@ -35,10 +35,16 @@ def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> R
     if not is_pretrained(model.name):
         if not all(_means_something(pool) for pool in held_out):
             return None
-        model = Component(name=_MODEL)
+        model = Component(name=_MODEL, options=_left_out(model))
     tasks = {**recipe.tasks, "train": ()}
     alone = replace(recipe, tasks=tasks, model=model, teacher=None)
     return replace(alone, learner=Component(name="ridge" if alone.regresses else "protonet"))
+
+
+def _left_out(model: Component) -> dict[str, int]:
+    """The options that leave out texts: raw features of texts and images can't be compared."""
+    text = model.options.get("text") if model.name == "two_towers" else None
+    return {} if text is None else {"leave_out": text + 1}
 
 
 def _means_something(pool: Pool) -> bool:

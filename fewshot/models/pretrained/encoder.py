@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Options for transformers: download nothing, and run no code from the model's folder.
 SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
+# The options of datasets, models and teachers that name an encoder.
+ENCODERS = ("encoder", "text_encoder")
 _BATCH = 64
 _CACHE_VERSION = 1  # increase it when the embedding changes
 _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})

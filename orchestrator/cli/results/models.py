@@ -119,6 +119,14 @@ def adapt(
             show_default=False,
         ),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The titles of the images. [default: the file of the model's own name in PATH]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(metavar="DIR", help="Where predictions and the adapted model are written."),
@@ -132,7 +140,14 @@ def adapt(
 
     output = Output()
     found = run(
-        folder, data, shots=shots, label=label, out=out, home=Home.at(home), trust_code=trust_code
+        folder,
+        data,
+        shots=shots,
+        label=label,
+        out=out,
+        home=Home.at(home),
+        trust_code=trust_code,
+        text=text,
     )
     what = f"{found.classes} classes" if found.classes else "numbers"
     output.results.print(

@@ -14,6 +14,7 @@ from pydantic import (
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.fine_tuned import STEPS
+from fewshot.learners.modal_protonet import MODAL_TEXT
 from fewshot.learners.per_task import OWN
 from fewshot.models.pretrained.lora import RANK
 from orchestrator.config.sections.section import Section, section_error
@@ -94,6 +95,7 @@ class SpaceSection(Section):
     temperature: Scalar | None = Field(None, alias="distill/temperature")
     soft_weight: Scalar | None = Field(None, alias="distill/soft_weight")
     own: Scalar | None = Field(None, alias=OWN)
+    modal_text: Scalar | None = Field(None, alias=MODAL_TEXT)
     adapt_steps: Scalar | None = Field(None, alias=STEPS)
     rank: Scalar | None = Field(None, alias=RANK)
     weight_decay: Scalar | None = Field(None, alias=WEIGHT_DECAY)
@@ -114,7 +116,7 @@ class SpaceSection(Section):
             raise section_error(ErrorDetail("", "must not be negative.", low))
         return value
 
-    @field_validator("soft_weight", "own")
+    @field_validator("soft_weight", "own", "modal_text")
     @classmethod
     def _share(cls, value: RangeSection | float | None) -> RangeSection | float | None:
         ends = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fewshot.errors.inputs import FewtuneError, input_error
 from fewshot.functional import Params
-from fewshot.models.pretrained import adapter_files, encoder, transformer, vision
+from fewshot.models.pretrained import adapter_files, encoder, text_tower, transformer, vision
 from fewshot.models.pretrained.lora import ALPHA
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
@@ -95,7 +95,8 @@ def _write_files(
     recipe, tensors = _trained(home.checkpoints(config.name), chosen, records)
     base = Path(records.search.notes.get("folder", "."))
     copied = encoders(config, base)
-    portable = with_portable_paths(config, base, copied)
+    texts = text_encoders(config)
+    portable = with_portable_paths(config, base, copied, texts)
     untrained = recipe if summary.best.role == "untrained" else None
     fixed = fixed_config(portable, summary.best, chosen.notes["seed"], untrained)
     write_text(folder / "config.yaml", configs.dump(fixed))
@@ -115,6 +116,8 @@ def _write_files(
         loaded_from = adapted if encoder.is_hub_id(adapted) else copied[adapted]
         _write_adapter(absolute, tensors, loaded_from, folder, merged=merged)
     _write_encoders(copied, base, folder)
+    for source, place in texts.items():
+        text_tower.save_pretrained(_found(source, base), folder / place)
     _bring_teacher(absolute, folder)
     # The recipe of the untrained model has no training tasks.
     trained_on = plan_of(absolute).recipe.tasks.get("train", ())
@@ -219,6 +222,13 @@ def encoders(config: Config, base: Path) -> dict[str, str]:
     if teacher and teacher not in read and is_folder(str(teacher), base):
         kept.append(str(teacher))
     return {name: f"./encoder{'' if i == 0 else f'_{i + 1}'}" for i, name in enumerate(kept)}
+
+
+def text_encoders(config: Config) -> dict[str, str]:
+    """The encoders of texts beside images, each with its folder in the export."""
+    named = {str(e) for p in config.datasets.values() if (e := p.options().get("text_encoder"))}
+    ends = ["", *(f"_{i}" for i in range(2, len(named) + 1))]
+    return {name: f"./text_encoder{end}" for name, end in zip(sorted(named), ends, strict=False)}
 
 
 def _found(source: str, base: Path) -> str:

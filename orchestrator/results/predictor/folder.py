@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
-from fewshot.models.pretrained import encoder, vision
+from fewshot.models.pretrained import encoder, text_tower, vision
+from fewshot.models.pretrained.encoder import ENCODERS
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import write_text
 from orchestrator.config.loading import refused_code
@@ -26,6 +27,7 @@ from trials.programs.new_tasks.adapted_model import AdaptedModel, restored
 
 FILE, MODEL = "predictor.json", "model.safetensors"
 _FORMAT = 1
+_TEXTS = "./text_encoder"  # of the encoder of texts beside images
 _KEPT = "kept_support."  # prefix of the tensors of a support that predictions need
 _KEYS: Mapping[str, type | tuple[type, ...]] = {
     "format": int,
@@ -87,6 +89,14 @@ def data_of(part: Component, dataset: Dataset) -> Component:
         options["features"] = list(dataset.features)
     if part.name == "images" and "encoder" not in options:
         options["channels"] = 3 if dataset.inputs.dim() == 4 else 1
+    if dataset.text_width and part.name == "images":
+        if "encoder" not in options:
+            pixels = dataset.inputs.shape[1] - dataset.text_width - 1
+            options["channels"] = pixels // int(options["size"]) ** 2
+        if not dataset.query_text:  # texts are not read any more; their width stays
+            options.pop("text_encoder", None)
+        options["text_width"] = dataset.text_width
+        options["text"] = Path(str(options["text"])).name
     return Component(name=part.name, options=options)
 
 
@@ -162,11 +172,16 @@ def _bring_encoders(parts: PredictorParts, folder: Path) -> dict[str, str]:
             continue  # the folder is an export that has its encoder already
         saved = vision if vision.reads_images(name) else encoder
         saved.save_pretrained(name, folder / place)
+    texts = str(parts.data.options.get("text_encoder") or "")
+    if texts and (folder / _TEXTS).resolve() != Path(texts).resolve():
+        text_tower.save_pretrained(texts, folder / _TEXTS)
     return places
 
 
-def _with_encoders(parts: PredictorParts, places: Mapping[str, str]) -> PredictorParts:
-    """The parts with other names of their encoders."""
+def _with_encoders(
+    parts: PredictorParts, places: Mapping[str, str], texts: str = _TEXTS
+) -> PredictorParts:
+    """The parts with other names of their encoders; `texts` is that of texts beside images."""
 
     def moved(part: Component) -> Component:
         name = part.options.get("encoder")
@@ -175,7 +190,10 @@ def _with_encoders(parts: PredictorParts, places: Mapping[str, str]) -> Predicto
         return replace(part, options={**part.options, "encoder": places[str(name)]})
 
     recipe = replace(parts.recipe, model=moved(parts.recipe.model))
-    return replace(parts, recipe=recipe, data=moved(parts.data))
+    data = moved(parts.data)
+    if data.options.get("text_encoder"):
+        data = replace(data, options={**data.options, "text_encoder": texts})
+    return replace(parts, recipe=recipe, data=data)
 
 
 def load_predictor(folder: Path, *, trust_code: bool = False) -> PredictorParts:
@@ -211,7 +229,7 @@ def load_predictor(folder: Path, *, trust_code: bool = False) -> PredictorParts:
         examples=data["examples"],
         model=empty,
     )
-    parts = _with_encoders(parts, places)
+    parts = _with_encoders(parts, places, str((folder / _TEXTS).resolve()))
     try:
         model = restored(
             parts.recipe,
@@ -287,7 +305,7 @@ def _named_parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _encoders_inside(folder: Path, parts: tuple[Component, ...]) -> dict[str, str]:
     """The absolute path of each encoder; raises InputError if one is not inside the folder."""
-    names = [str(part.options["encoder"]) for part in parts if part.options.get("encoder")]
+    names = [str(p.options[key]) for p in parts for key in ENCODERS if p.options.get(key)]
     places = {name: (folder / name).resolve() for name in names}
     outside = [
         ErrorDetail(f"{folder / FILE}:encoder", "must be a folder inside the predictor.", name)

@@ -19,6 +19,7 @@ from fewshot.tasks import image_archive, image_folder, table, text
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import existing
 from fewshot.tasks.resizing import to_inputs
+from orchestrator.results.predictor.pair_reader import PairReader
 from trials.contract import Component
 
 
@@ -53,6 +54,8 @@ class Reader(Protocol):
 def reader_of(part: Component) -> Reader:
     """The reader for the dataset `part` of a predictor."""
     made = _READERS.get(part.name)
+    if part.name == "images" and "text" in part.options:
+        return PairReader(part.options, ImageReader(part.options))
     return OtherReader(part) if made is None else made(part.options)
 
 

@@ -15,6 +15,7 @@ from fewshot.episodes import fixed
 from fewshot.errors.inputs import ErrorDetail, InputError
 from trials.contract import Recipe, Stage, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
+from trials.data.modalities import modality_errors
 from trials.data.sources import Sources
 from trials.programs.adaptation.adaptation import NewTask, task_without_teacher
 from trials.programs.teachers import teacher_of
@@ -34,6 +35,8 @@ class DistilledTask:
 
 def distilled_task(recipe: Recipe, sources: Sources, cache: Path) -> DistilledTask:
     """The task of `recipe`. The teacher sees the labels of the support only."""
+    if details := modality_errors(recipe, sources):
+        raise InputError(details)
     (validation,), (test,) = recipe.tasks["validation"], recipe.tasks["test"]
     path = f"tasks.validation.{validation.name}"
     kept, dropped = _kept(recipe, sources, validation, test, path)

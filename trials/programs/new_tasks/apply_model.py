@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot.calibration import fitted_scale
 from fewshot.functional import Params
+from fewshot.tasks.base import without_last
 from trials.contract import Component, Recipe, Stage, TrialSpec
 from trials.data.sources import Sources
 from trials.errors import advance_or_raise
@@ -28,6 +29,7 @@ def scale_of_logits(
     support: Examples,
     *,
     prior: float = 1.0,
+    n_hidden: int = 0,
 ) -> float:
     """The scale of the logits with which their softmax is calibrated on the task of the support.
 
@@ -36,10 +38,13 @@ def scale_of_logits(
 
     support: (s, *features) and labels (s,); each of 0..c-1 occurs.
     prior: > 0, the scale that calibrated the logits of the validation tasks.
+    n_hidden: how many of the last features of an example queries do not show, see `Dataset`.
     """
     left_out = [
         (
-            learned(recipe, params, hyperparameters, seen, regresses=False).outputs(held_out[0]),
+            learned(recipe, params, hyperparameters, seen, regresses=False).outputs(
+                without_last(held_out[0], n_hidden)
+            ),
             held_out[1],
         )
         for seen, held_out in _one_left_out(support)

@@ -1,0 +1,103 @@
+"""Measures what the names of new characters add to one drawing of each.
+
+    python benchmarks/names.py [unicode] [--quick] [--seeds N] [--home DIR] [--json FILE]
+
+Three searches of configs/names.yaml, whose test characters are held out:
+
+- `image`: `modal/text` is 0, so that only drawings are used;
+- `names`: the weight of the names is searched;
+- `permuted`: the same, but each character has the name of another one of its block.
+
+Metrics: `accuracy` of the best candidate on the test tasks, with its interval over seeds and tasks;
+`gain`, the difference from `image`, paired by seed and task, in the same episodes; `modal_text`,
+the weight that the search has found; `cpu_seconds` of the search.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tidy import Row, figure, row, show, write
+
+from orchestrator import Search
+from orchestrator.record.home import Home
+from orchestrator.results.report.comparable import difference_on_tests
+from orchestrator.results.report.findings import Findings, findings_of
+
+CONFIG = Path(__file__).parents[1] / "configs" / "names.yaml"
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "image": ("space.modal/text=0",),
+    "names": (),
+    "permuted": ("datasets.names.permuted=true",),
+}
+_QUICK = ("search.trials=6", "search.reference_trials=2", "search.finalists=1", "steps=150")
+
+
+def main() -> None:
+    options = _options()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as scratch:
+        home = options.home or Path(scratch)
+        for seed in range(options.seeds):
+            found: dict[str, Findings] = {}
+            for variant, settings in VARIANTS.items():
+                quick = _QUICK if options.quick else ()
+                found[variant], seconds = _searched(variant, seed, (*settings, *quick), home)
+                rows.append(figure("names", "unicode", variant, "cpu_seconds", seconds))
+                made = _rows(variant, found)
+                show([rows[-1], *made])
+                rows += made
+    if options.json:
+        write(options.json, rows, ("torch", "optuna", "matplotlib", "pillow"))
+
+
+def _searched(
+    variant: str, seed: int, settings: tuple[str, ...], home: Path
+) -> tuple[Findings, float]:
+    """The records of a search, and the CPU seconds that it took."""
+    name = f"names-{variant}-{seed}"
+    before = _cpu_seconds()
+    search = Search.from_yaml(
+        CONFIG, home=home, overrides=(f"name={name}", f"seed={seed}", *settings)
+    )
+    search.run(executor="inline")
+    return findings_of(name, Home.at(str(home))), _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _rows(variant: str, found: Mapping[str, Findings]) -> list[Row]:
+    summary = found[variant].summary
+    best, tested = summary.candidate, summary.test["candidate"]
+    assert best is not None, "the search has ended"
+    n = found[variant].plan.seeds
+    weight = best.hyperparameters.get("modal/text", 0.0)
+    rows = [
+        row("names", "unicode", variant, "accuracy", tested, n=n),
+        figure("names", "unicode", variant, "modal_text", weight),
+    ]
+    if variant != "image":
+        gain = difference_on_tests(found["image"], found[variant])
+        assert gain is not None, "both searches have a candidate"
+        rows.append(row("names", "unicode", variant, "gain", gain, n=n))
+    return rows
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("problem", nargs="*", choices=["unicode"], default="unicode")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter trials")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--home", type=Path, help="keep the searches in this folder")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

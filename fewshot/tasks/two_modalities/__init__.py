@@ -1,0 +1,1 @@
+"""Datasets whose examples have an image and a text."""
