@@ -124,11 +124,12 @@ def test_a_server_that_is_not_there_at_the_start_is_not_waited_for(postgres) -> 
     assert "planted" not in str(caught.value)
 
 
+@pytest.mark.timeout(900)
 def test_a_search_survives_what_happens_to_its_databases(postgres, tmp_path: Path) -> None:
     """Studies and MLflow on one server: cut, restarted, and away for 20 s."""
     config = tmp_path / "toy.yaml"
-    options = {"trials": 40, "reference_trials": 2, "finalists": 1, "seeds": 2, "lanes": 2}
-    config.write_text(dump(tiny.config(steps=400, search=options | {"rungs": []})))
+    options = {"trials": 16, "reference_trials": 2, "finalists": 1, "seeds": 2, "lanes": 2}
+    config.write_text(dump(tiny.config(steps=100, search=options | {"rungs": []})))
     home, log = tmp_path / "home", tmp_path / "said"
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -141,9 +142,9 @@ def test_a_search_survives_what_happens_to_its_databases(postgres, tmp_path: Pat
         search = subprocess.Popen(command, env=env, stdout=output, stderr=output)
     try:
         for n, mishap in enumerate((_cut, _restarted, _away)):
-            _wait_for_trials(postgres, 4 + 8 * n, search, log)
+            _wait_for_trials(postgres, 4 + 4 * n, search, log)
             mishap(postgres)
-        assert search.wait(250) == 0, log.read_text()
+        assert search.wait(600) == 0, log.read_text()
     finally:
         search.kill()
         search.wait()
@@ -155,7 +156,7 @@ def test_a_search_survives_what_happens_to_its_databases(postgres, tmp_path: Pat
     assert len(said.splitlines()) < 100, said
     record = read_study(env["FEWTUNE_STORAGE"], "toy")
     assert record is not None
-    assert [trial.number for trial in record.trials()] == list(range(40))
+    assert [trial.number for trial in record.trials()] == list(range(16))
     assert "running" not in {trial.state for trial in record.trials()}
     counts = tracking.counts(env["MLFLOW_TRACKING_URI"], "toy")
     assert counts["search"] == {"FINISHED": 1}
@@ -170,7 +171,7 @@ def test_a_search_survives_what_happens_to_its_databases(postgres, tmp_path: Pat
 
 
 def _wait_for_trials(postgres, count: int, search, log: Path) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while True:
         assert search.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
