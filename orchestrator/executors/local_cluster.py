@@ -90,6 +90,6 @@ def _guard(mark: str) -> "subprocess.Popen[bytes]":
 
 def _is_dead(part: psutil.Process) -> bool:
     try:
-        return part.status() == psutil.STATUS_ZOMBIE
+        return bool(part.status() == psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return True

@@ -7,8 +7,9 @@ in a session of its own: standard input is a pipe, whose other end the driver ho
 import os
 import select
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
@@ -27,7 +28,6 @@ class RayTree:
 
     def __init__(self, driver: int, mark: str) -> None:
         self._driver, self._mark = driver, mark
-        self._checked: set[psutil.Process] = set()
         self._known: set[psutil.Process] = set()
 
     def look(self) -> None:
@@ -36,11 +36,8 @@ class RayTree:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 children[process.ppid()].append(process)
-        for child in children[self._driver]:
-            if child not in self._checked:
-                self._checked.add(child)
-                if has_mark(child, self._mark):
-                    self._known.add(child)
+        # A child that was just forked gets its environment a moment later, so it is checked again.
+        self._known |= {each for each in children[self._driver] if has_mark(each, self._mark)}
         waiting = list(self._known)
         while waiting:
             for child in children[waiting.pop().pid]:
@@ -52,9 +49,26 @@ class RayTree:
         """End all of these processes that run, first with SIGTERM."""
         self._known |= {each for each in psutil.process_iter() if has_mark(each, self._mark)}
         self._known -= {psutil.Process()}
-        alive = _send(self._known, psutil.Process.terminate)
-        _, alive = psutil.wait_procs(alive, timeout=_GRACE_SECONDS)
-        psutil.wait_procs(_send(alive, psutil.Process.kill), timeout=_GRACE_SECONDS)
+        for signal in (psutil.Process.terminate, psutil.Process.kill):
+            for process in self._known:
+                with suppress(psutil.Error):  # a new process with the number of an old one is safe
+                    signal(process)
+            _wait(self._known)
+
+
+def _wait(processes: Iterable[psutil.Process]) -> None:
+    """Wait until the processes have ended, for at most `_GRACE_SECONDS`."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process runs; a zombie waits for its parent, which may be busy."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def has_mark(process: psutil.Process, mark: str) -> bool:
@@ -63,17 +77,6 @@ def has_mark(process: psutil.Process, mark: str) -> bool:
         return bool(process.environ().get(MARK) == mark)
     except (psutil.Error, OSError):
         return False
-
-
-def _send(
-    processes: Iterable[psutil.Process], signal: Callable[[psutil.Process], None]
-) -> list[psutil.Process]:
-    sent = []
-    for process in processes:
-        with suppress(psutil.Error):  # it has ended; a new process with its number is not touched
-            signal(process)
-            sent.append(process)
-    return sent
 
 
 def main() -> None:

@@ -60,6 +60,11 @@ class Postgres:
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", database]
         return self._run("psql", "-q", "-A", "-t", *where, "-c", statement).strip()
 
+    def dump(self, database: str) -> str:
+        """All that a database has, as SQL."""
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER]
+        return self._run("pg_dump", *where, database)
+
     def initialise(self) -> None:
         self._run("initdb", "-D", self.folder / "data", "-A", "trust", "-U", USER, "--no-sync")
 

@@ -23,6 +23,7 @@ from jsonschema import Draft7Validator
 from orchestrator.config.loading import dump, load_config
 from orchestrator.record.home import Home
 from orchestrator.record.studies.study import read_study
+from orchestrator.tracking.mlflow_client import connect
 from tests.orchestrator import tiny
 from tests.paths import ROOT
 
@@ -286,6 +287,8 @@ def test_its_entrypoint_starts_resumes_and_shows_a_search(tmp_path: Path) -> Non
     stand_in.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n{command}\n')
     stand_in.chmod(0o755)
     home = Home(tmp_path / "home")
+    home.path.mkdir()
+    connect(home.tracking_uri)  # here this database is copied; its migrations take long
 
     def started() -> subprocess.Popen[str]:
         env = os.environ | {
