@@ -1,13 +1,9 @@
 """The executor whose workers are Ray actors, each with CPUs or a share of a GPU."""
 
 import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,8 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from fewshot.errors.disk import disk_problem
+from fewshot.errors.inputs import FewtuneError
+from orchestrator.executors.connection import join
 from orchestrator.executors.inline import WorkerStates, as_worker_error
 from orchestrator.executors.ray_worker import SIGNS, RayWorker
 from orchestrator.executors.signs import Signs
@@ -25,6 +23,8 @@ log = logging.getLogger(__name__)
 # A worker that got a SIGTERM has this long to end its step; then its trials go on without it.
 _SECONDS_TO_HAND_BACK = 4.0
 _SECONDS_TO_LOOK = 5.0  # between two looks at the size of the cluster
+# How often in a row, without a turn of a worker, Ray is started anew on this machine.
+_MAX_RAY_LOSSES = 3
 
 
 def _called(function: Callable[[], int]) -> int:
@@ -36,7 +36,8 @@ class RayExecutor:
 
     It joins the cluster that RAY_ADDRESS names (Ray sets it inside a Ray job). Without RAY_ADDRESS
     it starts Ray on this machine for the time of the search. A worker that dies is restarted here
-    and not by Ray, because Ray would hide that its trials were lost.
+    and not by Ray, because Ray would hide that its trials were lost. If a part of the Ray on this
+    machine dies, Ray is started anew, and all workers hand back their trials.
 
     lanes: number per worker, or a function that returns it; the function runs with the resources of
     a worker.
@@ -70,7 +71,7 @@ class RayExecutor:
         self._absent: set[int] = set()  # workers that take no orders: not started yet, or removed
         self._spawned: dict[int, float] = {}  # when each worker was started
         self._signs = Signs(worker_timeout)
-        self._connection = join()
+        self._connection, self._ray_losses = join(), 0
         try:
             cluster = ray.cluster_resources()
             gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
@@ -90,8 +91,12 @@ class RayExecutor:
     def _ask_worker(self, lanes: Callable[[], int]) -> int:
         # With `max_calls=1` the process ends after the call and frees its memory.
         task = ray.remote(max_calls=1, **self._share)(_called)
+        reference = task.remote(lanes)
+        while not ray.wait([reference], timeout=1.0)[0]:
+            if part := self._dead_part():
+                raise _ray_lost(part)
         try:
-            return int(ray.get(task.remote(lanes)))
+            return int(ray.get(reference))
         except RayTaskError as error:
             raise as_worker_error(error.cause, 0) from None
 
@@ -142,7 +147,32 @@ class RayExecutor:
             self._spawn(worker)
             self._absent.add(worker)  # until it has started
 
+    def _dead_part(self) -> str:
+        """The name of a part of Ray that has died, if this process started Ray; else empty."""
+        return "" if self._connection is None else self._connection.dead_part()
+
+    def _start_anew(self, part: str) -> Turn:
+        """Replace a Ray of which a part has died. In the returned turn, all trials are returned."""
+        self._ray_losses += 1
+        if self._ray_losses > _MAX_RAY_LOSSES:
+            raise _ray_lost(part)
+        log.warning("ray_lost part=%s; starting Ray anew", part)
+        assert self._connection is not None, "a cluster that others started is not watched"
+        self._connection.close()
+        releasing = dict(self._pending.values())
+        self._pending, self._asked, self._leaving = {}, {}, {}
+        keys: list[str] = []
+        for worker in self._actors.keys() - self._absent:
+            self._signs.forget(worker)
+            keys += self._roster.lost(worker, releasing.get(worker, {})).lost
+        self._connection = join()
+        for worker in self._actors:
+            self._spawn(worker)
+        return Turn(worker=min(self._roster.idle), returned=tuple(sorted(keys)), free=self.lanes)
+
     def turn(self) -> Turn | None:
+        if part := self._dead_part():
+            return self._start_anew(part)
         until = time.monotonic() + 1.0
         self._follow_cluster()
         if turn := self._turn_without_worker():
@@ -202,6 +232,8 @@ class RayExecutor:
         except RayActorError as error:
             if disk_problem(error):  # a full disk would kill the next worker too
                 raise
+            if part := self._dead_part():
+                return self._start_anew(part)
             if worker in self._leaving:
                 return self._hand_back(Turn(worker=worker))
             return self._lose(worker, str(error).splitlines()[0])
@@ -211,6 +243,7 @@ class RayExecutor:
             return self._hand_back(turn)
         del self._pending[reference]
         self._roster.finish_turn(turn)
+        self._ray_losses = 0
         return turn
 
     def _hear(self, reference: Any) -> None:
@@ -221,8 +254,9 @@ class RayExecutor:
         except ActorUnavailableError:  # perhaps only for a moment: it is silent until it answers
             self._ask(worker, self._signs.interval)
         except RayActorError as error:
-            if self._is_busy(worker):
-                return  # the error of its turn says the same
+            # The error of its turn says the same; `turn` looks for dead parts of Ray.
+            if self._is_busy(worker) or self._dead_part():
+                return
             if disk_problem(error):
                 raise
             self._lose(worker, str(error).splitlines()[0])
@@ -279,76 +313,16 @@ class RayExecutor:
         return any(of == worker for of, _ in self._pending.values())
 
     def close(self) -> None:
-        for actor in self._actors.values():
-            ray.kill(actor)
+        if not self._dead_part():
+            for actor in self._actors.values():
+                ray.kill(actor)
         self._actors.clear()
         if self._connection is not None:
             self._connection.close()
 
 
-class _Connection(threading.Thread):
-    """A thread that connects to a cluster and lives as long as the connection.
-
-    `ray.init` does not run in the main thread, because there it would replace our SIGTERM handler.
-    The thread must outlive the cluster: Linux kills the processes that Ray starts when the thread
-    that started them ends.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(name="ray-connection", daemon=True)
-        self._options = options
-        self._connected, self._closed = threading.Event(), threading.Event()
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        # Ray's processes inherit this mask: closing the terminal must not end them before us.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        try:
-            ray.init(**self._options)
-        except BaseException as error:
-            self._error = error
-        self._connected.set()
-        self._closed.wait()
-
-    def open(self) -> None:
-        """Connect and wait until connected; raises the exceptions of `ray.init`."""
-        self.start()
-        while not self._connected.wait(0.05):
-            _keep_handler()
-        _keep_handler()
-        if self._error is not None:
-            self._closed.set()
-            raise self._error
-
-    def close(self) -> None:
-        ray.shutdown()
-        self._closed.set()
-
-
-def _keep_handler() -> None:
-    """Restore Python's SIGTERM handler: the handler of Ray's C++ code aborts the process."""
-    if threading.current_thread() is threading.main_thread():
-        handler = signal.getsignal(signal.SIGTERM)
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-
-
-def join() -> _Connection | None:
-    """Connect to a cluster; returns None if this process is already connected to one."""
-    if ray.is_initialized():
-        return None
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = not os.environ.get("RAY_ADDRESS")
-    if local:  # only this process uses it, so it needs no dashboard
-        options |= {"address": "local", "include_dashboard": False}
-    else:
-        options["address"] = "auto"
-    connection = _Connection(**options)
-    connection.open()
-    if local and not ip_address(ray.util.get_node_ip_address()).is_loopback:
-        log.warning(
-            "other machines can reach this Ray, because ray was imported too early address=%s",
-            ray.util.get_node_ip_address(),
-        )
-    return connection
+def _ray_lost(part: str) -> FewtuneError:
+    return FewtuneError(
+        f"Ray can't be used: its process {part} has died. Nothing that was reported is lost. Run "
+        "the same command with `--resume` to continue the search."
+    )

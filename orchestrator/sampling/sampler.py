@@ -68,7 +68,8 @@ class Sampler:
         """Parameters of the next `n` joint trials; those of `ahead` are treated as running.
 
         The first suggestions have random weights and random rates, which in half of them are near
-        the best rates of the reference. Later suggestions come from a Gaussian process that knows the running trials.
+        the best rates of the reference. Later suggestions come from a Gaussian process that knows
+        the running trials.
         """
         known = len(trials.trials) + len(ahead)
         rng = np.random.default_rng([self._seed, known])
