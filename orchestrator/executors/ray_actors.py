@@ -140,10 +140,11 @@ class RayExecutor:
             raise _ray_lost(part)
         log.warning("ray lost part=%s; starting Ray anew", part)
         assert self._connection is not None, "a cluster that others started is not watched"
+        releasing, self._pending = dict(self._pending.values()), {}
+        workers, self._actors = list(self._actors), {}  # if Ray does not start, there are none
         self._connection.close()
         self._connection = join()
-        releasing, self._pending = dict(self._pending.values()), {}
-        self._actors = {worker: self._spawn(worker) for worker in self._actors}
+        self._actors = {worker: self._spawn(worker) for worker in workers}
         lost = [self._roster.lost(worker, releasing.get(worker, {})) for worker in self._actors]
         return replace(lost[0], lost=tuple(sorted(key for turn in lost for key in turn.lost)))
 
