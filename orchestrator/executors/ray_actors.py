@@ -158,15 +158,17 @@ class RayExecutor:
             raise _ray_lost(part)
         log.warning("ray_lost part=%s; starting Ray anew", part)
         assert self._connection is not None, "a cluster that others started is not watched"
-        self._connection.close()
         releasing = dict(self._pending.values())
         self._pending, self._asked, self._leaving = {}, {}, {}
+        workers, self._actors = list(self._actors), {}  # if Ray does not start, there are none
         keys: list[str] = []
-        for worker in self._actors.keys() - self._absent:
+        for worker in workers:
             self._signs.forget(worker)
-            keys += self._roster.lost(worker, releasing.get(worker, {})).lost
+            if worker not in self._absent:
+                keys += self._roster.lost(worker, releasing.get(worker, {})).lost
+        self._connection.close()
         self._connection = join()
-        for worker in self._actors:
+        for worker in workers:
             self._spawn(worker)
         return Turn(worker=min(self._roster.idle), returned=tuple(sorted(keys)), free=self.lanes)
 
