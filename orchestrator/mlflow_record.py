@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from fewshot.errors.inputs import input_error
 from fewshot.tasks.files import write_text
 from orchestrator.config.plan import Plan
 from orchestrator.record import identity
@@ -18,6 +19,7 @@ from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
 from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking import outbox
 from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
 
 # A finished search waits for MLflow until this many seconds pass without progress.
@@ -33,16 +35,47 @@ def recorder_of(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorde
     return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
 
 
-def drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
+def resent(
+    name: str,
+    home: Home,
+    should_stop: Callable[[], bool] = lambda: False,
+    waiting: Callable[[int], None] = lambda runs_left: None,
+) -> bool:
+    """Write the whole record of a search to MLflow again, wherever MLflow is now; as `drained`.
+
+    Runs that are there are kept, and those that are missing are created: calling it twice leaves
+    the same runs. waiting: called twice a second with the number of runs that are left.
+
+    Raises InputError if there is no such search, if another process runs it, or if its record is
+    gone.
+    """
+    own = identity.identity_of(home, name) if name in home.searches() else None
+    if own is None:
+        raise home.unknown(name)
+    path = home.search(name) / outbox.FILE
+    if not path.exists():
+        remedy = "Restore it from a backup; the study and its models are not affected."
+        raise input_error("NAME", "is a search whose record is gone.", str(path), remedy)
+    with home.owned(name):
+        recorder = tracking.resending_recorder(home.search(name), home.tracking_uri, own.id)
+        return drained(recorder, should_stop, lambda: waiting(recorder.runs_left()))
+
+
+def drained(
+    recorder: Recorder,
+    should_stop: Callable[[], bool],
+    waiting: Callable[[], None] = lambda: None,
+) -> bool:
     """Wait until MLflow has received all events; returns False if it makes no progress.
 
-    Raises Stopped if `should_stop` returns true meanwhile.
+    waiting: called twice a second meanwhile. Raises Stopped if `should_stop` returns true.
     """
     try:
         left, waited = recorder.backlog(), 0.0
         while not recorder.drain(_POLL_SECONDS):
             if should_stop():
                 raise Stopped
+            waiting()
             waited = 0.0 if recorder.backlog() < left else waited + _POLL_SECONDS
             left = recorder.backlog()
             if waited >= _DRAIN_SECONDS:
