@@ -12,6 +12,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
+from orchestrator.record.starts import note_sending
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.explanation.files import NOTHING, write_explanation
 from orchestrator.results.leaderboard import Summary, summarise
@@ -86,7 +87,9 @@ def drained(
 
 
 @contextmanager
-def recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
+def recorded(
+    recorder: OutboxRecorder, plan: Plan, records: SearchRecords, home: Home
+) -> Iterator[None]:
     """Keep the MLflow run of the search itself open, and end it with the state of the search."""
     weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
     # MLflow keeps the first value of a parameter, so an added number of trials is a tag.
@@ -129,7 +132,7 @@ def _patience(error: BaseException) -> float:
 
 
 def _end(
-    recorder: Recorder,
+    recorder: OutboxRecorder,
     plan: Plan,
     records: SearchRecords,
     home: Home,
@@ -147,6 +150,8 @@ def _end(
         }
     result = home.search(plan.name) / "summary.json"
     write_text(result, json.dumps(summary.to_dict(), indent=2))
+    if state == "complete":
+        note_sending(records.search, recorder.sending_seconds, recorder.runs_left())
     # A search that was stopped ends within seconds; it is explained when it has ended.
     why = write_explanation(summary, home.search(plan.name)) if state == "complete" else NOTHING
     report = write_at_end(summary, records, home) if state != "stopped" else []

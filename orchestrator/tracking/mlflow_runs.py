@@ -93,6 +93,10 @@ class Sending(Protocol):
     def rejected(self) -> int:
         """Number of events that will never be accepted."""
 
+    @property
+    def seconds(self) -> float:
+        """The time in which runs were written; several at a time count several times."""
+
     def close(self) -> None: ...
 
 
@@ -110,6 +114,11 @@ class OutboxRecorder:
     def rejected(self) -> int:
         """Number of events that this process rejected; MLflow will never show them."""
         return self._outbox.rejected + (self._sending.rejected if self._sending else 0)
+
+    @property
+    def sending_seconds(self) -> float:
+        """The time in which this process wrote runs to MLflow."""
+        return self._sending.seconds if self._sending else 0.0
 
     def search_started(
         self,

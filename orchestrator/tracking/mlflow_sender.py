@@ -134,6 +134,7 @@ class Sender(threading.Thread):
         self._run_ids = RunIds(folder / _LEDGER, _public(tracking_uri))
         self._writer: RunWriter | None = None
         self._helpers: list[Helper] = []
+        self.seconds = 0.0  # in which this thread, or helpers, wrote runs
         self._rejected = 0  # by helpers that have ended
         self._views = False
 
@@ -221,7 +222,7 @@ class Sender(threading.Thread):
         def write(batches: _Batches) -> bool:
             if self._outbox.closed:
                 return False
-            one, started = free.get(), time.thread_time()
+            one, started, began = free.get(), time.thread_time(), time.monotonic()
             try:
                 if isinstance(one, Helper):
                     one.write(batches, self._run_ids, known=writer.known)
@@ -229,6 +230,7 @@ class Sender(threading.Thread):
                     for batch in batches:
                         one.write(batch)
             finally:
+                self.seconds += time.monotonic() - began
                 free.put(one)
             self._outbox.count_sent(sum(map(len, batches)))
             if not together:
