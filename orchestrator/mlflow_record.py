@@ -25,6 +25,8 @@ from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
 
 # A finished search waits for MLflow until this many seconds pass without progress.
 _DRAIN_SECONDS = 60.0
+# `resent` waits longer: it may have to create MLflow's database first.
+_RESENT_SECONDS = 180.0
 # Seconds between two checks, during this wait, whether it should stop.
 _POLL_SECONDS = 0.5
 # A stopped search waits this many seconds for MLflow: after one signal, and after a second one.
@@ -59,18 +61,27 @@ def resent(
         raise input_error("NAME", "is a search whose record is gone.", str(path), remedy)
     with home.owned(name):
         recorder = tracking.resending_recorder(home.search(name), home.tracking_uri, own.id)
-        return drained(recorder, should_stop, lambda: waiting(recorder.runs_left()))
+        return drained(
+            recorder,
+            should_stop,
+            lambda: waiting(recorder.runs_left()),
+            patience=_RESENT_SECONDS,
+        )
 
 
 def drained(
     recorder: Recorder,
     should_stop: Callable[[], bool],
     waiting: Callable[[], None] = lambda: None,
+    patience: float | None = None,
 ) -> bool:
     """Wait until MLflow has received all events; returns False if it makes no progress.
 
-    waiting: called twice a second meanwhile. Raises Stopped if `should_stop` returns true.
+    waiting: called twice a second meanwhile. patience: seconds without progress, 60 if None.
+
+    Raises Stopped if `should_stop` returns true.
     """
+    patience = _DRAIN_SECONDS if patience is None else patience
     try:
         left, waited = recorder.backlog(), 0.0
         while not recorder.drain(_POLL_SECONDS):
@@ -79,7 +90,7 @@ def drained(
             waiting()
             waited = 0.0 if recorder.backlog() < left else waited + _POLL_SECONDS
             left = recorder.backlog()
-            if waited >= _DRAIN_SECONDS:
+            if waited >= patience:
                 return False
         return True
     finally:
