@@ -15,11 +15,12 @@ episodes. A trial of the other tools reports the same scores as a lane (tests/te
 Each tool uses its default sampler.
 
 The clock runs from the first step of the first trial to the last score of the last trial. The time
-before is `startup_seconds`; `record_seconds` is the delay of MLflow after the end. CPU seconds are
-those of all processes until MLflow has everything. `seconds_to_reach` is the time until a complete
-trial scored as well as ray_tune's best. --seconds stops every search at that time after its first
-report; a trial that still runs then does not count, but its steps up to its last rung do. Needs
-Linux, and FEWTUNE_DATA for every problem except maml_functions.
+before is `startup_seconds`; `record_seconds` is the delay of MLflow after the end, and
+`recorded_trials_per_hour` counts it as time of the search. CPU seconds are those of all processes
+until MLflow has everything. `seconds_to_reach` is the time until a complete trial scored as well as
+ray_tune's best. --seconds stops every search at that time after its first report; a trial that
+still runs then does not count, but its steps up to its last rung do. Needs Linux, and FEWTUNE_DATA
+for every problem except maml_functions.
 """
 
 import argparse
@@ -132,6 +133,7 @@ def _figures(course: Course, usage: Usage, started: float) -> dict[str, float]:
         figures["record_seconds"] = course.recorded - course.end
         figures["steps_per_cpu_second"] = course.steps() / cpu
         if n:
+            figures["recorded_trials_per_hour"] = 3600 * n / (course.recorded - begin)
             driver = usage.driver_seconds(begin, course.recorded)
             figures["cpu_seconds_per_trial"] = cpu / n
             figures["driver_cpu_seconds_per_trial"] = driver / n

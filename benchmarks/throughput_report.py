@@ -10,6 +10,7 @@ from throughput_course import Course
 
 _SHOWN = {
     "trials_per_hour": "{:.0f}",
+    "recorded_trials_per_hour": "{:.0f}",
     "steps_per_second": "{:.0f}",
     "steps_per_cpu_second": "{:.0f}",
     "cpu_seconds_per_trial": "{:.2f}",

@@ -71,6 +71,7 @@ class Search:
         self._home = Home.at(None if home is None else str(home))
         self._folder = Path(folder) if folder is not None else Path.cwd()
         self.sent = True  # False if MLflow has not received all events of the last run
+        self.runs_left: int | None = None  # that MLflow does not have, while `run` waits for it
 
     @classmethod
     def from_yaml(
@@ -173,9 +174,12 @@ class Search:
         with ProgressBar(self.plan, shown=progress) as bar:
 
             def observe_both(stage: str, records: SearchRecords) -> None:
-                bar.update(stage, records)
+                bar.update(stage, records, self.runs_left)
                 if observe is not None:
                     observe(stage, records)
+
+            def wait(runs_left: int) -> None:
+                self.runs_left = runs_left
 
             result = launch.run(
                 self._config,
@@ -188,7 +192,9 @@ class Search:
                 observe=observe_both,
                 advise=advise,
                 should_stop=should_stop,
+                waiting=wait,
             )
+        self.runs_left = None
         if result.summary.best is not None:
             self.export(self._home.best(self.name))
         self.sent = result.drained

@@ -62,6 +62,7 @@ def run(
     observe: Callable[[str, SearchRecords], None] = lambda stage, records: None,
     advise: Callable[[Advice], None] = lambda advice: None,
     should_stop: Callable[[], bool] = lambda: False,
+    waiting: Callable[[int], None] = lambda runs_left: None,
 ) -> SearchResult:
     """Run the search that `config` describes; a search that was interrupted continues.
 
@@ -70,6 +71,7 @@ def run(
     from_search: the search whose best trials are run after the reference trials.
     observe: called with the stage and the records after every change of the records.
     advise: called once for each warning that the result may be poor.
+    waiting: called with the number of runs that MLflow does not have yet, after the last trial.
 
     Raises InputError before anything is written, and Stopped if `should_stop` returned true.
     """
@@ -101,6 +103,7 @@ def run(
         adviser = Adviser(plan, records, advise)
         adviser.report(advice_on_config(config, data.features))
         recorder = recorder_of(home, plan, own)
+        recorder.send_after_first_report()
         with recorded(recorder, plan, records, home):
             observe("start", records)
             untrained = _untrained_scorer(plan, data.untrained, records, home, recorder)
@@ -123,7 +126,12 @@ def run(
         summary = explained(
             summarise(plan.name, records), lambda: plan, records, home.search(plan.name)
         )
-        sent = drained(recorder, should_stop)
+
+        def wait() -> None:
+            waiting(recorder.runs_left())
+            observe("record", records)
+
+        sent = drained(recorder, should_stop, wait)
         observe("end", records)
         return SearchResult(summary, sent)
 

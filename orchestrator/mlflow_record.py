@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from fewshot.errors.inputs import input_error
 from fewshot.tasks.files import write_text
 from orchestrator.config.plan import Plan
 from orchestrator.record import identity
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
+from orchestrator.record.starts import note_sending
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.explanation.files import NOTHING, write_explanation
 from orchestrator.results.leaderboard import Summary, summarise
@@ -18,10 +20,13 @@ from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
 from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking import outbox
 from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
 
 # A finished search waits for MLflow until this many seconds pass without progress.
 _DRAIN_SECONDS = 60.0
+# `resent` waits longer: it may have to create MLflow's database first.
+_RESENT_SECONDS = 180.0
 # Seconds between two checks, during this wait, whether it should stop.
 _POLL_SECONDS = 0.5
 # A stopped search waits this many seconds for MLflow: after one signal, and after a second one.
@@ -33,19 +38,59 @@ def recorder_of(home: Home, plan: Plan, own: identity.Identity) -> OutboxRecorde
     return tracking.recorder(home.search(plan.name), home.tracking_uri, own.id)
 
 
-def drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
+def resent(
+    name: str,
+    home: Home,
+    should_stop: Callable[[], bool] = lambda: False,
+    waiting: Callable[[int], None] = lambda runs_left: None,
+) -> bool:
+    """Write the whole record of a search to MLflow again, wherever MLflow is now; as `drained`.
+
+    Runs that are there are kept, and those that are missing are created: calling it twice leaves
+    the same runs. waiting: called twice a second with the number of runs that are left.
+
+    Raises InputError if there is no such search, if another process runs it, or if its record is
+    gone.
+    """
+    own = identity.identity_of(home, name) if name in home.searches() else None
+    if own is None:
+        raise home.unknown(name)
+    path = home.search(name) / outbox.FILE
+    if not path.exists():
+        remedy = "Restore it from a backup; the study and its models are not affected."
+        raise input_error("NAME", "is a search whose record is gone.", str(path), remedy)
+    with home.owned(name):
+        recorder = tracking.resending_recorder(home.search(name), home.tracking_uri, own.id)
+        return drained(
+            recorder,
+            should_stop,
+            lambda: waiting(recorder.runs_left()),
+            patience=_RESENT_SECONDS,
+        )
+
+
+def drained(
+    recorder: Recorder,
+    should_stop: Callable[[], bool],
+    waiting: Callable[[], None] = lambda: None,
+    patience: float | None = None,
+) -> bool:
     """Wait until MLflow has received all events; returns False if it makes no progress.
 
-    Raises Stopped if `should_stop` returns true meanwhile.
+    waiting: called twice a second meanwhile. patience: seconds without progress, 60 if None.
+
+    Raises Stopped if `should_stop` returns true.
     """
+    patience = _DRAIN_SECONDS if patience is None else patience
     try:
         left, waited = recorder.backlog(), 0.0
         while not recorder.drain(_POLL_SECONDS):
             if should_stop():
                 raise Stopped
+            waiting()
             waited = 0.0 if recorder.backlog() < left else waited + _POLL_SECONDS
             left = recorder.backlog()
-            if waited >= _DRAIN_SECONDS:
+            if waited >= patience:
                 return False
         return True
     finally:
@@ -53,7 +98,9 @@ def drained(recorder: Recorder, should_stop: Callable[[], bool]) -> bool:
 
 
 @contextmanager
-def recorded(recorder: Recorder, plan: Plan, records: SearchRecords, home: Home) -> Iterator[None]:
+def recorded(
+    recorder: OutboxRecorder, plan: Plan, records: SearchRecords, home: Home
+) -> Iterator[None]:
     """Keep the MLflow run of the search itself open, and end it with the state of the search."""
     weights = plan.space.decode(plan.space.rate_design(1, 0)[0])[1]
     # MLflow keeps the first value of a parameter, so an added number of trials is a tag.
@@ -96,7 +143,7 @@ def _patience(error: BaseException) -> float:
 
 
 def _end(
-    recorder: Recorder,
+    recorder: OutboxRecorder,
     plan: Plan,
     records: SearchRecords,
     home: Home,
@@ -114,6 +161,8 @@ def _end(
         }
     result = home.search(plan.name) / "summary.json"
     write_text(result, json.dumps(summary.to_dict(), indent=2))
+    if state == "complete":
+        note_sending(records.search, recorder.sending_seconds, recorder.runs_left())
     # A search that was stopped ends within seconds; it is explained when it has ended.
     why = write_explanation(summary, home.search(plan.name)) if state == "complete" else NOTHING
     report = write_at_end(summary, records, home) if state != "stopped" else []

@@ -38,12 +38,14 @@ class ProgressBar:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def update(self, stage: str, records: SearchRecords | None) -> None:
+    def update(
+        self, stage: str, records: SearchRecords | None, runs_left: int | None = None
+    ) -> None:
         now = time.monotonic()
         if not self._shown or (stage == self._stage and now - self._updated < _SECONDS):
             return
         self._stage, self._updated = stage, now
-        done, total, note = progress_of(stage, records, self._plan)
+        done, total, note = progress_of(stage, records, self._plan, runs_left)
         self._bar.total, self._bar.n = total or 1, done
         self._bar.set_description(STAGES[stage], refresh=False)
         self._bar.set_postfix_str(note, refresh=False)
@@ -51,9 +53,14 @@ class ProgressBar:
 
 
 def progress_of(
-    stage: str, records: SearchRecords | None, plan: Plan
+    stage: str, records: SearchRecords | None, plan: Plan, runs_left: int | None = None
 ) -> tuple[int, int | None, str]:
-    """Number of trials that have ended, number of all trials of the stage, and a note."""
+    """Number of trials that have ended, number of all trials of the stage, and a note.
+
+    runs_left: the number of runs that MLflow does not have yet, if the search waits for it.
+    """
+    if stage == "record" and runs_left is not None:
+        return 0, None, f"{runs_left:,} run{'s' * (runs_left != 1)} left"
     if records is None or stage not in ("search", "final", "test", "end"):
         return 0, None, ""
     trials = (records.search if stage == "end" else getattr(records, stage)).trials()

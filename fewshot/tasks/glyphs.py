@@ -8,17 +8,16 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import PIL
 import torch
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -172,7 +171,7 @@ def _key(size: int, per_character: int, seed: int) -> str:
     scripts = {name: repr(script) for name, script in SCRIPTS.items()}
     versions = (
         CACHE_VERSION,
-        matplotlib.__version__,
+        version("matplotlib"),
         PIL.__version__,
         unicodedata.unidata_version,
     )
@@ -200,6 +199,9 @@ def _write(file: BinaryIO, drawn: _Drawn) -> None:
 
 
 def _draw(size: int, per_character: int, seed: int) -> _Drawn:
+    import matplotlib  # takes long; a search of other data, or of glyphs in the cache, has no use
+    from matplotlib.ft2font import FT2Font
+
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     files = [str(folder / f"{cut}.ttf") for cut in CUTS]
     fonts = [ImageFont.truetype(file, EM, layout_engine=ImageFont.Layout.BASIC) for file in files]

@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from fewshot.errors.inputs import FewtuneError, InputError
-from orchestrator.cli import cluster, doctor, searches, start
+from orchestrator.cli import cluster, doctor, searches, start, sync
 from orchestrator.cli.output import Output
 from orchestrator.cli.results import models, reports, similarity, stages
 from orchestrator.record.disk_errors import disk_error
@@ -60,6 +60,7 @@ for _commands in (
     reports.app,
     stages.app,
     models.app,
+    sync.app,
     cluster.app,
     start.app,
     doctor.app,

@@ -70,7 +70,7 @@ class ProgressDisplay:
         self._shown = now
         if stage != self._stage:  # when the search runs, it knows how many trials it has
             self._plan = self._search.plan
-        done, total, note = progress_of(stage, records, self._plan)
+        done, total, note = progress_of(stage, records, self._plan, self._search.runs_left)
         self._progress.update(
             self._bar, description=STAGES[stage], completed=done, total=total, note=note
         )

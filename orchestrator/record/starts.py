@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.record.studies.study import StudyRecord
 
-_STARTS, _VERSIONS = "starts", "versions"
+_STARTS, _VERSIONS, _SENDING = "starts", "versions", "sending"
 _PACKAGES = ("fewtune", "torch", "optuna", "botorch", "ray", "mlflow", "transformers", "numpy")
 
 
@@ -21,6 +21,13 @@ class Start(NamedTuple):
     ready: float
 
 
+class Sending(NamedTuple):
+    """The time in which runs were sent to MLflow until a search ended, and the runs left then."""
+
+    seconds: float
+    runs_left: int
+
+
 def note_start(record: StudyRecord, began: float) -> None:
     """Note that the process that began at `began` has its workers ready now."""
     record.note(_STARTS, [*record.notes.get(_STARTS, ()), [began, time.time()]])
@@ -29,6 +36,18 @@ def note_start(record: StudyRecord, began: float) -> None:
 def starts_of(record: StudyRecord) -> list[Start]:
     """The processes of the search, in order; empty for searches of earlier versions."""
     return [Start(*pair) for pair in record.notes.get(_STARTS, ())]
+
+
+def note_sending(record: StudyRecord, seconds: float, runs_left: int) -> None:
+    """Note that this process, at its end, has sent runs to MLflow for `seconds`."""
+    before = sending_of(record)
+    record.note(_SENDING, [seconds + (before.seconds if before else 0.0), runs_left])
+
+
+def sending_of(record: StudyRecord) -> Sending | None:
+    """What `note_sending` noted; None for searches of earlier versions, or that have not ended."""
+    noted = record.notes.get(_SENDING)
+    return None if noted is None else Sending(*noted)
 
 
 def versions() -> dict[str, str]:

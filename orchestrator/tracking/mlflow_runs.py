@@ -16,6 +16,7 @@ from trials.programs.untrained import is_untrained
 
 SearchState = Literal["complete", "stopped", "failed"]
 
+_LONGEST_HOLD = 60.0  # seconds
 _LONGEST_NOTE = 4000  # characters of a description; MLflow accepts 8000
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 STATUS: Mapping[Outcome | SearchState, str] = {
@@ -88,7 +89,13 @@ class Recorder(Protocol):
 class Sending(Protocol):
     """The part that sends the events of an outbox."""
 
-    rejected: int  # events that will never be accepted
+    @property
+    def rejected(self) -> int:
+        """Number of events that will never be accepted."""
+
+    @property
+    def seconds(self) -> float:
+        """The time in which runs were written; several at a time count several times."""
 
     def close(self) -> None: ...
 
@@ -107,6 +114,11 @@ class OutboxRecorder:
     def rejected(self) -> int:
         """Number of events that this process rejected; MLflow will never show them."""
         return self._outbox.rejected + (self._sending.rejected if self._sending else 0)
+
+    @property
+    def sending_seconds(self) -> float:
+        """The time in which this process wrote runs to MLflow."""
+        return self._sending.seconds if self._sending else 0.0
 
     def search_started(
         self,
@@ -147,6 +159,8 @@ class OutboxRecorder:
             step=report.step,
             metrics=_scored(report.score, report.metrics),
         )
+        if report.key.startswith("search-"):  # the untrained model is scored before workers start
+            self._outbox.release()
 
     def trial_interrupted(self, spec: TrialSpec, *, time: float) -> None:
         self._record(
@@ -223,6 +237,18 @@ class OutboxRecorder:
 
     def backlog(self) -> int:
         return self._outbox.backlog()
+
+    def send_after_first_report(self) -> None:
+        """Send nothing until a searched trial reports, for a minute at most.
+
+        Importing MLflow and opening its database take seconds of CPU time, which the start of the
+        workers needs.
+        """
+        self._outbox.hold(_LONGEST_HOLD)
+
+    def runs_left(self) -> int:
+        """Number of runs with events that have not been sent yet."""
+        return self._outbox.runs_left()
 
     def drain(self, timeout: float) -> bool:
         return self._outbox.drained(timeout)

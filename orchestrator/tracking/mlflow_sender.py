@@ -5,21 +5,33 @@ A search never waits for MLflow. MLflow is a view; the study is the source of tr
 
 import json
 import logging
+import os
 import random
 import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from fewshot.errors.inputs import FewtuneError
-from orchestrator.tracking.events import RunEvent, by_run, common_tags, event_of
-from orchestrator.tracking.mlflow_client import artifacts, connect
+from orchestrator.tracking.events import Kind, RunEvent, by_run, event_of
+from orchestrator.tracking.helpers import Helper, wait_for_earlier_helpers
+from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_ids import RunIds
+from orchestrator.tracking.run_writer import (
+    HOPELESS,
+    SEARCH_ID,
+    RunWriter,
+    code,
+    ms,
+    quoted,
+    runs_where,
+)
 from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
 
 log = logging.getLogger(__name__)
@@ -29,11 +41,14 @@ LONGEST_WAIT = 15.0
 # the sender sleeps for this many times the CPU time of the batch, until `drained` is called.
 _RESTS = 19
 _AT_ONCE = 512  # maximum number of events read together; those of one run make one batch
+# A helper takes seconds to start, so it pays only if at least this many runs are left.
+_RUNS_FOR_HELP = 200
+# SQLite has one writer at a time, and a server has few processes.
+_MOST_HELPERS = 3
+_LEDGER = "mlflow_runs.jsonl"
+_Batches = list[list[RunEvent]]  # all of one run, in order
 # The view of all searches stays when one of them is deleted.
 _SHARED_VIEWS = {PREFIX + view_id("", "searches")}
-SEARCH_ID = "fewtune.search_id"  # a tag of every run
-# Error codes of events that MLflow will not accept on a retry either.
-HOPELESS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
 def recorder(folder: Path, tracking_uri: str, search_id: str) -> OutboxRecorder:
@@ -44,11 +59,21 @@ def recorder(folder: Path, tracking_uri: str, search_id: str) -> OutboxRecorder:
     return OutboxRecorder(outbox, sender)
 
 
+def resending_recorder(folder: Path, tracking_uri: str, search_id: str) -> OutboxRecorder:
+    """As `recorder`, and it sends all events again. Runs that were deleted are created again."""
+    outbox = Outbox(folder)
+    outbox.rewind()
+    (folder / _LEDGER).unlink(missing_ok=True)  # then the runs that exist are looked up
+    sender = Sender(outbox, folder, tracking_uri, search_id)
+    sender.start()
+    return OutboxRecorder(outbox, sender)
+
+
 def counts(tracking_uri: str, search: str) -> dict[str, dict[str, int]]:
     """The number of runs of a search, by kind and status."""
     client = connect(tracking_uri)
     n: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for run in _runs(client, f"tags.`fewtune.search` = {_quoted(search)}"):
+    for run in runs_where(client, f"tags.`fewtune.search` = {quoted(search)}"):
         n[run.data.tags["fewtune.kind"]][run.info.status] += 1
     return {kind: dict(statuses) for kind, statuses in n.items()}
 
@@ -58,7 +83,7 @@ def ensure_saved_views(tracking_uri: str, experiment: str, search: str) -> bool:
     try:
         client = connect(tracking_uri)
         id = client.get_experiment_by_name(experiment).experiment_id
-        filter = f"tags.`fewtune.search` = {_quoted(search)} and tags.`fewtune.kind` = 'trial'"
+        filter = f"tags.`fewtune.search` = {quoted(search)} and tags.`fewtune.kind` = 'trial'"
         trials = client.search_runs([id], filter, max_results=1)
         _set_views(client, id, search, list(trials[0].data.params))
     except Exception as error:  # the format is private to MLflow, and the views are optional
@@ -75,7 +100,7 @@ def delete_runs(tracking_uri: str, search_id: str, search: str) -> None:
     """
     try:
         client = connect(tracking_uri)
-        found = list(_runs(client, f"tags.`{SEARCH_ID}` = {_quoted(search_id)}"))
+        found = list(runs_where(client, f"tags.`{SEARCH_ID}` = {quoted(search_id)}"))
         for run in found:
             client.delete_run(run.info.run_id)
         for experiment in client.search_experiments():
@@ -93,22 +118,31 @@ def delete_runs(tracking_uri: str, search_id: str, search: str) -> None:
 class Sender(threading.Thread):
     """A thread that sends the events of an outbox to MLflow and retries without limit.
 
-    Sending an event again changes nothing: its run is found by `RunIds` or by the tags
-    `fewtune.key` and `fewtune.search_id`, metric points have fixed times, and parameters and tags
-    get the same values. A different search of the same name on the same server has separate runs.
+    Sending an event again changes nothing (see `RunWriter`). A different search of the same name on
+    the same server has separate runs.
+
+    Most of the time it writes the runs itself. If many runs are left, and there are cores that the
+    trials do not need, it has helpers: processes that write runs at the same time.
     """
 
     def __init__(self, outbox: Outbox, folder: Path, tracking_uri: str, search_id: str) -> None:
         super().__init__(name="mlflow-sender", daemon=True)
-        self.rejected = 0
         self._outbox = outbox
+        self._folder = folder
         self._uri = tracking_uri
         self._search_id = search_id
-        self._run_ids = RunIds(folder / "mlflow_runs.jsonl", _public(tracking_uri))
-        self._client: Any = None
-        self._experiments: dict[str, str] = {}
-        self._empty = False  # MLflow had no runs of this search, and no request has failed since
+        self._run_ids = RunIds(folder / _LEDGER, _public(tracking_uri))
+        self._writer: RunWriter | None = None
+        self._helpers: list[Helper] = []
+        self.seconds = 0.0  # in which this thread, or helpers, wrote runs
+        self._rejected = 0  # by helpers that have ended
         self._views = False
+
+    @property
+    def rejected(self) -> int:
+        """Number of events that MLflow will never accept."""
+        here = self._writer.rejected if self._writer else 0
+        return here + self._rejected + sum(helper.rejected for helper in self._helpers)
 
     def run(self) -> None:
         failures, n = 0, 1
@@ -123,16 +157,14 @@ class Sender(threading.Thread):
             # MLflow may be unreachable, restarting, full or forbidden; all of these can end.
             except Exception as error:
                 failures, n = failures + 1, 1
-                self._empty = False
+                if self._writer:
+                    self._writer.known = False  # a run may exist whose id did not arrive
+                self._dismiss_helpers()
                 wait = min(LONGEST_WAIT, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1)  # noqa: S311
                 level = logging.WARNING if failures in (1, 5) else logging.DEBUG
                 log.log(level, "mlflow_away retry_in=%.1f error=%s", wait, _public(str(error)))
                 self._outbox.wait_closed(wait)
-
-    @property
-    def _own(self) -> str:
-        """The filter for the runs of this search."""
-        return f"tags.`{SEARCH_ID}` = {_quoted(self._search_id)}"
+        self._dismiss_helpers()
 
     def close(self) -> None:
         """Stop after the current batch; the next process sends the events that are left."""
@@ -151,162 +183,105 @@ class Sender(threading.Thread):
 
     def _send(self, events: list[RunEvent]) -> bool:
         """Write the events to MLflow; False if the outbox was rewound or closed instead."""
-        if self._client is None:
-            client = connect(self._uri)
-            if self._run_ids and not _alive(client, next(iter(self._run_ids.runs.values()))):
-                log.warning("record_anew uri=%s reason=its runs are gone", _public(self._uri))
-                self._run_ids.clear()
-            if not self._run_ids:
-                self._empty = next(_runs(client, self._own), None) is None
-            self._client = client
-            if self._empty and self._outbox.rewind():
+        if self._writer is None:
+            self._writer, rewound = self._open()
+            if rewound:
                 return False
-        for batch in by_run(events):
-            if self._outbox.closed:
+        for runs in _levels(by_run(events)):
+            if not self._write(self._writer, runs):
                 return False
-            started = time.thread_time()
-            self._try(batch)
-            self._outbox.count_sent(len(batch))
-            self._outbox.pause(_RESTS * (time.thread_time() - started))
+            trial = next((run[0][0] for run in runs if run[0][0].kind == "trial"), None)
+            if trial is not None and trial.params and not self._views:
+                self._views = True
+                self._show(self._writer, trial)
         return True
 
-    def _try(self, batch: list[RunEvent]) -> None:
-        """Write the events of one run to MLflow; events that it does not accept are rejected."""
+    def _open(self) -> tuple[RunWriter, bool]:
+        """A writer that knows the runs of this search, and whether the outbox was rewound."""
+        wait_for_earlier_helpers(self._folder)
+        writer = RunWriter(self._uri, self._search_id, self._run_ids)
+        if self._run_ids and not _alive(writer.client, next(iter(self._run_ids.runs.values()))):
+            log.warning("record_anew uri=%s reason=its runs are gone", _public(self._uri))
+            self._run_ids.clear()
+        if self._run_ids:
+            return writer, False
+        self._run_ids.replace(writer.own_runs())
+        writer.known = True
+        return writer, not self._run_ids and self._outbox.rewind()
+
+    def _write(self, writer: RunWriter, runs: list[_Batches]) -> bool:
+        """Write the batches of runs of one kind; False if the outbox was closed meanwhile."""
+        writers: list[RunWriter | Helper] = [*self._ready_helpers()]
+        together = bool(writers)
+        if self._outbox.awaited or not together:
+            writers.append(writer)
+        free: SimpleQueue[RunWriter | Helper] = SimpleQueue()
+        for each in writers:
+            free.put(each)
+
+        def write(batches: _Batches) -> bool:
+            if self._outbox.closed:
+                return False
+            one, started, began = free.get(), time.thread_time(), time.monotonic()
+            try:
+                if isinstance(one, Helper):
+                    one.write(batches, self._run_ids, known=writer.known)
+                else:
+                    for batch in batches:
+                        one.write(batch)
+            finally:
+                self.seconds += time.monotonic() - began
+                free.put(one)
+            self._outbox.count_sent(sum(map(len, batches)))
+            if not together:
+                self._outbox.pause(_RESTS * (time.thread_time() - started))
+            return True
+
+        if not together:
+            return all(map(write, runs))
+        with ThreadPoolExecutor(len(writers), "mlflow-writer") as pool:
+            return all(pool.map(write, runs))
+
+    def _ready_helpers(self) -> list[Helper]:
+        """The helpers that can write now; starts them if there are not enough."""
+        cores, n = os.cpu_count() or 1, 0
+        if self._outbox.runs_left() >= _RUNS_FOR_HELP:
+            # While trials run, only a core that they leave free; the average counts the helper too.
+            spare = os.getloadavg()[0] - len(self._helpers) < cores - 1
+            n = min(_MOST_HELPERS, cores - 1) if self._outbox.awaited else int(spare)
+        while len(self._helpers) < n:
+            self._helpers.append(Helper(self._folder, self._uri, self._search_id))
+        return self._helpers[:n]
+
+    def _dismiss_helpers(self) -> None:
+        for helper in self._helpers:
+            helper.close()
+            self._rejected += helper.rejected
+        self._helpers.clear()
+
+    def _show(self, writer: RunWriter, event: RunEvent) -> None:
         try:
-            self._apply(batch)
-        except Exception as error:
-            if _code(error) not in HOPELESS:
-                raise
-            if len(batch) == 1:
-                self._reject(batch[0].id, error)
-            else:
-                for event in batch:
-                    self._try([event])
-        if not self._views and batch[0].kind == "trial" and batch[0].params:
-            self._views = True
-            self._show(batch[0])
-
-    def _apply(self, batch: list[RunEvent]) -> None:
-        run_id, made = self._run(batch)
-        self._log(run_id, batch, tags={} if made else _tags(batch))
-        status, at = next(((e.status, e.time) for e in reversed(batch) if e.status), (None, 0.0))
-        if status == "RUNNING":
-            if not made:
-                self._client.update_run(run_id, status="RUNNING")
-        elif status:
-            self._client.set_terminated(run_id, status, end_time=_ms(at))
-        for path in (path for event in batch for path in event.artifacts):
-            self._upload(run_id, Path(path))
-
-    def _upload(self, run_id: str, path: Path) -> None:
-        upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        try:
-            upload(run_id, str(path))
-        except FileNotFoundError as error:
-            self._reject(str(path), error)
-
-    def _reject(self, what: str, error: Exception) -> None:
-        self.rejected += 1
-        log.error("mlflow_rejects what=%s error=%s", what, error)
-
-    def _log(self, run_id: str, batch: list[RunEvent], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        metrics = [
-            Metric(name, value, _ms(event.time), event.step)
-            for event in batch
-            for name, value in event.metrics.items()
-        ]
-        # Parameters keep their first value.
-        values = {name: value for event in batch[::-1] for name, value in event.params.items()}
-        params = [Param(name, value) for name, value in values.items()]
-        labels = [RunTag(name, value) for name, value in tags.items()]
-        if not (metrics or params or labels):
-            return
-        try:
-            self._client.log_batch(run_id, metrics=metrics, params=params, tags=labels)
-        except Exception as error:
-            if not params or _code(error) not in HOPELESS:
-                raise
-            # The search was resumed with a different configuration. The first value stays.
-            there = self._client.get_run(run_id).data.params
-            changed = [p.key for p in params if there.get(p.key, p.value) != p.value]
-            log.warning("params_keep_first_value key=%s params=%s", batch[0].key, changed)
-            params = [param for param in params if param.key not in there]
-            self._client.log_batch(run_id, metrics=metrics, params=params, tags=labels)
-
-    def _run(self, batch: list[RunEvent]) -> tuple[str, bool]:
-        """Id of the events' run, and whether it was created by this call."""
-        event = batch[0]
-        if known := self._known(event.key, event):
-            return known, False
-        tags = {**common_tags(event), SEARCH_ID: self._search_id, **_tags(batch)}
-        if event.parent and (parent := self._known(event.parent, event)):
-            tags["mlflow.parentRunId"] = parent
-        start = event.time if event.start is None else event.start
-        made = self._client.create_run(
-            self._experiment(event.experiment),
-            start_time=_ms(start),
-            tags=tags,
-            run_name=event.name,
-        )
-        self._run_ids.add(event.key, made.info.run_id)
-        return made.info.run_id, True
-
-    def _known(self, key: str, event: RunEvent) -> str | None:
-        if key in self._run_ids.runs or self._empty:
-            return self._run_ids.runs.get(key)
-        filter = f"tags.`fewtune.key` = {_quoted(key)} and {self._own}"
-        runs = self._client.search_runs(
-            [self._experiment(event.experiment)], filter, order_by=["attributes.start_time ASC"]
-        )
-        for duplicate in runs[1:]:  # created by requests whose response was lost
-            self._client.delete_run(duplicate.info.run_id)
-        if not runs:
-            return None
-        self._run_ids.add(key, runs[0].info.run_id)
-        return str(runs[0].info.run_id)
-
-    def _experiment(self, name: str) -> str:
-        """Id of the experiment; creates it if it does not exist."""
-        if name not in self._experiments:
-            existing = self._client.get_experiment_by_name(name)
-            if existing is None:
-                id = self._client.create_experiment(name, artifact_location=artifacts(self._uri))
-            else:
-                id = existing.experiment_id
-                if existing.lifecycle_stage == "deleted":
-                    self._client.restore_experiment(id)
-            self._experiments[name] = id
-        return self._experiments[name]
-
-    def _show(self, event: RunEvent) -> None:
-        try:
-            id = self._experiment(event.experiment)
-            _set_views(self._client, id, event.search, list(event.params))
+            id = writer.experiment(event.experiment)
+            _set_views(writer.client, id, event.search, list(event.params))
         except Exception as error:  # the format is private to MLflow, and the views are optional
             log.warning("no_saved_views search=%s error=%s", event.search, error)
 
 
-def _tags(batch: list[RunEvent]) -> dict[str, str]:
-    return {name: value for event in batch for name, value in event.tags.items()}
+def _levels(batches: _Batches) -> list[list[_Batches]]:
+    """The batches by run, and the runs by kind: those of one kind are not each other's parents."""
+    kinds: dict[Kind, dict[str, list[list[RunEvent]]]] = {
+        "search": {},
+        "trial": {},
+        "adaptation": {},
+    }
+    for batch in batches:
+        kinds[batch[0].kind].setdefault(batch[0].key, []).append(batch)
+    return [list(runs.values()) for runs in kinds.values() if runs]
 
 
 def _set_views(client: Any, experiment_id: str, search: str, params: list[str]) -> None:
-    for tag, value in saved_views(search, params, at=_ms(time.time())).items():
+    for tag, value in saved_views(search, params, at=ms(time.time())).items():
         client.set_experiment_tag(experiment_id, tag, value)
-
-
-def _runs(client: Any, filter: str) -> Iterator[Any]:
-    """All runs of all experiments that match the filter, page by page."""
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    token = None
-    while True:
-        page = client.search_runs(ids, filter, max_results=5000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _alive(client: Any, run_id: str) -> bool:
@@ -314,24 +289,11 @@ def _alive(client: Any, run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except Exception as error:
-        if _code(error) in HOPELESS:
+        if code(error) in HOPELESS:
             return False
         raise
-
-
-def _code(error: Exception) -> str:
-    return str(getattr(error, "error_code", ""))
 
 
 def _public(tracking_uri: str) -> str:
     """The URI without a user name and password."""
     return re.sub(r"//[^/@]*@", "//", tracking_uri)
-
-
-def _quoted(text: str) -> str:
-    quote = '"' if "'" in text else "'"
-    return quote + text.replace(quote, "") + quote
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

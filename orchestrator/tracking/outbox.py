@@ -44,19 +44,22 @@ class Outbox:
         self.rejected = 0  # number of lines that this process has set aside
         self._changed = threading.Condition()
         self._ends: dict[str, int] = {}  # id -> file position of the end of its line
+        self._runs: dict[str, int] = {}  # key of a run -> the same for the last event of the run
         self._counts: Counter[str] = Counter()
         lines = read_lines(self._path)
         for event, end in lines:
             if _is_event(event):
-                self._add(event["id"], end)
+                self._add(event, end)
         self._sent = self._read_mark({end for _, end in lines})
         self._n_sent = sum(end <= self._sent for end in self._ends.values())
         self._n_counted = 0  # events of the last `next` that `count_sent` has counted
+        self._n_runs_counted = 0  # runs to which these events belong
         self._file = self._path.open("ab")
         self._size = self._file.tell()
         self._synced = time.monotonic()
         self.closed = False
         self._awaited = False  # whether `drained` has been called
+        self._held_until = 0.0
 
     def append(self, event: Mapping[str, Any]) -> bool:
         """Record `event`, which must have an "id"; returns False if that id exists already."""
@@ -68,7 +71,7 @@ class Outbox:
                 self._file.write(line)
                 self._file.flush()
             self._size += len(line)
-            self._add(event["id"], self._size)
+            self._add(event, self._size)
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
@@ -90,17 +93,31 @@ class Outbox:
         with self._changed:
             return len(self._ends) - self._n_sent - self._n_counted
 
+    def runs_left(self) -> int:
+        """The number of runs with events that have not been sent yet; runs have a "key"."""
+        with self._changed:
+            left = sum(end > self._sent for end in self._runs.values())
+            return max(0, left - self._n_runs_counted)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a process waits until all events are sent."""
+        return self._awaited
+
     def next(self, timeout: float, at_most: int = 1) -> Pending | None:
         """The first `at_most` unsent events; waits for one.
 
-        Returns None after `timeout` seconds without an event, or when the outbox is closed.
+        Returns None after `timeout` seconds without an event, or when the outbox is closed. While
+        `hold` is in force, it waits longer.
         """
         with self._changed:
+            while (held := self._held_until - time.monotonic()) > 0 and not self.closed:
+                self._changed.wait(held)
             self._changed.wait_for(lambda: self.closed or self._sent < self._size, timeout)
             if self.closed or self._sent >= self._size:
                 return None
             start, size = self._sent, self._size
-            self._n_counted = 0
+            self._n_counted = self._n_runs_counted = 0
         events: list[dict[str, Any]] = []
         with self._path.open("rb") as file:
             file.seek(start)
@@ -128,16 +145,20 @@ class Outbox:
         log.error("outbox_rejects reason=%s kept_in=%s", reason, self._aside)
 
     def count_sent(self, n: int) -> None:
-        """Count `n` more events as sent, for `backlog` only: `next` repeats them until `sent`."""
+        """Count `n` more events, all those of a run, as sent: `next` repeats them until `sent`.
+
+        This is for `backlog` and `runs_left` only.
+        """
         with self._changed:
             self._n_counted += n
+            self._n_runs_counted += 1
 
     def sent(self, pending: Pending) -> None:
         """Mark all of `pending` as sent, so that `next` does not return them again."""
         with self._changed:
             self._sent = pending.next
             self._n_sent += len(pending.events)
-            self._n_counted = 0
+            self._n_counted = self._n_runs_counted = 0
             _replace(self._mark, str(self._sent))
             self._changed.notify_all()
 
@@ -146,14 +167,26 @@ class Outbox:
         with self._changed:
             if self._sent == 0:
                 return False
-            self._sent = self._n_sent = self._n_counted = 0
+            self._sent = self._n_sent = self._n_counted = self._n_runs_counted = 0
             _replace(self._mark, "0")
             return True
+
+    def hold(self, seconds: float) -> None:
+        """Let `next` wait for `seconds`, but at most until `release` or `drained` is called."""
+        with self._changed:
+            self._held_until = time.monotonic() + seconds
+
+    def release(self) -> None:
+        """End a `hold`."""
+        if self._held_until:
+            with self._changed:
+                self._held_until = 0.0
+                self._changed.notify_all()
 
     def drained(self, timeout: float) -> bool:
         """Wait until all events are sent; returns False after `timeout` seconds."""
         with self._changed:
-            self._awaited = True
+            self._awaited, self._held_until = True, 0.0
             self._changed.notify_all()
             return self._changed.wait_for(lambda: len(self._ends) == self._n_sent, timeout)
 
@@ -177,8 +210,10 @@ class Outbox:
         with self._changed:
             return self._changed.wait_for(lambda: self.closed, timeout)
 
-    def _add(self, id: str, end: int) -> None:
+    def _add(self, event: Mapping[str, Any], end: int) -> None:
+        id: str = event["id"]
         self._ends[id] = end
+        self._runs[str(event.get("key", ""))] = end
         self._counts[id.rpartition("/")[0]] += 1
 
     def _read_mark(self, ends: set[int]) -> int:

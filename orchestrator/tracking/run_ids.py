@@ -1,6 +1,7 @@
 """The map from event keys to MLflow run ids."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ class RunIds:
     def clear(self) -> None:
         self.runs.clear()
         self._write(["uri", self._uri], "w")
+
+    def replace(self, runs: Mapping[str, str]) -> None:
+        """Forget all runs but these."""
+        self.clear()
+        for key, run_id in runs.items():
+            self.add(key, run_id)
 
     def _write(self, line: list[str], mode: str) -> None:
         with self._path.open(mode) as file:

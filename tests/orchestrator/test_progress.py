@@ -49,6 +49,12 @@ def test_the_display_ends_with_a_last_word(tmp_path) -> None:
     assert lines[-1].startswith("the search has ended 2/2 best score")
 
 
+def test_the_number_of_runs_that_mlflow_does_not_have_is_shown() -> None:
+    assert progress_of("record", None, toys.plan(), 1234)[2] == "1,234 runs left"
+    assert progress_of("record", None, toys.plan(), 1)[2] == "1 run left"
+    assert progress_of("record", None, toys.plan())[2] == ""
+
+
 def test_a_forecast_is_printed_as_by_the_command(tmp_path) -> None:
     text = str(Search(config(), home=tmp_path).check())
     assert "2 trials of 2 steps" in text

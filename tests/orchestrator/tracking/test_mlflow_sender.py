@@ -46,7 +46,7 @@ def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
     """Record a whole search, wait until it is to be seen, close."""
     made = recorder(folder, uri, SEARCH)
     records.whole(made, **options)
-    assert made.drain(timeout=60)
+    assert made.drain(timeout=600)
     made.close()
     return made
 
@@ -87,7 +87,7 @@ def points(home: Path) -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.3)
@@ -186,7 +186,7 @@ class TestWhatIsToBeSeen:
             tables=[path],
             tags={"fewtune.helps": "greek", "fewtune.harms": ""},
         )
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         run = runs(home)["demo"]
         assert run.data.tags["fewtune.helps"] == "greek"
@@ -213,7 +213,7 @@ class TestWhatIsToBeSeen:
             made = recorder(Path(sys.argv[1]) / "demo", f"sqlite:///{sys.argv[1]}/mlflow.db", "0a")
             assert "mlflow" not in sys.modules
             records.whole(made)
-            sys.exit(not made.drain(60))
+            sys.exit(not made.drain(600))
         """
         command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -256,7 +256,7 @@ class TestAgain:
                 answer="The weights are better.",
                 best=best,
             )
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         found = runs(home)
         former, chosen = found["demo/search-0000"], found["demo/search-0001"]
@@ -273,14 +273,14 @@ class TestAgain:
         changed = {"trials": 6, "eta": 3.0, "new": 1}
         later = records.START + 2000
         made.search_started(name="demo", experiment="glyphs", params=changed, tags={}, time=later)
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         run = runs(home)["demo"]
         assert run.info.status == "RUNNING"
         assert run.data.tags["fewtune.attempt"] == "1"
         assert run.data.params == {"trials": "3", "eta": "3", "new": "1"}
         records.trial(made, 3, "complete")
         made.search_ended(state="complete", metrics={}, artifacts=[], time=later + 100)
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         found = runs(home)
         assert found["demo"].info.end_time == round(1000 * (later + 100))
@@ -294,11 +294,11 @@ class TestAgain:
         records.trial(made, 0, "failed")
         made.trial_started(records.spec(0, attempt=1), time=records.START + 500)
         made.reported(records.report(0, 10))
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         run = runs(home)["demo/search-0000"]
         assert (run.info.status, run.data.tags["fewtune.attempt"]) == ("RUNNING", "1")
         made.trial_ended(records.result(0, "complete"), state="complete")
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         assert runs(home)["demo/search-0000"].info.status == "FINISHED"
         assert points(home) == 7 + 1 + 2 * 6
@@ -312,11 +312,11 @@ class TestAgain:
         for attempt in (0, 1):
             spec, at = records.spec(0, attempt), records.START + 100 * attempt
             made.trial_started(spec, time=at)
-            assert made.drain(timeout=60)
+            assert made.drain(timeout=600)
             seen.append(runs(home)["demo/search-0000"].info.status)
             for _ in range(2):  # the same call twice is one
                 made.trial_interrupted(spec, time=at + 50)
-            assert made.drain(timeout=60)
+            assert made.drain(timeout=600)
             run = runs(home)["demo/search-0000"]
             seen.append((run.info.status, run.info.end_time))
             assert run.data.tags["fewtune.state"] == "interrupted"
@@ -342,7 +342,7 @@ class TestAgain:
         made = recorder(folder, tracking_uri(other), SEARCH)
         records.started(made, time=records.START + 2000)
         wait_for(lambda: counts(tracking_uri(other), "demo").get("trial") == WHOLE["trial"])
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         assert counts(tracking_uri(other), "demo") == WHOLE | {"search": {"RUNNING": 1}}
 
@@ -353,13 +353,13 @@ class TestAgain:
         other = home / "other" / "searches" / "demo"
         made = recorder(other, tracking_uri(home), "1b")
         records.whole(made, ["complete"])
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         (other / "mlflow_runs.jsonl").unlink()
         (other / "outbox.sent").unlink()
         made = recorder(other, tracking_uri(home), "1b")
         records.started(made, time=records.START + 2000)
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         client = connect(tracking_uri(home))
         ids = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -404,7 +404,7 @@ class TestTrouble:
             state="failed", metrics={}, artifacts=[home / "nowhere"], time=records.START + 1
         )
         records.trial(made, 0, "complete")
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         assert made.rejected == 2
         assert "mlflow_rejects" in caplog.text
@@ -437,7 +437,7 @@ class TestTrouble:
         (folder / "outbox.jsonl").write_bytes(b"".join([lines[0], *texts, *lines[1:]]))
         (folder / "mlflow_runs.jsonl").write_text(f'["uri","{tracking_uri(home)}"]\n7\n["a"]\n')
         made = recorder(folder, tracking_uri(home), SEARCH)
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         assert made.rejected == len(bad) == caplog.text.count("outbox_rejects")
         assert "unknown colour" in caplog.text
@@ -489,7 +489,7 @@ class TestTrouble:
         made = recorder(folder, tracking_uri(home), SEARCH)
         assert made.backlog() > 0
         records.whole(made, ["complete"] * 8)
-        assert made.drain(timeout=60)
+        assert made.drain(timeout=600)
         made.close()
         assert capfd.readouterr() == ("", "")
         assert len(runs(home)) == 1 + 8 + 16
@@ -515,7 +515,7 @@ class TestTrouble:
         late = server(home, port)
         try:
             assert late.base == f"http://127.0.0.1:{port}"
-            assert made.drain(timeout=90)
+            assert made.drain(timeout=600)
         finally:
             late.close()
             made.close()

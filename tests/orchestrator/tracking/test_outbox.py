@@ -50,6 +50,42 @@ def test_several_events_can_be_had_at_once(tmp_path: Path) -> None:
     assert ids(Outbox(tmp_path)) == ["d", "e"]
 
 
+def test_events_that_are_held_come_after_the_first_report_of_a_searched_trial(
+    tmp_path: Path,
+) -> None:
+    outbox = Outbox(tmp_path)
+    made = OutboxRecorder(outbox)
+    made.send_after_first_report()
+    records.started(made)
+    made.trial_started(records.spec(0), time=records.START)
+    found: list[Any] = []
+    reader = threading.Thread(target=lambda: found.append(outbox.next(timeout=0)))
+    reader.start()
+    reader.join(timeout=0.3)
+    assert reader.is_alive()
+    made.reported(records.report(0, 10))
+    reader.join(timeout=60)
+    assert found[0] is not None
+    made.send_after_first_report()
+    assert not made.drain(timeout=0)  # whoever waits for all of them ends it too
+    assert outbox.next(timeout=0) is not None
+
+
+def test_the_runs_that_are_left_are_counted(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for id, key in ("1a", "1b", "2a", "1c", "3b"):
+        outbox.append({"id": id + key, "key": key})
+    assert outbox.runs_left() == 3  # a, b and c
+    pending = outbox.next(timeout=0, at_most=4)
+    assert pending is not None
+    outbox.count_sent(2)  # both events of a
+    assert outbox.runs_left() == 2
+    outbox.sent(pending)  # but the last one of b
+    assert outbox.runs_left() == Outbox(tmp_path).runs_left() == 1
+    outbox.rewind()
+    assert outbox.runs_left() == 3
+
+
 def test_a_process_that_was_started_again_goes_on_where_the_last_one_stopped(
     tmp_path: Path,
 ) -> None:

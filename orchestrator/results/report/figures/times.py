@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from orchestrator.record.starts import starts_of
+from orchestrator.record.starts import sending_of, starts_of
 from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.results.report.figures import style
 from orchestrator.results.report.findings import Findings
@@ -163,14 +163,23 @@ def _message(use: TimeUse) -> str:
     return f"The search took {minutes}; {share:.0f} % of the workers' time was {part}"
 
 
+def _sending(found: Findings) -> str:
+    sending = sending_of(found.records.search)
+    if sending is None:
+        return "The time of sending to MLflow, which runs beside the trials, is not recorded."
+    return (
+        f"Runs were sent to MLflow beside the trials for {sending.seconds:,.1f} s. Runs "
+        f"that were left when the last trial had ended: {sending.runs_left:,}."
+    )
+
+
 def _notes(found: Findings, use: TimeUse) -> list[str]:
     notes = [
         "Scoring a model adapts it to each validation task, so adaptation and scoring are one "
         "time. It is measured at the last rung; at earlier rungs the same time is assumed.",
         "“Other” is what is left of the workers' time: waiting for new trials or at the end of a "
         "stage, the first step of a program, checkpoints, scoring of failed trials.",
-        "Not recorded: the time of sending to MLflow, which runs beside the trials, and of writing "
-        "this report.",
+        f"{_sending(found)} The time of writing this report is not recorded.",
     ]
     if "your function" in use.workers:
         notes[0] = "The time of your function has training and scoring in one."

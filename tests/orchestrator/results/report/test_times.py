@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.record.starts import note_start, starts_of
-from orchestrator.results.report.figures.times import time_use
+from orchestrator.record.starts import note_sending, note_start, starts_of
+from orchestrator.results.report.figures.times import time_use, times
 from tests.orchestrator.results.report.made import toy
 
 
@@ -49,3 +49,14 @@ def test_phases_and_pauses_add_up_to_the_wall_clock():
     trained = [t for r in (found.records.search, found.records.final) for t in r.trials()]
     assert use.workers["training"] >= sum(t.notes["lane_seconds"] for t in trained)
     assert use.workers["adaptation and scoring"] >= 2 * len(trained)
+
+
+def test_the_time_of_sending_adds_up_over_the_processes_of_a_search():
+    found = toy()
+    begin = min(t.started for t in found.records.search.trials())
+    found.records.search.note("starts", [[begin - 4, begin]])
+    assert any("is not recorded" in note for note in times(found).notes)
+    note_sending(found.records.search, 2.0, 30)
+    note_sending(found.records.search, 1.5, 4)
+    assert any("3.5 s. Runs that were left" in note for note in times(found).notes)
+    assert any("ended: 4." in note for note in times(found).notes)
