@@ -10,15 +10,15 @@ from PIL import Image
 CLASSES = tuple(f"kind_{i}" for i in range(6))
 
 
-def save(folder: Path, classes=CLASSES, n=4, seed=0, side=8) -> Path:
-    """n noisy pictures of each class, in folders of their own."""
+def save(folder: Path, classes=CLASSES, n=4, seed=0, side=8, noise=60) -> Path:
+    """n pictures of each class, in folders of their own; noise: its deviation, white is 255."""
     rng = np.random.default_rng(seed)
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
         base = np.random.default_rng(list(name.encode()))
         shade = base.integers(0, 256, (side, side))
         for i in range(n):
-            pixels = (shade + rng.normal(0, 60, (side, side))).clip(0, 255).astype(np.uint8)
+            pixels = (shade + rng.normal(0, noise, (side, side))).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
 
