@@ -8,4 +8,6 @@ This package needs pytest; the rest of `fewshot` does not.
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in ("learners", "models", "tasks")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("learners", "models", "tasks", "worlds"))
+)
