@@ -27,9 +27,9 @@ class Rollout(NamedTuple):
 
 
 class Before(NamedTuple):
-    """What a policy may know of the step before: zeros at the start."""
+    """What a policy may know of the step before it, if any."""
 
-    action: Tensor  # (..., n), or (...) int64 if discrete
+    action: Tensor  # (..., n), or (...) int64 if discrete; see `no_action`
     reward: Tensor  # (...)
     started: Tensor  # (...), 1.0 at the first step of a trajectory, else 0.0
 
@@ -56,9 +56,9 @@ class RollsOut(Protocol):
 
 
 def no_action(actions: Actions, like: Tensor) -> Tensor:
-    """The action before the first one, zeros; like: a key (...)."""
+    """The action before the first one: choice -1, or zeros; like: a key (...)."""
     if actions.discrete:
-        return torch.zeros_like(like)
+        return torch.full_like(like, -1)
     return torch.zeros((*like.shape, actions.n), device=like.device)
 
 

@@ -2,9 +2,10 @@
 
 A gated recurrent unit reads each observation with the action and the reward before it. It keeps its
 memory over `shot` consecutive trajectories of a problem. The whole of them is one long trajectory
-of an ordinary policy gradient: L = -sum_t log p(a_t) (G_t - V_t) + (G_t - V_t)^2 / 2 - c H_t, where
-G are discounted returns, V is an output of the model, and H is the entropy of the policy.
-Adaptation changes the memory, and no parameter.
+of an ordinary policy gradient: L = -sum_t log p(a_t) A_t + (G_t - V_t)^2 / 2 - c H_t. G are
+discounted returns. V is their mean over all problems, plus an output of the model. A are
+generalised advantages, and H is the entropy of the policy. Adaptation changes the memory, and no
+parameter.
 
 Duan, Schulman, Chen, Bartlett, Sutskever and Abbeel, "RL^2: Fast reinforcement learning via slow
 reinforcement learning", 2016. Wang et al., "Learning to reinforcement learn", 2016. Both use other
@@ -26,9 +27,10 @@ from fewshot.learners.reinforcement.policy import (
 from fewshot.models.base import Model
 from fewshot.randomness import fold
 from fewshot.worlds.base import Actions, World
-from fewshot.worlds.rollout import Before, Rollout, returns_to_go, rollout
+from fewshot.worlds.rollout import Before, Rollout, no_action, returns_to_go, rollout
 
 MEMORY = 48  # numbers in the memory by default
+_TRACE = 0.3  # lambda of generalised advantages, the paper's
 _PROBLEM, _ACT = 0, 1  # random streams of an episode
 _INPUT, _HIDDEN, _BIAS = "memory.input", "memory.hidden", "memory.bias"
 
@@ -71,15 +73,26 @@ class RL2:
     ) -> Tensor:
         del hyper
         found = self._roll_out(params, world, keys)
-        unit = spread * self._shot**0.5
-        returns = returns_to_go(found.rewards, self._discount) / unit
-        returns = returns - returns.mean(1, keepdim=True)
         outputs = self._outputs(params, found)
         logits, values = outputs[..., :-1], outputs[..., -1]
+        unit = spread * self._shot**0.5  # about the spread of the rewards of all trajectories
+        returns = returns_to_go(found.rewards, self._discount)
+        expected = returns.mean(1, keepdim=True) + unit * values
+        gains = self._advantages(found.rewards, expected.detach()) / spread
         chances = log_probabilities(self._actions, params, logits, found.actions)
-        losses = -chances * (returns - values).detach() + 0.5 * (returns - values).square()
+        losses = -chances * gains + 0.5 * ((returns - expected) / unit).square()
         losses = losses - self._entropy * entropies(self._actions, params, logits)
         return (losses * found.alive).sum(0) / found.alive.sum(0)
+
+    def _advantages(self, rewards: Tensor, expected: Tensor) -> Tensor:
+        """Generalised advantages (h, b), from the expected returns (h, b) before each step.
+
+        Schulman, Moritz, Levine, Jordan and Abbeel, "High-dimensional continuous control using
+        generalized advantage estimation", ICLR 2016.
+        """
+        after = torch.cat([expected[1:], torch.zeros_like(expected[:1])])
+        surprises = rewards + self._discount * after - expected
+        return returns_to_go(surprises, self._discount * _TRACE)
 
     def adapt(
         self, params: Params, world: World, keys: Tensor, hyper: Hyperparameters
@@ -126,7 +139,7 @@ class RL2:
         """What the memory takes in, (..., n_in)."""
         own = before.action
         if self._actions.discrete:
-            own = one_hot(own, self._actions.n, seen) * (1 - before.started)[..., None]
+            own = one_hot(own, self._actions.n, seen)  # zeros before the first action
         return torch.cat([seen, own, before.reward[..., None], before.started[..., None]], -1)
 
     def _next(self, params: Params, memory: Tensor, read: Tensor) -> Tensor:
@@ -143,8 +156,11 @@ class RL2:
         h, b = found.rewards.shape
         every = h // self._shot
         first = (torch.arange(h, device=found.rewards.device) % every == 0).to(found.rewards.dtype)
+        first_action = no_action(
+            self._actions, torch.zeros_like(found.rewards[0], dtype=torch.int64)
+        )
         before = Before(
-            torch.cat([torch.zeros_like(found.actions[:1]), found.actions[:-1]]),
+            torch.cat([first_action.expand_as(found.actions[:1]), found.actions[:-1]]),
             torch.cat([torch.zeros_like(found.rewards[:1]), found.rewards[:-1]]),
             first[:, None].expand(h, b),
         )

@@ -54,7 +54,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = run(config, home, placement="inline")
     assert found.summary.trials["complete"] == 2
     assert found.summary.measure == "skill"
-    out = home.root / "exported"
+    out = tmp_path_factory.mktemp("out") / "exported"
     export("pendulum", home, out)
     return out
 
