@@ -15,6 +15,7 @@ import papers_cifar
 import papers_functions
 import papers_intents
 import papers_omniglot
+import papers_worlds
 import tidy
 import torch
 
@@ -24,6 +25,7 @@ PROBLEMS: Mapping[str, Callable[[int, bool], Iterable[tidy.Row]]] = {
     **papers_omniglot.PROBLEMS,
     **papers_cifar.PROBLEMS,
     **papers_intents.PROBLEMS,
+    **papers_worlds.PROBLEMS,
 }
 
 

@@ -6,6 +6,8 @@ in any order, alone or together with thousands of others. The hash is SplitMix64
 that wraps around.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,15 @@ def uniform(key: Tensor, n: int) -> Tensor:
 def integers(key: Tensor, n: int, bound: int) -> Tensor:
     """Uniform integers in [0, bound), int64, shape key.shape + (n,)."""
     return (uniform(key, n) * bound).long().clamp(max=bound - 1)
+
+
+def normal(key: Tensor, n: int) -> Tensor:
+    """Standard normal numbers, float32, shape key.shape + (n,); at most 5.8 in absolute value.
+
+    Box and Muller, "A note on the generation of random normal deviates", 1958.
+    """
+    radius = (-2 * (1 - uniform(fold(key, 0), n)).log()).sqrt()
+    return radius * (2 * math.pi * uniform(fold(key, 1), n)).cos()
 
 
 def distinct(key: Tensor, count: Tensor, n: int) -> Tensor:

@@ -33,7 +33,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """One task: some rows of a dataset with a column to predict, or a family of functions.
+    """One task: some rows of a dataset with a column to predict, a family of functions, or a world.
 
     where: keeps the rows whose value in each named column is one of the listed values.
     label: the column to predict; `kind` says whether it holds classes or numbers.
@@ -43,6 +43,7 @@ class TaskSpec:
 
     name: str
     function: str | None = None  # a family of fewshot.tasks.functions; the fields below are unused
+    world: Component | None = None  # see fewshot.worlds; the fields below are unused
     dataset: str = ""
     label: str = ""
     kind: Literal["classification", "regression"] = "classification"
@@ -120,6 +121,9 @@ class Recipe:
         data = asdict(self)
         if self.function is None:  # keeps the fingerprints of recipes that are older than this
             del data["function"]
+        for task in (task for tasks in data["tasks"].values() for task in tasks):
+            if task["world"] is None:
+                del task["world"]
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -167,6 +171,7 @@ def _recipe(data: dict[str, Any]) -> Recipe:
         for rows in ("where", "query", "unlabelled"):
             if part[rows] is not None:
                 part[rows] = {column: tuple(values) for column, values in part[rows].items()}
+        part["world"] = component(part.get("world"))
         return TaskSpec(**part)
 
     data["datasets"] = {name: Component(**part) for name, part in data["datasets"].items()}

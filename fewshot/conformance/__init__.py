@@ -9,5 +9,5 @@ This package needs pytest; the rest of `fewshot` does not.
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("learners", "models", "tasks", "two_modalities"))
+    *(f"{__name__}.{part}" for part in ("learners", "models", "tasks", "two_modalities", "worlds"))
 )

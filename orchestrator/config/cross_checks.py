@@ -10,6 +10,7 @@ from fewshot.learners.learners import (
     learner_named,
     supports_regression,
 )
+from fewshot.learners.reinforcement.world_learners import WORLD_LEARNERS
 from fewshot.models.pretrained.lora import MAX_RANK, RANK
 from orchestrator.config.plan import rungs_of
 from orchestrator.config.sections.config import Config
@@ -17,6 +18,7 @@ from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.space import RangeSection, WeightsSection
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.config.spaces import space_of
+from orchestrator.config.world_checks import check_worlds
 from trials.programs.teachers import EPISODIC_HEADS, TRAINED
 
 
@@ -97,7 +99,9 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
         details.append(ErrorDetail("tasks", rule))
     if not config.adapts and not config.tasks.train:
         details.append(ErrorDetail("tasks.train", "needs at least one task."))
-    details += _check_numbers(config) + _check_shapes(config)
+    if "world" in config.kinds:
+        return details + check_worlds(config)
+    details += _check_learner_of_rows(config) + _check_numbers(config) + _check_shapes(config)
     tasks = config.all_tasks()
     of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
     if of_rows and not config.datasets:
@@ -110,6 +114,14 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
             rule = f"must be one of {', '.join(config.datasets)}."
             details.append(ErrorDetail(f"{place}.dataset", rule, task.dataset))
     return details
+
+
+def _check_learner_of_rows(config: Config) -> list[ErrorDetail]:
+    learner = config.learner
+    if learner is None or learner.name not in WORLD_LEARNERS:
+        return []
+    rule = "learns worlds only: `tasks: {train: [{world: ..}], ..}`."
+    return [ErrorDetail("learner.name", rule, learner.name)]
 
 
 def _check_shapes(config: Config) -> list[ErrorDetail]:

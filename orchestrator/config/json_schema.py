@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from fewshot.learners.learners import LEARNERS
+from fewshot.learners.reinforcement.world_learners import WORLD_LEARNERS
 from fewshot.models.models import MODELS
 from fewshot.tasks.datasets import DATASETS
 from orchestrator.config.sections.config import SAMPLERS, Config
@@ -30,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     schema["title"] = "fewtune search"
     for section, key, names in (
         ("ModelPart", "name", MODELS),
-        ("LearnerPart", "name", LEARNERS),
+        ("LearnerPart", "name", {**LEARNERS, **WORLD_LEARNERS}),
         ("DatasetPart", "source", DATASETS),
         ("TeacherPart", "source", {**TRAINED, **DATASETS}),
         ("SearchSection", "sampler", SAMPLERS),

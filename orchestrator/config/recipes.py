@@ -4,9 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot.losses.distillation import HINTON, Distillation
+from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.parts import DatasetPart, DistillationSection, TeacherPart
-from orchestrator.config.sections.tasks import FunctionSection, NoiseSection, TaskSection
+from orchestrator.config.sections.tasks import (
+    AnyTask,
+    FunctionSection,
+    NoiseSection,
+    WorldSection,
+)
 from trials.contract import Component, Recipe, TaskSpec, TrainingFunction
 
 
@@ -17,7 +23,7 @@ def recipe_of(config: AnyConfig) -> Recipe:
     shapes = config.episodes
     learner = config.learner
     return Recipe(
-        program="adaptation" if config.adapts else "meta_training",
+        program=_program(config),
         datasets={name: _dataset(part) for name, part in config.datasets.items()},
         tasks={
             split: tuple(
@@ -29,7 +35,7 @@ def recipe_of(config: AnyConfig) -> Recipe:
         learner=Component(name=learner.name, options=learner.options())
         if learner
         else Component(name="student"),
-        way=1 if config.kinds == {"regression"} else shapes.ways(),
+        way=shapes.ways() if "classification" in config.kinds else 1,
         shot=shapes.shot,
         query=shapes.query,
         episodes=shapes.per_task,
@@ -46,6 +52,12 @@ def recipe_of(config: AnyConfig) -> Recipe:
         imbalance=shapes.imbalance,
         overlap=config.tasks.overlap,
     )
+
+
+def _program(config: Config) -> str:
+    if "world" in config.kinds:
+        return "worlds"
+    return "adaptation" if config.adapts else "meta_training"
 
 
 def _own_loop(config: OwnLoopConfig) -> Recipe:
@@ -91,7 +103,10 @@ def _values(where: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
+def _tasks(section: AnyTask) -> list[TaskSpec]:
+    if isinstance(section, WorldSection):
+        world = Component(name=section.world, options=section.options())
+        return [TaskSpec(name=name, world=world) for name in section.names()]
     if isinstance(section, FunctionSection):
         return [TaskSpec(name=name, function=section.function) for name in section.names()]
     wheres = [_values(section.where)]

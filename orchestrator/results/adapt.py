@@ -77,6 +77,9 @@ def adapt(
     path = folder / "config.yaml"
     config = configs.few_shot(configs.load_config(path, foreign=True, trust_code=trust_code))
     config = with_absolute_export_paths(config, folder)
+    if "world" in config.kinds:
+        rule = "can't be learned by a policy for worlds."
+        raise input_error("--data", rule, data, "Use `--env` with an environment of gymnasium.")
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     part = Component(name="table", options={"path": data})
     if isinstance(like, TaskSection):

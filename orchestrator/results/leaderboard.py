@@ -177,7 +177,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         null_losses=dict(records.search.notes.get("null_losses", {})),
         advice=list(records.search.notes.get("advice", {}).values()),
         stopped_early=reason_for_stop(records.search),
-        share="" if measure == "score" else _share(classifies),
+        share="" if measure == "score" else _share(held_out),
     )
 
 
@@ -249,8 +249,14 @@ def occupancy(records: Sequence[StudyRecord]) -> float:
     return sum(step[0] for step in steps) / capacity if capacity else math.nan
 
 
-def _share(classifies: Sequence[bool]) -> str:
-    """The whole of which skill is a share: a variance, or the gap from chance to perfect."""
+def _share(held_out: Sequence[Mapping[str, float]]) -> str:
+    """The whole of which skill is a share: a variance, or the gap from chance to perfect.
+
+    held_out: the metrics of each held-out task.
+    """
+    if any("return_0" in task for task in held_out):
+        return "the gap between random actions and the reference"
+    classifies = ["accuracy" in task for task in held_out]
     if all(classifies):
         return ""
     return "the gap between chance and perfect" if any(classifies) else "the variance explained"

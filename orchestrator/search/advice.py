@@ -10,7 +10,7 @@ from fewshot.registry import options_of, resolve
 from orchestrator.config.plan import Plan
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
-from orchestrator.config.sections.tasks import FunctionSection
+from orchestrator.config.sections.tasks import FunctionSection, WorldSection
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.finals.finalists import UNTRAINED, role_of
@@ -49,9 +49,11 @@ def advice_on_config(config: AnyConfig, features: Sequence[int]) -> list[Advice]
     if config.adapts:
         return []
     held_out = config.tasks.validation
-    # A family of functions counts as many tasks.
-    families = any(isinstance(task, FunctionSection) for task in held_out)
+    # A family of functions, or a world, counts as many tasks.
+    families = any(isinstance(task, FunctionSection | WorldSection) for task in held_out)
     n = MIN_TASKS if families else sum(len(task.names()) for task in held_out)
+    if "world" in config.kinds:
+        return _on_tasks(config, n)
     return _on_width(config, math.prod(features)) + _on_tasks(config, n)
 
 
@@ -111,7 +113,7 @@ def advice_on_trials(
     # The episodes of the two scores differ, so a negligible difference may be chance.
     if ranked and 3 * ended >= plan.trials and ranked[0].score < untrained - NEGLIGIBLE:
         name = plan.recipe.model.name
-        starts_there = name == "residual" or is_pretrained(name)
+        starts_there = name == "residual" or is_pretrained(name) or plan.recipe.program == "worlds"
         model = "" if starts_there else "`model: {name: residual}`, "
         advice.append(
             Advice(

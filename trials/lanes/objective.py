@@ -32,6 +32,9 @@ class Objective(Protocol):
     The other methods take l lanes at once.
     """
 
+    # Whether steps are recorded once and then replayed, see `trials.lanes.step.capture`. The time
+    # of a recording grows faster than the number of operations, so thousands are not recorded.
+    captured: bool
     learning_rate: str  # name of the hyperparameter that is the optimiser's learning rate
     hyperparameters: tuple[str, ...]  # all names that are read, including `learning_rate`
     tasks: tuple[str, ...]  # the task of each task weight, in order; may be empty

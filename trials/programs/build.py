@@ -35,6 +35,7 @@ from trials.programs.factories import (
 from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.task_group import TaskGroup, TeacherSignal
 from trials.programs.teachers import teacher_of
+from trials.programs.worlds.objective import world_training
 
 log = logging.getLogger(__name__)
 
@@ -188,5 +189,6 @@ def adapting(recipe: Recipe, inputs: Tensor, task: NewTask, cache: Path) -> Adap
 PROGRAMS: Mapping[str, Callable[..., Objective]] = {
     "adaptation": _adaptation,
     "meta_training": _meta_training,
+    "worlds": world_training,
 }
 OPTIMIZERS: Mapping[str, Optimizer] = {"adam": adam, "sgd": sgd}

@@ -37,6 +37,7 @@ from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.task_group import TaskGroup
 from trials.programs.teachers import teacher_of
 from trials.programs.untrained import untrained
+from trials.programs.worlds.objective import untrained_policy, world_training
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
     if recipe.function is not None:
         check_function(recipe)
         return DataSummary((), measure="score")
+    if recipe.program == "worlds":
+        return _of_worlds(recipe)
     sources = sources_of(recipe, cache)
     if recipe.program == "adaptation":
         assert sources is not None, "the config check refuses adaptation to functions"
@@ -107,6 +110,14 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
         null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
         untrained=plain,
         dropped=dropped(recipe, sources),
+    )
+
+
+def _of_worlds(recipe: Recipe) -> DataSummary:
+    objective = world_training(recipe, Path(), torch.device("cpu"))
+    observation = (objective.held_out_worlds[0].world.n_observation,)
+    return DataSummary(
+        observation, null_losses=objective.spreads, untrained=untrained_policy(recipe)
     )
 
 

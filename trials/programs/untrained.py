@@ -16,7 +16,8 @@ _MODEL = "untrained"
 
 def is_untrained(recipe: Recipe) -> bool:
     """Whether a recipe is that of an untrained model."""
-    return recipe.program == "meta_training" and not recipe.tasks.get("train")
+    trains = recipe.program in ("meta_training", "worlds")
+    return trains and not recipe.tasks.get("train")
 
 
 def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> Recipe | None:

@@ -103,13 +103,28 @@ def train(
 def adapt(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported model.")],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="PATH",
             help="Examples of the new task, of the same kind as the model's data: a table (CSV, "
             "JSONL, Parquet), an .npz of images, or a folder with one folder of images per class.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of data: an environment of gymnasium, for a policy of worlds.",
+            show_default=False,
+        ),
+    ] = None,
+    env_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="An argument of the environment.", show_default=False
+        ),
+    ] = None,
     shots: Annotated[int, typer.Option(help="Labelled examples (of each class).")] = 5,
     label: Annotated[
         str | None,
@@ -137,8 +152,13 @@ def adapt(
     """Adapt an exported model to a new task, predict its other examples, and keep the model."""
     from orchestrator.record.home import Home
     from orchestrator.results.adapt import adapt as run
+    from orchestrator.results.policy import adapt_from_command
 
     output = Output()
+    if env is not None or data is None:
+        lines = adapt_from_command(folder, data, env, env_arg or (), out, trust_code=trust_code)
+        output.results.print("\n".join(lines), markup=False)
+        return
     found = run(
         folder,
         data,

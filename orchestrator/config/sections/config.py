@@ -10,8 +10,8 @@ from pydantic import (
 )
 
 from fewshot.errors.inputs import ErrorDetail, input_error
-from fewshot.learners.learners import learner_named
 from fewshot.learners.per_task import OWN
+from fewshot.learners.reinforcement.world_learners import scalars_of
 from fewshot.models.pretrained.lora import RANK
 from fewshot.registry import resolve
 from orchestrator.config.sections.parts import (
@@ -25,10 +25,10 @@ from orchestrator.config.sections.searched import SearchableConfig
 from orchestrator.config.sections.section import Name, Section, as_section_error, section_error
 from orchestrator.config.sections.space import SpaceSection
 from orchestrator.config.sections.tasks import (
+    AnyTask,
     EpisodesSection,
-    FunctionSection,
-    TaskSection,
     TasksSection,
+    WorldSection,
 )
 from trials.contract import Precision
 from trials.lanes.objective import soft_hyperparameters
@@ -109,11 +109,14 @@ class Config(SearchableConfig):
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of the tasks: classification, regression, or both."""
-        tasks = self.all_tasks().values()
-        return {"regression" if task.regresses else "classification" for task in tasks}
+        """The kinds of the tasks: classification, regression, both, or world."""
+        kind = {True: "regression", False: "classification"}
+        return {
+            "world" if isinstance(task, WorldSection) else kind[task.regresses]
+            for task in self.all_tasks().values()
+        }
 
-    def all_tasks(self) -> dict[str, TaskSection | FunctionSection]:
+    def all_tasks(self) -> dict[str, AnyTask]:
         """Every task section, by its path in the config."""
         return {
             f"tasks.{split}.{i}": task
@@ -128,7 +131,7 @@ class Config(SearchableConfig):
         extra: tuple[str, ...] = (OWN,) if "per_task" in self.learner.options().values() else ()
         if self.teacher is not None:
             extra += soft_hyperparameters(regresses="classification" not in self.kinds)
-        read = learner_named(self.learner.name).hyperparameters + extra
+        read = scalars_of(self.learner.name) + extra
         # With 0 steps there is no learning rate.
         return read if self.steps else tuple(n for n in read if n != MetaTraining.learning_rate)
 

@@ -14,6 +14,7 @@ from pydantic import (
 
 from fewshot.errors.inputs import ErrorDetail, did_you_mean
 from fewshot.learners.learners import LEARNERS, learner_named
+from fewshot.learners.reinforcement.world_learners import SUPPLIED, WORLD_LEARNERS
 from fewshot.losses.distillation import Direction
 from fewshot.models.models import MODELS, SPREAD
 from fewshot.registry import options_of, resolve
@@ -92,10 +93,13 @@ class ModelPart(_Part):
 
 
 class LearnerPart(_Part):
-    name: Annotated[str, _name_of(LEARNERS)]
+    name: Annotated[str, _name_of(LEARNERS, WORLD_LEARNERS)]
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        if self.name in WORLD_LEARNERS:
+            _check_options(WORLD_LEARNERS, "name", self, set(SUPPLIED))
+            return self
         with as_section_error():
             learner_named(self.name, "name")
         _check_options(LEARNERS, "name", self, {"model", "way", "kind", "classes"})

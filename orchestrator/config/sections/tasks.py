@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    ConfigDict,
     Field,
     PositiveInt,
     WrapValidator,
@@ -16,6 +17,7 @@ from fewshot.errors.inputs import ErrorDetail
 from fewshot.registry import resolve
 from fewshot.tasks.functions import FAMILIES
 from fewshot.tasks.pool import Imbalance
+from fewshot.worlds.worlds import world_of
 from orchestrator.config.sections.section import (
     Section,
     TaskName,
@@ -128,14 +130,51 @@ class FunctionSection(Section):
         return self.names()
 
 
+class WorldSection(Section):
+    """A task that is a world; its default `name` is that of the world.
+
+    All other keys are options of the world.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    world: str
+    name: TaskName | None = None
+    group: TaskName | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        with as_section_error():
+            world_of(self.world, self.options())
+        return self
+
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def regresses(self) -> bool:
+        """False: there are no numbers to predict."""
+        return False
+
+    def names(self) -> list[str]:
+        return [self.name or self.world.rpartition(":")[2]]
+
+    def values(self) -> list[str]:
+        """The text from which the name of the task was made."""
+        return self.names()
+
+
 # Replaces pydantic's check of a union, which reports one error for each member of the union.
-def _task(value: Any, usual: object) -> TaskSection | FunctionSection:
+def _task(value: Any, usual: object) -> TaskSection | FunctionSection | WorldSection:
+    if isinstance(value, Mapping) and "world" in value:
+        return WorldSection.model_validate(value)
     if isinstance(value, Mapping) and "function" in value:
         return FunctionSection.model_validate(value)
     return TaskSection.model_validate(value)
 
 
-Task = Annotated[TaskSection | FunctionSection, WrapValidator(_task)]
+AnyTask = TaskSection | FunctionSection | WorldSection
+Task = Annotated[AnyTask, WrapValidator(_task)]
 
 
 def _overlap(value: Any, usual: object) -> Overlap:
@@ -147,7 +186,7 @@ def _overlap(value: Any, usual: object) -> Overlap:
 _OWN_NAMES = "Give each task its own name: use `name` and `where` instead of `each`."
 
 
-def _duplicates(tasks: Sequence[TaskSection | FunctionSection]) -> list[str]:
+def _duplicates(tasks: Sequence[AnyTask]) -> list[str]:
     """Names that several tasks have, with the texts from which the names were made."""
     values: dict[str, list[str]] = {}
     for task in tasks:

@@ -11,6 +11,7 @@ from fewshot.episodes import Count
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.results.leaderboard import Summary
+from orchestrator.results.policy import policy_card
 from orchestrator.results.retrained import Finalist
 from orchestrator.results.sentences import sentence
 from orchestrator.search.finals.intervals import Interval
@@ -61,6 +62,8 @@ def model_card(config: Config, summary: Summary, result: Mapping[str, Any]) -> s
 def _problem(config: Config) -> str:
     """What the model learns a new task from."""
     shapes = config.episodes
+    if "world" in config.kinds:
+        return f"{shapes.shot} trajectories for each step of adaptation to a new problem of a world"
     if config.adapts:
         return f"{shapes.shot} labelled examples per class of one new task"
     if config.kinds == {"regression"}:
@@ -70,6 +73,8 @@ def _problem(config: Config) -> str:
 
 def _usage(config: Config) -> list[str]:
     """The section of the model card about the commands and the files."""
+    if "world" in config.kinds:
+        return policy_card(config.episodes.shot)
     like = min(config.tasks.validation, key=lambda task: task.regresses)  # as in `adapt`
     data, more = "new.csv", "more.csv"
     if isinstance(like, TaskSection):

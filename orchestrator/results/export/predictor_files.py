@@ -36,6 +36,8 @@ def write_predictor_files(
     name, recipe, hyperparameters, params: of the model of the search. classes: of a student, in
     the order of its outputs. encoders: for each encoder in the export, its folder there.
     """
+    if recipe.program == "worlds":  # a policy needs only the model
+        return
     try:
         if recipe.program == "adaptation":
             encoded = {name: str(folder / place) for name, place in encoders.items()}

@@ -55,6 +55,9 @@ def exported_task(folder: Path) -> tuple[Config, Component, str, bool]:
     """Config, dataset without a path, label column of an export; and if it learns numbers."""
     config = configs.few_shot(configs.load_config(folder / "config.yaml", foreign=True))
     config = with_absolute_export_paths(config, folder)
+    if "world" in config.kinds:
+        rule = "is a policy for worlds, which can't be served as a predictor."
+        raise input_error("DIR", rule, str(folder), "Load it with `Policy.load`.")
     like = min(config.tasks.validation, key=lambda task: task.regresses)
     if not isinstance(like, TaskSection):
         return config, Component(name="table", options={}), "label", True

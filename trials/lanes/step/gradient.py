@@ -21,7 +21,9 @@ def gradient_of(objective: Objective) -> Gradient:
 
     Its operations are recorded once for each number of lanes, see `trials.lanes.step.capture`.
     """
-    of_batch = Captured(_gradient(objective))
+    of_batch: Gradient = _gradient(objective)
+    if objective.captured:
+        of_batch = Captured(of_batch)
 
     def gradient(
         params: Params, drawn: Any, hyper: Hyperparameters, weights: Tensor
@@ -29,7 +31,7 @@ def gradient_of(objective: Objective) -> Gradient:
         return of_batch(params, objective.batch(drawn), hyper, weights)
 
     # Captured as a whole if the shape of the batch does not depend on the drawn values.
-    return Captured(gradient)
+    return Captured(gradient) if objective.captured else gradient
 
 
 def _gradient(objective: Objective) -> Gradient:

@@ -88,6 +88,7 @@ def task_without_teacher(
 class Adaptation:
     """The `Objective` of one student on one new task, without meta-training and task weights."""
 
+    captured = True
     learning_rate = "lr/adapt"
     hyperparameters: tuple[str, ...] = ("lr/adapt", *soft_hyperparameters(regresses=False))
     alone: tuple[str, ...] = ("lr/adapt",)  # the hyperparameters that are read without a teacher

@@ -27,6 +27,7 @@ class MetaTraining:
     sampled: number per step if tasks are sampled; 0 for `episodes` times the number of tasks.
     """
 
+    captured = True
     learning_rate = "lr/outer"
 
     def __init__(self, parts: Sequence[TaskGroup], episodes: int, sampled: int = 0) -> None:

@@ -45,6 +45,8 @@ def affinities(recipe: Recipe, cache: Path) -> dict[str, float]:
     Empty if the untrained model means nothing, or if tasks are of several kinds. Raises InputError
     if a user's model raises an exception.
     """
+    if recipe.program == "worlds":
+        return {}
     sources = sources_of(recipe, cache)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     plain = untrained(recipe, pools)

@@ -102,6 +102,9 @@ def similarity(recipe: Recipe, cache: Path, hyperparameters: Mapping[str, float]
     if recipe.function is not None or not recipe.tasks.get("train"):
         remedy = "Only a search with training tasks and a learner can measure it."
         raise input_error("tasks.train", "there are no training tasks to compare.", None, remedy)
+    if recipe.program == "worlds":
+        rule = "worlds have no examples or supports to compare."
+        raise input_error("tasks.train", rule)
     sources = sources_of(recipe, cache)
     pools = pools_of(recipe, sources, torch.device("cpu"))
     train, validation = (

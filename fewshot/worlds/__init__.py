@@ -1,0 +1,1 @@
+"""Worlds: families of reinforcement learning problems as pure functions on tensors."""

@@ -1,0 +1,104 @@
+"""A search over environments of gymnasium, its export, and the adaptation of the export."""
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from fewshot.errors.inputs import InputError
+from orchestrator.config.loading import parse
+from orchestrator.launch import run
+from orchestrator.record.home import Home
+from orchestrator.results.export.export import export
+from orchestrator.results.policy import Policy, adapt_from_command, adapt_to_environment
+from tests.orchestrator.tiny import quiet
+
+gymnasium = pytest.importorskip("gymnasium")
+
+PENDULUM = {
+    "world": "gymnasium",
+    "name": "pendulum",
+    "env": "Pendulum-v1",
+    "vary": {"g": [8, 12]},
+    "horizon": 8,
+    "reference": -20,
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a search over pendulums of varied gravity."""
+    config = parse(
+        {
+            "name": "pendulum",
+            "tasks": {split: [PENDULUM] for split in ("train", "validation", "test")},
+            "model": {"name": "mlp", "hidden": [8]},
+            "learner": {"name": "maml_pg", "adapt_steps": 1},
+            "episodes": {"shot": 2, "query": 1, "per_task": 2, "validation": 3, "test": 3},
+            "steps": 2,
+            "space": {"lr/outer": {"low": 1e-3, "high": 1e-2}, "lr/inner": 0.1, "lr/adapt": 0.1},
+            "search": {
+                "trials": 2,
+                "reference_trials": 1,
+                "finalists": 1,
+                "seeds": 2,
+                "lanes": 2,
+                "rungs": [],
+            },
+        }
+    )
+    home = Home.at(tmp_path_factory.mktemp("home"))
+    with patch("orchestrator.tracking.mlflow_sender.recorder", quiet):
+        found = run(config, home, placement="inline")
+    assert found.summary.trials["complete"] == 2
+    assert found.summary.measure == "skill"
+    out = tmp_path_factory.mktemp("out") / "exported"
+    export("pendulum", home, out)
+    return out
+
+
+def test_an_export_acts_on_an_observation(exported: Path):
+    policy = Policy.load(exported)
+    env = gymnasium.make("Pendulum-v1")
+    action = policy.act(env.reset(seed=0)[0])
+    assert action.shape == (1,)
+    assert np.abs(action).max() <= 1
+    with pytest.raises(ValueError, match="`observation` must have 3 numbers, got 2"):
+        policy.act([0.0, 1.0])
+
+
+def test_an_export_adapts_to_an_environment_and_the_result_acts(exported: Path, tmp_path: Path):
+    found = adapt_to_environment(exported, "Pendulum-v1", {"g": 11.5}, tmp_path / "mine")
+    assert len(found.returns) == 2
+    assert json.loads((tmp_path / "mine" / "adaptation.json").read_text())["arguments"] == {
+        "g": 11.5
+    }
+    before, after = Policy.load(exported), Policy.load(tmp_path / "mine")
+    assert (before.params["bias1"] != after.params["bias1"]).any()
+    assert after.act([1.0, 0.0, 0.5]).shape == (1,)
+
+
+def test_an_environment_that_does_not_fit_is_refused_before_anything_is_written(
+    exported: Path, tmp_path: Path
+):
+    out = tmp_path / "mine"
+    with pytest.raises(InputError, match="--env: must have"):
+        adapt_to_environment(exported, "CartPole-v1", {}, out)
+    with pytest.raises(InputError, match="--env: can't be played"):
+        adapt_to_environment(exported, "Pendulum-v1", {"gravity": 3}, out)
+    assert not out.exists()
+
+
+def test_the_command_needs_an_environment_or_data(exported: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="needs either `--data` or `--env`"):
+        adapt_from_command(exported, None, None, [], tmp_path / "x", trust_code=False)
+    with pytest.raises(InputError, match="--env-arg: must be KEY=VALUE"):
+        adapt_from_command(exported, None, "Pendulum-v1", ["g"], tmp_path / "x", trust_code=False)
+
+
+def test_the_card_says_how_to_use_the_policy(exported: Path):
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert "fewtune adapt . --env" in card
+    assert "Policy.load" in card

@@ -1,0 +1,1 @@
+"""Reinforcement learning: policies are meta-trained on weighted problems of many worlds."""
