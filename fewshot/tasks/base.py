@@ -1,7 +1,8 @@
 """The interfaces of datasets of rows, from which pools of tasks draw episodes."""
 
-from dataclasses import dataclass
-from typing import Protocol, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
 
 import pandas as pd
 import torch
@@ -23,6 +24,8 @@ class Dataset:
     text: the column whose texts `inputs` are made from, if any.
     contents: n digests, equal for examples with equal content, if `inputs` are embeddings, which
         differ in their last bits between batches.
+    fixed: options with which other files are read as these examples were, if the examples decided
+        about some.
     """
 
     inputs: Tensor
@@ -30,6 +33,7 @@ class Dataset:
     features: tuple[str, ...] = ()
     text: str | None = None
     contents: tuple[bytes, ...] | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.columns):

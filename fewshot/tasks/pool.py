@@ -71,6 +71,8 @@ class TaskPool:
     inputs: (n, *features), shared by all tasks, on the device.
     members: (t, g, c, m) int64 rows of `inputs`, padded with zeros at the end.
     n_groups, n_classes, n_members: (t,), (t, g), (t, g, c) int64, the numbers without padding.
+    fixed_classes: whether the classes of an episode keep the order of the group's classes, so that
+        a class has the same number in every episode; else their order is random.
     """
 
     names: tuple[str, ...]
@@ -83,6 +85,7 @@ class TaskPool:
     shot: Count
     query: Count
     imbalance: Imbalance | None = None
+    fixed_classes: bool = False
 
     def by_row(self) -> "TaskPool":
         """A pool with the same episodes, which hold row numbers of `inputs` instead of examples."""
@@ -112,6 +115,13 @@ class TaskPool:
         return dict(zip(self.names, sizes, strict=True))
 
     @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """For each task the rows of `inputs` (n,) that its episodes have."""
+        real = torch.arange(self.members.shape[-1], device=self.members.device)
+        masks = real < self.n_members[..., None]
+        return tuple(own[mask] for own, mask in zip(self.members, masks, strict=True))
+
+    @property
     def class_counts(self) -> tuple[int, ...]:
         """Number of classes of each task."""
         return tuple(self.n_classes.sum(1).tolist())
@@ -135,7 +145,8 @@ class TaskPool:
         """The group (...) of each episode, and its classes (..., way) within the group."""
         group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]
         way = bounds(self.way)[1]
-        return group, distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
+        classes = distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
+        return group, classes.sort(-1).values if self.fixed_classes else classes
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
         """One episode of the task (...) for each key (...)."""
@@ -203,6 +214,7 @@ def pool(
     shot: Count,
     query: Count,
     imbalance: Imbalance | None = None,
+    fixed_classes: bool = False,
 ) -> TaskPool:
     """The pool of `tasks`, whose row numbers refer to `inputs`.
 
@@ -249,6 +261,7 @@ def pool(
         shot=shot,
         query=query,
         imbalance=imbalance,
+        fixed_classes=fixed_classes,
     )
 
 

@@ -97,7 +97,7 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
         details.append(ErrorDetail("tasks", rule))
     if not config.adapts and not config.tasks.train:
         details.append(ErrorDetail("tasks.train", "needs at least one task."))
-    details += _check_numbers(config) + _check_shapes(config)
+    details += _check_numbers(config) + _check_shapes(config) + _check_scales(config)
     tasks = config.all_tasks()
     of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
     if of_rows and not config.datasets:
@@ -110,6 +110,16 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
             rule = f"must be one of {', '.join(config.datasets)}."
             details.append(ErrorDetail(f"{place}.dataset", rule, task.dataset))
     return details
+
+
+def _check_scales(config: Config) -> list[ErrorDetail]:
+    """Check that features are scaled by a learner: a student takes them as they are."""
+    rule = "is not used without a `learner`."
+    return [
+        ErrorDetail(f"datasets.{name}.scale", rule, part.options()["scale"], "Remove it.")
+        for name, part in config.datasets.items()
+        if config.adapts and part.source == "table" and "scale" in part.options()
+    ]
 
 
 def _check_shapes(config: Config) -> list[ErrorDetail]:

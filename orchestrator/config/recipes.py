@@ -44,6 +44,7 @@ def recipe_of(config: AnyConfig) -> Recipe:
         weights_as=config.space.task_weights.weights_as,
         seed=config.seed,
         imbalance=shapes.imbalance,
+        fixed_classes=shapes.fixed_classes,
         overlap=config.tasks.overlap,
     )
 
@@ -106,6 +107,7 @@ def _tasks(section: TaskSection | FunctionSection) -> list[TaskSpec]:
             kind=section.kind,
             where=where,
             within=section.within,
+            order=section.order,
             corrupt="shuffle" if section.corrupt == "shuffle" else None,
             noise=section.corrupt.noise if isinstance(section.corrupt, NoiseSection) else 0.0,
             query=None if section.query is None else _values(section.query),

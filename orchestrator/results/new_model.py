@@ -94,6 +94,8 @@ def learn(
 def new_part(part: DatasetPart | TeacherPart, data: str, folder: Path) -> Component:
     """The dataset part that reads `data` the way the model's training data was read."""
     options: dict[str, Any] = part.options() | {"path": data}
+    if part.source == "table":
+        options.pop("split", None)  # the new rows are all of one task
     source = part.source
     if source == "glyphs":  # training glyphs are drawn; new ones are read as images of that size
         kept = {key: options[key] for key in ("path", "size", "head") if key in options}

@@ -48,8 +48,8 @@ def advice_on_config(config: AnyConfig, features: Sequence[int]) -> list[Advice]
     if config.adapts:
         return []
     held_out = config.tasks.validation
-    # A family of functions counts as many tasks.
-    families = any(isinstance(task, FunctionSection) for task in held_out)
+    # A family of functions, or a task with groups, counts as many tasks.
+    families = any(isinstance(task, FunctionSection) or task.within for task in held_out)
     n = MIN_TASKS if families else sum(len(task.names()) for task in held_out)
     return _on_width(config, math.prod(features)) + _on_tasks(config, n)
 
