@@ -48,7 +48,8 @@ class TaskSpec:
     label: str = ""
     kind: Literal["classification", "regression"] = "classification"
     where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    within: str | None = None  # all classes of an episode come from one value of this column
+    within: str | None = None  # all examples of an episode come from one value of this column
+    order: str | None = None  # in regression: no query precedes a support example in this column
     corrupt: Literal["shuffle"] | None = None
     noise: float = 0.0  # share of the labels that are replaced by random ones
     query: Mapping[str, tuple[Any, ...]] | None = None
@@ -102,6 +103,7 @@ class Recipe:
     sampled_episodes: int = 0  # per outer step if tasks are sampled; 0: `episodes` for each task
     seed: int = 0  # for draws that all trials share, such as the scoring episodes
     imbalance: Imbalance | None = None
+    fixed_classes: bool = False  # all tasks have the same classes, which keep their order
     overlap: Overlap = False  # how to treat examples that splits share
     function: TrainingFunction | None = None  # of the program "own_loop" only
 
@@ -119,11 +121,15 @@ class Recipe:
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of a hash, different for recipes that are not equal."""
         data = asdict(self)
-        if self.function is None:  # keeps the fingerprints of recipes that are older than this
+        # Keeps the fingerprints of recipes that are older than these fields.
+        if self.function is None:
             del data["function"]
+        if not self.fixed_classes:
+            del data["fixed_classes"]
         for task in (task for tasks in data["tasks"].values() for task in tasks):
-            if task["world"] is None:
-                del task["world"]
+            for later in ("world", "order"):
+                if task[later] is None:
+                    del task[later]
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

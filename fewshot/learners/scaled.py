@@ -1,10 +1,12 @@
-"""Wraps a learner so that features and numbers are scaled by the support set.
+"""Wraps a learner so that features and numbers are scaled, by the support set or by a fixed scale.
 
 z = (x - m) / s,  y = m' + s' * prediction
 
 m and s are the mean and the standard deviation of each feature over the support rows; m' and s' are
 those of the numbers. The queries are not used. A feature that is constant in the support gives 0 in
 every z. If the numbers are constant in the support, s' is 0.
+
+With a fixed scale, such as that of the training tasks, m and s are the same for every support.
 """
 
 from typing import NamedTuple
@@ -28,7 +30,7 @@ class Scale(NamedTuple):
     spread: Tensor
 
     def to(self, x: Tensor) -> Tensor:
-        """x (b, n, ...) in units of the support."""
+        """x (b, n, ...) in units of the scale."""
         varies = self.spread > 0
         away = (x - self.mean) / torch.where(varies, self.spread, 1)
         return torch.where(varies, away, 0)
@@ -52,18 +54,26 @@ def scale_of(x: Tensor, counts: Tensor) -> Scale:
     return Scale(mean, torch.where(varies, spread, 0))
 
 
+def _scale_for(given: bool | Scale, x: Tensor, counts: Tensor) -> Scale:
+    """The scale of x (b, n, ...): the given one, or that of the support."""
+    if isinstance(given, Scale):
+        return given
+    return scale_of(x, counts)
+
+
 def _scale_in(fitted: Params, name: str) -> Scale:
     return Scale(fitted[f"{name}.mean"], fitted[f"{name}.spread"])
 
 
 class Scaled:
-    """A learner whose episodes are scaled by their supports; its predictions are scaled back.
+    """A learner whose episodes are scaled; its predictions are scaled back.
 
-    features: whether the features are scaled. targets: whether the numbers to predict are scaled.
-    In classification, rows with a label below 0 are padding and are ignored.
+    features: whether the features are scaled by each support, or a fixed scale (1, 1, d) of them.
+    targets: the same for the numbers to predict, (1, 1, 1). Fixed scales are on the device of the
+    episodes. In classification, rows with a label below 0 are padding and are ignored.
     """
 
-    def __init__(self, learner: Learner, *, features: bool, targets: bool) -> None:
+    def __init__(self, learner: Learner, *, features: bool | Scale, targets: bool | Scale) -> None:
         self.hyperparameters = learner.hyperparameters
         self.model_scores_classes = learner.model_scores_classes
         self._learner, self._features, self._targets = learner, features, targets
@@ -113,7 +123,8 @@ class Scaled:
         fitted = self._keeps.fit(params, seen.support_x[0], seen.support_y[0], hyper)
         scales = {_OF_NUMBERS: target} if target is not None else {}
         if self._features:
-            scales[_OF_FEATURES] = scale_of(x[None], torch.ones(1, len(x), device=x.device))
+            counts = torch.ones(1, len(x), device=x.device)
+            scales[_OF_FEATURES] = _scale_for(self._features, x[None], counts)
         kept = {f"{name}.mean": scale.mean[0] for name, scale in scales.items()}
         return fitted | kept | {f"{name}.spread": s.spread[0] for name, s in scales.items()}
 
@@ -129,12 +140,12 @@ class Scaled:
         numbers = labels.dim() == 3
         counts = torch.ones_like(labels[..., 0]) if numbers else labels >= 0
         if self._features:
-            scale = scale_of(episodes.support_x, counts)
+            scale = _scale_for(self._features, episodes.support_x, counts)
             episodes = episodes._replace(
                 support_x=scale.to(episodes.support_x), query_x=scale.to(episodes.query_x)
             )
         if self._targets:
-            target = scale_of(labels, counts)
+            target = _scale_for(self._targets, labels, counts)
             episodes = episodes._replace(
                 support_y=target.to(labels), query_y=target.to(episodes.query_y)
             )

@@ -1,7 +1,8 @@
 """The interfaces of datasets of rows, from which pools of tasks draw episodes."""
 
-from dataclasses import dataclass
-from typing import Protocol, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
 
 import pandas as pd
 import torch
@@ -27,6 +28,8 @@ class Dataset:
         (n, d) = [other features | t features of the text | presence], see
         `fewshot.tasks.two_modalities.pairs`.
     query_text: whether queries show their text. If not, supports alone show it.
+    fixed: options with which other files are read as these examples were, if the examples decided
+        about some.
     """
 
     inputs: Tensor
@@ -36,6 +39,7 @@ class Dataset:
     contents: tuple[bytes, ...] | None = None
     text_width: int = 0
     query_text: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.columns):

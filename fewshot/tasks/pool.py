@@ -73,6 +73,8 @@ class TaskPool:
     n_groups, n_classes, n_members: (t,), (t, g), (t, g, c) int64, the numbers without padding.
     query_offset: added to the rows of queries; above 0 if `inputs` has another version of each
         example for queries, which shows less, see `Dataset.as_queries`.
+    fixed_classes: whether the classes of an episode keep the order of the group's classes, so that
+        a class has the same number in every episode; else their order is random.
     """
 
     names: tuple[str, ...]
@@ -86,6 +88,7 @@ class TaskPool:
     query: Count
     imbalance: Imbalance | None = None
     query_offset: int = 0
+    fixed_classes: bool = False
 
     def by_row(self) -> "TaskPool":
         """A pool with the same episodes, which hold row numbers of `inputs` instead of examples."""
@@ -115,6 +118,13 @@ class TaskPool:
         return dict(zip(self.names, sizes, strict=True))
 
     @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """For each task the rows of `inputs` (n,) that its episodes have."""
+        real = torch.arange(self.members.shape[-1], device=self.members.device)
+        masks = real < self.n_members[..., None]
+        return tuple(own[mask] for own, mask in zip(self.members, masks, strict=True))
+
+    @property
     def class_counts(self) -> tuple[int, ...]:
         """Number of classes of each task."""
         return tuple(self.n_classes.sum(1).tolist())
@@ -138,7 +148,8 @@ class TaskPool:
         """The group (...) of each episode, and its classes (..., way) within the group."""
         group = distinct(fold(keys, 0), self.n_groups[task], 1)[..., 0]
         way = bounds(self.way)[1]
-        return group, distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
+        classes = distinct(fold(keys, 1), self.n_classes[task, group], way).clamp(min=0)
+        return group, classes.sort(-1).values if self.fixed_classes else classes
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
         """One episode of the task (...) for each key (...)."""
@@ -207,6 +218,7 @@ def pool(
     query: Count,
     imbalance: Imbalance | None = None,
     query_offset: int = 0,
+    fixed_classes: bool = False,
 ) -> TaskPool:
     """The pool of `tasks`, whose row numbers refer to `inputs`; see `TaskPool.query_offset`.
 
@@ -254,6 +266,7 @@ def pool(
         query=query,
         imbalance=imbalance,
         query_offset=query_offset,
+        fixed_classes=fixed_classes,
     )
 
 

@@ -1,8 +1,13 @@
-"""A pool of regression tasks whose examples are rows of a dataset."""
+"""A pool of regression tasks whose examples are rows of a dataset.
+
+A task may have groups, such as the schools of its pupils or the users who gave its ratings. All
+examples of an episode are then from one group. Each example of the task is equally likely to be in
+an episode, so the score is the share of the variance of all numbers of the task.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -14,21 +19,34 @@ from fewshot.kinds import REGRESSION, Kind
 from fewshot.randomness import distinct, fold
 from fewshot.tasks.base import episode_keys
 
+_GROUP = 6  # the counter of the random choice of a group
+
 
 @dataclass(frozen=True, eq=False)
 class RegressionTask:
     """One source of examples, each with a number to predict.
 
     rows: (n,) int64, row numbers in the dataset's inputs. values: (n,) float64, finite.
+    groups: (n,) int64 codes of the groups; None if all examples are one group.
+    order: (n,) float64, finite, such as a time: the support of an episode then precedes its
+        queries. None if they are drawn in any order.
     """
 
     name: str
     rows: np.ndarray
     values: np.ndarray
+    groups: np.ndarray | None = None
+    order: np.ndarray | None = None
 
     def shuffled(self, seed: int) -> "RegressionTask":
-        """The same examples with their numbers permuted; there is nothing to learn."""
-        return replace(self, values=np.random.default_rng(seed).permutation(self.values))
+        """The same examples with numbers permuted in each group; there is nothing to learn."""
+        rng = np.random.default_rng(seed)
+        if self.groups is None:
+            return replace(self, values=rng.permutation(self.values))
+        values = self.values.copy()
+        for members in _members_of(self.groups):
+            values[members] = values[rng.permutation(members)]
+        return replace(self, values=values)
 
     def noisy(self, share: float, seed: int) -> "RegressionTask":
         """The same examples with a share in [0, 1] of the numbers replaced by random ones.
@@ -44,13 +62,17 @@ class RegressionTask:
 
 @dataclass(frozen=True, eq=False)
 class RegressionPool:
-    """A `Pool` of t tasks with at most m examples each. Numbers keep their original units.
+    """A `Pool` of t tasks with at most g groups each. Numbers keep their original units.
 
-    An episode has `shot` support examples and `query` other examples to predict.
+    An episode has `shot` support examples and `query` other examples to predict, of one group. It
+    has only groups with at least so many examples. In tasks with an order, the members of a group
+    are sorted by it, and no query precedes a support example.
 
     inputs: (n, *features), shared by all tasks, on the device.
-    members, values: (t, m), rows of `inputs` and their numbers, padded with zeros at the end.
-    n_members: (t,) int64, the numbers of examples without padding.
+    members, values: (m,), rows of `inputs` and their numbers, group after group, task after task.
+    first, n_members: (t,) int64, the place of each task in `members`, and its number of examples.
+    start, size: (m,) int64, for each member the place where its group starts, and its size.
+    ordered: (t,) bool, whether the task has an order.
     null_losses: (t,), the variances.
     """
 
@@ -58,7 +80,11 @@ class RegressionPool:
     inputs: Tensor
     members: Tensor
     values: Tensor
+    first: Tensor
     n_members: Tensor
+    start: Tensor
+    size: Tensor
+    ordered: Tensor
     null_losses: Tensor
     shot: int
     query: int
@@ -79,6 +105,18 @@ class RegressionPool:
     def sizes(self) -> dict[str, int]:
         return dict(zip(self.names, self.n_members.tolist(), strict=True))
 
+    @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """For each task the rows of `inputs` (n,) that its episodes have."""
+        parts: tuple[Tensor, ...] = self.members.split(self.n_members.tolist())
+        return parts
+
+    @property
+    def groups(self) -> tuple[Tensor, ...]:
+        """For each task a code (n,) of the group of each of its `rows`."""
+        parts: tuple[Tensor, ...] = self.start.split(self.n_members.tolist())
+        return parts
+
     def draw(self, keys: Tensor, episodes: int) -> Episode:
         """`episodes` episodes of each task for each key: keys (...) -> (..., t, episodes, ...)."""
         task = torch.arange(len(self.names), device=keys.device)[:, None]
@@ -86,24 +124,41 @@ class RegressionPool:
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
         """One episode of the task (...) for each key (...)."""
-        # Other pools may be drawn with the same keys, so the counter differs from theirs.
-        chosen = distinct(fold(keys, 3), self.n_members[task], self.shot + self.query)
-        x = gather_rows(self.inputs, self.members[task[..., None], chosen])
-        y = self.values[task[..., None], chosen].unsqueeze(-1)
+        # Other pools may be drawn with the same keys, so the counters differ from theirs.
+        any_of = distinct(fold(keys, _GROUP), self.n_members[task], 1)[..., 0]
+        member = self.first[task] + any_of
+        chosen = distinct(fold(keys, 3), self.size[member], self.shot + self.query)
+        chosen = torch.where(self.ordered[task][..., None], chosen.sort(-1).values, chosen)
+        place = self.start[member][..., None] + chosen
+        x = gather_rows(self.inputs, self.members[place])
+        y = self.values[place].unsqueeze(-1)
         n, at = self.shot, y.dim() - 2  # x has the same number of dimensions before its features
         return Episode(
             x.narrow(at, 0, n), y[..., :n, :], x.narrow(at, n, self.query), y[..., n:, :]
         )
 
     def to(self, device: torch.device) -> "RegressionPool":
-        return replace(
-            self,
-            inputs=self.inputs.to(device),
-            members=self.members.to(device),
-            values=self.values.to(device),
-            n_members=self.n_members.to(device),
-            null_losses=self.null_losses.to(device),
-        )
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+def _members_of(groups: np.ndarray) -> list[np.ndarray]:
+    """The places (n,) of the members of each group, in their order; groups ascending."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []
+
+
+def _table(task: RegressionTask, needed: int) -> list[np.ndarray]:
+    """The places of the examples of each group that is large enough, in their order if any."""
+    groups = np.zeros(len(task.rows), dtype=np.int64) if task.groups is None else task.groups
+    found = [members for members in _members_of(groups) if len(members) >= needed]
+    if task.order is None:
+        return found
+    return [members[np.argsort(task.order[members], kind="stable")] for members in found]
 
 
 def regression_pool(
@@ -111,42 +166,54 @@ def regression_pool(
 ) -> RegressionPool:
     """The pool of `tasks`, whose row numbers refer to `inputs`.
 
-    Raises InputError if a task has fewer than `shot + query` examples, or if its numbers have no
+    Raises InputError if a task has no group with `shot + query` examples, or if its numbers have no
     finite variance above 0.
     """
     needed = shot + query
-    null_losses = torch.tensor([task.values.var() for task in tasks]).float()
-    variances = null_losses.tolist()
+    tables = [_table(task, needed) for task in tasks]
+    places = [np.concatenate(table) if table else np.empty(0, dtype=np.int64) for table in tables]
+    values = [task.values[own] for task, own in zip(tasks, places, strict=True)]
+    null_losses = torch.tensor([own.var() if len(own) else math.nan for own in values]).float()
     details = [
         ErrorDetail(
             f"tasks.{task.name}",
-            f"needs at least shot + query = {needed} examples.",
-            len(task.rows),
+            f"needs at least shot + query = {needed} examples"
+            + ("." if task.groups is None else " in one of its groups."),
+            len(task.rows) if task.groups is None else _largest(task.groups),
             "Lower `shot` or `query`, or give the task more examples.",
         )
-        for task in tasks
-        if len(task.rows) < needed
+        for task, table in zip(tasks, tables, strict=True)
+        if not table
     ] + [
         ErrorDetail(
             f"tasks.{task.name}", "must have numbers whose variance is finite and above 0.", v
         )
-        for task, v in zip(tasks, variances, strict=True)
-        if not 0 < v < math.inf
+        for task, table, v in zip(tasks, tables, null_losses.tolist(), strict=True)
+        if table and not 0 < v < math.inf
     ]
     if details:
         raise InputError(details)
-    shape = (len(tasks), max(len(task.rows) for task in tasks))
-    members, values = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
-    for t, task in enumerate(tasks):
-        members[t, : len(task.rows)] = task.rows
-        values[t, : len(task.rows)] = task.values
+    n_members = torch.tensor(list(map(len, places)))
+    sizes = torch.tensor([len(members) for table in tables for members in table])
     return RegressionPool(
         names=tuple(task.name for task in tasks),
         inputs=inputs,
-        members=torch.from_numpy(members),
-        values=torch.from_numpy(values),
-        n_members=torch.tensor([len(task.rows) for task in tasks]),
+        members=torch.from_numpy(
+            np.concatenate([task.rows[own] for task, own in zip(tasks, places, strict=True)])
+        ),
+        values=torch.from_numpy(np.concatenate(values).astype(np.float32)),
+        first=n_members.cumsum(0) - n_members,
+        n_members=n_members,
+        start=(sizes.cumsum(0) - sizes).repeat_interleave(sizes),
+        size=sizes.repeat_interleave(sizes),
+        ordered=torch.tensor([task.order is not None for task in tasks]),
         null_losses=null_losses,
         shot=shot,
         query=query,
     )
+
+
+def _largest(groups: np.ndarray) -> str:
+    """The number of groups and the size of the largest one, in words."""
+    sizes = list(map(len, _members_of(groups)))
+    return f"{len(sizes)} groups, of which the largest has {max(sizes)} examples"

@@ -1,7 +1,6 @@
-"""Tables whose numeric columns are the features of a model; other columns can be labels.
+"""Tables whose columns are the features of a model; other columns can be labels.
 
-The features keep the units of the file. They are scaled later, by each support set
-(`fewshot.learners.scaled`).
+The features keep the units of the file. They are scaled later (`fewshot.learners.scaled`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,15 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import torch
-from pandas.api.types import is_numeric_dtype
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import csv_columns, distinct_columns, existing, parquet_columns
+from fewshot.tasks.tables.cells import Missing, texts_of
+from fewshot.tasks.tables.columns import TableColumns
+from fewshot.tasks.tables.merging import with_merged
+from fewshot.tasks.tables.options import check_names, check_scale, columns_of, fixed_options
+from fewshot.tasks.tables.splits import split_rule, training_rows, with_split
 
 _SHOWN = 8
 
@@ -53,43 +56,116 @@ def load(
     cache: Path,
     features: Sequence[str] | None = None,
     labels: Sequence[str] = (),
+    categories: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
+    missing: Missing | None = None,
+    fill: Mapping[str, float] | None = None,
+    means: Mapping[str, Any] | None = None,
+    merge: Mapping[str, Any] | None = None,
+    split: str | Mapping[str, Any] | None = None,
+    scale: str | Mapping[str, Any] = "support",
 ) -> Dataset:
-    """The numeric features of a table, with all columns of the table.
+    """The features of a table, with all columns of the table.
 
-    inputs: (n, d) float32, the columns that `features` names, in this order. By default all numeric
-        columns except those in `labels`, in the order of the file. True becomes 1, false 0.
+    inputs: (n, d) float32, see `fewshot.tasks.tables.columns`. Without `categories`, `missing` and
+        `means` they are the columns that `features` names, in this order.
 
     path: a .csv, .jsonl (both also with .gz) or .parquet file; `~` and environment variables are
         expanded.
+    features: by default all numeric columns except those in `labels` and the groups of `split`, in
+        the order of the file, and the columns in `categories` and `means`. True becomes 1, false 0.
+    categories: the columns with classes, or for each of them the values that become features.
+    missing: codes of missing values, of all columns or by column, besides empty cells.
+    fill: the replacements of missing numbers; by default the medians of the training rows.
+    means: for each column, such as a movie, the column of numbers, such as a rating, whose mean
+        over the rows of training groups is a feature. A training row leaves out its own group.
+    merge: for columns, new values with those that they replace: {num: {ill: [1, 2], well: [0]}}.
+    split: the column with the groups, such as users, that are split into training, validation and
+        test; or {by: column, validation: .., test: ..} with shares or lists of groups. The table
+        gets a column `split`. Medians, values and means are then those of the training groups.
+    scale: how a learner scales features and numbers: by each support set, by the training tasks
+        (`train`), or not at all (`none`). See `fewshot.learners.scaled`.
 
     Raises InputError if the file or a column is missing, or if a feature is not a finite number.
     """
     del cache  # reading is fast enough without one
     place = existing(path, "table.path")
-    table = _read(place)
-    numeric = [name for name in map(str, table) if is_numeric_dtype(table[name])]
-    _check(place, table, numeric, features, labels)
-    chosen = tuple(
-        [name for name in numeric if name not in labels] if features is None else features
+    return from_frame(
+        _read(place),
+        str(place),
+        features=features,
+        labels=labels,
+        categories=categories,
+        missing=missing,
+        fill=fill,
+        means=means,
+        merge=merge,
+        split=split,
+        scale=scale,
     )
-    if not chosen:
-        known = ", ".join(map(str, table.columns))
-        raise input_error(str(place), "must have a numeric column as a feature.", known)
-    with np.errstate(over="ignore"):  # numbers that overflow become infinite and are refused below
-        inputs = table[list(chosen)].to_numpy(np.float32, na_value=np.nan, copy=True)
+
+
+def from_frame(
+    table: pd.DataFrame,
+    place: str,
+    *,
+    features: Sequence[str] | None = None,
+    labels: Sequence[str] = (),
+    categories: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
+    missing: Missing | None = None,
+    fill: Mapping[str, float] | None = None,
+    means: Mapping[str, Any] | None = None,
+    merge: Mapping[str, Any] | None = None,
+    split: str | Mapping[str, Any] | None = None,
+    scale: str | Mapping[str, Any] = "support",
+) -> Dataset:
+    """The features of a table in memory, with a plain RangeIndex; the options are those of `load`.
+
+    place: what the table is called in messages.
+    """
+    check_scale(scale)
+    rule = None if split is None else split_rule(split)
+    if merge is not None:
+        table = with_merged(table, merge, place)
+    if rule is not None:
+        table = with_split(table, rule, place)
+    names: dict[str, Any] = {
+        "features": features,
+        "labels": labels,
+        "categories": categories,
+        "missing": missing,
+        "means": means,
+    }
+    check_names(place, table, **names)
+    columns = columns_of(place, table, **names, fill=fill, rule=rule)
+    groups = None
+    if rule is not None and columns.means:
+        groups = texts_of(table[rule.by]).where(training_rows(table, rule))
+    inputs = columns.encode(table, groups)
+    check_finite(place, columns, inputs)
+    return Dataset(torch.from_numpy(inputs), table, columns.names, fixed=fixed_options(columns))
+
+
+def check_finite(
+    place: str, columns: TableColumns, inputs: "np.ndarray[Any, np.dtype[np.float32]]"
+) -> None:
+    """Raises InputError that lists the columns of numbers that are not finite in all rows."""
+    remedy = "Fill them in, remove the rows, or remove the column from `features`."
+    if columns.missing is None:
+        remedy += " Or set `missing: []` to read empty cells as missing numbers."
+    elif columns.fill:
+        remedy += f" Only {', '.join(columns.fill)} had missing numbers before."
     details = [
         ErrorDetail(
             f"{place}:{name}",
             "must have a finite number in every row; rows are counted from 0, without the header.",
             f"none in {rows_of(~np.isfinite(inputs[:, i]))}",
-            "Fill them in, remove the rows, or remove the column from `features`.",
+            remedy,
         )
-        for i, name in enumerate(chosen)
+        for i, name in enumerate(columns.numbers)
         if not np.isfinite(inputs[:, i]).all()
     ]
     if details:
         raise InputError(details)
-    return Dataset(torch.from_numpy(inputs), table, chosen)
 
 
 def rows_of(bad: "np.ndarray[Any, np.dtype[np.bool_]]") -> str:
@@ -112,41 +188,3 @@ def _read(place: Path) -> pd.DataFrame:
     if table.empty:
         raise input_error(str(place), "must have at least one row.")
     return table.reset_index(drop=True).rename(columns=str)
-
-
-def _check(
-    place: Path,
-    table: pd.DataFrame,
-    numeric: Sequence[str],
-    features: Sequence[str] | None,
-    labels: Sequence[str],
-) -> None:
-    """Raises InputError for named columns that are missing, named twice, or not numeric."""
-    known, details = list(table.columns), []
-    for option, names in (("features", features or ()), ("labels", labels)):
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            rule = "must be a list of column names."
-            raise input_error(f"table.{option}", rule, names, "Write it in brackets: [...].")
-        details += [
-            ErrorDetail(
-                f"table.{option}",
-                "must name columns of the file.",
-                name,
-                f"{place} has {', '.join(known)}.",
-            )
-            for name in names
-            if name not in known
-        ]
-    details += [
-        ErrorDetail("table.features", "must be numeric columns.", name)
-        for name in features or ()
-        if name in known and name not in numeric
-    ]
-    twice = sorted({name for name in features or () if list(features or ()).count(name) > 1})
-    if twice:
-        details.append(ErrorDetail("table.features", "must not name a column twice.", twice))
-    both = sorted(set(features or ()) & set(labels))
-    if both:
-        details.append(ErrorDetail("table.features", "must not be in `labels` too.", both))
-    if details:
-        raise InputError(details)

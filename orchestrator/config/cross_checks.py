@@ -102,6 +102,7 @@ def _check_tasks(config: Config) -> list[ErrorDetail]:
     if "world" in config.kinds:
         return details + check_worlds(config)
     details += _check_learner_of_rows(config) + _check_numbers(config) + _check_shapes(config)
+    details += _check_scales(config)
     tasks = config.all_tasks()
     of_rows = any(isinstance(task, TaskSection) for task in tasks.values())
     if of_rows and not config.datasets:
@@ -122,6 +123,16 @@ def _check_learner_of_rows(config: Config) -> list[ErrorDetail]:
         return []
     rule = "learns worlds only: `tasks: {train: [{world: ..}], ..}`."
     return [ErrorDetail("learner.name", rule, learner.name)]
+
+
+def _check_scales(config: Config) -> list[ErrorDetail]:
+    """Check that features are scaled by a learner: a student takes them as they are."""
+    rule = "is not used without a `learner`."
+    return [
+        ErrorDetail(f"datasets.{name}.scale", rule, part.options()["scale"], "Remove it.")
+        for name, part in config.datasets.items()
+        if config.adapts and part.source == "table" and "scale" in part.options()
+    ]
 
 
 def _check_shapes(config: Config) -> list[ErrorDetail]:

@@ -50,6 +50,7 @@ def recipe_of(config: AnyConfig) -> Recipe:
         weights_as=config.space.task_weights.weights_as,
         seed=config.seed,
         imbalance=shapes.imbalance,
+        fixed_classes=shapes.fixed_classes,
         overlap=config.tasks.overlap,
     )
 
@@ -121,6 +122,7 @@ def _tasks(section: AnyTask) -> list[TaskSpec]:
             kind=section.kind,
             where=where,
             within=section.within,
+            order=section.order,
             corrupt="shuffle" if section.corrupt == "shuffle" else None,
             noise=section.corrupt.noise if isinstance(section.corrupt, NoiseSection) else 0.0,
             query=None if section.query is None else _values(section.query),

@@ -16,6 +16,7 @@ from orchestrator.record.heartbeat import driver_of
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial, StudyRecord
+from orchestrator.results.pooled import PooledComparison, pooled_comparisons
 from orchestrator.results.retrained import SKILLS, Finalist, best_of, exported, finalists_of, rank
 from orchestrator.search.early_stopping import reason_for_stop
 from orchestrator.search.finals.finalists import Role
@@ -71,6 +72,7 @@ class Summary:
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
     stopped_early: str = ""  # why the search has fewer trials than planned
+    pooled: Sequence[PooledComparison] = ()  # differences from pooled models, on the test tasks
     share: str = ""  # the quantity of which skill is a share; empty for accuracy
     explain: "Callable[[], Explanation] | None" = field(default=None, repr=False, compare=False)
     home: Home | None = field(default=None, repr=False, compare=False)
@@ -119,6 +121,7 @@ class Summary:
                 "difference": None if self.difference is None else vars(self.difference),
                 "test": {name: vars(value) for name, value in self.test.items()},
                 "figures": dict(self.figures),
+                "pooled": [each.to_dict() for each in self.pooled],
                 "null_losses": dict(self.null_losses),
                 "advice": list(self.advice),
                 "stopped_early": self.stopped_early or None,
@@ -153,6 +156,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     alone = done and measure == "score" and not tables
     compared = measure_tables(finals, known, measure) if alone else tables
     difference = _difference(compared, reference, measure)
+    trained = candidate if best is None or best.role == "untrained" else best
     return Summary(
         name=name,
         state="complete" if done else "running",
@@ -177,6 +181,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         null_losses=dict(records.search.notes.get("null_losses", {})),
         advice=list(records.search.notes.get("advice", {}).values()),
         stopped_early=reason_for_stop(records.search),
+        pooled=pooled_comparisons(tests, trained),
         share="" if measure == "score" else _share(held_out),
     )
 

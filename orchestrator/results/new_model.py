@@ -117,6 +117,8 @@ def new_part(
     folder of the images, which has the name of that of the training data.
     """
     options: dict[str, Any] = part.options() | {"path": data}
+    if part.source == "table":
+        options.pop("split", None)  # the new rows are all of one task
     source = part.source
     if source == "named_glyphs":  # as for glyphs; names are read as titles
         kept = {k: v for k, v in options.items() if k in (*_OF_IMAGES, *_OF_TEXTS)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.results.leaderboard import Summary
+from orchestrator.results.pooled import pooled_sentences
 from orchestrator.results.retrained import Finalist
 from orchestrator.search.finals.intervals import Interval
 from orchestrator.space.search_space import SOFT_WEIGHT
@@ -19,6 +20,11 @@ _NO_CANDIDATE = "There is no verdict: no trial other than the references complet
 
 def sentence(summary: Summary) -> str:
     """The result of the search: the verdict first, then the numbers."""
+    pooled = pooled_sentences(summary.pooled)
+    return f"{_against_references(summary)} {pooled}".rstrip()
+
+
+def _against_references(summary: Summary) -> str:
     if summary.best is None:
         ended = summary.state == "complete"
         return "No trial completed." if ended else "The search has not ended yet."

@@ -49,8 +49,9 @@ def advice_on_config(config: AnyConfig, features: Sequence[int]) -> list[Advice]
     if config.adapts:
         return []
     held_out = config.tasks.validation
-    # A family of functions, or a world, counts as many tasks.
-    families = any(isinstance(task, FunctionSection | WorldSection) for task in held_out)
+    # A family of functions, a world, or a task with groups counts as many tasks.
+    several = FunctionSection | WorldSection
+    families = any(isinstance(task, several) or task.within for task in held_out)
     n = MIN_TASKS if families else sum(len(task.names()) for task in held_out)
     if "world" in config.kinds:
         return _on_tasks(config, n)

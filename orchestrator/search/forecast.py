@@ -64,7 +64,7 @@ class Forecast:
             f"dropped from {split}: {n} examples that a later split has too"
             for split, n in self.dropped.items()
         ]
-        lines += [f"accuracy of the {who}: {100 * x:.1f} %" for who, x in self.figures.items()]
+        lines += [f"for comparison, the {who}: {100 * x:.1f} %" for who, x in self.figures.items()]
         size = f"{self.trials} trials of {self.steps} steps"
         if math.isnan(self.seconds):
             return "\n".join([*lines, f"search: {size}; a training function is not timed before"])

@@ -21,6 +21,8 @@ from fewshot.tasks.regression import regression_pool
 from trials.contract import Recipe, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
 from trials.data.modalities import modality_errors
+from trials.data.fixed_classes import classes_that_differ
+from trials.data.shared_groups import kept_of_groups, shared_groups
 from trials.data.sources import Load, Sources
 
 
@@ -29,6 +31,7 @@ class TaskKind(NamedTuple):
 
     regresses: bool
     source: str  # "functions", "table" (rows whose features have units), or "rows" (all others)
+    scale: str = "support"  # of tables: by what features and numbers are scaled, see fewshot.tasks.tables.options
 
 
 def task_kinds(recipe: Recipe) -> dict[TaskKind, dict[str, tuple[TaskSpec, ...]]]:
@@ -50,7 +53,10 @@ def task_kind_of(recipe: Recipe, task: TaskSpec) -> TaskKind:
         return TaskKind(True, "functions")
     dataset = recipe.datasets.get(task.dataset)
     unscaled = dataset is not None and dataset.name in UNSCALED
-    return TaskKind(task.regresses, "table" if unscaled else "rows")
+    if not unscaled or dataset is None:
+        return TaskKind(task.regresses, "rows")
+    scale = dataset.options.get("scale", "support")
+    return TaskKind(task.regresses, "table", scale if isinstance(scale, str) else "train")
 
 
 def sources_of(recipe: Recipe, cache: Path, load: Load = Sources) -> Sources | None:
@@ -86,8 +92,12 @@ def pools_of(
                 pools.setdefault(task_kind, {})[split] = drawn.to(device)
             except InputError as error:
                 details += error.details
+    if rows is not None and not details and recipe.fixed_classes:
+        details = classes_that_differ(recipe, rows[0])
     if rows is not None and not details and not recipe.overlap:
-        details = shared_rows(_sides(recipe, rows[0]), rows[0].identity, rows[0].described)
+        details = shared_groups(recipe, rows[0]) or shared_rows(
+            _sides(recipe, rows[0]), rows[0].identity, rows[0].described
+        )
     if details:
         raise InputError(details)
     shapes = {s.source: p.features for s, by_split in pools.items() for p in by_split.values()}
@@ -101,7 +111,9 @@ def kept_of(recipe: Recipe, sources: Sources | None) -> Mapping[str, np.ndarray]
     if sources is None or recipe.overlap != "drop":
         return {}
     try:
-        return kept_rows(_sides(recipe, sources), sources.identity)
+        kept = kept_rows(_sides(recipe, sources), sources.identity)
+        of_groups = kept_of_groups(recipe, sources)
+        return {split: mask & of_groups.get(split, True) for split, mask in kept.items()}
     except InputError:  # raised again, with all other errors, when the tasks are built
         return {}
 
@@ -167,6 +179,7 @@ def _of_rows(
             query=recipe.query,
             imbalance=recipe.imbalance,
             query_offset=sources.query_offset,
+            fixed_classes=recipe.fixed_classes,
         )
     )
     tasks: list[Any] = []  # of the type that `described` returns and `pooled` takes

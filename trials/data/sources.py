@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_datetime64_any_dtype
 from torch import Tensor
 
 from fewshot.errors.inputs import ErrorDetail, InputError
@@ -15,6 +16,7 @@ from fewshot.tasks.base import Dataset
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.pool import Task
 from fewshot.tasks.regression import RegressionTask
+from fewshot.tasks.tables.cells import texts_of
 from trials.contract import Component, TaskSpec
 from trials.data.disjoint import Hashes, identities
 
@@ -141,11 +143,9 @@ class Sources:
         if column.isna().any():
             raise _unlabelled(f"{path}.label", "must have a class in every row.", column.isna())
         labels = pd.factorize(column, sort=True)[0]
-        groups = np.zeros(len(places), dtype=np.int64)
-        if spec.within is not None:
-            columns = self.dataset(spec.dataset, f"{path}.dataset").columns.iloc[places]
-            within = self._column(columns, spec.within, f"{path}.within")
-            groups = pd.factorize(within, sort=True)[0]
+        groups = self._groups(spec, places, path)
+        if groups is None:
+            groups = np.zeros(len(places), dtype=np.int64)
         task = Task(spec.name, places + self.offset[spec.dataset], labels, groups)
         return _corrupted(task, spec, seed)
 
@@ -159,8 +159,53 @@ class Sources:
         finite = values.abs() < np.inf
         if not finite.all():
             raise _unlabelled(f"{path}.label", "must have a finite number in every row.", ~finite)
-        task = RegressionTask(spec.name, places + self.offset[spec.dataset], values.to_numpy())
+        task = RegressionTask(
+            spec.name,
+            places + self.offset[spec.dataset],
+            values.to_numpy(),
+            self._groups(spec, places, path),
+            self._order(spec, places, path),
+        )
         return _corrupted(task, spec, seed)
+
+    def groups(self, spec: TaskSpec, column: str, path: str) -> "tuple[np.ndarray, list[str]]":
+        """The rows (n,) of a task in `inputs`, and the group of each of them in the column."""
+        places = self.rows(spec, spec.where, path)
+        columns = self.dataset(spec.dataset, f"{path}.dataset").columns.iloc[places]
+        found = texts_of(self._column(columns, column, f"{path}.within"))
+        return places + self.offset[spec.dataset], found.tolist()
+
+    def _groups(self, spec: TaskSpec, places: np.ndarray, path: str) -> "np.ndarray | None":
+        """The code of the group of each place; None without groups."""
+        if spec.within is None:
+            return None
+        columns = self.dataset(spec.dataset, f"{path}.dataset").columns.iloc[places]
+        within = self._column(columns, spec.within, f"{path}.within")
+        if within.isna().any():
+            raise _unlabelled(f"{path}.within", "must have a group in every row.", within.isna())
+        codes: np.ndarray = pd.factorize(within, sort=True)[0]
+        return codes
+
+    def _order(self, spec: TaskSpec, places: np.ndarray, path: str) -> "np.ndarray | None":
+        """The numbers, or dates as numbers, by which the examples are ordered; None without."""
+        if spec.order is None:
+            return None
+        columns = self.dataset(spec.dataset, f"{path}.dataset").columns.iloc[places]
+        column = self._column(columns, spec.order, f"{path}.order")
+        found = pd.Series(np.nan, index=column.index)
+        if not is_datetime64_any_dtype(column):
+            found = pd.to_numeric(column, errors="coerce").astype(float)
+        if found.isna().all():
+            moments = pd.to_datetime(column, errors="coerce", format="mixed", utc=True)
+            found = (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+        finite = found.abs() < np.inf
+        if not finite.all():
+            rule = "must have a number or a date in every row."
+            row = column.index[~finite][0]
+            value = f"{column[row]!r} in row {row}"
+            remedy = f"{(~finite).sum()} rows have none; exclude them with `where`."
+            raise InputError([ErrorDetail(f"{path}.order", rule, value, remedy)])
+        return found.to_numpy()
 
     def _kept(self, spec: TaskSpec, path: str, kept: "np.ndarray | None") -> np.ndarray:
         places = self.rows(spec, spec.where, path)

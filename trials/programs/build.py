@@ -15,6 +15,7 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Recipe, Stage, TrialProgram
 from trials.data.pools import TaskKind, pools_of, sources_of
+from trials.data.scales import with_scales
 from trials.data.sources import Load, Sources
 from trials.lanes import memory
 from trials.lanes.lanes import Lanes
@@ -34,6 +35,7 @@ from trials.programs.factories import (
 )
 from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.task_group import TaskGroup, TeacherSignal
+from trials.programs.pooled import pooled_model, reference_scores
 from trials.programs.teachers import teacher_of
 from trials.programs.worlds.objective import world_training
 
@@ -122,6 +124,7 @@ def task_groups(
     cache: Path,
 ) -> list[TaskGroup]:
     """One group for each kind of task: the tasks and the learner that learns them."""
+    recipe = with_scales(recipe, pools)
     key = torch.tensor(recipe.seed, device=device)
     train = {
         task_kind: by_split["train"] for task_kind, by_split in pools.items() if "train" in by_split
@@ -156,9 +159,21 @@ def task_groups(
             if "train" in by_split
             else None,
             frozen=frozen_part(recipe, next(iter(by_split.values())).features, context),
+            references=_references(recipe, sources, task_kind, by_split),
         )
         for task_kind, by_split in pools.items()
     ]
+
+
+def _references(
+    recipe: Recipe, sources: Sources | None, task_kind: TaskKind, by_split: Mapping[str, Pool]
+) -> Mapping[str, Tensor]:
+    """The scores of pooled models on the episodes of the test stage, if there are such models."""
+    model = pooled_model(recipe, sources, task_kind, by_split)
+    if model is None:
+        return {}
+    key = fold(torch.tensor(recipe.seed), STREAMS["test"])
+    return reference_scores(model, by_split["test"], key, recipe.test_episodes)
 
 
 def _teacher_signal(

@@ -35,9 +35,16 @@ from trials.programs.factories import build_learner, build_student
 from trials.programs.memory_forecast import memory_needs, scoring_needs
 from trials.programs.meta_training.objective import MetaTraining
 from trials.programs.meta_training.task_group import TaskGroup
+from trials.programs.pooled import POOLED, WITH_OFFSET
 from trials.programs.teachers import teacher_of
 from trials.programs.untrained import untrained
 from trials.programs.worlds.objective import untrained_policy, world_training
+
+# What the references are called in `figures`.
+_SHOWN = {
+    POOLED: "pooled model without adaptation",
+    WITH_OFFSET: "pooled model with a group offset",
+}
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +55,8 @@ class DataSummary:
 
     features: the shape of one example.
     task_sizes: number of examples of each training task; empty for functions, which have no limit.
-    figures: accuracies of other models, such as the teacher, to show beside the result.
+    figures: accuracies or skills of other models on the test tasks, such as the teacher and pooled
+        models, to show beside the result.
     classes: the classes of the new task; empty unless the program is adaptation.
     null_losses: for each training task the loss that its loss is divided by.
     untrained: the recipe of the untrained model; None if raw inputs carry no meaning.
@@ -106,7 +114,7 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
     return DataSummary(
         features,
         known,
-        figures=_teacher_accuracy(recipe, sources, cache, pools),
+        figures=_teacher_accuracy(recipe, sources, cache, pools) | _pooled(parts),
         null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
         untrained=plain,
         dropped=dropped(recipe, sources),
@@ -144,6 +152,13 @@ def _teacher_accuracy(
         logits = teacher_of(recipe, sources, cache, task_kind=task_kind).logits(rows)
         right.append(accuracy(logits, rows.query_y))
     return {"teacher": torch.cat(right).mean().item()} if right else {}
+
+
+def _pooled(parts: Sequence[TaskGroup]) -> dict[str, float]:
+    """The mean scores of the pooled models, if there is one kind of task."""
+    if len(parts) != 1:
+        return {}
+    return {_SHOWN[who]: float(scores.mean()) for who, scores in parts[0].references.items()}
 
 
 def _check_memory(

@@ -23,7 +23,7 @@ from fewshot.learners.learners import (
 )
 from fewshot.learners.per_task import PerTask
 from fewshot.learners.ridge import Ridge
-from fewshot.learners.scaled import Scaled, scale_of
+from fewshot.learners.scaled import Scale, Scaled, scale_of
 from fewshot.models.base import CachesStates, Model, OnStates
 from fewshot.models.columns import OutputSlice
 from fewshot.models.models import MODELS, SPREAD, is_pretrained
@@ -33,6 +33,7 @@ from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from trials.contract import Component, Recipe
 from trials.data.pools import TaskKind, task_kinds
+from trials.data.scales import fixed_scales
 from trials.programs.meta_training.scoring import embedded
 
 # Random stream of the episodes that `spread_of` draws, and their number per task.
@@ -105,7 +106,8 @@ def build_learner(
         found = build_part(LEARNERS, recipe.learner, "learner", model=model, way=way, **own)
     if isinstance(found, PerTaskParameters) and found.per_task:
         found = _per_task(found, found.per_task, recipe, task_kind)
-    return with_scaling(found, task_kind)
+    device = torch.device("cpu") if context.inputs is None else context.inputs.device
+    return with_scaling(found, task_kind, *fixed_scales(recipe, task_kind, device))
 
 
 def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool], context: BuildContext) -> float:
@@ -121,7 +123,10 @@ def spread_of(recipe: Recipe, train: Mapping[TaskKind, Pool], context: BuildCont
     for task_kind, pool in train.items():
         key = fold(torch.tensor(recipe.seed, device=pool.null_losses.device), _SPREAD)
         x = features_of(recipe, pool.draw(key, _SPREAD_EPISODES).support_x.flatten(0, 1), context)
-        if task_kind.source == "table":  # in units of the support, see `scaled`
+        fixed, _ = fixed_scales(recipe, task_kind, x.device)
+        if fixed is not None:
+            x = fixed.to(x)
+        elif task_kind.source == "table" and task_kind.scale == "support":
             x = scale_of(x, torch.ones_like(x[..., 0])).to(x)
         squares.append((x - x.mean(1, keepdim=True)).square().sum(-1).mean())
     found = float(torch.stack(squares).mean().sqrt()) if squares else 0.0
@@ -217,11 +222,21 @@ def _slice(places: list[int]) -> slice:
     return slice(places[0], places[-1] + 1) if places else slice(None)
 
 
-def with_scaling(found: Learner, task_kind: TaskKind) -> Learner:
-    """The learner, with support-set scaling around it where tasks have units of their own.
+def with_scaling(
+    found: Learner,
+    task_kind: TaskKind,
+    of_features: Scale | None = None,
+    of_numbers: Scale | None = None,
+) -> Learner:
+    """The learner, with scaling around it where tasks have units of their own.
 
-    It scales the targets of regression tasks from datasets, and the features of tables.
+    It scales the targets of regression tasks from datasets, and the features of tables: by the
+    support set, or by the given scales.
     """
+    if task_kind.source == "table" and task_kind.scale == "none":
+        return found
     targets = task_kind.regresses and task_kind.source != "functions"
     features = task_kind.source == "table"
-    return Scaled(found, features=features, targets=targets) if features or targets else found
+    if not features and not targets:
+        return found
+    return Scaled(found, features=of_features or features, targets=of_numbers or targets)

@@ -10,6 +10,7 @@ from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Component, Recipe
 from trials.data.pools import TaskKind
+from trials.data.scales import with_scales
 
 _MODEL = "untrained"
 
@@ -29,6 +30,7 @@ def untrained(recipe: Recipe, pools: Mapping[TaskKind, Mapping[str, Pool]]) -> R
 
     pools: the pools of the recipe, by kind of task and split.
     """
+    recipe = with_scales(recipe, pools)
     held_out = [
         pool for by_split in pools.values() for split, pool in by_split.items() if split != "train"
     ]

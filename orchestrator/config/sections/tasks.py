@@ -55,6 +55,7 @@ class TaskSection(Section):
     group: TaskName | None = None
     where: Where = Field(default_factory=dict)
     within: str | None = None
+    order: str | None = None
     corrupt: Annotated[Literal["shuffle"] | NoiseSection, WrapValidator(_corruption)] | None = None
     query: Where | None = None
     unlabelled: Where | None = None
@@ -68,9 +69,9 @@ class TaskSection(Section):
             raise section_error(
                 ErrorDetail("each", "must be one column with its values.", list(self.each))
             )
-        if self.regresses and self.within is not None:
-            rule = "can be used for classes only, not for numbers."
-            raise section_error(ErrorDetail("within", rule, self.within))
+        if not self.regresses and self.order is not None:
+            rule = "can be used for numbers only: with classes, each has its own support."
+            raise section_error(ErrorDetail("order", rule, self.order, "Remove it."))
         return self
 
     @property
@@ -262,6 +263,7 @@ class EpisodesSection(Section):
     shot: Annotated[Count, _count(1)] = 1
     query: Annotated[Count, _count(1)] = 5
     imbalance: Imbalance | None = None
+    fixed_classes: bool = False  # all tasks have the same `way` classes, and these keep their order
     per_task: PositiveInt = 4
     per_step: PositiveInt | None = None  # if tasks are sampled: the total, instead of `per_task`
     validation: PositiveInt = 60
@@ -272,6 +274,9 @@ class EpisodesSection(Section):
         if self.imbalance and isinstance(self.shot, int):
             rule = "needs a range of shots: `shot: [low, high]`."
             raise section_error(ErrorDetail("imbalance", rule, self.imbalance))
+        if self.fixed_classes and not isinstance(self.ways(), int):
+            rule = "needs a single number as `way`: every episode has all classes."
+            raise section_error(ErrorDetail("fixed_classes", rule, None, "Set `way`."))
         return self
 
     def ways(self) -> Count:

@@ -24,6 +24,7 @@ from orchestrator.config.sections.own_loop import OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial
+from orchestrator.results.export.data_options import data_options, recipe_with, with_data_options
 from orchestrator.results.export.model_card import model_card
 from orchestrator.results.export.own_loop import write_own_loop
 from orchestrator.results.export.predictor_files import write_predictor_files
@@ -98,9 +99,11 @@ def _write_files(
     texts = text_encoders(config)
     portable = with_portable_paths(config, base, copied, texts)
     untrained = recipe if summary.best.role == "untrained" else None
+    absolute = with_absolute_paths(config, base)
+    known = data_options(plan_of(absolute).recipe, home.cache)
+    portable, recipe = with_data_options(portable, known), recipe_with(recipe, known)
     fixed = fixed_config(portable, summary.best, chosen.notes["seed"], untrained)
     write_text(folder / "config.yaml", configs.dump(fixed))
-    absolute = with_absolute_paths(config, base)
     classes = records.search.notes.get("classes")
     if config.adapts and config.model.name == "transformer":
         assert classes, "a search of adaptations records its classes"

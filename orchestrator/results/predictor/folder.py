@@ -28,6 +28,7 @@ from trials.programs.new_tasks.adapted_model import AdaptedModel, restored
 FILE, MODEL = "predictor.json", "model.safetensors"
 _FORMAT = 1
 _TEXTS = "./text_encoder"  # of the encoder of texts beside images
+_OF_TASKS = ("split", "scale", "merge")  # options of a table that its features do not depend on
 _KEPT = "kept_support."  # prefix of the tensors of a support that predictions need
 _KEYS: Mapping[str, type | tuple[type, ...]] = {
     "format": int,
@@ -86,7 +87,8 @@ def data_of(part: Component, dataset: Dataset) -> Component:
     """
     options = {key: value for key, value in part.options.items() if key not in ("path", "labels")}
     if part.name == "table":
-        options["features"] = list(dataset.features)
+        options = {key: value for key, value in options.items() if key not in _OF_TASKS}
+        options |= {"features": list(dataset.features), **dataset.fixed}
     if part.name == "images" and "encoder" not in options:
         options["channels"] = 3 if dataset.inputs.dim() == 4 else 1
     if dataset.text_width and part.name == "images":
@@ -126,7 +128,7 @@ def _data(parts: PredictorParts) -> dict[str, Any]:
     # The data of the search are not needed, and their paths are not public.
     recipe = replace(
         parts.recipe,
-        datasets={name: Component(name=d.name) for name, d in parts.recipe.datasets.items()},
+        datasets={name: _scale_alone(part) for name, part in parts.recipe.datasets.items()},
         teacher=_named_teacher(parts.recipe.teacher),
     )
     spec = TrialSpec(
@@ -152,6 +154,11 @@ def _data(parts: PredictorParts) -> dict[str, Any]:
         "spec": json.loads(spec.to_json()),
         "versions": {name: version(name) for name in ("fewtune", "torch", "transformers")},
     }
+
+
+def _scale_alone(part: Component) -> Component:
+    """The dataset with nothing but its scale, which the model needs."""
+    return replace(part, options={k: v for k, v in part.options.items() if k == "scale"})
 
 
 def _named_teacher(teacher: Component | None) -> Component | None:

@@ -178,14 +178,17 @@ class ImageReader:
 
 
 class TableReader:
-    """Numeric columns of a table; the option `features` names them."""
+    """Columns of a table, as features; options as in `fewshot.tasks.table`."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
         self._names = [str(name) for name in options["features"]]
+        # Arrays have numbers alone, in the order of the columns.
+        self._plain = not any(options.get(key) for key in ("categories", "means", "fill"))
 
     def from_file(self, path: str) -> Examples:
         with TemporaryDirectory(prefix="fewtune-") as cache:
-            found = table.load(path=path, features=self._names, cache=Path(cache))
+            found = table.load(path=path, cache=Path(cache), **self._options)
         return Examples(found.columns, found.inputs.numpy())
 
     def from_values(self, values: Any) -> Examples:
@@ -193,13 +196,17 @@ class TableReader:
             if missing := [name for name in self._names if name not in values]:
                 rule = f"must have the columns {', '.join(missing)}."
                 raise input_error("inputs", rule, ", ".join(map(str, values.columns)))
+            if not self._plain:
+                found = table.from_frame(values.reset_index(drop=True), "inputs", **self._options)
+                return Examples(found.columns, found.inputs.numpy())
             rows, values = values, values[self._names].to_numpy()
         else:
             values = np.asarray(values)
             rows = pd.DataFrame(index=pd.RangeIndex(len(values) if values.ndim else 0))
         shaped = values.ndim == 2 and values.shape[1] == len(self._names)
-        if not shaped or values.dtype.kind not in "fiub":
-            rule = f"must be numbers (n, {len(self._names)}): {', '.join(self._names)}."
+        if not self._plain or not shaped or values.dtype.kind not in "fiub":
+            what = "numbers" if self._plain else "a DataFrame of columns"
+            rule = f"must be {what} (n, {len(self._names)}): {', '.join(self._names)}."
             raise input_error("inputs", rule, f"{values.dtype} {values.shape}")
         numbers = values.astype(np.float32)
         if not np.isfinite(numbers).all():

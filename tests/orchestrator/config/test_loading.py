@@ -279,7 +279,6 @@ def test_without_a_class_there_is_no_way() -> None:
     ("task", "path", "rule"),
     [
         ({"kind": "ranking"}, "tasks.train.1.kind", "must be 'classification' or 'regression'"),
-        ({"within": "script"}, "tasks.train.1.within", "for classes only"),
         ({"group": "a/b"}, "tasks.train.1.group", "letters, digits"),
     ],
 )

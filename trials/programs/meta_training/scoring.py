@@ -42,11 +42,14 @@ class HeldOutTasks:
 
     by_stage: for each stage the pool that scores it. Its episodes are the same for every trial.
     frozen: the frozen part of the model, whose results the learner takes instead of inputs.
+    references: for other models, such as a pooled one, the scores (t, n) of the episodes of the
+        test stage. The differences from them are reported.
     """
 
     learner: Learner
     by_stage: Mapping[Stage, HeldOut]
     frozen: CachesStates | None = None
+    references: Mapping[str, Tensor] = field(default_factory=dict)
     _drawn: dict[Stage, Episode] = field(default_factory=dict)
     _rows: dict[Stage, tuple[Tensor, Episode]] = field(default_factory=dict)
 
@@ -82,15 +85,28 @@ class HeldOutTasks:
             for name in chunks[0]
         }
         scales = {"logit_scale": _scales(kept, len(pool.names))} if calibrated else {}
+        gains = self._gains(scores, stage)
         return [
             TaskScores(
                 name,
                 scores["skill"][:, t],
                 {metric: scores[metric][:, t].mean(1) for metric in pool.kind.reported}
+                | {f"over_{who}": gain[:, t].mean(1) for who, gain in gains.items()}
+                | {
+                    f"over_{who}_se": gain[:, t].std(1) / math.sqrt(n_episodes)
+                    for who, gain in gains.items()
+                }
                 | {metric: value[:, t] for metric, value in scales.items()},
             )
             for t, name in enumerate(pool.names)
         ]
+
+    def _gains(self, scores: Mapping[str, Tensor], stage: Stage) -> dict[str, Tensor]:
+        """By reference, the differences (l, t, n) from its scores."""
+        if stage != "test" or not self.references:
+            return {}
+        own = scores["accuracy"] if "accuracy" in scores else scores["skill"]
+        return {who: own - theirs.to(own) for who, theirs in self.references.items()}
 
     def _answered(self, params: Params, hyper: Hyperparameters, stage: Stage) -> Iterator[Answered]:
         """The outputs of l models for the scoring episodes of a stage, in chunks of episodes."""

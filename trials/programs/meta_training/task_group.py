@@ -1,7 +1,7 @@
 """The training tasks of one kind, with their weighted loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ class TaskGroup:
     train: the pool of the training tasks of this kind, if there are any.
     held_out: for each stage the pool that scores it. Its episodes are the same for every trial.
     frozen: the frozen part of the model, whose results the learner takes instead of inputs.
+    references: scores of other models, see `HeldOutTasks`.
     sampled: whether task weights are sampling probabilities of episodes instead of loss weights.
     """
 
@@ -66,11 +67,12 @@ class TaskGroup:
     sampled: bool = False
     teacher_signal: TeacherSignal | None = None
     frozen: CachesStates | None = None
+    references: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def scoring(self) -> HeldOutTasks:
         """The held-out tasks of this kind."""
-        return HeldOutTasks(self.learner, self.held_out, self.frozen)
+        return HeldOutTasks(self.learner, self.held_out, self.frozen, self.references)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:

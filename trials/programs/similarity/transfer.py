@@ -81,7 +81,8 @@ def labelled(pool: Rows, task: int, generator: torch.Generator) -> tuple[Tensor,
     if isinstance(pool, RegressionPool):
         n = int(pool.n_members[task])
         chosen = torch.randperm(n, generator=generator)[:_EXAMPLES]
-        return pool.members[task, chosen], pool.values[task, chosen, None].float()
+        place = pool.first[task] + chosen
+        return pool.members[place], pool.values[place, None].float()
     groups: list[tuple[int, int]] = [
         (g, c) for g in range(int(pool.n_groups[task])) for c in range(int(pool.n_classes[task, g]))
     ]

@@ -1,0 +1,1 @@
+"""How the cells of a table become features: missing values, categories, means, splits."""
