@@ -20,8 +20,8 @@ from fewshot.tasks.pool import pool
 from fewshot.tasks.regression import regression_pool
 from trials.contract import Recipe, TaskSpec
 from trials.data.disjoint import kept_rows, shared_rows
-from trials.data.modalities import modality_errors
 from trials.data.fixed_classes import classes_that_differ
+from trials.data.modalities import modality_errors
 from trials.data.shared_groups import kept_of_groups, shared_groups
 from trials.data.sources import Load, Sources
 
