@@ -152,7 +152,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
             try:
                 if writer is None:  # MLflow may be away when the helper starts
                     writer = RunWriter(first["uri"], first["search_id"], ids)
-                    gc.freeze()  # a collection over MLflow's modules takes as long as ten runs
+                    gc.freeze()  # collections need not visit MLflow's modules
                 _write(writer, ids, json.loads(line))
             except Exception as raised:
                 error = (str(raised), code(raised))
