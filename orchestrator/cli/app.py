@@ -86,6 +86,9 @@ def _options(
     # The driver's matrices are small: more threads for them would only take the workers' cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    # While its database is away, MLflow logs a traceback for each attempt; our sender says it once.
+    for name in ("mlflow.store.db.utils", "psycopg"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

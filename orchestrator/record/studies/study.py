@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import FewtuneError
+from orchestrator.record.studies.database import open_database, patiently, trial_id
 from orchestrator.record.studies.journal import Journal, open_for_reading
 from orchestrator.space.choices import Choice, WholeRange
 from orchestrator.space.search_space import Range, Values
@@ -80,15 +81,17 @@ class StudyRecord:
 
     Only one process writes to a study, so the study is read once and then cached; the cost of an
     operation does not grow with the number of trials.
+
+    While a database does not answer, each operation waits for it; see `patiently`.
     """
 
     def __init__(self, storage: BaseStorage, name: str, box: Box) -> None:
         self._storage, self._distributions = storage, distributions(box)
-        self._study = storage.get_study_id_from_name(name)
-        trials = storage.get_all_trials(self._study, deepcopy=False)
+        self._study = patiently(lambda: storage.get_study_id_from_name(name))
+        trials = patiently(lambda: storage.get_all_trials(self._study, deepcopy=False))
         self._ids = [trial._trial_id for trial in trials]
         self._trials = [_studied(trial) for trial in trials]
-        self._notes = dict(storage.get_study_user_attrs(self._study))
+        self._notes = dict(patiently(lambda: storage.get_study_user_attrs(self._study)))
 
     @classmethod
     def open(cls, storage: BaseStorage, name: str, box: Box) -> "StudyRecord":
@@ -96,7 +99,8 @@ class StudyRecord:
         try:
             return cls(storage, name, box)
         except KeyError:
-            storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            with suppress(optuna.exceptions.DuplicatedStudyError):  # created, but not confirmed
+                patiently(lambda: storage.create_new_study([StudyDirection.MAXIMIZE], name))
             return cls(storage, name, box)
 
     def __len__(self) -> int:
@@ -119,11 +123,29 @@ class StudyRecord:
             distributions={name: self._distributions[name] for name in params},
             user_attrs=dict(notes or {}),
         )
-        # One operation, so that a crash leaves either the whole trial or nothing.
-        self._ids.append(self._storage.create_new_trial(self._study, trial))
+        self._ids.append(self._create(trial))
         trial.number = len(self._trials)
         self._trials.append(_studied(trial))
         return self._trials[-1]
+
+    def _create(self, trial: FrozenTrial) -> int:
+        """Create the trial in the storage; returns its id there."""
+        number, storage = len(self._trials), self._storage
+
+        # One operation, so that a crash leaves either the whole trial or nothing.
+        def create() -> int:
+            return storage.create_new_trial(self._study, trial)
+
+        if not isinstance(storage, RDBStorage):
+            return create()
+        id = patiently(create, lambda: trial_id(storage, self._study, number) or create())
+        # Optuna repeats a creation whose confirmation was lost, and then there are two.
+        if patiently(lambda: trial_id(storage, self._study, number)) != id:
+            raise FewtuneError(
+                f"The study has a trial {number} that this search did not create. If nobody else "
+                "writes to it, the connection to the database was cut; continue with `--resume`."
+            )
+        return id
 
     def adopt(self, number: int) -> int:
         """Take over a running trial whose driver or worker is gone; returns the attempt number."""
@@ -135,7 +157,8 @@ class StudyRecord:
         """Record the score at a step; a later score for the same step is ignored."""
         trial = self._trials[number]
         if step not in trial.reports:
-            self._storage.set_trial_intermediate_value(self._ids[number], step, score)
+            id = self._ids[number]
+            patiently(lambda: self._storage.set_trial_intermediate_value(id, step, score))
             self._trials[number] = replace(trial, reports={**trial.reports, step: score})
 
     def finish(self, number: int, outcome: Outcome, score: float, notes: Mapping[str, Any]) -> None:
@@ -143,12 +166,14 @@ class StudyRecord:
         if self._trials[number].state != "running":
             return
         self._note_of(number, notes)
-        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(outcome)
-        self._storage.set_trial_state_values(
-            self._ids[number],
-            state or TrialState.FAIL,
-            None if outcome == "failed" or math.isnan(score) else [score],
-        )
+        ends = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        state, id = ends.get(outcome, TrialState.FAIL), self._ids[number]
+        values = None if outcome == "failed" or math.isnan(score) else [score]
+
+        def end() -> bool:
+            return self._storage.set_trial_state_values(id, state, values)
+
+        patiently(end, lambda: self._storage.get_trial(id).state.is_finished() or end())
         self._trials[number] = replace(self._trials[number], state=outcome, ended=time.time())
 
     @property
@@ -157,7 +182,7 @@ class StudyRecord:
         return self._notes
 
     def note(self, key: str, value: Any) -> None:
-        self._storage.set_study_user_attr(self._study, key, value)
+        patiently(lambda: self._storage.set_study_user_attr(self._study, key, value))
         self._notes[key] = value
 
     def sync(self) -> None:
@@ -166,8 +191,9 @@ class StudyRecord:
             self._storage.sync()
 
     def _note_of(self, number: int, notes: Mapping[str, Any]) -> None:
+        storage, id = self._storage, self._ids[number]
         for key, value in notes.items():
-            self._storage.set_trial_user_attr(self._ids[number], key, value)
+            patiently(partial(storage.set_trial_user_attr, id, key, value))
         trial = self._trials[number]
         self._trials[number] = replace(trial, notes={**trial.notes, **notes})
 
@@ -188,7 +214,7 @@ def _studied(trial: FrozenTrial) -> StudiedTrial:
 def open_storage(storage: str) -> Iterator[BaseStorage]:
     """Open a storage: a journal file, to which no other process may write, or a database URL."""
     if "://" in storage:
-        yield _database(storage)
+        yield open_database(storage)
         return
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,16 +225,6 @@ def open_storage(storage: str) -> Iterator[BaseStorage]:
         journal.close()
 
 
-def _database(url: str) -> RDBStorage:
-    try:
-        return RDBStorage(url)
-    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error).partition("\n")[0]  # the rest has the URL, maybe with a password
-        raise input_error(
-            "FEWTUNE_STORAGE", f"can't be used: {reason}", None, "Check the URL."
-        ) from None
-
-
 def read_study(storage: str, name: str) -> StudyRecord | None:
     """Open the study `name` for reading; None if it does not exist.
 
@@ -216,7 +232,7 @@ def read_study(storage: str, name: str) -> StudyRecord | None:
     """
     if "://" not in storage and not Path(storage).exists():
         return None
-    backend = _database(storage) if "://" in storage else open_for_reading(Path(storage))
+    backend = open_database(storage) if "://" in storage else open_for_reading(Path(storage))
     try:
         return StudyRecord(backend, name, {})
     except KeyError:
@@ -228,7 +244,7 @@ def delete_studies(storage: str, name: str) -> None:
     if "://" not in storage:
         Path(storage).unlink(missing_ok=True)
         return
-    backend = _database(storage)
+    backend = open_database(storage)
     for study in (name, f"{name}/final", f"{name}/test"):
         with suppress(KeyError):
             backend.delete_study(backend.get_study_id_from_name(study))

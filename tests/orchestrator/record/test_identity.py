@@ -117,7 +117,8 @@ def test_without_the_storages_variable_a_search_is_not_begun_again(
 ) -> None:
     monkeypatch.setenv("FEWTUNE_STORAGE", f"{database}?password=secret")
     monkeypatch.setattr(
-        "orchestrator.record.studies.study.RDBStorage", lambda url: _at(url.partition("?")[0])
+        "orchestrator.record.studies.database.RDBStorage",
+        lambda url, **options: _at(url.partition("?")[0]),
     )
     begun(home, config())
     assert "secret" not in home.identity("toy").read_text()
