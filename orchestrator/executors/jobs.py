@@ -5,8 +5,9 @@ command line, and the environment variables in `PASSED_ON` that are set here.
 
 Secrets: everyone with the cluster's token can read a job's entrypoint, metadata and environment
 variables. The entrypoint is also in the head's process list, and the variables are in the nodes'
-logs. So a value with a password is refused. Set passwords in the environment of `ray start` on the
-head, which the driver inherits. The configuration file is not checked for passwords.
+logs. So a value with a password is refused, and so is a variable with parameters: `?sig=...` of a
+signed URL is a password too. Set passwords in the environment of `ray start` on the head, which the
+driver inherits.
 
 States: after the head is lost, its job may be listed as RUNNING for ever. The study is the source
 of truth; it is always safe to call `stop` and to submit again with `resume`.
@@ -26,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from fewshot.errors.inputs import InputError, input_error
-from orchestrator.config.passwords import has_password, redacted
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from orchestrator.config.passwords import has_password, redacted, without_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,7 @@ def submit(
     _check_name(name)
     if not config.is_file():
         raise input_error("CONFIG", "must be a file.", str(config))
-    for path, value in (("--home", home), *(("--set", override) for override in overrides)):
-        _refuse_password(path, value)
+    _refuse_passwords(config, home, overrides)
     variables = _variables()
     with _answered(where := _where(address)):
         client = _client(where)
@@ -165,8 +165,6 @@ def _entrypoint(home: str, overrides: Sequence[str], resume: bool) -> str:
 def _variables() -> dict[str, str]:
     """Environment of the job: the set variables of `PASSED_ON`, and how Ray stops the job."""
     passed = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    for name, value in passed.items():
-        _refuse_password(name, value)
     # Ray reads these two in the job supervisor, which gets the job's own variables.
     return passed | {
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
@@ -277,12 +275,29 @@ def _check_name(name: str) -> None:
         raise input_error("NAME", rule, name)
 
 
-def _refuse_password(path: str, value: str) -> None:
-    if has_password(value):
-        raise input_error(
-            path,
-            "must not contain a password: everyone with the cluster's token could read it.",
-            redacted(value),
-            "Remove the password and set it on the head, in the environment of `ray start` "
-            "(PGPASSWORD or ~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow).",
-        )
+def _refuse_passwords(config: Path, home: str, overrides: Sequence[str]) -> None:
+    """Raise InputError with all places from which a password would get into the job."""
+    said = [("--home", home), *(("--set", override) for override in overrides)]
+    details = [_password(path, redacted(value)) for path, value in said if has_password(value)]
+    # Which parameter of an unknown service is a password can't be told by its name.
+    variables = {name: os.environ.get(name, "") for name in PASSED_ON}
+    details += [
+        _password(name, without_parameters(value))
+        for name, value in variables.items()
+        if without_parameters(value) != value
+    ]
+    for number, line in enumerate(config.read_text(errors="replace").splitlines(), start=1):
+        if "://" in line and has_password(line):
+            details.append(_password(f"CONFIG, line {number}", redacted(line.strip())))
+    if details:
+        raise InputError(details)
+
+
+def _password(path: str, shown: str) -> ErrorDetail:
+    return ErrorDetail(
+        path,
+        "must not contain a password: everyone with the cluster's token could read it.",
+        shown,
+        "Remove it and set it on the head, in the environment of `ray start` (PGPASSWORD or "
+        "~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow).",
+    )

@@ -250,21 +250,38 @@ class TestWithoutACluster:
             ("--home", {"home": "ftp://me:hunter2@host/home"}),
             ("--set", {"overrides": ["storage=postgresql://me:hunter2@host/db"]}),
             ("--set", {"overrides": ["a=1", "storage=postgresql://host/db?password=hunter2"]}),
-            ("MLFLOW_TRACKING_URI", {}),
+            ("--set", {"overrides": ["data=https://host/d?X-Amz-Signature=hunter2&b=1"]}),
+            ("MLFLOW_TRACKING_URI", "http://me:hunter2@host:5000"),
+            ("FEWTUNE_DATA", "https://host/d?sv=1&sig=hunter2"),
+            ("FEWTUNE_DATA", "https://host/d?anything=hunter2"),
+            ("AWS_ENDPOINT_URL", "https://host/#hunter2"),
+            ("CONFIG, line 2", "name: x\ndata: https://host/d?token=hunter2\n"),
         ],
     )
     def test_a_password_is_refused_and_not_repeated(self, path, given, config, monkeypatch):
-        if not given:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host:5000")
+        for variable in jobs.PASSED_ON:
+            monkeypatch.delenv(variable, raising=False)
+        if path.startswith("CONFIG"):
+            config.write_text(given)
+        elif isinstance(given, str):
+            monkeypatch.setenv(path, given)
+        more = given if isinstance(given, dict) else {}
         with pytest.raises(InputError) as caught:
-            jobs.submit(config, **{"name": "plain", "home": "/home", **given})
-        assert caught.value.details[0].path == path
+            jobs.submit(config, **{"name": "plain", "home": "/home", **more})
+        assert [detail.path for detail in caught.value.details] == [path]
         assert "hunter2" not in str(caught.value)
+
+    def test_all_passwords_are_refused_at_once(self, config, monkeypatch):
+        for variable in jobs.PASSED_ON:
+            monkeypatch.setenv(variable, "https://host/d?sig=hunter2")
+        with pytest.raises(InputError) as caught:
+            jobs.submit(config, name="plain", home="ftp://me:hunter2@host/home")
+        assert [detail.path for detail in caught.value.details] == ["--home", *jobs.PASSED_ON]
 
     def test_urls_without_a_password_are_no_secrets(self, monkeypatch):
         urls = {
             "FEWTUNE_DATA": "s3://bucket/data",
-            "MLFLOW_TRACKING_URI": "http://me@host:5000/a:b?x=1",
+            "MLFLOW_TRACKING_URI": "http://me@host:5000/a:b",
         }
         for variable in jobs.PASSED_ON:
             monkeypatch.delenv(variable, raising=False)
