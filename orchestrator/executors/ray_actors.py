@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,16 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from fewshot.errors.disk import disk_problem
+from fewshot.errors.inputs import FewtuneError
 from orchestrator.executors.inline import Worker, WorkerStates, as_worker_error
+from orchestrator.executors.local_cluster import LocalCluster
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
 from trials.programs.several_recipes import build_for_all
 
 log = logging.getLogger(__name__)
+
+# How often in a row, without a turn of a worker, Ray is started anew on this machine.
+_MAX_RAY_LOSSES = 3
 
 
 class _Actor:
@@ -53,7 +60,8 @@ class RayExecutor:
 
     It joins the cluster that RAY_ADDRESS names (Ray sets it inside a Ray job). Without RAY_ADDRESS
     it starts Ray on this machine for the time of the search. A worker that dies is restarted here
-    and not by Ray, because Ray would hide that its trials were lost.
+    and not by Ray, because Ray would hide that its trials were lost. If a part of the Ray on this
+    machine dies, Ray is started anew, and the trials of all workers are lost.
 
     lanes: number per worker, or a function that returns it; the function runs with the resources of
     a worker.
@@ -80,6 +88,7 @@ class RayExecutor:
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, Mapping[str, Outcome]]] = {}
         self._connection = join()
+        self._ray_losses = 0
         try:
             cluster = ray.cluster_resources()
             gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
@@ -97,8 +106,12 @@ class RayExecutor:
     def _ask_worker(self, lanes: Callable[[], int]) -> int:
         # With `max_calls=1` the process ends after the call and frees its memory.
         task = ray.remote(max_calls=1, **self._share)(_called)
+        reference = task.remote(lanes)
+        while not ray.wait([reference], timeout=1.0)[0]:
+            if part := self._dead_part():
+                raise _ray_lost(part)
         try:
-            return int(ray.get(task.remote(lanes)))
+            return int(ray.get(reference))
         except RayTaskError as error:
             raise as_worker_error(error.cause, 0) from None
 
@@ -116,7 +129,28 @@ class RayExecutor:
             reference = self._actors[worker].turn.remote(dict(release), list(admit))
             self._pending[reference] = (worker, release)
 
+    def _dead_part(self) -> str:
+        """The name of a part of Ray that has died, if this process started Ray; else empty."""
+        return "" if self._connection is None else self._connection.dead_part()
+
+    def _start_anew(self, part: str) -> Turn:
+        """Replace a Ray of which a part has died. The returned turn lists all trials."""
+        self._ray_losses += 1
+        if self._ray_losses > _MAX_RAY_LOSSES:
+            raise _ray_lost(part)
+        log.warning("ray lost part=%s; starting Ray anew", part)
+        assert self._connection is not None, "a cluster that others started is not watched"
+        releasing, self._pending = dict(self._pending.values()), {}
+        workers, self._actors = list(self._actors), {}  # if Ray does not start, there are none
+        self._connection.close()
+        self._connection = join()
+        self._actors = {worker: self._spawn(worker) for worker in workers}
+        lost = [self._roster.lost(worker, releasing.get(worker, {})) for worker in self._actors]
+        return replace(lost[0], lost=tuple(sorted(key for turn in lost for key in turn.lost)))
+
     def turn(self) -> Turn | None:
+        if part := self._dead_part():
+            return self._start_anew(part)
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=1.0)
         if not ready:
             return None
@@ -126,20 +160,32 @@ class RayExecutor:
         except RayActorError as error:
             if disk_problem(error):  # a full disk would kill the next worker too
                 raise
+            if part := self._dead_part():
+                self._pending[ready[0]] = (worker, release)
+                return self._start_anew(part)
             log.warning("worker lost worker=%d error=%s", worker, str(error).splitlines()[0])
             self._actors[worker] = self._spawn(worker)
             return self._roster.lost(worker, release)
         except RayTaskError as error:  # its own text has the whole traceback twice
             raise as_worker_error(error.cause, worker) from None
         self._roster.finish_turn(turn)
+        self._ray_losses = 0
         return turn
 
     def close(self) -> None:
-        for actor in self._actors.values():
-            ray.kill(actor)
+        if not self._dead_part():
+            for actor in self._actors.values():
+                ray.kill(actor)
         self._actors.clear()
         if self._connection is not None:
             self._connection.close()
+
+
+def _ray_lost(part: str) -> FewtuneError:
+    return FewtuneError(
+        f"Ray can't be used: its process {part} has died. Nothing that was reported is lost. Run "
+        "the same command with `--resume` to continue the search."
+    )
 
 
 class _Connection(threading.Thread):
@@ -148,11 +194,14 @@ class _Connection(threading.Thread):
     `ray.init` does not run in the main thread, because there it would replace our SIGTERM handler.
     The thread must outlive the cluster: Linux kills the processes that Ray starts when the thread
     that started them ends.
+
+    local: whether Ray is started on this machine, and ends with the connection.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, local: bool, **options: Any) -> None:
         super().__init__(name="ray-connection", daemon=True)
-        self._options = options
+        self._init = partial(ray.init, **options)
+        self._local = LocalCluster(self._init, ray.shutdown) if local else None
         self._connected, self._closed = threading.Event(), threading.Event()
         self._error: BaseException | None = None
 
@@ -160,7 +209,7 @@ class _Connection(threading.Thread):
         # Ray's processes inherit this mask: closing the terminal must not end them before us.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
-            ray.init(**self._options)
+            self._init() if self._local is None else self._local.start()
         except BaseException as error:
             self._error = error
         self._connected.set()
@@ -176,8 +225,12 @@ class _Connection(threading.Thread):
             self._closed.set()
             raise self._error
 
+    def dead_part(self) -> str:
+        """The name of a part of a local Ray that has died; empty if Ray can be used."""
+        return "" if self._local is None else self._local.dead_part()
+
     def close(self) -> None:
-        ray.shutdown()
+        ray.shutdown() if self._local is None else self._local.end()
         self._closed.set()
 
 
@@ -200,7 +253,7 @@ def join() -> _Connection | None:
         options |= {"address": "local", "include_dashboard": False}
     else:
         options["address"] = "auto"
-    connection = _Connection(**options)
+    connection = _Connection(local=local, **options)
     connection.open()
     if local and not ip_address(ray.util.get_node_ip_address()).is_loopback:
         log.warning(
