@@ -87,6 +87,8 @@ def token_cluster() -> Iterator[TokenCluster]:
             "PATH": f"{BIN}:{env.get('PATH', '')}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_file),
+            # Else `ray start` takes this machine's address in place of 127.0.0.1.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
         }

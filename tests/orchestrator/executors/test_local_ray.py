@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
@@ -69,9 +70,9 @@ def listening(pid):
     psutil = importlib.import_module("psutil")  # Ray's copy
     found = []
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-        for one in process.net_connections("inet"):
-            if one.status == psutil.CONN_LISTEN:
-                found.append((process.name(), one.laddr))
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            name, all_of_it = process.name(), process.net_connections("inet")
+            found += [(name, one.laddr) for one in all_of_it if one.status == psutil.CONN_LISTEN]
     return found
 
 
