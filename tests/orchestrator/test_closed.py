@@ -60,7 +60,9 @@ def test_a_search_listens_on_the_loopback_interface_only(tmp_path: Path) -> None
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "orchestrator.cli", "search", str(config), "--home", str(home)]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 500
         while not (records := read_records("toy", Home(home))) or not len(records.search):
