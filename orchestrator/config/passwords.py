@@ -24,5 +24,9 @@ def redacted(text: str) -> str:
 
 
 def without_parameters(url: str) -> str:
-    """The URL with three stars in place of its password, its parameters and its fragment."""
-    return re.sub(r"([?#]).+", r"\1***", redacted(url), flags=re.DOTALL)
+    """The URL with three stars in place of its password, its parameters and its fragment.
+
+    A path is returned as it is.
+    """
+    shown = redacted(url)
+    return re.sub(r"([?#]).+", r"\1***", shown, flags=re.DOTALL) if "://" in url else shown

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 
 from fewshot.errors.inputs import FewtuneError
-from fewshot.errors.parts import failure_of
 from orchestrator.executors import orphans
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class LocalCluster:
                 self._start_once()
             except Exception as error:
                 self.end()
-                reason = failure_of(error).message
+                reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
                 if not left:
                     raise FewtuneError(
                         f"Ray can't be started on this machine: {reason}. If the machine is busy, "

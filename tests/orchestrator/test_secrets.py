@@ -48,7 +48,14 @@ def observed(command: list[str], env: Mapping[str, str], log: Path) -> tuple[int
     """The exit code of a command, and the command lines of its processes while it ran."""
     lines: set[str] = set()
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            cwd=log.parent,
+            env=env,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ray starts slowly beside other processes of its session
+        )
     root = psutil.Process(process.pid)
     while process.poll() is None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -114,9 +114,8 @@ def _chain(error: BaseException | None) -> Iterator[Any]:
         error = error.__cause__
 
 
-def trial_id(storage: BaseStorage, study: int, number: int) -> int | None:
+def trial_id(storage: RDBStorage, study: int, number: int) -> int | None:
     """The id of the trial with this number in a database; None if there is no such trial."""
-    assert isinstance(storage, RDBStorage), "other storages do not lose confirmations"
     try:
         return storage.get_trial_id_from_study_id_trial_number(study, number)
     except KeyError:

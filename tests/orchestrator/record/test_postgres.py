@@ -139,7 +139,13 @@ def test_a_search_survives_what_happens_to_its_databases(postgres, tmp_path: Pat
     command = [sys.executable, "-m", "orchestrator.cli", "search", str(config)]
     command += ["--home", str(home), "--executor", "inline"]
     with log.open("w") as output:
-        search = subprocess.Popen(command, env=env, stdout=output, stderr=output)
+        search = subprocess.Popen(
+            command,
+            cwd=tmp_path,  # MLflow's artifacts are kept in the working directory
+            env=env,
+            stdout=output,
+            stderr=output,
+        )
     try:
         for n, mishap in enumerate((_cut, _restarted, _away)):
             _wait_for_trials(postgres, 4 + 4 * n, search, log)
