@@ -34,7 +34,7 @@ def outside(
         memory = rest.get("memory")
         return tuple(play(act, theirs, memory, rest["problem"], rest["keys"], trajectories))
 
-    return Rollout(*_Outside.apply(played, *leaves))
+    return Rollout(*_Outside.apply(played, *leaves))  # type: ignore[no-untyped-call]
 
 
 class _Outside(torch.autograd.Function):
@@ -60,6 +60,6 @@ class _Outside(torch.autograd.Function):
             ]
             for i in range(info.batch_size)
         ]
-        found = [_Outside.apply(function, *own) for own in lanes]
+        found = [_Outside.apply(function, *own) for own in lanes]  # type: ignore[no-untyped-call]
         stacked = tuple(torch.stack(parts) for parts in zip(*found, strict=True))
         return stacked, (0,) * len(stacked)

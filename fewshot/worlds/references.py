@@ -9,7 +9,7 @@ from fewshot.errors.inputs import input_error
 from fewshot.functional import Params
 from fewshot.randomness import fold
 from fewshot.worlds.base import World
-from fewshot.worlds.rollout import Before, returns_to_go, rollout
+from fewshot.worlds.rollout import Before, RollsOut, returns_to_go, rollout
 from fewshot.worlds.variants import random_action
 
 _PROBLEMS, _TRAJECTORIES = 128, 8
@@ -62,7 +62,7 @@ def references_of(world: World, path: str = "world", *, scored: bool = True) -> 
     return found
 
 
-def measured(world: World, problem: Tensor, keys: Tensor, expert: float) -> References:
+def measured(world: World | RollsOut, problem: Tensor, keys: Tensor, expert: float) -> References:
     """References from random actions in problems (b, n, p), each n times, with keys (b, n)."""
 
     def wanders(

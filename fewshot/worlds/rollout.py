@@ -41,7 +41,14 @@ Act = Callable[[Params, Tensor | None, Tensor, Before, Tensor], tuple[Tensor, Te
 
 @runtime_checkable
 class RollsOut(Protocol):
-    """The method, beside `problem`, of a world that is not a function of tensors."""
+    """A world that is not a function of tensors: it makes its trajectories itself."""
+
+    horizon: int
+    n_observation: int
+    actions: Actions
+
+    def problem(self, key: Tensor) -> Tensor:
+        """See `World.problem`."""
 
     def roll_out(
         self,
@@ -63,7 +70,7 @@ def no_action(actions: Actions, like: Tensor) -> Tensor:
 
 
 def rollout(
-    world: World,
+    world: World | RollsOut,
     act: Act,
     params: Params,
     memory: Tensor | None,
@@ -95,8 +102,8 @@ def _rolled_out(
     nothing = torch.zeros_like(problem[..., 0])
     before = Before(no_action(world.actions, keys), nothing, nothing + 1)
     count = torch.arange(trajectories * world.horizon, device=keys.device)
-    per_step = [fold(fold(keys, stream)[..., None], count) for stream in (_MOVE, _REWARD, _CHOICE)]
-    per_step = [own.unbind(-1) for own in per_step]
+    streams = [fold(fold(keys, stream)[..., None], count) for stream in (_MOVE, _REWARD, _CHOICE)]
+    per_step = [own.unbind(-1) for own in streams]
     starts = fold(fold(keys, _START)[..., None], count[:trajectories]).unbind(-1)
     for start in range(trajectories):
         state, alive = world.initial(starts[start], problem), nothing + 1

@@ -81,4 +81,5 @@ class Tabular:
             values = means + (chances * after).sum(-1)
             is_now = (step == _HORIZON - left).unsqueeze(-1)
             best = torch.where(is_now, values.argmax(-1), best)
-        return best.gather(-1, state[..., :1].long()).squeeze(-1)
+        chosen: Tensor = best.gather(-1, state[..., :1].long()).squeeze(-1)
+        return chosen

@@ -24,8 +24,9 @@ def linear_baseline(found: Rollout, returns: Tensor) -> Tensor:
     x = torch.cat(parts, -1).transpose(0, 1).flatten(1, 2)  # (b, h * n, features)
     own = x * found.alive.transpose(0, 1).flatten(1)[..., None]
     square = own.mT @ x + _PENALTY * torch.eye(x.shape[-1], device=x.device)
-    fitted, _ = solve_ex(square, own.mT @ returns.transpose(0, 1).flatten(1)[..., None])
-    return (x @ fitted).view(-1, h, n).transpose(0, 1)
+    fitted: Tensor = solve_ex(square, own.mT @ returns.transpose(0, 1).flatten(1)[..., None]).result
+    expected: Tensor = (x @ fitted).view(-1, h, n).transpose(0, 1)
+    return expected
 
 
 def standardised(advantages: Tensor, alive: Tensor) -> Tensor:

@@ -82,7 +82,8 @@ class RL2:
         chances = log_probabilities(self._actions, params, logits, found.actions)
         losses = -chances * gains + 0.5 * ((returns - expected) / unit).square()
         losses = losses - self._entropy * entropies(self._actions, params, logits)
-        return (losses * found.alive).sum(0) / found.alive.sum(0)
+        means: Tensor = (losses * found.alive).sum(0) / found.alive.sum(0)
+        return means
 
     def _advantages(self, rewards: Tensor, expected: Tensor) -> Tensor:
         """Generalised advantages (h, b), from the expected returns (h, b) before each step.
@@ -149,7 +150,8 @@ class RL2:
         forget_kept, renew_kept, new_kept = kept.split(self._size, -1)
         share = (forget + forget_kept).sigmoid()
         fresh = (new + (renew + renew_kept).sigmoid() * new_kept).tanh()
-        return share * memory + (1 - share) * fresh
+        mixed: Tensor = share * memory + (1 - share) * fresh
+        return mixed
 
     def _outputs(self, params: Params, found: Rollout) -> Tensor:
         """The outputs (h, b, n + 1) of the model, with gradients, for steps that were taken."""
@@ -171,4 +173,5 @@ class RL2:
             new = self._next(params, memory, read[t])
             memory = torch.where(found.alive[t][:, None] > 0, new, memory)
             memories.append(memory)
-        return self._model.apply(params, torch.cat(memories)).unflatten(0, (h, b))
+        outputs: Tensor = self._model.apply(params, torch.cat(memories)).unflatten(0, (h, b))
+        return outputs
