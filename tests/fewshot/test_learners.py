@@ -43,6 +43,7 @@ class TestEveryOtherLearner(LearnerLaws):
 HYPER = {
     "lr/outer": torch.tensor(0.01, dtype=torch.float64),
     "lr/inner": torch.tensor(0.4, dtype=torch.float64),
+    "modal/text": torch.tensor(0.3, dtype=torch.float64),
     "lr/adapt": torch.tensor(0.3, dtype=torch.float64),
     "adapt/steps": torch.tensor(2.0, dtype=torch.float64),
 }

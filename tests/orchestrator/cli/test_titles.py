@@ -62,7 +62,8 @@ def test_pictures_with_titles_go_the_whole_way(way, tmp_path, called):
     if way == "clip":
         (tmp_path / "clip").mkdir()
         tiny_clip(tmp_path / "clip")
-        search["model"] = {"name": "two_towers", "text": 24, "towers": "residual", "hidden": 16}
+        search["steps"] = 150
+        search["model"] = {"name": "two_towers", "text": 24, "hidden": 16, "n_out": 8}
     path, home = tmp_path / "search.yaml", tmp_path / "home"
     path.write_text(yaml.safe_dump(search))
     code, out, err = called("search", path, "--executor", "inline", "--home", home, "--json")
