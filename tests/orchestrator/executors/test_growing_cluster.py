@@ -1,6 +1,10 @@
 """`workers: auto` on a cluster whose nodes come and go. All nodes are on this machine."""
 
+import importlib
+import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,20 +15,39 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
-def grown(tmp_path_factory):
+def grown(monkeypatch):
     """A cluster with a head that has no room for a worker, and one node that has."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False},
-    )
-    made.first = made.add_node(num_cpus=1, wait=True)
+    # Ray writes the address of the cluster to this folder; other tests must not find it. The
+    # folder is directly in /tmp, as the path of a socket has at most 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="ftg", dir="/tmp"))
+    (folder / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    made = Cluster()
+    added(made, num_cpus=0, include_dashboard=False)
+    added(made, num_cpus=1)
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
     made.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def added(cluster, **options):
+    """A new node. On a busy machine it may take longer than the 30 s that Ray allows."""
+    own = importlib.import_module("psutil").Process()
+    before = set(own.children(recursive=True))
+    for left in reversed(range(8)):
+        try:
+            return cluster.add_node(**options)
+        except Exception:
+            for process in set(own.children(recursive=True)) - before:
+                process.kill()  # what has started of this node
+            if not left:
+                raise
+    raise AssertionError
 
 
 def until(condition, executor, seconds=300):
@@ -47,7 +70,7 @@ def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
     )
     try:
         assert executor.idle() == {0: 1}
-        second = grown.add_node(num_cpus=1)
+        second = added(grown, num_cpus=1)
         until(lambda: len(executor.idle()) == 2, executor)
         spec = case.spec(0, rungs=(1, 200_000))
         executor.send_orders(1, {}, [spec])
