@@ -13,6 +13,7 @@ minus ||b||^2 / (2 s_b^2), where s_b is chosen on episodes of the training tasks
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -168,7 +169,7 @@ def _of_classes(
 ) -> PooledModel | None:
     assert isinstance(test, TaskPool), "tasks of one kind have the same pools"
     used = torch.cat([train.rows[i].cpu() for i in own]).unique()
-    texts = np.full(len(x), "", dtype=object)
+    texts: np.ndarray[Any, np.dtype[np.object_]] = np.full(len(x), "", dtype=object)
     columns = {spec.dataset: spec for spec in (*specs["test"], *(specs["train"][i] for i in own))}
     for dataset, spec in columns.items():  # all of them predict the same column
         labels = sources.labels(spec, f"tasks.{spec.name}")
