@@ -8,6 +8,7 @@ an episode, so the score is the share of the variance of all numbers of the task
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ class RegressionPool:
         )
 
     def to(self, device: torch.device) -> "RegressionPool":
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

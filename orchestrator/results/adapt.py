@@ -123,6 +123,7 @@ def _adapt_classification(
 ) -> Adapted:
     labels = dataset.columns[label].fillna("").astype(str).to_numpy()
     classes = sorted(set(labels) - {""})
+    _check_classes(config, folder, classes)
     support = _support(labels, classes, shots, str(part.options["path"]))
     rest = np.setdiff1d(np.arange(len(labels)), support)
     if not len(rest):
@@ -144,6 +145,18 @@ def _adapt_classification(
     parts = _parts(made, part, dataset, label, tuple(classes), len(support), out)
     place = _write(out, table, metrics, parts)
     return Adapted(place, len(classes), len(support), len(rest), metrics, made.unlike)
+
+
+def _check_classes(config: Config, folder: Path, classes: list[str]) -> None:
+    """Raises InputError if the model knows its classes by their order, and these are others."""
+    place = folder / "labels.json"
+    if not config.episodes.fixed_classes or not place.exists():
+        return
+    known = json.loads(place.read_text(encoding="utf-8"))
+    if classes != known:
+        rule = f"must have the classes that the model was trained on: {', '.join(known)}."
+        remedy = "Name them in the same way."
+        raise input_error("--data", rule, ", ".join(classes), remedy)
 
 
 def _class_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:

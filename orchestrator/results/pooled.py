@@ -42,14 +42,18 @@ def pooled_comparisons(
         return []
     tasks = own[0].notes["tasks"]
     return [
-        PooledComparison(name, task, _difference([t.notes["tasks"][task] for t in own], metric))
+        PooledComparison(name, task, gain_interval([t.notes["tasks"][task] for t in own], metric))
         for metric, name in _METRICS.items()
         for task, scores in tasks.items()
         if metric in scores
     ]
 
 
-def _difference(by_seed: Sequence[Mapping[str, float]], metric: str) -> Interval:
+def gain_interval(by_seed: Sequence[Mapping[str, float]], metric: str) -> Interval:
+    """The mean of a difference from a pooled model, with its interval over episodes and seeds.
+
+    by_seed: for each training seed the metrics of a test task.
+    """
     gains = [scores[metric] for scores in by_seed]
     n, mean = len(gains), sum(gains) / len(gains)
     over_seeds = sum((gain - mean) ** 2 for gain in gains) / (n - 1) / n if n > 1 else 0.0

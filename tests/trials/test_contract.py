@@ -98,6 +98,7 @@ OTHERS = {
     "optimizer": "sgd",
     "precision": "tf32",
     "imbalance": "random",
+    "fixed_classes": True,
     "overlap": True,
     "function": TrainingFunction(name="loop:train", folder="/"),
 }

@@ -31,7 +31,7 @@ class TaskKind(NamedTuple):
 
     regresses: bool
     source: str  # "functions", "table" (rows whose features have units), or "rows" (all others)
-    scale: str = "support"  # of tables: by what features and numbers are scaled, see fewshot.tasks.tables.options
+    scale: str = "support"  # of tables: one of fewshot.tasks.tables.options.SCALES
 
 
 def task_kinds(recipe: Recipe) -> dict[TaskKind, dict[str, tuple[TaskSpec, ...]]]:

@@ -9,7 +9,8 @@ the group is not an individual, and splits may share it.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ class GroupSides(NamedTuple):
     column: str
     sides: Sides
     identity: Hashes
-    names: "pd.Series[str]"  # of the groups, by row of `inputs`
+    names: "np.ndarray[Any, np.dtype[np.object_]]"  # of the groups, by row of `inputs`
 
 
 def group_sides(recipe: Recipe, sources: Sources) -> Iterator[GroupSides]:
@@ -50,15 +51,15 @@ def group_sides(recipe: Recipe, sources: Sources) -> Iterator[GroupSides]:
         if spec.within is not None and _individuals(sources, spec, f"tasks.{split}.{spec.name}")
     )
     for file, column in columns:
-        names = pd.Series("", index=range(len(sources.inputs)), dtype=object)
+        names = np.full(len(sources.inputs), "", dtype=object)
         sides: dict[str, dict[str, np.ndarray]] = {split: {} for split in _SPLITS}
         for split, spec in specs:
             if files[spec.dataset] == file:
                 place = f"tasks.{split}.{spec.name}"
                 rows, groups = sources.groups(spec, str(column), place)
-                names.iloc[rows] = groups
+                names[rows] = groups
                 sides[split][place] = rows
-        identity = np.asarray(pd.util.hash_array(names.to_numpy()), dtype=np.uint64)
+        identity = np.asarray(pd.util.hash_array(names), dtype=np.uint64)
         yield GroupSides(str(column), sides, identity, names)
 
 
@@ -66,7 +67,7 @@ def shared_groups(recipe: Recipe, sources: Sources) -> list[ErrorDetail]:
     """One error for each task that shares groups with a task of another split."""
     details = []
     for found in group_sides(recipe, sources):
-        errors = shared_rows(found.sides, found.identity, lambda row, _, f=found: _named(f, row))
+        errors = shared_rows(found.sides, found.identity, partial(_named, found))
         details += [
             replace(
                 error,
@@ -79,8 +80,9 @@ def shared_groups(recipe: Recipe, sources: Sources) -> list[ErrorDetail]:
     return details
 
 
-def _named(found: GroupSides, row: int) -> str:
-    return f"those of {found.column} {found.names.iloc[row]}"
+def _named(found: GroupSides, row: int, twin: int) -> str:
+    del twin  # a row of the same group
+    return f"those of {found.column} {found.names[row]}"
 
 
 def _file(sources: Sources, dataset: str) -> str:
@@ -105,7 +107,7 @@ def kept_of_groups(recipe: Recipe, sources: Sources) -> dict[str, np.ndarray]:
         later = np.empty(0, dtype=found.identity.dtype)
         for split in reversed(_SPLITS):
             own = [found.identity[rows] for rows in found.sides[split].values()]
-            on_file = found.names.to_numpy() != ""
+            on_file = found.names != ""
             mask = ~(np.isin(found.identity, later) & on_file)
             kept[split] = kept.get(split, np.ones(len(mask), dtype=bool)) & mask
             later = np.concatenate([later, *own])

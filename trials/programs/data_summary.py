@@ -17,6 +17,7 @@ from fewshot.randomness import fold
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool
 from trials.contract import Recipe
+from trials.data.fixed_classes import fixed_classes
 from trials.data.pools import TaskKind, dropped, pools_of, sources_of
 from trials.data.sources import Sources
 from trials.lanes import memory
@@ -57,7 +58,8 @@ class DataSummary:
     task_sizes: number of examples of each training task; empty for functions, which have no limit.
     figures: accuracies or skills of other models on the test tasks, such as the teacher and pooled
         models, to show beside the result.
-    classes: the classes of the new task; empty unless the program is adaptation.
+    classes: the classes of the new task if the program is adaptation, or the classes that all tasks
+        have if they keep their order; else empty.
     null_losses: for each training task the loss that its loss is divided by.
     untrained: the recipe of the untrained model; None if raw inputs carry no meaning.
     dropped: for each split the number of examples that are left out because a later split has them.
@@ -114,6 +116,7 @@ def summarise_data(recipe: Recipe, cache: Path, *, lanes: int = 1, workers: int 
     return DataSummary(
         features,
         known,
+        classes=fixed_classes(recipe, sources),
         figures=_teacher_accuracy(recipe, sources, cache, pools) | _pooled(parts),
         null_losses={name: loss for part in parts for name, loss in part.null_losses.items()},
         untrained=plain,

@@ -13,11 +13,14 @@ minus ||b||^2 / (2 s_b^2), where s_b is chosen on episodes of the training tasks
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from fewshot.episodes import Episode
+from fewshot.episodes import Episode, bounds
 from fewshot.functional import mask_absent_classes
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.scaled import scale_of
@@ -32,7 +35,8 @@ from trials.data.sources import Sources
 
 POOLED, WITH_OFFSET = "pooled", "pooled_offset"
 _PENALTY = 1e-3  # of the linear regression, for each row; features have variance 1
-_STREAM, _EPISODES = 5, 256  # the random stream of episodes that classes are learned from
+# The random stream of episodes that classes are learned from, their numbers per task, their rows.
+_STREAM, _FEWEST, _EPISODES, _MOST_ROWS = 5, 16, 256, 20_000
 _SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0)  # of the offsets of classes
 _STEPS, _RATE = 100, 0.5  # of the ascent that finds the offsets of classes
 _INVERSE_PENALTY = 0.1  # of the logistic regression, see `fit_logistic`
@@ -165,19 +169,17 @@ def _of_classes(
 ) -> PooledModel | None:
     assert isinstance(test, TaskPool), "tasks of one kind have the same pools"
     used = torch.cat([train.rows[i].cpu() for i in own]).unique()
-    texts = {}
-    for spec in (*(specs["train"][i] for i in own), *specs["test"]):
-        start = sources.offset[spec.dataset]
+    texts: np.ndarray[Any, np.dtype[np.object_]] = np.full(len(x), "", dtype=object)
+    columns = {spec.dataset: spec for spec in (*specs["test"], *(specs["train"][i] for i in own))}
+    for dataset, spec in columns.items():  # all of them predict the same column
         labels = sources.labels(spec, f"tasks.{spec.name}")
-        texts |= {start + row: str(text) for row, text in enumerate(labels)}
-    names = sorted({texts[row] for row in used.tolist()})
-    place = {name: code for code, name in enumerate(names)}
-    codes = torch.tensor([place.get(texts.get(row, ""), -1) for row in range(len(x))])
+        texts[sources.offset[dataset] :][: len(labels)] = labels
+    names = pd.Index(np.unique(texts[used.numpy()].astype(str)))
+    codes = torch.from_numpy(names.get_indexer(texts).astype(np.int64))
     asked = torch.cat([rows.cpu() for rows in test.rows])
     if len(names) < 2 or bool((codes[asked] < 0).any()):
         return None
-    key = fold(torch.tensor(recipe.seed), _STREAM)
-    drawn = train.by_row().to(torch.device("cpu")).draw(key, _EPISODES)
+    drawn = _training_episodes(recipe, train)
     rows = Episode(*(part[own].flatten(0, 1) for part in drawn))
     # Episodes have equally many examples of each class and task. Their rows are learned from, so
     # that the model does not learn how common a disease is in each hospital.
@@ -186,6 +188,14 @@ def _of_classes(
     model = PooledModel(x.float() @ weight + bias, codes, 0.0, False)
     likelihood = {s: _likelihood(model, rows, s) for s in _SPREADS}
     return PooledModel(model.outputs, codes, max(_SPREADS, key=lambda s: likelihood[s]), False)
+
+
+def _training_episodes(recipe: Recipe, train: TaskPool) -> Episode:
+    """Episodes of row numbers (t, n, ...) of the training tasks, with about `_MOST_ROWS` rows."""
+    way, shot, query = (bounds(count)[1] for count in (recipe.way, recipe.shot, recipe.query))
+    n = _MOST_ROWS // (len(train.names) * way * (shot + query))
+    key = fold(torch.tensor(recipe.seed), _STREAM)
+    return train.by_row().to(torch.device("cpu")).draw(key, max(_FEWEST, min(n, _EPISODES)))
 
 
 def _likelihood(model: PooledModel, rows: Episode, spread: float) -> float:
