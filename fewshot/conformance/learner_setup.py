@@ -37,7 +37,7 @@ def made(make: LearnerFactory, *, hidden: tuple[int, ...] = (8,), **options: Any
     # Few steps, because more steps test nothing more.
     few = {"adapt_steps": 2} if "adapt_steps" in options_of(make, ()) else {}
     options = {"way": WAY, **few, **options}
-    n_out = options["way"] if make.model_scores_classes else 6
+    n_out = options["way"] if make.model_scores_classes else 8
     return make(model=MLP(features=(WIDTH,), hidden=hidden, n_out=n_out), **options)
 
 
