@@ -80,6 +80,7 @@ class RayExecutor:
             self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
             self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
             self._follows, self._looked = workers is None, time.monotonic()
+            self._too_many = False  # more workers than the cluster has room for
             workers = workers or self._room()
             self._roster = WorkerStates(workers, self.lanes)
             for worker in range(workers):
@@ -136,11 +137,12 @@ class RayExecutor:
         return max(1, sum(rooms))
 
     def _follow_cluster(self) -> None:
-        """Start workers on nodes that have come."""
+        """Start workers on nodes that have come; note whether there are too many workers."""
         if not self._follows or time.monotonic() - self._looked < _SECONDS_TO_LOOK:
             return
         self._looked = time.monotonic()
         room = self._room()
+        self._too_many = len(self._actors) > room
         new = [worker for worker in range(room) if worker not in self._actors]
         for worker in new[: room - len(self._actors)]:
             log.info("worker_added worker=%d", worker)
@@ -212,16 +214,16 @@ class RayExecutor:
         waiting = [
             worker
             for worker in {worker for worker, _ in self._pending.values()}
-            if not self._signs.knows(worker) and self._spawned[worker] < since
+            if not self._signs.knows(worker) and (self._too_many or self._spawned[worker] < since)
         ]
         if not waiting or not any(map(self._signs.knows, self._actors)):
             return None
         worker = waiting[0]
         turn = self._hand_back(Turn(worker=worker))
         log.warning(
-            "worker_waits worker=%d its %d trials go to other workers, as it has not started for "
-            "%g s; it needs %s",
-            *(worker, len(turn.returned), self._signs.timeout, self._share),
+            "worker_waits worker=%d its %d trials go to other workers, as it has not started; it "
+            "needs %s",
+            *(worker, len(turn.returned), self._share),
         )
         self._roster.remove(worker)
         self._absent.add(worker)

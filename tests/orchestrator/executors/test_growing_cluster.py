@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.executors.test_executors import case, wait
+from tests.trials.conformance import retried
 
 __all__ = ["case"]  # a fixture
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -79,6 +80,10 @@ def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
         grown.remove_node(second, allow_graceful=False)
         turn = wait(executor)
         assert turn.lost == (spec.key,)
+        if turn.free:  # the connection has broken before the node was known to be lost
+            executor.send_orders(1, {}, [retried(spec)])
+            turn = wait(executor)
+            assert turn.returned == (spec.key,)
         assert turn.free == 0, "there is no room for a worker in its place"
         executor.send_orders(1, {}, [])  # as the loop does after each turn
         assert executor.idle() == {0: 1}
