@@ -538,7 +538,7 @@ WRONG = [
     ("tasks.overlap", 1, "true, false or drop"),
     ("datasets", [], "mapping"),
     ("datasets.glyphs", "glyphs", "mapping"),
-    ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, table, text"),
+    ("datasets.glyphs.source", "glyps", "must be one of glyphs, images, named_glyphs, table, text"),
     ("model.name", "mpl", f"must be one of {', '.join(sorted(MODELS))}"),
     ("learner.name", "proto", f"must be one of {', '.join(sorted(LEARNERS))}"),
     ("tasks.train.0.dataset", "gliphs", "must be one of glyphs"),
