@@ -159,7 +159,7 @@ class TestLengths:
 
 class TestRegistry:
     def test_an_unknown_dataset_is_told_with_the_known_ones(self, tmp_path):
-        with pytest.raises(InputError, match="glyphs, images, table, text"):
+        with pytest.raises(InputError, match="glyphs, images, named_glyphs, table, text"):
             load_dataset("mnist", {}, tmp_path)
 
     @pytest.mark.parametrize("name", DATASETS)
