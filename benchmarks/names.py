@@ -8,9 +8,9 @@ Three searches of configs/names.yaml, whose test characters are held out:
 - `names`: the weight of the names is searched;
 - `permuted`: the same, but each character has the name of another one of its block.
 
-Metrics: `accuracy` of the best candidate on the test tasks, with its interval over seeds and tasks;
-`gain`, the difference from `image`, paired by seed and task, in the same episodes; `modal_text`,
-the weight that the search has found; `cpu_seconds` of the search.
+Metrics of the exported model, which the validation characters choose: `accuracy` on the test tasks,
+with its interval over seeds and tasks; `gain`, the difference from `image`, paired by seed and
+task, in the same episodes; `modal_text`, the weight of its names. `cpu_seconds` of the search.
 """
 
 import argparse
@@ -19,12 +19,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from tidy import Row, figure, row, show, write
 
 from orchestrator import Search
 from orchestrator.record.home import Home
-from orchestrator.results.report.comparable import difference_on_tests
+from orchestrator.results.leaderboard import TESTED, measure_tables
 from orchestrator.results.report.findings import Findings, findings_of
+from orchestrator.search.finals.intervals import interval
 
 CONFIG = Path(__file__).parents[1] / "configs" / "names.yaml"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -73,20 +75,26 @@ def _cpu_seconds() -> float:
 
 
 def _rows(variant: str, found: Mapping[str, Findings]) -> list[Row]:
-    summary = found[variant].summary
-    best, tested = summary.candidate, summary.test["candidate"]
+    tested, best = _tested(found[variant]), found[variant].summary.best
     assert best is not None, "the search has ended"
-    n = found[variant].plan.seeds
-    weight = best.hyperparameters.get("modal/text", 0.0)
+    n, weight = len(tested), best.hyperparameters.get("modal/text", 0.0)
     rows = [
-        row("names", "unicode", variant, "accuracy", tested, n=n),
+        row("names", "unicode", variant, "accuracy", interval(tested, of_tasks=True), n=n),
         figure("names", "unicode", variant, "modal_text", weight),
     ]
     if variant != "image":
-        gain = difference_on_tests(found["image"], found[variant])
-        assert gain is not None, "both searches have a candidate"
+        gain = interval(tested - _tested(found["image"]), of_tasks=True)
         rows.append(row("names", "unicode", variant, "gain", gain, n=n))
     return rows
+
+
+def _tested(found: Findings) -> np.ndarray:
+    """Accuracies (seeds, tasks) of the exported model on the test tasks."""
+    summary = found.summary
+    assert summary.best is not None, "the search has ended"
+    chosen = [each for each in (summary.candidate, summary.uniform) if each is not None]
+    tables = measure_tables(found.records.test.trials(), chosen, summary.measure)
+    return tables[TESTED[summary.best.role]]
 
 
 def _options() -> argparse.Namespace:

@@ -4,7 +4,9 @@ An example with the embeddings f of its image and g of its text is represented b
 
 r = (1 - w) f + w g  with a text,  r = f  without one,
 
-and a class by the mean of its support examples. Queries usually show no text, so their r is f: the
+and a class by s times the mean of its support examples. The meta-parameter s, at first 1, shrinks
+prototypes of few noisy examples, which are too long; else even texts without meaning would help,
+because they shorten prototypes. Queries usually show no text, so their r is f: the
 text of a class must predict where the images of the class are. w in [0, 1] is the hyperparameter
 `modal/text`; at 0 only images are used.
 

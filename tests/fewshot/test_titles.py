@@ -75,13 +75,25 @@ def test_a_path_without_its_folder_is_recognised(folder):
         ("", "must not be empty."),
         ("file,text\n", "must have at least one row."),
         ("name,text\na/0.png,x\n", "must have the columns `file` and `text`."),
+        ("file,text,text\na/0.png,x,y\n", "two columns with the same name"),
         ("file\na/0.png\n", "must have the columns `file` and `text`."),
         ("file,title,note\na/0.png,x,y\n", "if it has more than two columns."),
-        ("file,text\na/0.png,x,y,z\n", "can't be read"),
+        ("file,text\na/0.png,x,y,z\n", "must have 2 cells in each row"),
     ],
 )
 def test_a_table_that_is_none_is_refused(folder, content, rule):
     assert any(rule in detail.rule for detail in refused(table(folder, content)))
+
+
+def test_a_title_with_a_comma_is_quoted(folder):
+    rows = "".join(f'{d}/{i}.png,"{d}, {i}"\n' for d in "ab" for i in (0, 1))
+    assert read(table(folder, f"file,text\n{rows}")) == ["a, 0", "a, 1", "b, 0", "b, 1"]
+
+
+def test_a_table_in_another_encoding_is_refused(folder):
+    (folder / "titles.csv").write_bytes("file,text\na/0.png,Größe\n".encode("latin-1"))
+    (detail,) = refused(folder)
+    assert "can't be read" in detail.rule
 
 
 def test_a_table_without_any_text_is_refused(folder):

@@ -1,5 +1,6 @@
 """Reads the titles of images from a table, and tells everything that is wrong with it at once."""
 
+import csv
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
-from fewshot.tasks.files import existing
+from fewshot.tasks.files import distinct_columns, existing
 
 FILE, TEXT = "file", "text"  # the columns of the table
 _SHOWN = 5
-_ENDINGS = (".csv", ".csv.gz")
+_ENDING = ".csv"
 
 
 def titles_of(text: str, folder: Path, files: Sequence[Path], where: str) -> list[str]:
@@ -48,21 +49,28 @@ def _path(text: object, folder: Path, where: str) -> Path:
     if "/" not in text and "\\" not in text and not text.startswith(("~", "$")):
         text = str(folder / text)
     path = existing(text, where)
-    if path.is_dir() or not path.name.endswith(_ENDINGS):
-        raise input_error(where, f"must be a file that ends in {' or '.join(_ENDINGS)}.", str(path))
+    if path.is_dir() or path.suffix.lower() != _ENDING:
+        raise input_error(where, f"must be a file that ends in {_ENDING}.", str(path))
     return path
 
 
 def _read(path: Path) -> pd.DataFrame:
     remedy = f"Write a table with the columns `{FILE}` and `{TEXT}`, and a row for each image."
     try:
-        # Without `keep_default_na=False` the title "null" would be a missing value.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError as error:
-        raise input_error(str(path), "must not be empty.", None, remedy) from error
-    except (OSError, ValueError, EOFError) as error:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
         raise input_error(str(path), f"can't be read: {error}", None, remedy) from error
-    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    if not rows:
+        raise input_error(str(path), "must not be empty.", None, remedy)
+    names = [name.strip() for name in rows[0]]
+    distinct_columns(names, path)
+    wrong = [",".join(row) for row in rows[1:] if len(row) != len(names)]
+    if wrong:
+        rule = f"must have {len(names)} cells in each row, as in the first one."
+        quoted = 'Write a title with a comma in quotes: mugs/1.png,"A mug, blue"'
+        raise input_error(str(path), rule, _listed(wrong), quoted)
+    table = pd.DataFrame(rows[1:], columns=names)
     details = []
     if FILE not in table or len(table.columns) < 2:
         rule = f"must have the columns `{FILE}` and `{TEXT}`."
