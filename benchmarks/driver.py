@@ -36,7 +36,7 @@ from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.sending.outbox import Outbox
 from trials.contract import (
     AdaptationResult,
     Outcome,

@@ -32,8 +32,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import Learner
-from fewshot.learners.maml import MAML
-from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.gradient.maml import MAML
+from fewshot.learners.metric.protonet import ProtoNet
 from fewshot.metrics import estimate
 from fewshot.models.base import Model
 from fewshot.models.convolution.conv import Conv

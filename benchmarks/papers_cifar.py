@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewshot.functional import Params
 from fewshot.models.convolution.conv import Conv
-from fewshot.tasks import images
+from fewshot.tasks.pictures import images
 
 WAY, QUERY = 20, 5  # of the training episodes
 WIDTH, NORM = 32, "group"

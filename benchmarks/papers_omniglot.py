@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fewshot.functional import Params
 from fewshot.models.convolution.conv import Conv
-from fewshot.tasks import images
+from fewshot.tasks.pictures import images
 
 SIZE = 14
 WAY, QUERY = 60, 3  # of the training episodes; the paper uses 60 and 5

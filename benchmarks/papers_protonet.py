@@ -10,7 +10,7 @@ from tidy import Row, row
 from torch import Tensor
 
 from fewshot.functional import Params
-from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.metric.protonet import ProtoNet
 from fewshot.metrics import Estimate
 from fewshot.models.base import Model
 from fewshot.tasks.pool import TaskPool

@@ -44,7 +44,7 @@ from orchestrator.search.finals.intervals import Interval
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.sending.outbox import Outbox
 
 LANES = 4
 # The sampler of each variant. `optuna_tpe_faq` has other coordinates, see `search_quality_faq`.

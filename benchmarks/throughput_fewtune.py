@@ -15,7 +15,7 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.leaderboard import summary_of
 from orchestrator.search.loop import Stopped
 from orchestrator.tracking import mlflow_client
-from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.sending import mlflow_sender as tracking
 from trials.lanes import checkpoint
 
 

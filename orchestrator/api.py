@@ -32,9 +32,9 @@ from orchestrator.results.predictor.predictor import Predictor
 from orchestrator.results.similarity.similarity import TaskSimilarity, measured
 from orchestrator.results.trial_table import trial_table
 from orchestrator.search.advice import Advice
+from orchestrator.search.decisions.own_trials import by_name, params_of
 from orchestrator.search.forecast import Forecast, forecast
 from orchestrator.search.loop import Stopped
-from orchestrator.search.own_trials import by_name, params_of
 from orchestrator.training_function import config_of
 from trials.own_loop import Trial
 

@@ -15,7 +15,7 @@ from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import Plan, plan_of, recipes_of
 from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
-from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 from orchestrator.mlflow_record import drained, recorded, recorder_of
 from orchestrator.record import identity
 from orchestrator.record.enqueued import EnqueuedTrials
@@ -28,9 +28,9 @@ from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
+from orchestrator.search.decisions.own_trials import FROM, trials_from
 from orchestrator.search.forecast import concurrency, lanes_of, workers_of, workers_per_gpu
 from orchestrator.search.loop import Stopped, run_search, score_untrained
-from orchestrator.search.own_trials import FROM, trials_from
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe
@@ -262,7 +262,7 @@ def _executor(
         )
     if not os.environ.get("RAY_ADDRESS"):
         restrict_ray_to_localhost()
-    from orchestrator.executors.ray_actors import RayExecutor  # Ray takes seconds to import
+    from orchestrator.executors.on_ray.ray_actors import RayExecutor  # Ray takes seconds to import
 
     return RayExecutor(
         plan.recipe,

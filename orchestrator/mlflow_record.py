@@ -19,9 +19,9 @@ from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
-from orchestrator.tracking import mlflow_sender as tracking
-from orchestrator.tracking import outbox
 from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
+from orchestrator.tracking.sending import mlflow_sender as tracking
+from orchestrator.tracking.sending import outbox
 
 # A finished search waits for MLflow until this many seconds pass without progress.
 _DRAIN_SECONDS = 60.0

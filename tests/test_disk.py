@@ -28,14 +28,14 @@ from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
 from orchestrator.record.studies.journal import _File
 from orchestrator.tracking import mlflow_runs as recording
-from orchestrator.tracking import outbox
+from orchestrator.tracking.sending import outbox
 from tests.orchestrator.tiny import config, quiet
 
 
 @pytest.fixture(autouse=True)
 def _no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWTUNE_STORAGE", raising=False)
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
 
 
 @pytest.fixture

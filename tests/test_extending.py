@@ -57,7 +57,7 @@ def test_new_parts_pass_the_suites(package, monkeypatch):
 @pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
 def test_new_parts_run_in_a_search(package, executor, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{ROOT}")  # for the workers on Ray
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
     small = {
         "search": {"trials": 4, "reference_trials": 2, "finalists": 1, "seeds": 2, "lanes": 4},
         "episodes": {"validation": 40, "test": 40},

@@ -17,7 +17,7 @@ from orchestrator.cli.output import Output
 from orchestrator.cli.searches import _interruptible
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
-from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.sending import mlflow_sender as tracking
 from tests.orchestrator.cli.test_cli import QUICKSTART, called, sets
 from tests.paths import ROOT
 

@@ -94,7 +94,7 @@ def config(folder: Path, learner: dict[str, object], space: dict[str, object]) -
 @pytest.fixture(scope="module", autouse=True)
 def _no_mlflow() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+        patch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
         yield
 
 

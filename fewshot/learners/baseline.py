@@ -30,7 +30,7 @@ from fewshot.functional import (
     mask_value,
     unit,
 )
-from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
+from fewshot.learners.metric.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _WEIGHT, _BIAS, _SCALE = "classes.weight", "classes.bias", "classes.log_scale"

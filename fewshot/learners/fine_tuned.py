@@ -17,8 +17,8 @@ from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Hyperparameters, Params, mask_absent_classes
 from fewshot.kinds import CLASSIFICATION
-from fewshot.learners.inner import InnerLoop
-from fewshot.learners.protonet import BIAS, WEIGHT, ProtoNet, prototype_layer
+from fewshot.learners.gradient.inner import InnerLoop
+from fewshot.learners.metric.protonet import BIAS, WEIGHT, ProtoNet, prototype_layer
 from fewshot.models.base import Model
 
 ADAPT_STEPS = 5

@@ -8,14 +8,14 @@ from fewshot.errors.inputs import input_error
 from fewshot.learners.base import ClassLoss, CustomLoss, Learner
 from fewshot.learners.baseline import Baseline
 from fewshot.learners.fine_tuned import FineTunedProtoNet
-from fewshot.learners.maml import MAML
-from fewshot.learners.matching import MatchingNet
-from fewshot.learners.meta_sgd import MetaSGD
-from fewshot.learners.modal_protonet import ModalProtoNet
-from fewshot.learners.protonet import ProtoNet
-from fewshot.learners.reptile import Reptile
-from fewshot.learners.ridge import Ridge
-from fewshot.learners.simpleshot import SimpleShot
+from fewshot.learners.gradient.maml import MAML
+from fewshot.learners.gradient.meta_sgd import MetaSGD
+from fewshot.learners.gradient.reptile import Reptile
+from fewshot.learners.metric.matching import MatchingNet
+from fewshot.learners.metric.modal_protonet import ModalProtoNet
+from fewshot.learners.metric.protonet import ProtoNet
+from fewshot.learners.metric.ridge import Ridge
+from fewshot.learners.metric.simpleshot import SimpleShot
 from fewshot.registry import options_of, resolve
 
 

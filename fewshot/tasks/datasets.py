@@ -8,8 +8,9 @@ from typing import Any
 from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean
 from fewshot.errors.parts import as_input_error
 from fewshot.registry import options_of, resolve
-from fewshot.tasks import glyphs, images, table, text
+from fewshot.tasks import glyphs, table, text
 from fewshot.tasks.base import Dataset
+from fewshot.tasks.pictures import images
 from fewshot.tasks.two_modalities import named_glyphs
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(

@@ -24,7 +24,7 @@ from torch import Tensor
 from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import write_atomically
-from fewshot.tasks.resizing import area_average
+from fewshot.tasks.pictures.resizing import area_average
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.registry import options_of, resolve
-from fewshot.worlds.bandit import Bandit
 from fewshot.worlds.base import World
-from fewshot.worlds.cartpole import CartPole
 from fewshot.worlds.environments import Gymnasium
-from fewshot.worlds.navigation import Navigation
-from fewshot.worlds.pendulum import Pendulum
-from fewshot.worlds.tabular import Tabular
+from fewshot.worlds.families.bandit import Bandit
+from fewshot.worlds.families.cartpole import CartPole
+from fewshot.worlds.families.navigation import Navigation
+from fewshot.worlds.families.pendulum import Pendulum
+from fewshot.worlds.families.tabular import Tabular
 from fewshot.worlds.variants import varied
 
 # Each takes its options.

@@ -142,7 +142,7 @@ def enqueue(
     from orchestrator.api import Search
     from orchestrator.record.home import Home
     from orchestrator.record.studies.study import read_study
-    from orchestrator.search.early_stopping import what_is_waited_for
+    from orchestrator.search.decisions.early_stopping import what_is_waited_for
 
     found, output = Search.open(name, home=home), Output()
     given = None if weights is None else _values(weights.split(","))

@@ -153,7 +153,7 @@ def _is_file(place: str, value: str, folder: Path) -> bool:
 def _beside(place: str, value: str, *folders: Path) -> str:
     """The path of a table of titles that is given by its name and is in one of the folders.
 
-    Otherwise it is in the folder of its images, which `fewshot.tasks.images` knows.
+    Otherwise it is in the folder of its images, which `fewshot.tasks.pictures.images` knows.
     """
     if not place.endswith(".text") or value.startswith(("~", "$")):
         return value

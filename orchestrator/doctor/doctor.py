@@ -14,7 +14,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.doctor.machine import LIBRARIES, findings_of_machine
-from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 from orchestrator.launch import check_room
 from orchestrator.record.home import Home
 from orchestrator.record.studies.storage_probe import unreachable
@@ -130,7 +130,7 @@ def _ray(home: Home, read: Sequence[str], here: Sequence[Finding]) -> Iterator[F
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         restrict_ray_to_localhost()
-    from orchestrator.executors.ray_probe import on_worker  # Ray takes seconds to import
+    from orchestrator.executors.on_ray.ray_probe import on_worker  # Ray takes seconds to import
 
     data = os.environ.get(_DATA, "")
     probe = on_worker(findings_of_machine, home.path, data, list(read))

@@ -25,7 +25,7 @@ from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudyRecord
-from orchestrator.tracking import outbox
+from orchestrator.tracking.sending import outbox
 
 log = logging.getLogger(__name__)
 

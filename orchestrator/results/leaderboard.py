@@ -18,7 +18,7 @@ from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.results.pooled import PooledComparison, pooled_comparisons
 from orchestrator.results.retrained import SKILLS, Finalist, best_of, exported, finalists_of, rank
-from orchestrator.search.early_stopping import reason_for_stop
+from orchestrator.search.decisions.early_stopping import reason_for_stop
 from orchestrator.search.finals.finalists import Role
 from orchestrator.search.finals.intervals import (
     NEGLIGIBLE,

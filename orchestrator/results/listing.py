@@ -14,7 +14,7 @@ from orchestrator.record.search_records import read_records
 from orchestrator.record.studies.study import delete_studies
 from orchestrator.results.leaderboard import summarise
 from orchestrator.results.liveness import ended_trials, with_driver
-from orchestrator.tracking.mlflow_sender import delete_runs
+from orchestrator.tracking.sending.mlflow_sender import delete_runs
 
 
 @dataclass(frozen=True)

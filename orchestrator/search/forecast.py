@@ -18,9 +18,9 @@ from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, advice_on_config
+from orchestrator.search.decisions.trial_sources import first_trials
 from orchestrator.search.durations import duration
 from orchestrator.search.finals.retrainings import most_retrainings
-from orchestrator.search.trial_sources import first_trials
 from trials.contract import TrialSpec
 from trials.errors import TrialError, advance_or_raise
 from trials.lanes import memory

@@ -11,6 +11,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudyRecord
+from orchestrator.search.decisions.trial_sources import SearchTrials
 from orchestrator.search.finals.finalists import UNTRAINED
 from orchestrator.search.finals.retrainings import (
     Retraining,
@@ -20,7 +21,6 @@ from orchestrator.search.finals.retrainings import (
     test_runs,
 )
 from orchestrator.search.scheduler import Scheduler
-from orchestrator.search.trial_sources import SearchTrials
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Executor, Recipe, Stage
 

@@ -10,10 +10,10 @@ from typing import Any
 from fewshot.metrics import Estimate
 from orchestrator.record.enqueued import ORIGIN
 from orchestrator.record.studies.study import StudyRecord
+from orchestrator.search.decisions.halving import Decision
+from orchestrator.search.decisions.trial_sources import TrialSource
 from orchestrator.search.failures import FailureMonitor
-from orchestrator.search.halving import Decision
 from orchestrator.search.losses import WorkerLosses
-from orchestrator.search.trial_sources import TrialSource
 from orchestrator.tracking.mlflow_runs import Recorder
 from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
 

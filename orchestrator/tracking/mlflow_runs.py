@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from fewshot.metrics import Estimate
 from orchestrator.tracking.events import Kind, RunEvent, clean
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.sending.outbox import Outbox
 from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
 from trials.programs.untrained import is_untrained
 

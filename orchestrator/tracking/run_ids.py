@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.tracking.outbox import read_lines
+from orchestrator.tracking.sending.outbox import read_lines
 
 
 class RunIds:

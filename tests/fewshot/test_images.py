@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from fewshot.errors.inputs import InputError
-from fewshot.tasks import image_folder
 from fewshot.tasks.files import write_atomically
-from fewshot.tasks.images import load
-from fewshot.tasks.resizing import area_average, to_inputs
+from fewshot.tasks.pictures import image_folder
+from fewshot.tasks.pictures.images import load
+from fewshot.tasks.pictures.resizing import area_average, to_inputs
 
 
 def archive(path, **arrays):
@@ -354,5 +354,5 @@ class TestRoom:
     def test_large_images_are_resized_a_few_at_a_time(self, monkeypatch):
         images = torch.randint(0, 256, (5, 40, 30), dtype=torch.uint8)
         whole = to_inputs(images, 8)
-        monkeypatch.setattr("fewshot.tasks.resizing._PIXELS", 2500)
+        monkeypatch.setattr("fewshot.tasks.pictures.resizing._PIXELS", 2500)
         torch.testing.assert_close(to_inputs(images, 8), whole)

@@ -13,12 +13,12 @@ from fewshot.conformance.problems import classes as episodes
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import InputError
 from fewshot.learners.fine_tuned import FineTunedProtoNet
+from fewshot.learners.gradient.maml import MAML
 from fewshot.learners.learners import LEARNERS
-from fewshot.learners.maml import MAML
-from fewshot.learners.matching import MatchingNet
-from fewshot.learners.protonet import ProtoNet
-from fewshot.learners.ridge import Ridge, ridge
-from fewshot.learners.simpleshot import SimpleShot
+from fewshot.learners.metric.matching import MatchingNet
+from fewshot.learners.metric.protonet import ProtoNet
+from fewshot.learners.metric.ridge import Ridge, ridge
+from fewshot.learners.metric.simpleshot import SimpleShot
 from fewshot.learners.teacher import fit_logistic
 from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained

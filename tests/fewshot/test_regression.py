@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
-from fewshot.learners.inner import InnerLoop
+from fewshot.learners.gradient.inner import InnerLoop
+from fewshot.learners.gradient.maml import MAML
+from fewshot.learners.gradient.meta_sgd import MetaSGD
+from fewshot.learners.gradient.reptile import Reptile
 from fewshot.learners.learners import LEARNERS
-from fewshot.learners.maml import MAML
-from fewshot.learners.meta_sgd import MetaSGD
-from fewshot.learners.reptile import Reptile
 from fewshot.models.mlp import MLP
 from fewshot.models.untrained import Untrained
 from tests.rounding import rounding

@@ -10,7 +10,7 @@ from fewshot.episodes import Episode
 from fewshot.kinds import REGRESSION
 from fewshot.learners.base import CustomLoss
 from fewshot.learners.learners import REGRESSORS
-from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.metric.protonet import ProtoNet
 from fewshot.learners.scaled import Scaled, scale_of
 from fewshot.models.untrained import Untrained
 from tests.fewshot.test_regression import HYPER, fresh, problems, query_loss, regressor

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from fewshot.errors.inputs import InputError
-from fewshot.tasks import image_folder, images
+from fewshot.tasks.pictures import image_folder, images
 from fewshot.tasks.two_modalities.titles import titles_of
 from tests.fewshot import pictures
 

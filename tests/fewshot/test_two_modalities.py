@@ -8,10 +8,10 @@ from torch.testing import assert_close
 
 from fewshot.conformance.two_modalities import TwoModalityLaws
 from fewshot.errors.inputs import InputError
-from fewshot.learners.modal_protonet import MODAL_TEXT, ModalProtoNet, fused
+from fewshot.learners.metric.modal_protonet import MODAL_TEXT, ModalProtoNet, fused
 from fewshot.models.pretrained.text_tower import embed_texts, save_pretrained
 from fewshot.models.two_towers import TwoTowers
-from fewshot.tasks import images
+from fewshot.tasks.pictures import images
 from fewshot.tasks.two_modalities import named_glyphs
 from fewshot.tasks.two_modalities.text_features import hashed
 from tests.fewshot import pictures, tiny_transformer, tiny_vision

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from fewshot.errors.inputs import InputError
 from fewshot.models.pretrained import vision
 from fewshot.models.pretrained.vision import embed_images
-from fewshot.tasks.images import load
+from fewshot.tasks.pictures.images import load
 from tests.fewshot import tiny_transformer, tiny_vision
 from tests.rounding import rounding
 from trials.data.disjoint import identities

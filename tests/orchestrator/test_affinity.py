@@ -15,7 +15,7 @@ SMALL += ["steps=2", "episodes.validation=5", "episodes.test=5", "search.lanes=1
 def test_the_sampler_gets_the_affinity_that_the_study_keeps(
     tmp_path, monkeypatch, home_with_glyphs
 ):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
     got, measured = [], []
     start, measure = Sampler.__init__, launch.affinities
 

@@ -10,7 +10,7 @@ from orchestrator.cli.app import main
 from orchestrator.mlflow_record import resent
 from orchestrator.record.home import Home
 from orchestrator.tracking.mlflow_client import connect
-from orchestrator.tracking.mlflow_sender import recorder
+from orchestrator.tracking.sending.mlflow_sender import recorder
 from tests.orchestrator import records
 from tests.orchestrator.tracking.test_mlflow_sender import points, runs
 

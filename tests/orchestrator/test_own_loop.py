@@ -39,7 +39,7 @@ CONFIG, TRAINER_CONFIG = (text for kind, text in BLOCKS if kind == "yaml")
 
 @pytest.fixture
 def no_mlflow(monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
 
 
 class TestTheConfig:
@@ -130,7 +130,7 @@ def test_a_trial_that_raises_hangs_or_exits_fails_alone(tmp_path, executor, no_m
 def finished(tmp_path_factory):
     home = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+        patch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
         search = Search(data(), home=home)
         search.run(executor="inline")
     return search

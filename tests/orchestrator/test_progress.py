@@ -18,8 +18,8 @@ from tests.orchestrator.toys import SIZES, Told, Toy
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
 
 
 def test_the_number_of_retrainings_is_known_from_the_start() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.config.loading import parse
 from orchestrator.config.sections.config import Config
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.sending.outbox import Outbox
 
 
 class Quiet(OutboxRecorder):

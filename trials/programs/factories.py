@@ -21,8 +21,8 @@ from fewshot.learners.learners import (
     learns_all_classes,
     supports_regression,
 )
+from fewshot.learners.metric.ridge import Ridge
 from fewshot.learners.per_task import PerTask
-from fewshot.learners.ridge import Ridge
 from fewshot.learners.scaled import Scale, Scaled, scale_of
 from fewshot.models.base import CachesStates, Model, OnStates
 from fewshot.models.columns import OutputSlice

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fewshot.episodes import Episode, hide_query_labels
 from fewshot.functional import Hyperparameters, Params
-from fewshot.learners.embedding import EmbeddingLearner, compares_embedded, of_embedded
+from fewshot.learners.metric.embedding import EmbeddingLearner, compares_embedded, of_embedded
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.lanes.objective import Objective

@@ -22,8 +22,8 @@ from fewshot.episodes import Episode, hide_query_labels, with_inputs
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.learners.base import Learner
-from fewshot.learners.embedding import compares_embedded, of_embedded
 from fewshot.learners.learners import LEARNERS
+from fewshot.learners.metric.embedding import compares_embedded, of_embedded
 from fewshot.learners.teacher import FixedClassifier, Logistic, log_mean_probabilities
 from fewshot.models.pretrained.encoder import ENCODERS, names_module
 from fewshot.models.untrained import Untrained

@@ -29,7 +29,7 @@ from fewshot.errors.inputs import ErrorDetail, InputError
 from fewshot.tasks import glyphs
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import write_atomically
-from fewshot.tasks.resizing import area_average
+from fewshot.tasks.pictures.resizing import area_average
 from fewshot.tasks.two_modalities.pairs import errors_of_query, paired
 from fewshot.tasks.two_modalities.text_features import errors_of_text, features_of
 

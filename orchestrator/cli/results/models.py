@@ -78,7 +78,7 @@ def train(
     from orchestrator.config.loading import few_shot, load_config
     from orchestrator.config.paths import export_with_absolute_paths
     from orchestrator.record.home import Home
-    from orchestrator.results.train import train as run
+    from orchestrator.results.new_tasks.train import train as run
 
     output = Output()
     loaded = few_shot(load_config(config, set_ or (), foreign=True, trust_code=trust_code))
@@ -151,8 +151,8 @@ def adapt(
 ) -> None:
     """Adapt an exported model to a new task, predict its other examples, and keep the model."""
     from orchestrator.record.home import Home
-    from orchestrator.results.adapt import adapt as run
-    from orchestrator.results.policy import adapt_from_command
+    from orchestrator.results.new_tasks.adapt import adapt as run
+    from orchestrator.results.new_tasks.policy import adapt_from_command
 
     output = Output()
     if env is not None or data is None:

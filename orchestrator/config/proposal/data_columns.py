@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
-from fewshot.tasks import images
+from fewshot.tasks.pictures import images
 
 _TEXTS = ("text", "utterance", "sentence", "query", "content", "message", "body")
 _TABLES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")

@@ -14,7 +14,7 @@ from pydantic import (
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.fine_tuned import STEPS
-from fewshot.learners.modal_protonet import MODAL_TEXT
+from fewshot.learners.metric.modal_protonet import MODAL_TEXT
 from fewshot.learners.per_task import OWN
 from fewshot.models.pretrained.lora import RANK
 from orchestrator.config.sections.section import Section, section_error

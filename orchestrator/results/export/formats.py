@@ -9,9 +9,9 @@ from orchestrator.config import loading as configs
 from orchestrator.config.sections.config import Config
 from orchestrator.record.home import Home
 from orchestrator.results.export.mlflow_model import register_model
+from orchestrator.results.predictor.as_onnx.onnx_model import card_lines, check_packages, write_onnx
 from orchestrator.results.predictor.card import section
 from orchestrator.results.predictor.folder import is_predictor, load_predictor
-from orchestrator.results.predictor.onnx_model import card_lines, check_packages, write_onnx
 
 _ONNX = "ONNX"  # the title of its section in the card
 

@@ -11,7 +11,7 @@ from fewshot.episodes import Count
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.results.leaderboard import Summary
-from orchestrator.results.policy import policy_card
+from orchestrator.results.new_tasks.policy import policy_card
 from orchestrator.results.retrained import Finalist
 from orchestrator.results.sentences import sentence
 from orchestrator.search.finals.intervals import Interval

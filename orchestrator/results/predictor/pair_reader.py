@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class PairReader:
     """Images, and their texts if queries show them and the folder has a table of titles.
 
-    options: those of `fewshot.tasks.images`, with `text` and `text_width` or `text_encoder`.
+    options: those of `fewshot.tasks.pictures.images`, with `text` and `text_width` or
+        `text_encoder`.
     images: reads the images. Its values are paired with texts; "" is an image without a text.
     """
 

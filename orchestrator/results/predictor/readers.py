@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.models.pretrained import encoder, vision
-from fewshot.tasks import image_archive, image_folder, table, text
+from fewshot.tasks import table, text
 from fewshot.tasks.datasets import load_dataset
 from fewshot.tasks.files import existing
-from fewshot.tasks.resizing import to_inputs
+from fewshot.tasks.pictures import image_archive, image_folder
+from fewshot.tasks.pictures.resizing import to_inputs
 from orchestrator.results.predictor.pair_reader import PairReader
 from trials.contract import Component
 
@@ -108,7 +109,7 @@ class TextReader:
 
 
 class ImageReader:
-    """Images, as pixels or embeddings; options as in `fewshot.tasks.images`."""
+    """Images, as pixels or embeddings; options as in `fewshot.tasks.pictures.images`."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._size, self._crop = options.get("size"), bool(options.get("crop", False))

@@ -18,7 +18,7 @@ from orchestrator.config import loading as configs
 from orchestrator.config.paths import with_absolute_export_paths
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.tasks import TaskSection
-from orchestrator.results.new_model import meta_learned, new_part
+from orchestrator.results.new_tasks.new_model import meta_learned, new_part
 from orchestrator.results.predictor.folder import PredictorParts, is_predictor, load_predictor
 from orchestrator.results.predictor.prediction import PROBABILITY
 from orchestrator.results.predictor.predictor import Predictor

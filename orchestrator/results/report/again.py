@@ -7,8 +7,8 @@ from orchestrator.config.plan import derived_seed
 from orchestrator.record.starts import versions, versions_of
 from orchestrator.results.report.findings import Findings
 from orchestrator.results.report.parts import Part, absent, count
+from orchestrator.search.decisions.own_trials import FROM
 from orchestrator.search.failures import kind_of
-from orchestrator.search.own_trials import FROM
 
 _MARKS = {True: "passed", False: "warning", None: "unknown"}
 _KINDS = 20  # rows of the table of failures

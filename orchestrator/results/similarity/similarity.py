@@ -12,7 +12,7 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record.home import Home
 from orchestrator.search.advice import Advice
-from orchestrator.search.trial_sources import first_trials
+from orchestrator.search.decisions.trial_sources import first_trials
 from trials.programs.similarity.similarity import Similarity, similarity
 
 # Two tasks with the same inputs have a coverage of 1; below this value they have little in common.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.ranked_trials import RankedTrials
+from orchestrator.search.decisions.halving import Decision
 from orchestrator.search.finals.finalists import (
     Candidate,
     Role,
@@ -16,7 +17,6 @@ from orchestrator.search.finals.finalists import (
     mean_score,
     role_of,
 )
-from orchestrator.search.halving import Decision
 from trials.contract import Recipe, RungReport, Stage, TrialSpec
 
 _TRAINED: tuple[Literal["searched", "uniform"], ...] = ("searched", "uniform")

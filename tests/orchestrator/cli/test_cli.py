@@ -29,7 +29,7 @@ from orchestrator.config.loading import load_config
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.search.loop import Stopped
-from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.sending import mlflow_sender as tracking
 from tests.paths import ROOT
 
 SMALL = {

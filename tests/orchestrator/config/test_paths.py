@@ -196,7 +196,7 @@ def imported(tmp_path, monkeypatch):
     """A module that says so when it is imported; its folder is where Python looks."""
     (tmp_path / "evil_part.py").write_text(
         f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
-        "from fewshot.learners.protonet import ProtoNet as make\n"
+        "from fewshot.learners.metric.protonet import ProtoNet as make\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield (tmp_path / "ran").exists

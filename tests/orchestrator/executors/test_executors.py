@@ -80,7 +80,7 @@ def cluster():
 
 
 def ray_executor(case, folder, *, workers, lanes):
-    from orchestrator.executors.ray_actors import RayExecutor
+    from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     return RayExecutor(
         case.recipe,

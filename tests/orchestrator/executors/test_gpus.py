@@ -27,7 +27,7 @@ def four_gpus():
 )
 def test_workers_fill_one_gpu_after_the_other(tmp_path, share, seen):
     """Each trial of an own loop sees the GPUs of its worker, and no others."""
-    from orchestrator.executors.ray_actors import RayExecutor
+    from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     recipe = recipe_of(parse(own_loops.data("sees_gpus")))
     executor = RayExecutor(

@@ -59,7 +59,7 @@ def until(condition, executor, seconds=300):
 
 
 def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
-    from orchestrator.executors.ray_actors import RayExecutor
+    from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     executor = RayExecutor(
         case.recipe,

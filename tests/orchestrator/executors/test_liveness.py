@@ -62,7 +62,7 @@ def cluster():
 
 @contextmanager
 def executing(recipe, folder, *, lanes=2, workers=1, timeout=TIMEOUT, cpus_per_worker=1):
-    from orchestrator.executors.ray_actors import RayExecutor
+    from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     executor = RayExecutor(
         recipe,

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from fewshot.errors.inputs import FewtuneError
-from orchestrator.executors.local_cluster import LocalCluster
+from orchestrator.executors.on_ray.local_cluster import LocalCluster
 from tests.paths import ROOT
 
 SECONDS = 120
@@ -26,7 +26,7 @@ SECONDS = 120
 # raylet loses its environment and its parent, as Ray's agents do.
 DRIVER = """
 import subprocess, sys, time
-from orchestrator.executors.local_cluster import LocalCluster
+from orchestrator.executors.on_ray.local_cluster import LocalCluster
 folder, pids = sys.argv[1], []
 
 def init():
@@ -156,10 +156,10 @@ SEARCHER = """
 import dataclasses, json, sys
 from pathlib import Path
 from typing import Any
-from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 from tests.trials.conformance import protonet
 restrict_ray_to_localhost()
-from orchestrator.executors.ray_actors import RayExecutor
+from orchestrator.executors.on_ray.ray_actors import RayExecutor
 import psutil
 
 def turn():

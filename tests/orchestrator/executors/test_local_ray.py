@@ -13,17 +13,17 @@ from ipaddress import ip_address
 
 import pytest
 
-from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 from tests.paths import ROOT
 
 # A search's executor, as a search starts it, that says what it may be reached by.
 SEARCHER = """
 import json, sys
 from pathlib import Path
-from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 from tests.trials.conformance import protonet
 restrict_ray_to_localhost()
-from orchestrator.executors.ray_actors import RayExecutor
+from orchestrator.executors.on_ray.ray_actors import RayExecutor
 folder = Path(sys.argv[1])
 case = protonet(folder)
 executor = RayExecutor(case.recipe, lanes=2, folder=folder, cache=case.cache, workers=1)
@@ -144,7 +144,7 @@ class TestASearchOnThisMachine:
 
 SAYS = """
 import json, os
-from orchestrator.executors.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 restrict_ray_to_localhost()
 print(json.dumps({k: v for k, v in os.environ.items() if k.startswith("RAY_")}))
 """

@@ -1,6 +1,6 @@
 """When a worker is taken for silent."""
 
-from orchestrator.executors.signs import INTERVAL, Signs
+from orchestrator.executors.on_ray.signs import INTERVAL, Signs
 
 
 class Clock:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
-from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.sending import mlflow_sender as tracking
 from tests.orchestrator.cli.test_cli import QUICKSTART, sets
 
 pytest_plugins = ["tests.orchestrator.token_cluster"]

@@ -181,7 +181,7 @@ def started(home) -> int:
 @pytest.fixture
 def stopped_early(tmp_path, monkeypatch) -> Search:
     """A search that ended after 18 of 20 trials by `search.stop`."""
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
     monkeypatch.setattr(Sampler, "expected_gain", lambda *_: (0.0, 1.0))
     monkeypatch.setattr(Sampler, "suggest", toys.quick_suggest)
     made = small(tmp_path, "steps=2", *TWENTY)

@@ -28,7 +28,7 @@ from tests.orchestrator.toys import Crash
 @pytest.fixture(autouse=True)
 def _no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWTUNE_STORAGE", raising=False)
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from orchestrator.record.home import Home
 from orchestrator.record.studies import database
 from orchestrator.record.studies.study import StudyRecord, open_storage, read_study
 from orchestrator.space.search_space import Range
-from orchestrator.tracking import mlflow_sender as tracking
+from orchestrator.tracking.sending import mlflow_sender as tracking
 from tests.orchestrator import tiny
 from tests.paths import ROOT
 

@@ -11,7 +11,7 @@ from fewshot.errors.inputs import InputError
 from orchestrator.config.loading import dump, parse
 from orchestrator.config.plan import plan_of
 from orchestrator.record.home import Home
-from orchestrator.results.adapt import adapt
+from orchestrator.results.new_tasks.adapt import adapt
 from trials.lanes import checkpoint
 from trials.programs.build import build
 

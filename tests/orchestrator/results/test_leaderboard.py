@@ -34,7 +34,7 @@ KEYS = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
 
 
 UNTRAINED = replace(toys.RECIPE, model=Component(name="untrained"))

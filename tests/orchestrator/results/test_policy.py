@@ -12,7 +12,7 @@ from orchestrator.config.loading import parse
 from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.results.export.export import export
-from orchestrator.results.policy import Policy, adapt_from_command, adapt_to_environment
+from orchestrator.results.new_tasks.policy import Policy, adapt_from_command, adapt_to_environment
 from tests.orchestrator.tiny import quiet
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -50,7 +50,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     home = Home.at(tmp_path_factory.mktemp("home"))
-    with patch("orchestrator.tracking.mlflow_sender.recorder", quiet):
+    with patch("orchestrator.tracking.sending.mlflow_sender.recorder", quiet):
         found = run(config, home, placement="inline")
     assert found.summary.trials["complete"] == 2
     assert found.summary.measure == "skill"

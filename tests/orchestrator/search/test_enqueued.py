@@ -10,8 +10,8 @@ from fewshot.errors.inputs import InputError
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.enqueued import EnqueuedTrials
 from orchestrator.record.studies.study import open_storage
+from orchestrator.search.decisions.own_trials import by_name, params_of
 from orchestrator.search.loop import run_search
-from orchestrator.search.own_trials import by_name, params_of
 from orchestrator.space.choices import Choice, Condition, WholeRange
 from orchestrator.space.search_space import Range, SearchSpace
 from tests.orchestrator import toys

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator import InputError, Search, Stopped
 from orchestrator.record.studies.study import StudiedTrial
-from orchestrator.search.own_trials import FROM, _encoded, _fitting
+from orchestrator.search.decisions.own_trials import FROM, _encoded, _fitting
 from orchestrator.space.search_space import Range
 from orchestrator.space.simplex import Simplex
 from tests.orchestrator import toys

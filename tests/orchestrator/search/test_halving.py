@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.search.halving import Decision, RungScores
+from orchestrator.search.decisions.halving import Decision, RungScores
 
 scores = st.floats(-1, 1) | st.just(math.nan)
 etas = st.floats(1.01, 8)

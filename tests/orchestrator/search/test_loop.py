@@ -15,11 +15,11 @@ from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudiedTrial, open_storage
 from orchestrator.sampling.ranked_trials import RankedTrials
+from orchestrator.search.decisions.trial_sources import SearchTrials, first_trials, mean_of_best
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.finals.finalists import best_candidate, candidates, mean_score
 from orchestrator.search.finals.retrainings import finalist_retrainings
 from orchestrator.search.loop import Stopped, run_search
-from orchestrator.search.trial_sources import SearchTrials, first_trials, mean_of_best
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex
 from tests.orchestrator import toys
@@ -29,9 +29,9 @@ from trials.contract import Executor, RungReport, TrialSpec, Turn
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
     # So that the suggestions are made ahead from the first on.
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.has_model", lambda *_: True)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.has_model", lambda *_: True)
     monkeypatch.setattr("os.fsync", lambda file: None)  # these processes do not really die
 
 
@@ -447,7 +447,7 @@ def test_a_worker_waits_for_suggestions_only_if_more_than_half_of_all_lanes_are_
         (late if waiting else ahead).append(n)
         return toys.quick_suggest(sampler, trials, unused, n)
 
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", suggest)
     run(toys.plan(trials=30), executor=Watching(lambda: Toy(lanes), workers=workers))
     assert len(ahead) > 10
 
@@ -467,7 +467,7 @@ def test_suggestions_know_all_that_was_reported_before_the_workers_went_on(monke
         seen.append(len(trials.trials) + len(unused))
         return toys.quick_suggest(sampler, trials, unused, n)
 
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", suggest)
     run(toys.plan(trials=20), executor=Counting(lambda: Toy(4)))
     assert max(seen) < 20
 

@@ -5,9 +5,9 @@ import pytest
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.studies.study import StudiedTrial, open_storage
 from orchestrator.results.leaderboard import summarise
+from orchestrator.search.decisions.trial_sources import mean_of_best
 from orchestrator.search.finals.finalists import best_candidate
 from orchestrator.search.loop import run_search
-from orchestrator.search.trial_sources import mean_of_best
 from tests.orchestrator import toys
 from tests.orchestrator.search.test_loop import _quick, ranked_trials
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Told, Toy

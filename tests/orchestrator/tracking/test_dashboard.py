@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator.cli.app import main
 from orchestrator.tracking.dashboard import Server, _free_port, search_url, server, tracking_uri
-from orchestrator.tracking.mlflow_sender import recorder
 from orchestrator.tracking.saved_views import saved_views, view_id
+from orchestrator.tracking.sending.mlflow_sender import recorder
 from tests.orchestrator import records
 
 

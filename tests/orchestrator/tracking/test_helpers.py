@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import helpers, mlflow_sender
 from orchestrator.tracking.dashboard import tracking_uri
-from orchestrator.tracking.helpers import Helper, HelperError
 from orchestrator.tracking.mlflow_client import connect
-from orchestrator.tracking.mlflow_sender import counts, recorder
 from orchestrator.tracking.run_ids import RunIds
+from orchestrator.tracking.sending import helpers, mlflow_sender
+from orchestrator.tracking.sending.helpers import Helper, HelperError
+from orchestrator.tracking.sending.mlflow_sender import counts, recorder
 from tests.orchestrator import records
 from tests.orchestrator.tracking.test_mlflow_sender import points, runs
 

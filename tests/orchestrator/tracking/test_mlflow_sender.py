@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.tracking import mlflow_sender as tracking
 from orchestrator.tracking.dashboard import _free_port, server, tracking_uri
 from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.mlflow_sender import counts, recorder
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.sending import mlflow_sender as tracking
+from orchestrator.tracking.sending.mlflow_sender import counts, recorder
+from orchestrator.tracking.sending.outbox import Outbox
 from tests.orchestrator import records
 
 SEARCH = "0a"  # the id of the search
@@ -208,7 +208,7 @@ class TestWhatIsToBeSeen:
         program = """
             import sys
             from pathlib import Path
-            from orchestrator.tracking.mlflow_sender import recorder
+            from orchestrator.tracking.sending.mlflow_sender import recorder
             from tests.orchestrator import records
             made = recorder(Path(sys.argv[1]) / "demo", f"sqlite:///{sys.argv[1]}/mlflow.db", "0a")
             assert "mlflow" not in sys.modules
@@ -471,7 +471,7 @@ class TestTrouble:
         program = """
             import sys, time
             from pathlib import Path
-            from orchestrator.tracking.mlflow_sender import recorder
+            from orchestrator.tracking.sending.mlflow_sender import recorder
             from tests.orchestrator import records
             made = recorder(Path(sys.argv[1]), sys.argv[2], "0a")
             assert "mlflow" not in sys.modules

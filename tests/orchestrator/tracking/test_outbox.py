@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.tracking.events import RunEvent, by_run, clean
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.sending.outbox import Outbox
 from tests.orchestrator import records
 
 
@@ -197,7 +197,7 @@ def test_what_was_appended_survives_kill_9(tmp_path: Path) -> None:
     program = """
         import sys
         from pathlib import Path
-        from orchestrator.tracking.outbox import Outbox
+        from orchestrator.tracking.sending.outbox import Outbox
         outbox = Outbox(Path(sys.argv[1]))
         for n in range(10**9):
             outbox.append({"id": str(n)})

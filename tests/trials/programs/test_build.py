@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from fewshot.errors.inputs import InputError
 from fewshot.kinds import CLASSIFICATION
-from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.metric.protonet import ProtoNet
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.pool import Task, pool

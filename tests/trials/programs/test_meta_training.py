@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_map
 
 from fewshot.episodes import Episode
 from fewshot.learners.baseline import Baseline
-from fewshot.learners.matching import MatchingNet
-from fewshot.learners.protonet import ProtoNet
-from fewshot.learners.ridge import Ridge
-from fewshot.learners.simpleshot import SimpleShot
+from fewshot.learners.metric.matching import MatchingNet
+from fewshot.learners.metric.protonet import ProtoNet
+from fewshot.learners.metric.ridge import Ridge
+from fewshot.learners.metric.simpleshot import SimpleShot
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.models.mlp import MLP
 from fewshot.randomness import fold

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fewshot.learners.protonet import ProtoNet
+from fewshot.learners.metric.protonet import ProtoNet
 from fewshot.models.untrained import Untrained
 from tests.trials.conformance import functions, lora, mixed, protonet
 from trials.contract import Component

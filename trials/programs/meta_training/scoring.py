@@ -13,7 +13,7 @@ from fewshot.episodes import Episode, gather_rows, hide_query_labels
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.base import Learner
-from fewshot.learners.embedding import EmbeddingLearner, compares_embedded, of_embedded
+from fewshot.learners.metric.embedding import EmbeddingLearner, compares_embedded, of_embedded
 from fewshot.models.base import CachesStates, Model
 from fewshot.tasks.base import Pool
 from fewshot.tasks.pool import TaskPool

@@ -12,7 +12,7 @@ from fewshot.episodes import Episode, hide_query_labels, with_inputs
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.base import ClassLoss, CustomLoss, Learner
-from fewshot.learners.embedding import EmbeddingLearner, of_embedded
+from fewshot.learners.metric.embedding import EmbeddingLearner, of_embedded
 from fewshot.losses.distillation import Distillation
 from fewshot.losses.normalise import check_null_losses
 from fewshot.models.base import AppliesToLanes, CachesStates, Model

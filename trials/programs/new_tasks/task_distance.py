@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewshot.functional import Params
-from fewshot.learners.embedding import EmbeddingLearner, embed_rows
+from fewshot.learners.metric.embedding import EmbeddingLearner, embed_rows
 from trials.contract import Recipe
 from trials.data.pools import task_kind_of
 from trials.data.sources import Sources

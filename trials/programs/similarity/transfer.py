@@ -17,8 +17,8 @@ from torch import Tensor
 from fewshot.episodes import Episode, hide_query_labels
 from fewshot.functional import one_hot
 from fewshot.kinds import REGRESSION
-from fewshot.learners.protonet import ProtoNet
-from fewshot.learners.ridge import Ridge, ridge
+from fewshot.learners.metric.protonet import ProtoNet
+from fewshot.learners.metric.ridge import Ridge, ridge
 from fewshot.metrics import Estimate, estimate
 from fewshot.models.untrained import Untrained
 from fewshot.tasks.pool import TaskPool

@@ -32,7 +32,7 @@ def fits(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def ended(tmp_path, monkeypatch, fits) -> Search:
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", quiet)
     search = Search(config(), home=tmp_path)
     search.run(executor="inline")
     return search

@@ -6,9 +6,9 @@ import pytest
 
 from fewshot.errors.inputs import InputError
 from orchestrator.config.loading import data_of, parse
-from orchestrator.results.predictor import onnx_model
-from orchestrator.results.predictor.onnx_model import card_lines, write_onnx
-from orchestrator.results.predictor.onnx_session import session
+from orchestrator.results.predictor.as_onnx import onnx_model
+from orchestrator.results.predictor.as_onnx.onnx_model import card_lines, write_onnx
+from orchestrator.results.predictor.as_onnx.onnx_session import session
 from tests.fewshot import tiny_transformer
 from tests.orchestrator.results.predictor.test_predictor import adapted, of_texts
 from tests.orchestrator.results.test_adapt import config, exported, table

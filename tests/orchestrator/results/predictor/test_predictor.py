@@ -13,7 +13,7 @@ from fewshot.errors.inputs import InputError
 from orchestrator import Predictor
 from orchestrator.config.loading import parse
 from orchestrator.record.home import Home
-from orchestrator.results.adapt import adapt
+from orchestrator.results.new_tasks.adapt import adapt
 from orchestrator.results.predictor.folder import FILE
 from orchestrator.results.predictor.prediction import predict_file
 from tests.orchestrator.results.test_adapt import config, exported, points, table

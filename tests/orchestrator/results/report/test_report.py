@@ -23,7 +23,7 @@ NAMES = ("sin3x", "line", "noise")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def search(tmp_path_factory) -> Search:
         home=tmp_path_factory.mktemp("reported"),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.search.trial_sources.Sampler.suggest", toys.quick_suggest)
+        patch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
         made.run(executor="inline")
     return made
 
@@ -165,7 +165,7 @@ def test_what_is_wrong_with_the_arguments_is_said(search, tmp_path, capsys):
 
 
 def test_a_report_can_be_written_while_the_search_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
     made = Search(tiny.config(), home=tmp_path)
     pages = []
 
@@ -201,7 +201,7 @@ def test_a_search_whose_trials_all_fail_says_why():
 
 
 def test_a_search_that_fails_or_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
     space = {"lr/outer": {"low": 1e30, "high": 1e35}, "lr/inner": 0.01, "lr/adapt": 0.01}
     options = {"trials": 3, "reference_trials": 1, "lanes": 1}
     made = Search(tiny.config(space=space, steps=8, search=options), home=tmp_path)
@@ -251,7 +251,7 @@ def test_without_references_nothing_is_compared():
 
 
 def test_one_training_task_has_no_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.tracking.mlflow_sender.recorder", tiny.quiet)
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
     Search(tiny.config(), home=tmp_path).run(executor="inline")
     page = Page(tmp_path / "searches" / "toy" / "report.html")
     assert "not searched" in page.section("effects")

@@ -26,8 +26,8 @@ from fewshot.functional import (
     mask_absent_classes,
     negative_distances,
 )
-from fewshot.learners.embedding import embed_episodes, embed_rows
-from fewshot.learners.protonet import BIAS, WEIGHT, prototype_layer
+from fewshot.learners.metric.embedding import embed_episodes, embed_rows
+from fewshot.learners.metric.protonet import BIAS, WEIGHT, prototype_layer
 from fewshot.models.base import Model
 
 MODAL_TEXT = "modal/text"

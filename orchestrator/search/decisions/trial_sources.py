@@ -13,9 +13,9 @@ from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
 from orchestrator.sampling.process.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import CROWD, Sampler
-from orchestrator.search.early_stopping import EarlyStopping, trials_before_stop
-from orchestrator.search.halving import Decision, RungScores
-from orchestrator.search.own_trials import FROM
+from orchestrator.search.decisions.early_stopping import EarlyStopping, trials_before_stop
+from orchestrator.search.decisions.halving import Decision, RungScores
+from orchestrator.search.decisions.own_trials import FROM
 from orchestrator.space.search_space import SearchSpace, Values
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import RungReport, TrialSpec

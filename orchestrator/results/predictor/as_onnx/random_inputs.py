@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from fewshot.models.pretrained import encoder as encoders
+from orchestrator.results.predictor.as_onnx.onnx_session import Arrays
 from orchestrator.results.predictor.folder import PredictorParts
-from orchestrator.results.predictor.onnx_session import Arrays
 
 TOKENS = 16  # of a random text
 _RARE = 100  # ids from here on are words in the vocabularies of common encoders

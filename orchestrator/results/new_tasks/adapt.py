@@ -25,7 +25,7 @@ from orchestrator.config.paths import with_absolute_export_paths
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.record.home import Home
-from orchestrator.results.new_model import NewModel, learn, meta_learned, new_part
+from orchestrator.results.new_tasks.new_model import NewModel, learn, meta_learned, new_part
 from orchestrator.results.predictor.card import predictor_card
 from orchestrator.results.predictor.folder import PredictorParts, data_of, save_predictor
 from trials.contract import Component

@@ -17,7 +17,7 @@ from fewshot.functional import (
     mask_absent_classes,
     negative_distances,
 )
-from fewshot.learners.embedding import embed_episodes, embed_rows
+from fewshot.learners.metric.embedding import embed_episodes, embed_rows
 from fewshot.models.base import Model
 
 WEIGHT, BIAS = "prototype.weight", "prototype.bias"  # of the last layer of an adapted model

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.models.pretrained.vision import embed_images
-from fewshot.tasks import image_archive, image_folder
 from fewshot.tasks.base import Dataset
 from fewshot.tasks.files import existing
-from fewshot.tasks.resizing import Channels, to_inputs
+from fewshot.tasks.pictures import image_archive, image_folder
+from fewshot.tasks.pictures.resizing import Channels, to_inputs
 from fewshot.tasks.two_modalities.pairs import errors_of_query, paired
 from fewshot.tasks.two_modalities.text_features import errors_of_text, features_of
 from fewshot.tasks.two_modalities.titles import titles_of

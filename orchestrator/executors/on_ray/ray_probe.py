@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from fewshot.errors.parts import failure_of
-from orchestrator.executors.connection import join
+from orchestrator.executors.on_ray.connection import join
 
 # A worker may have to be started first; without free cores it never is.
 _SECONDS = 120.0

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.tasks.files import write_atomically
-from fewshot.tasks.image_archive import check_memory
-from fewshot.tasks.resizing import Channels, to_inputs
+from fewshot.tasks.pictures.image_archive import check_memory
+from fewshot.tasks.pictures.resizing import Channels, to_inputs
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -83,7 +83,7 @@ def read(
 ) -> Array:
     """Images (n, h, w) or (n, h, w, 3) uint8, from `cache` unless a file has changed.
 
-    size, crop, channels: see `fewshot.tasks.images.load`.
+    size, crop, channels: see `fewshot.tasks.pictures.images.load`.
 
     Raises InputError with the names of the files that cannot be used.
     """

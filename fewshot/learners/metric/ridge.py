@@ -31,7 +31,7 @@ from torch.linalg import solve_ex
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params, mask_absent_classes, one_hot
 from fewshot.kinds import CLASSIFICATION, REGRESSION, Kind
-from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
+from fewshot.learners.metric.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _SCALE, _PENALTY, _PENALTY_OF_NUMBERS = (

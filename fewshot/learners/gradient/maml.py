@@ -15,7 +15,7 @@ from fewshot.episodes import Episode
 from fewshot.errors.inputs import input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
-from fewshot.learners.inner import InnerLoop
+from fewshot.learners.gradient.inner import InnerLoop
 from fewshot.learners.per_task import is_per_task
 from fewshot.models.base import Model
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
-from fewshot.learners.inner import InnerLoop
+from fewshot.learners.gradient.inner import InnerLoop
 from fewshot.learners.per_task import is_per_task
 from fewshot.models.base import Model
 

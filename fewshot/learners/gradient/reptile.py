@@ -14,7 +14,7 @@ from torch.func import vmap
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
-from fewshot.learners.inner import InnerLoop
+from fewshot.learners.gradient.inner import InnerLoop
 from fewshot.learners.per_task import is_per_task
 from fewshot.models.base import Model
 

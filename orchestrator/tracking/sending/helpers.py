@@ -5,7 +5,7 @@ line for each run, writes the run, and answers with one line. It holds no state 
 ends when its standard input is closed, so that it does not outlive the sender for longer than one
 run.
 
-    python -m orchestrator.tracking.helpers
+    python -m orchestrator.tracking.sending.helpers
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from orchestrator.tracking.events import RunEvent, event_of
 from orchestrator.tracking.run_ids import RunIds
-from orchestrator.tracking.run_writer import RunWriter, code
+from orchestrator.tracking.sending.run_writer import RunWriter, code
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.executors.local_cluster import LocalCluster
+from orchestrator.executors.on_ray.local_cluster import LocalCluster
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from fewshot.errors.inputs import FewtuneError
-from orchestrator.executors import orphans
+from orchestrator.executors.on_ray import orphans
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from fewshot.functional import (
     one_hot,
     unit,
 )
-from fewshot.learners.embedding import embed_episodes, embed_rows, log_of
+from fewshot.learners.metric.embedding import embed_episodes, embed_rows, log_of
 from fewshot.models.base import Model
 
 _SCALE = "head.log_scale"

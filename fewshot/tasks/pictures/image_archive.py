@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fewshot.errors.inputs import input_error
 from fewshot.machine import check_room
-from fewshot.tasks.resizing import Channels
+from fewshot.tasks.pictures.resizing import Channels
 
 Array: TypeAlias = npt.NDArray[Any]
 

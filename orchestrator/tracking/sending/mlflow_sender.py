@@ -18,12 +18,13 @@ from typing import Any
 
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.tracking.events import Kind, RunEvent, by_run, event_of
-from orchestrator.tracking.helpers import Helper, wait_for_earlier_helpers
 from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
-from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_ids import RunIds
-from orchestrator.tracking.run_writer import (
+from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
+from orchestrator.tracking.sending.helpers import Helper, wait_for_earlier_helpers
+from orchestrator.tracking.sending.outbox import Outbox
+from orchestrator.tracking.sending.run_writer import (
     HOPELESS,
     SEARCH_ID,
     RunWriter,
@@ -32,7 +33,6 @@ from orchestrator.tracking.run_writer import (
     quoted,
     runs_where,
 )
-from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
 
 log = logging.getLogger(__name__)
 

@@ -24,14 +24,14 @@ from fewshot.errors.inputs import FewtuneError, input_error
 from fewshot.functional import Params
 from fewshot.models.pretrained import encoder as encoders
 from fewshot.models.pretrained import vision
-from orchestrator.results.predictor.folder import PredictorParts
-from orchestrator.results.predictor.onnx_session import Arrays, Measured, measure, run
-from orchestrator.results.predictor.random_inputs import (
+from orchestrator.results.predictor.as_onnx.onnx_session import Arrays, Measured, measure, run
+from orchestrator.results.predictor.as_onnx.random_inputs import (
     TOKENS,
     random_inputs,
     random_texts,
     random_tokens,
 )
+from orchestrator.results.predictor.folder import PredictorParts
 
 FILE = "model.onnx"
 N_CHECKED = 1000

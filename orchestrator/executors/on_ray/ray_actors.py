@@ -12,10 +12,10 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import FewtuneError
-from orchestrator.executors.connection import join
 from orchestrator.executors.inline import WorkerStates, as_worker_error
-from orchestrator.executors.ray_worker import SIGNS, RayWorker
-from orchestrator.executors.signs import Signs
+from orchestrator.executors.on_ray.connection import join
+from orchestrator.executors.on_ray.ray_worker import SIGNS, RayWorker
+from orchestrator.executors.on_ray.signs import Signs
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
 
 log = logging.getLogger(__name__)

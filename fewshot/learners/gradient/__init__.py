@@ -1,0 +1,1 @@
+"""Learners that adapt by gradient steps from a meta-trained start."""

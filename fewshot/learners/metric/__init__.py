@@ -1,0 +1,1 @@
+"""Learners that compare embeddings with those of the examples."""

@@ -1,0 +1,1 @@
+"""Images as examples: from archives and folders, in any size."""

@@ -1,0 +1,1 @@
+"""The worlds that are shipped: families of reinforcement learning problems."""

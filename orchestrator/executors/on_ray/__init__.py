@@ -1,0 +1,1 @@
+"""Workers as Ray actors, on a cluster or on a Ray of this machine."""

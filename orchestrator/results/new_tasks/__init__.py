@@ -1,0 +1,1 @@
+"""The work of an exported model on tasks that the search had not."""

@@ -1,0 +1,1 @@
+"""Predictors as ONNX models, compared with PyTorch."""

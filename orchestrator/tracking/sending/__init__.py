@@ -1,0 +1,1 @@
+"""The way of events from the driver to MLflow."""
