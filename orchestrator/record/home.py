@@ -89,9 +89,9 @@ class Home:
         path = self.search(name) / "driver.lock"
         if not path.exists():
             return False
-        with path.open("a") as file:
+        with path.open("rb") as file:  # readers may have no permission to write
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return True
         return False

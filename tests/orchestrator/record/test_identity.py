@@ -192,7 +192,7 @@ def test_a_search_of_an_earlier_version_goes_on_and_gets_an_id(home: Home) -> No
     begun(home, config())
     forget(home, "search_id", "config")
     home.identity("toy").unlink()
-    assert summary_of("toy", home).state == "running"
+    assert summary_of("toy", home).state == "stopped"
     assert run(home, config(), resume=True).summary.state == "complete"
     records = read_records("toy", home)
     assert records is not None
@@ -214,7 +214,7 @@ def test_a_damaged_identity_is_found_again_in_the_journal_of_the_same_home(home:
     begun(home, config())
     before = identity.identity_of(home, "toy")
     home.identity("toy").write_text('{"id"')
-    assert summary_of("toy", home).state == "running"
+    assert summary_of("toy", home).state == "stopped"
     assert run(home, config(), resume=True).summary.state == "complete"
     assert identity.identity_of(home, "toy") == before
 
