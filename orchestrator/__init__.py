@@ -18,6 +18,7 @@ from fewshot.errors.inputs import ErrorDetail, FewtuneError, InputError
 
 if TYPE_CHECKING:
     from orchestrator.api import Search, delete_search, list_searches
+    from orchestrator.results.new_tasks.policy import Policy
     from orchestrator.results.predictor.predictor import Predictor
     from orchestrator.search.loop import Stopped
 
@@ -25,6 +26,7 @@ __all__ = [
     "ErrorDetail",
     "FewtuneError",
     "InputError",
+    "Policy",
     "Predictor",
     "Search",
     "Stopped",

@@ -28,6 +28,7 @@ from orchestrator.results import listing
 from orchestrator.results.export.export import export
 from orchestrator.results.leaderboard import Summary, summary_of
 from orchestrator.results.listing import ListedSearch
+from orchestrator.results.new_tasks.policy import Policy
 from orchestrator.results.predictor.predictor import Predictor
 from orchestrator.results.similarity.similarity import TaskSimilarity, measured
 from orchestrator.results.trial_table import trial_table
@@ -38,7 +39,7 @@ from orchestrator.search.loop import Stopped
 from orchestrator.training_function import config_of
 from trials.own_loop import Trial
 
-__all__ = ["Predictor", "Search", "Stopped", "delete_search", "list_searches"]
+__all__ = ["Policy", "Predictor", "Search", "Stopped", "delete_search", "list_searches"]
 
 Observer = Callable[[str, SearchRecords], None]
 

@@ -196,7 +196,7 @@ def policy_card(shot: Count) -> list[str]:
         "```",
         "",
         "```python",
-        "from orchestrator.results.new_tasks.policy import Policy",
+        "from orchestrator import Policy",
         "",
         'policy = Policy.load("mine")',
         "action = policy.act(observation)  # numbers in [-1, 1], or the number of a choice",
