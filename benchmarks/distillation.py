@@ -1,6 +1,6 @@
 """A student without a transformer learns 150 intents from 5 or 10 labels each, and from a teacher.
 
-    python benchmarks/distillation.py [--quick] [--seeds N] [--json FILE]
+    python benchmarks/distillation.py [10|5 ...] [--quick] [--seeds N] [--json FILE]
 
 Data: CLINC150. The teacher is a logistic head on frozen MiniLM, fitted to the labels. The student
 is a bag of hashed n-grams. It is trained on one of three targets: the teacher's probabilities for
@@ -51,7 +51,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     rows: list[tidy.Row] = []
-    for shot in SHOTS:
+    for shot in options.shots or SHOTS:
         found = _problem(shot, options.seeds, quick=options.quick)
         tidy.show(found)
         rows += found
@@ -127,6 +127,7 @@ def _trained(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shots", nargs="*", type=int, choices=[*SHOTS, []], metavar="SHOT")
     parser.add_argument("--quick", action="store_true", help="a quarter of the training")
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 33), metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
