@@ -32,7 +32,7 @@ from orchestrator.search.decisions.own_trials import FROM, trials_from
 from orchestrator.search.forecast import concurrency, lanes_of, workers_of, workers_per_gpu
 from orchestrator.search.loop import Stopped, run_search, score_untrained
 from orchestrator.space.simplex import Simplex
-from orchestrator.tracking.mlflow_runs import Recorder
+from orchestrator.tracking.recorder import Recorder
 from trials.contract import Executor, Recipe
 from trials.programs.build import build
 from trials.programs.data_summary import DataSummary, summarise_data

@@ -19,7 +19,8 @@ from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
-from orchestrator.tracking.mlflow_runs import OutboxRecorder, Recorder
+from orchestrator.tracking.mlflow_runs import OutboxRecorder
+from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sending import mlflow_sender as tracking
 from orchestrator.tracking.sending import outbox
 

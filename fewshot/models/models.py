@@ -7,7 +7,7 @@ from fewshot.models.base import Model
 from fewshot.models.convolution.conv import Conv
 from fewshot.models.convolution.resnet12 import ResNet12
 from fewshot.models.mlp import MLP
-from fewshot.models.pretrained.lora import Lora
+from fewshot.models.pretrained.adapters.lora import Lora
 from fewshot.models.pretrained.transformer import Transformer
 from fewshot.models.residual import Residual
 from fewshot.models.two_towers import TwoTowers

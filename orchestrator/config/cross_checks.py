@@ -11,7 +11,7 @@ from fewshot.learners.learners import (
     supports_regression,
 )
 from fewshot.learners.reinforcement.world_learners import WORLD_LEARNERS
-from fewshot.models.pretrained.lora import MAX_RANK, RANK
+from fewshot.models.pretrained.adapters.lora import MAX_RANK, RANK
 from orchestrator.config.plan import rungs_of
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig

@@ -21,7 +21,7 @@ from orchestrator.search.finals.retrainings import (
     test_runs,
 )
 from orchestrator.search.scheduler import Scheduler
-from orchestrator.tracking.mlflow_runs import Recorder
+from orchestrator.tracking.recorder import Recorder
 from trials.contract import Executor, Recipe, Stage
 
 

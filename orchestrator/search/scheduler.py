@@ -14,7 +14,7 @@ from orchestrator.search.decisions.halving import Decision
 from orchestrator.search.decisions.trial_sources import TrialSource
 from orchestrator.search.failures import FailureMonitor
 from orchestrator.search.losses import WorkerLosses
-from orchestrator.tracking.mlflow_runs import Recorder
+from orchestrator.tracking.recorder import Recorder
 from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
 
 

@@ -5,85 +5,23 @@ import math
 import time as clock
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from fewshot.metrics import Estimate
 from orchestrator.tracking.events import Kind, RunEvent, clean
+from orchestrator.tracking.recorder import NO_TAGS, SearchState
 from orchestrator.tracking.sending.outbox import Outbox
 from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
 from trials.programs.untrained import is_untrained
 
-SearchState = Literal["complete", "stopped", "failed"]
-
 _LONGEST_HOLD = 60.0  # seconds
 _LONGEST_NOTE = 4000  # characters of a description; MLflow accepts 8000
-NO_TAGS: Mapping[str, str] = MappingProxyType({})
 STATUS: Mapping[Outcome | SearchState, str] = {
     "complete": "FINISHED",
     "pruned": "KILLED",
     "stopped": "KILLED",
     "failed": "FAILED",
 }
-
-
-class Recorder(Protocol):
-    """Records the events of a search for display in MLflow.
-
-    Laws:
-    - every call is idempotent, also across restarts of the process;
-    - a call returns at once, and does not fail when MLflow cannot be reached;
-    - `search_started` is the first call in every process of a search.
-    """
-
-    def search_started(
-        self,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        time: float,
-    ) -> None: ...
-
-    def trial_started(self, spec: TrialSpec, *, time: float, origin: str = "") -> None:
-        """origin: where the parameters come from, if not from the search itself."""
-
-    def reported(self, report: RungReport) -> None: ...
-
-    def trial_interrupted(self, spec: TrialSpec, *, time: float) -> None:
-        """The search stopped while the trial was running; a later process may continue it."""
-
-    def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None: ...
-
-    def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None: ...
-
-    def search_ended(
-        self,
-        *,
-        state: SearchState,
-        metrics: Mapping[str, float],
-        artifacts: Sequence[Path],
-        time: float,
-        tables: Sequence[Path] = (),
-        tags: Mapping[str, str] = NO_TAGS,
-        answer: str = "",
-        best: str = "",
-    ) -> None:
-        """tables: further artifacts, JSON files that MLflow's page shows as tables.
-
-        answer: the description of the search, as Markdown. best: the key of its best trial, whose
-        run is marked by its name, a tag and a description.
-        """
-
-    def backlog(self) -> int:
-        """Number of events that have not been sent yet."""
-
-    def drain(self, timeout: float) -> bool:
-        """Wait until all events are sent; returns False after `timeout` seconds."""
-
-    def close(self) -> None:
-        """Stop sending; the next process of the search sends the events that are left."""
 
 
 class Sending(Protocol):

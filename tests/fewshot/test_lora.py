@@ -7,10 +7,11 @@ from torch.testing import assert_close
 
 from fewshot.conformance.models import ModelLaws, exact, fresh
 from fewshot.errors.inputs import InputError
-from fewshot.models.pretrained import hidden_states, lora, token_batches
+from fewshot.models.pretrained import hidden_states, token_batches
+from fewshot.models.pretrained.adapters import lora
+from fewshot.models.pretrained.adapters.lora import DOWN, RANK, UP, Lora, with_rank
 from fewshot.models.pretrained.encoder import embed, tokenize
 from fewshot.models.pretrained.hidden_states import HiddenStates
-from fewshot.models.pretrained.lora import DOWN, RANK, UP, Lora, with_rank
 from fewshot.models.pretrained.token_batches import token_counts
 from tests.fewshot import tiny_transformer, tiny_vision
 

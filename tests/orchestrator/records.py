@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot.metrics import Estimate
-from orchestrator.tracking.mlflow_runs import Recorder
+from orchestrator.tracking.recorder import Recorder
 from trials.contract import (
     AdaptationResult,
     Component,

@@ -211,6 +211,9 @@ class Losing(InlineExecutor):
             return super().turn()
         worker, release, _ = self._orders.popleft()
         self._workers[worker] = type(self._workers[worker])(worker, self._make())
+        return self._without(worker, release)
+
+    def _without(self, worker: int, release: Mapping[str, Outcome]) -> Turn:
         return self._roster.lost(worker, release)
 
 

@@ -175,8 +175,8 @@ def adapt(
         f"{found.predictions}"
     )
     for name, value in found.metrics.items():
-        text = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
-        output.results.print(f"{name} where the label is known: {text}")
+        shown = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"
+        output.results.print(f"{name} where the label is known: {shown}")
     output.results.print(f"the adapted model: {out}; it predicts with `fewtune predict {out}`")
     if found.unlike:
         output.advise(found.unlike)

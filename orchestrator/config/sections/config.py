@@ -12,7 +12,7 @@ from pydantic import (
 from fewshot.errors.inputs import ErrorDetail, input_error
 from fewshot.learners.per_task import OWN
 from fewshot.learners.reinforcement.world_learners import scalars_of
-from fewshot.models.pretrained.lora import RANK
+from fewshot.models.pretrained.adapters.lora import RANK
 from fewshot.registry import resolve
 from orchestrator.config.sections.parts import (
     DatasetPart,

@@ -16,7 +16,7 @@ from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.fine_tuned import STEPS
 from fewshot.learners.metric.modal_protonet import MODAL_TEXT
 from fewshot.learners.per_task import OWN
-from fewshot.models.pretrained.lora import RANK
+from fewshot.models.pretrained.adapters.lora import RANK
 from orchestrator.config.sections.section import Section, section_error
 from trials.contract import WeightsAs
 from trials.lanes.optimizers.adam import WEIGHT_DECAY

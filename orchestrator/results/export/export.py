@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from fewshot.errors.inputs import FewtuneError, input_error
 from fewshot.functional import Params
-from fewshot.models.pretrained import adapter_files, encoder, text_tower, transformer, vision
-from fewshot.models.pretrained.lora import ALPHA
+from fewshot.models.pretrained import encoder, text_tower, transformer, vision
+from fewshot.models.pretrained.adapters import adapter_files
+from fewshot.models.pretrained.adapters.lora import ALPHA
 from fewshot.tasks.files import write_text
 from orchestrator.config import loading as configs
 from orchestrator.config.paths import is_folder, with_absolute_paths, with_portable_paths

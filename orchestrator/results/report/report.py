@@ -13,12 +13,12 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.report.again import again, checks, failures
 from orchestrator.results.report.answer import answer
-from orchestrator.results.report.figures.effects import effects, weights
 from orchestrator.results.report.figures.finalists import finalists, per_task
-from orchestrator.results.report.figures.held_out import held_out
+from orchestrator.results.report.figures.of_tasks.effects import effects, weights
+from orchestrator.results.report.figures.of_tasks.held_out import held_out
+from orchestrator.results.report.figures.of_tasks.similarity import similarity
 from orchestrator.results.report.figures.parameters import parameters
 from orchestrator.results.report.figures.progress import progress
-from orchestrator.results.report.figures.similarity import similarity
 from orchestrator.results.report.figures.stages import stages
 from orchestrator.results.report.figures.times import times
 from orchestrator.results.report.files import report_path

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fewshot.errors.inputs import InputError
-from fewshot.models.pretrained.lora import Lora
+from fewshot.models.pretrained.adapters.lora import Lora
 from orchestrator import Search
 from orchestrator.cli import app as cli
 from orchestrator.config.loading import load_config
@@ -127,7 +127,7 @@ def test_weights_that_moved_are_loaded_as_they_are(exported, trained, tmp_path):
     from peft import PeftModel
     from transformers import AutoModel
 
-    from fewshot.models.pretrained.adapter_files import save_adapter, save_merged
+    from fewshot.models.pretrained.adapters.adapter_files import save_adapter, save_merged
 
     save_adapter(trained, 5, str(exported / "encoder"), tmp_path)
     base = AutoModel.from_pretrained(exported / "encoder", local_files_only=True)

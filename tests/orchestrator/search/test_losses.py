@@ -1,6 +1,6 @@
 """Workers that are lost: which trials are restarted, which fail, and when the search ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import pytest
 from optuna.storages import InMemoryStorage
@@ -12,7 +12,7 @@ from orchestrator.search.loop import run_search
 from orchestrator.search.losses import MAX_LOSSES
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Losing, Told, Toy
-from trials.contract import Turn
+from trials.contract import Outcome, Turn
 
 
 class Deadly(InlineExecutor):
@@ -90,19 +90,10 @@ def test_a_search_without_any_progress_ends_and_names_the_remedy() -> None:
     assert "running" in states, "they go on when the search is resumed"
 
 
-class Leaving(InlineExecutor):
+class Leaving(Losing):
     """The worker hands its trials back before every turn in `at`."""
 
-    def __init__(self, make: Callable[[], Toy], at: Sequence[int]) -> None:
-        super().__init__(make)
-        self._make, self._at, self._turn = make, set(at), 0
-
-    def turn(self) -> Turn | None:
-        self._turn += 1
-        if self._turn not in self._at or not self._orders:
-            return super().turn()
-        worker, release, _ = self._orders.popleft()
-        self._workers[worker] = type(self._workers[worker])(worker, self._make())
+    def _without(self, worker: int, release: Mapping[str, Outcome]) -> Turn:
         return self._roster.handed_back(Turn(worker=worker), release)
 
 

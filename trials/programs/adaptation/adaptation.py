@@ -20,7 +20,7 @@ from fewshot.functional import Hyperparameters, Params, cross_entropies
 from fewshot.losses.distillation import HINTON, Distillation
 from fewshot.metrics import accuracy, macro_f1, skill
 from fewshot.models.base import AppliesToLanes, Model, StartsAtMeans
-from fewshot.models.pretrained.lora import with_rank
+from fewshot.models.pretrained.adapters.lora import with_rank
 from fewshot.randomness import fold, integers
 from trials.contract import Stage
 from trials.lanes.objective import NOTHING, TaskScores, soft_hyperparameters

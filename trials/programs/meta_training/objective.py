@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot.functional import Hyperparameters, Params
-from fewshot.models.pretrained.lora import with_rank
+from fewshot.models.pretrained.adapters.lora import with_rank
 from fewshot.randomness import fold
 from trials.contract import Stage
 from trials.lanes.objective import NOTHING, TaskScores

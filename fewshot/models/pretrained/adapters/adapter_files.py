@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from fewshot.functional import Params
+from fewshot.models.pretrained.adapters.lora import DOWN, UP, active_rank
 from fewshot.models.pretrained.encoder import SAFELY, folder, loading
-from fewshot.models.pretrained.lora import DOWN, UP, active_rank
 from fewshot.models.pretrained.modalities import TokenIds, load
 from fewshot.models.pretrained.vision import load_processor
 from fewshot.tasks.files import write_text

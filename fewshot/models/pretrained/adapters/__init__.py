@@ -1,0 +1,1 @@
+"""Low-rank weights of a transformer: their training, and their files."""
