@@ -54,6 +54,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = run(config, home, placement="inline")
     assert found.summary.trials["complete"] == 2
     assert found.summary.measure == "skill"
+    assert found.summary.difference.note == "over seeds and 3 problems"
+    of = {each.model: each for each in found.summary.returns}
+    assert list(of) == ["candidate", "untrained"]
+    assert all(len(each.after) == 2 and 0 <= each.worse <= 1 for each in of.values())
+    page = found.summary.report().read_text(encoding="utf-8")
+    assert "1 step of adaptation changes the mean return of the candidate in pendulum" in page
     out = tmp_path_factory.mktemp("out") / "exported"
     export("pendulum", home, out)
     return out
