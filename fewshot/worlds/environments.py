@@ -6,6 +6,7 @@ trajectories come back. Adaptation and the policy gradient are computed as for a
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Gymnasium:
             raise
         except Exception as error:  # a constructor may raise anything
             rule = f"can't be made: {type(error).__name__}: {error}"
-            raise input_error("env", rule, env) from error
+            raise input_error("env", rule, env, _arguments_of(env)) from error
         with made:
             self.n_observation, self.actions = _shapes(made)
 
@@ -177,6 +178,20 @@ class Gymnasium:
         pairs = fold(keys[:, None], torch.arange(2))
         problem = self.problem(keys)[:, None].expand(-1, 2, -1)
         return measured(self, problem, pairs, self._reference)
+
+
+def _arguments_of(env: str) -> str:
+    """A remedy: which arguments the environment takes; empty if it can't be made without any."""
+    try:
+        with _gymnasium().make(env) as made:
+            kind = type(made.unwrapped)
+    except Exception:  # a constructor may raise anything
+        return ""
+    takes = [name for name in signature(kind).parameters if name != "render_mode"]
+    return (
+        f"{kind.__name__} takes {', '.join(takes) or 'no arguments'}. To vary anything else, "
+        "register an environment of your own with an argument for it."
+    )
 
 
 def _flat(observation: Any) -> np.ndarray:
