@@ -134,7 +134,8 @@ class Gymnasium:
             )
             alive = np.ones(len(made), dtype=np.float32)
             for t in range(self.horizon):
-                observed = torch.from_numpy(seen).to(keys.device).unflatten(0, keys.shape)
+                # A copy: the environments write their next observations into `seen`.
+                observed = torch.from_numpy(seen.copy()).to(keys.device).unflatten(0, keys.shape)
                 lived = torch.from_numpy(alive.copy()).to(keys.device).view(keys.shape)
                 choice = fold(fold(keys, 1), trajectory * self.horizon + t)
                 action, new = act(params, memory, observed, before, choice)
@@ -145,7 +146,6 @@ class Gymnasium:
                 for kept, value in zip(steps, (observed, action, reward, lived), strict=True):
                     kept.append(value)
                 before = Before(action, reward, torch.zeros_like(reward))
-                seen = seen.copy()
             before = before._replace(started=torch.ones_like(before.started))
         return Rollout(*(torch.stack(values) for values in steps))
 

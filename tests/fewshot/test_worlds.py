@@ -139,3 +139,16 @@ def test_an_argument_that_an_environment_does_not_take_is_told_with_those_that_i
     (detail,) = caught.value.details
     assert "unexpected keyword argument 'length'" in detail.rule
     assert "CartPoleEnv takes sutton_barto_reward" in detail.remedy
+
+
+@pytest.mark.skipif(not has_gymnasium, reason="needs gymnasium")
+def test_the_observations_of_a_rollout_are_those_before_the_actions():
+    world, keys, seen = world_of("gymnasium", CART), torch.arange(3), []
+
+    def act(params, memory, observed, before, keys):
+        seen.append(observed.clone())
+        return torch.zeros(3, dtype=torch.int64), None
+
+    found = world.roll_out(act, {}, None, world.problem(keys), keys, 2)
+    assert torch.equal(found.observations, torch.stack(seen))
+    assert found.observations[[0, world.horizon]].abs().max() <= 0.05  # where a cart starts

@@ -14,6 +14,7 @@ from orchestrator.config.proposal.lines import (
     dataset,
     described,
     how_to_choose,
+    missing_codes,
     unused_columns,
     value_counts,
 )
@@ -79,7 +80,9 @@ def _averaged(frame: pd.DataFrame, roles: Roles) -> list[str]:
     """The columns that name things, such as films, which have several rows each."""
     ids = [name for name, why in roles.left_out.items() if why == "an id"]
     numbered = {name: frame[name].nunique() for name in ids}
-    named = {name: n for name, n in value_counts(frame, roles).items() if n > MOST_VALUES}
+    codes = missing_codes(frame, roles)
+    counts = value_counts(frame, roles)
+    named = {n: counts[n] for n in counts if counts[n] > MOST_VALUES and n not in codes}
     return [name for name, n in {**numbered, **named}.items() if n <= len(frame) / 2]
 
 

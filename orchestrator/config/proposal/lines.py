@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from pandas.api.types import is_numeric_dtype
 from orchestrator.config.proposal.column_roles import Roles
 from orchestrator.config.proposal.data_columns import ENCODER, DataColumns
 
+_MOST_CODES = 3  # of missing numbers in one column
 MOST_VALUES = 20  # of a column of texts whose values become features
 
 HEAD = """# A search on {what}, proposed by `fewtune init`.
@@ -97,14 +99,30 @@ def dataset(
 def table_options(frame: pd.DataFrame, roles: Roles) -> dict[str, object]:
     """The options that follow from the columns."""
     chosen = [n for n in (roles.label, roles.group) if n and is_numeric_dtype(frame[n])]
-    categories = [name for name, n in value_counts(frame, roles).items() if 2 <= n <= MOST_VALUES]
+    codes = missing_codes(frame, roles)
+    categories = [
+        name
+        for name, n in value_counts(frame, roles).items()
+        if 2 <= n <= MOST_VALUES and name not in codes
+    ]
     features = [n for n in frame if is_numeric_dtype(frame[n]) and n not in chosen]
     empty = frame[[n for n in features if n not in roles.left_out]].isna().any(axis=None)
     return (
         ({"labels": [*chosen, *roles.left_out]} if chosen or roles.left_out else {})
         | ({"categories": categories} if categories else {})
-        | ({"missing": []} if empty else {})
+        | ({"missing": sorted({*chain(*codes.values())})} if empty or codes else {})
     )
+
+
+def missing_codes(frame: pd.DataFrame, roles: Roles) -> dict[str, list[str]]:
+    """By column that has numbers but for a few texts, such as ?, these texts."""
+    found = {}
+    for name in value_counts(frame, roles):
+        cells = frame[name].dropna().astype(str).str.strip()
+        texts = cells[pd.to_numeric(cells, errors="coerce").isna()]
+        if len(texts) and len(texts) <= len(cells) / 2 and texts.nunique() <= _MOST_CODES:
+            found[name] = sorted(set(texts))
+    return found
 
 
 def value_counts(frame: pd.DataFrame, roles: Roles) -> dict[str, int]:

@@ -185,6 +185,7 @@ def test_many_groups_are_episodes(tmp_path, capsys):
     frame["user"] = np.repeat(range(100), 20)
     frame["rating"] = frame["gcse"] + rng.normal(size=100)[frame["user"]]
     frame.loc[::7, "age"] = np.nan
+    frame["height"] = np.where(np.arange(2000) % 9, frame["age"].round(2).astype(str), "?")
     frame.to_csv(tmp_path / "t.csv", index=False)
     search, found = checked(tmp_path, tmp_path / "t.csv")
     (task,) = search.config["tasks"]["train"]
@@ -192,7 +193,7 @@ def test_many_groups_are_episodes(tmp_path, capsys):
     data = search.config["datasets"]["data"]
     wanted = {
         "categories": ["gender"],
-        "missing": [],
+        "missing": ["?"],
         "means": {"filmId": "rating"},
         "split": "user",
         "scale": "train",
