@@ -96,7 +96,7 @@ def dataset(
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in parts.items()) + "}"
 
 
-def table_options(frame: pd.DataFrame, roles: Roles) -> dict[str, object]:
+def table_options(frame: pd.DataFrame, roles: Roles) -> Mapping[str, object]:
     """The options that follow from the columns."""
     chosen = [n for n in (roles.label, roles.group) if n and is_numeric_dtype(frame[n])]
     codes = missing_codes(frame, roles)
