@@ -20,7 +20,7 @@ from tests.orchestrator.tiny import quiet
 needs_gymnasium = pytest.mark.skipif(
     importlib.util.find_spec("gymnasium") is None, reason="needs gymnasium"
 )
-SEARCH = {"trials": 2, "reference_trials": 1, "finalists": 1, "seeds": 2, "lanes": 2, "rungs": []}
+SEARCH = {"trials": 2, "reference_trials": 1, "finalists": 1, "seeds": 3, "lanes": 2, "rungs": []}
 PENDULUM = {
     "world": "gymnasium",
     "name": "pendulum",
