@@ -115,6 +115,7 @@ def test_the_card_says_how_to_use_the_policy(exported: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_policy_with_a_memory_goes_through_search_and_export(tmp_path: Path):
     bandit = {"world": "bandit", "arms": 2}
     config = parse(
