@@ -52,7 +52,9 @@ def pooled_comparisons(
 def gain_interval(by_seed: Sequence[Mapping[str, float]], metric: str) -> Interval:
     """The mean of a difference from a pooled model, with its interval over groups and seeds.
 
-    Without groups it is over episodes and seeds. by_seed: for each training seed the metrics of a test task.
+    Without groups it is over episodes and seeds.
+
+    by_seed: for each training seed the metrics of a test task.
     """
     gains = [scores[metric] for scores in by_seed]
     n, mean = len(gains), sum(gains) / len(gains)
