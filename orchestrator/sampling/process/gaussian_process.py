@@ -26,8 +26,8 @@ from orchestrator.sampling.process.threads import quietly_on_one_thread
 _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
 # Prior medians of the variances of the function and of the noise; the values have variance 1.
 _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
-# Prior median of the variance that the weights alone, or the scalars alone, explain; that which only
-# both together explain is 1. All of it is multiplied by the variance of the function.
+# Prior median of the variance that the weights alone, or the scalars alone, explain; the variance
+# that only both together explain is 1. All of it is multiplied by the variance of the function.
 _ALONE = 1.0
 _LEAST_NOISE = 1e-6
 _FIT_STEPS = 50
@@ -49,7 +49,8 @@ class GaussianProcess:
     part that depends on the weights, one that depends on the scalars, and one that depends on both.
     So weights that were good at bad rates are expected to be good at others. w and r are Matern
     kernels with smoothness 5/2; r has a length scale for each feature; w is one of the shares, with
-    one length scale, times one of the affinity. Without scalars or weights there is only s w or s r.
+    one length scale, times one of the affinity. Without scalars there is only s w, without weights
+    s r.
 
     fitted: a process whose mean, covariance and noise are used; by default they are fitted.
     """
