@@ -70,6 +70,11 @@ class Policy:
         self._memory, self._first = self.learner.memory(), True
         self._action = no_action(self.actions, torch.zeros((), dtype=torch.int64))
 
+    @property
+    def memory(self) -> list[float] | None:
+        """What it remembers of the problem; None for a policy without a memory."""
+        return None if self._memory is None else self._memory.tolist()
+
     def act(self, observation: Any, reward: float = 0.0, *, start: bool = False) -> Any:
         """The likeliest action for an observation of `n_observation` numbers.
 
