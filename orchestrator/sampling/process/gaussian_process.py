@@ -1,6 +1,7 @@
 """A Gaussian process of scores over task weights and scalars, built with BoTorch."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ _SPREAD = 0.25
 # Number of functions drawn for the expected improvement, and the number of choices after which
 # they are redrawn: with more choices, hardly any function improves further.
 _DRAWS, _BLOCK = 128, 64
+_RENEWED = 16  # gains that are computed together
 _GAIN_DRAWS = 1024  # number of functions drawn for `expected_gain`
 
 
@@ -159,24 +161,47 @@ class GaussianProcess:
         posterior = self._model.posterior(self._features(running + points))
         covariance = _with_jitter(posterior.distribution.covariance_matrix)
         mean, root = posterior.mean[:, 0], torch.linalg.cholesky(covariance)
-        taken = list(range(m))
-        while len(taken) < m + n:
+        taken: list[int] = []
+        while len(taken) < n:
             noise = torch.from_numpy(rng.standard_normal((_DRAWS, len(mean))))
-            functions = mean + noise @ root.T
-            best = self._means.max().expand(_DRAWS)
-            if taken:
-                best = torch.maximum(best, functions[:, taken].amax(1))
-            likely = 1e-9 * functions.mean(0)  # breaks the tie if no point improves
-            for _ in range(min(_BLOCK, m + n - len(taken))):
-                gain = (functions - best[:, None]).clamp_(min=0).mean(0) + likely
-                gain[taken] = -torch.inf
-                taken.append(int(gain.argmax()))
-                best = torch.maximum(best, functions[:, taken[-1]])
-        return points.take(np.array(taken[m:]) - m)
+            functions = np.ascontiguousarray((mean + noise @ root.T).numpy().T)
+            pending = functions[[*range(m), *(m + i for i in taken)]]
+            best = pending.max(0, initial=float(self._means.max()))
+            taken += _greedy(functions[m:], best, taken, min(_BLOCK, n - len(taken)))
+        return points.take(np.array(taken))
 
     def _best(self, n: int) -> Points:
         """The observed points with the highest posterior means, at most n."""
         return self._points.take(self._means.topk(min(n, len(self._means))).indices.numpy())
+
+
+def _greedy(functions: np.ndarray, best: np.ndarray, taken: Sequence[int], n: int) -> list[int]:
+    """n rows of functions (k, draws) that are not in `taken`.
+
+    Each row has the highest mean gain over `best` (draws,) and over the rows before it. A gain
+    never grows with further rows, so an old gain is a bound, and only the rows with the highest
+    bounds are computed again: Minoux, "Accelerated greedy algorithms for maximizing submodular set
+    functions", 1978.
+    """
+    likely = 1e-9 * functions.mean(1)  # breaks the tie if no row improves
+
+    def gains(rows: np.ndarray) -> np.ndarray:
+        return np.asarray((functions[rows] - best).clip(0).mean(1) + likely[rows])
+
+    every = np.arange(len(functions))
+    bounds = gains(every)
+    bounds[list(taken)] = -np.inf
+    found: list[int] = []
+    for _ in range(n):
+        renewed = every[:0]
+        while (top := int(bounds.argmax())) not in renewed:
+            renewed = np.argpartition(bounds, -_RENEWED)[-_RENEWED:]
+            free = renewed[np.isfinite(bounds[renewed])]
+            bounds[free] = gains(free)
+        found.append(top)
+        bounds[top] = -np.inf
+        best = np.maximum(best, functions[top])
+    return found
 
 
 class _Parts(NamedTuple):
