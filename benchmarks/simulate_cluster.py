@@ -32,7 +32,6 @@ from fewshot.metrics import estimate
 from orchestrator.config.plan import Plan
 from orchestrator.record.search_records import open_records
 from orchestrator.record.studies.study import StudyRecord, open_storage
-from orchestrator.sampling.process import gaussian_process  # its import is not the driver's time
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler
 from orchestrator.search.decisions.trial_sources import SearchTrials
@@ -113,7 +112,7 @@ def measure(problem: Problem, workers: int, seed: int, reports: int) -> dict[str
         recorder.search_started(name="x", experiment="x", params={}, tags={}, time=time.time())
         with open_storage(str(Path(folder, "study.journal"))) as storage, clock.watching(PARTS):
             records = open_records(made, storage)
-            sizes = {task: 100 for task in made.space.weights.tasks}
+            sizes = dict.fromkeys(made.space.weights.tasks, 100)
             try:
                 run_search(
                     made,

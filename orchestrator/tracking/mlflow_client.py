@@ -25,7 +25,7 @@ def connect(tracking_uri: str) -> Any:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    database = _sqlite_file(tracking_uri)
+    database = sqlite_file(tracking_uri)
     if database is None:
         return MlflowClient(tracking_uri=tracking_uri)
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def connect(tracking_uri: str) -> Any:
 
 def artifacts(tracking_uri: str) -> str | None:
     """The artifact folder of the home's server, if the client writes to its database; else None."""
-    database = _sqlite_file(tracking_uri)
+    database = sqlite_file(tracking_uri)
     return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
@@ -61,7 +61,8 @@ def _set_up(database: Path, tracking_uri: str) -> None:
     new.replace(database)
 
 
-def _sqlite_file(tracking_uri: str) -> Path | None:
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """The file of a SQLite database; None for other tracking URIs."""
     return (
         Path(tracking_uri.removeprefix("sqlite:///"))
         if tracking_uri.startswith("sqlite:")

@@ -23,6 +23,7 @@ from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.run_ids import RunIds
 from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
 from orchestrator.tracking.sending.helpers import Helper, wait_for_earlier_helpers
+from orchestrator.tracking.sending.home_database import HomeDatabase, home_database
 from orchestrator.tracking.sending.outbox import Outbox
 from orchestrator.tracking.sending.run_writer import (
     HOPELESS,
@@ -121,7 +122,8 @@ class Sender(threading.Thread):
     Sending an event again changes nothing (see `RunWriter`). A different search of the same name on
     the same server has separate runs.
 
-    Most of the time it writes the runs itself. If many runs are left, and there are cores that the
+    In the database of a home folder it writes many runs at once; see `HomeDatabase`. To a server it
+    sends them one by one. Most of the time it does this itself. If many runs are left, and there are cores that the
     trials do not need, it has helpers: processes that write runs at the same time.
     """
 
@@ -133,6 +135,7 @@ class Sender(threading.Thread):
         self._search_id = search_id
         self._run_ids = RunIds(folder / _LEDGER, _public(tracking_uri))
         self._writer: RunWriter | None = None
+        self._database: HomeDatabase | None = None
         self._helpers: list[Helper] = []
         self.seconds = 0.0  # in which this thread, or helpers, wrote runs
         self._rejected = 0  # by helpers that have ended
@@ -185,16 +188,27 @@ class Sender(threading.Thread):
         """Write the events to MLflow; False if the outbox was rewound or closed instead."""
         if self._writer is None:
             self._writer, rewound = self._open()
+            self._database = self._open_home(self._writer)
             if rewound:
                 return False
-        for runs in _levels(by_run(events)):
+        batches = by_run(events)
+        left = batches if self._database is None else self._write_home(self._database, batches)
+        for runs in _levels(left):
             if not self._write(self._writer, runs):
                 return False
-            trial = next((run[0][0] for run in runs if run[0][0].kind == "trial"), None)
-            if trial is not None and trial.params and not self._views:
-                self._views = True
-                self._show(self._writer, trial)
+        trial = next((b[0] for b in batches if b[0].kind == "trial" and b[0].params), None)
+        if trial is not None and not self._views:
+            self._views = True
+            self._show(self._writer, trial)
         return True
+
+    def _write_home(self, database: HomeDatabase, batches: _Batches) -> _Batches:
+        """Write to the database of the home; returns the batches for MLflow's client."""
+        started, began = time.thread_time(), time.monotonic()
+        left = database.write(batches)
+        self.seconds += time.monotonic() - began
+        self._outbox.pause(_RESTS * (time.thread_time() - started))
+        return left
 
     def _open(self) -> tuple[RunWriter, bool]:
         """A writer that knows the runs of this search, and whether the outbox was rewound."""
@@ -208,6 +222,17 @@ class Sender(threading.Thread):
         self._run_ids.replace(writer.own_runs())
         writer.known = True
         return writer, not self._run_ids and self._outbox.rewind()
+
+    def _open_home(self, writer: RunWriter) -> HomeDatabase | None:
+        """The database of the home, with the ids of all its runs of this search."""
+        uri, ids = self._uri, self._run_ids
+        database = home_database(uri, self._search_id, ids, writer.experiment)
+        if database is not None:
+            for key, run_id in database.own_runs().items():
+                if key not in ids.runs:
+                    ids.add(key, run_id)
+            writer.known = True
+        return database
 
     def _write(self, writer: RunWriter, runs: list[_Batches]) -> bool:
         """Write the batches of runs of one kind; False if the outbox was closed meanwhile."""

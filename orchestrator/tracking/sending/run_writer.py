@@ -83,7 +83,7 @@ class RunWriter:
 
     def _apply(self, batch: list[RunEvent]) -> None:
         run_id, made = self._run(batch)
-        self._log(run_id, batch, tags={} if made else _tags(batch))
+        self._log(run_id, batch, tags={} if made else tags_of(batch))
         status, at = next(((e.status, e.time) for e in reversed(batch) if e.status), (None, 0.0))
         if status == "RUNNING":
             if not made:
@@ -135,7 +135,7 @@ class RunWriter:
         event = batch[0]
         if found := self._find(event.key, event):
             return found, False
-        tags = {**common_tags(event), SEARCH_ID: self._search_id, **_tags(batch)}
+        tags = {**common_tags(event), SEARCH_ID: self._search_id, **tags_of(batch)}
         if event.parent and (parent := self._find(event.parent, event)):
             tags["mlflow.parentRunId"] = parent
         start = event.time if event.start is None else event.start
@@ -197,5 +197,6 @@ def ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _tags(batch: list[RunEvent]) -> dict[str, str]:
+def tags_of(batch: list[RunEvent]) -> dict[str, str]:
+    """The tags of the events of a run; of each tag the last value."""
     return {name: value for event in batch for name, value in event.tags.items()}

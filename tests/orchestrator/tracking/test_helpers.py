@@ -39,6 +39,7 @@ def helped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         written.append(sum(map(len, batches)))
 
     monkeypatch.setattr(Helper, "write", write)
+    monkeypatch.setattr(mlflow_sender, "home_database", lambda *_: None)  # as with a server
     monkeypatch.setattr(mlflow_sender, "_RUNS_FOR_HELP", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     return written

@@ -42,6 +42,12 @@ def folder(home: Path) -> Path:
     return home / "searches" / "demo"
 
 
+@pytest.fixture
+def by_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender writes through MLflow's client, as to a server."""
+    monkeypatch.setattr(tracking, "home_database", lambda *_: None)
+
+
 def record(folder: Path, uri: str, **options: Any) -> OutboxRecorder:
     """Record a whole search, wait until it is to be seen, close."""
     made = recorder(folder, uri, SEARCH)
@@ -139,7 +145,7 @@ class TestWhatIsToBeSeen:
         assert run.data.params["lambda/cyrillic"] == "1"
 
     def test_what_lags_behind_takes_one_batch_for_each_run(
-        self, home: Path, folder: Path, monkeypatch: Any
+        self, home: Path, folder: Path, monkeypatch: Any, by_client: None
     ) -> None:
         from mlflow import MlflowClient
 
@@ -376,7 +382,7 @@ class TestAgain:
 
 class TestTrouble:
     def test_a_lost_answer_makes_no_second_run(
-        self, home: Path, folder: Path, monkeypatch: Any
+        self, home: Path, folder: Path, monkeypatch: Any, by_client: None
     ) -> None:
         from mlflow import MlflowClient
 
