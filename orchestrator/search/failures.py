@@ -46,8 +46,9 @@ class FailureMonitor:
     def check(self, live: Collection[str], ending: Collection[str] = ()) -> None:
         """Raise SearchFailed if enough trials failed for the same reason and none has a score.
 
-        live: keys of the running trials, some of which are ending. Trials that are running when there are enough failures may
-        still report a score, so the error is raised after they have ended.
+        live: keys of the running trials, some of which are `ending`. Trials that are running when
+        there are enough failures may still report a score, so the error is raised after they have
+        ended.
         """
         if self._scored:
             return

@@ -24,22 +24,24 @@ class RunIds:
         return bool(self.runs)
 
     def add(self, key: str, run_id: str) -> None:
-        self.runs[key] = run_id
-        self._write([key, run_id], "a")
+        self.add_all({key: run_id})
+
+    def add_all(self, runs: Mapping[str, str]) -> None:
+        self.runs |= runs
+        self._write(list(map(list, runs.items())), "a")
 
     def clear(self) -> None:
         self.runs.clear()
-        self._write(["uri", self._uri], "w")
+        self._write([["uri", self._uri]], "w")
 
     def replace(self, runs: Mapping[str, str]) -> None:
         """Forget all runs but these."""
         self.clear()
-        for key, run_id in runs.items():
-            self.add(key, run_id)
+        self.add_all(runs)
 
-    def _write(self, line: list[str], mode: str) -> None:
+    def _write(self, lines: list[list[str]], mode: str) -> None:
         with self._path.open(mode) as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _is_pair(line: Any) -> bool:

@@ -30,7 +30,7 @@ class EarlyStopping:
     def check(self, record: StudyRecord, trials: RankedTrials) -> None:
         """Apply the rule, and note the decision to stop.
 
-        It is applied once for each number of trials, or of many trials once for each hundredth more.
+        It is applied once for each number of trials; of many trials, once for each hundredth more.
         """
         n, planned = len(record), self._plan.trials
         if n - self._checked < max(1, n // 100) or n < max(_LEAST, math.ceil(_SHARE * planned)):

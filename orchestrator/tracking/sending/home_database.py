@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.tracking.events import RunEvent, clean, common_tags
 from orchestrator.tracking.mlflow_client import sqlite_file
-from orchestrator.tracking.sending.run_writer import SEARCH_ID, KnownRuns, ms, tags_of
+from orchestrator.tracking.run_ids import RunIds
+from orchestrator.tracking.sending.run_writer import SEARCH_ID, ms, tags_of
 
 # The columns that MLflow 3.17 and 3.18 have. Where they differ, MLflow's client writes.
 _COLUMNS: Mapping[str, frozenset[str]] = {
@@ -69,7 +70,7 @@ class HomeDatabase:
         self,
         path: str,
         search_id: str,
-        run_ids: KnownRuns,
+        run_ids: RunIds,
         experiment: Callable[[str], str],
     ) -> None:
         self._path, self._search_id, self._run_ids = path, search_id, run_ids
@@ -112,8 +113,7 @@ class HomeDatabase:
                     rows.add_run(batch, self._tags(batch, rows), experiment, location)
             rows.insert(database)
             database.execute("COMMIT")
-        for key, run_id in rows.made.items():
-            self._run_ids.add(key, run_id)
+        self._run_ids.add_all(rows.made)
         return left
 
     def _active(self, database: sqlite3.Connection, keys: set[str]) -> dict[str, str]:
@@ -126,7 +126,8 @@ class HomeDatabase:
         """The tags of a new run."""
         event = batch[0]
         tags = {**common_tags(event), SEARCH_ID: self._search_id, **tags_of(batch)}
-        parent = event.parent and (self._run_ids.runs | rows.made).get(event.parent)
+        above = event.parent or ""
+        parent = rows.made.get(above) or self._run_ids.runs.get(above)
         return tags | ({"mlflow.parentRunId": parent} if parent else {})
 
     def _location(self, database: sqlite3.Connection, experiment: str) -> str:
@@ -194,7 +195,7 @@ class _Rows:
 
 
 def home_database(
-    tracking_uri: str, search_id: str, run_ids: KnownRuns, experiment: Callable[[str], str]
+    tracking_uri: str, search_id: str, run_ids: RunIds, experiment: Callable[[str], str]
 ) -> HomeDatabase | None:
     """The database at a tracking URI; None if only MLflow's client can write to it."""
     path = sqlite_file(tracking_uri)

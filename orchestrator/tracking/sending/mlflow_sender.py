@@ -123,8 +123,8 @@ class Sender(threading.Thread):
     the same server has separate runs.
 
     In the database of a home folder it writes many runs at once; see `HomeDatabase`. To a server it
-    sends them one by one. Most of the time it does this itself. If many runs are left, and there are cores that the
-    trials do not need, it has helpers: processes that write runs at the same time.
+    sends them one by one, most of the time itself. If many runs are left, and there are cores that
+    the trials do not need, it has helpers: processes that write runs at the same time.
     """
 
     def __init__(self, outbox: Outbox, folder: Path, tracking_uri: str, search_id: str) -> None:
@@ -228,9 +228,8 @@ class Sender(threading.Thread):
         uri, ids = self._uri, self._run_ids
         database = home_database(uri, self._search_id, ids, writer.experiment)
         if database is not None:
-            for key, run_id in database.own_runs().items():
-                if key not in ids.runs:
-                    ids.add(key, run_id)
+            own = database.own_runs()
+            ids.add_all({key: own[key] for key in own.keys() - ids.runs.keys()})
             writer.known = True
         return database
 

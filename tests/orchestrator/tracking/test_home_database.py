@@ -12,19 +12,12 @@ import pytest
 from orchestrator.tracking.dashboard import tracking_uri
 from orchestrator.tracking.events import RunEvent, by_run
 from orchestrator.tracking.mlflow_client import connect
+from orchestrator.tracking.run_ids import RunIds
 from orchestrator.tracking.sending.home_database import HomeDatabase, home_database
 from orchestrator.tracking.sending.run_writer import RunWriter
 
 START = 1.7e9
 TABLES = ("tags", "params", "metrics", "latest_metrics")
-
-
-class Ids:
-    def __init__(self) -> None:
-        self.runs: dict[str, str] = {}
-
-    def add(self, key: str, run_id: str) -> None:
-        self.runs[key] = run_id
 
 
 def event(key: str, **what: Any) -> RunEvent:
@@ -67,7 +60,11 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(home: Path, ids: Ids) -> HomeDatabase:
+def ids_of(home: Path) -> RunIds:
+    return RunIds(home / "runs.jsonl", "")
+
+
+def opened(home: Path, ids: RunIds) -> HomeDatabase:
     writer = RunWriter(tracking_uri(home), "0a", ids)
     found = home_database(tracking_uri(home), "0a", ids, writer.experiment)
     assert found is not None, "the tables are those of a tested version of MLflow"
@@ -101,7 +98,10 @@ def rows(home: Path) -> dict[str, Any]:
 def test_the_rows_are_those_of_mlflows_client(home: Path, tmp_path_factory) -> None:
     other = tmp_path_factory.mktemp("other")
     connect(tracking_uri(other))
-    database, writer = opened(home, Ids()), RunWriter(tracking_uri(other), "0a", Ids())
+    database, writer = (
+        opened(home, ids_of(home)),
+        RunWriter(tracking_uri(other), "0a", ids_of(other)),
+    )
     writer.known = True
     for events in STEPS:
         assert database.write(by_run(events)) == []
@@ -117,7 +117,7 @@ def test_the_rows_are_those_of_mlflows_client(home: Path, tmp_path_factory) -> N
 
 
 def test_writing_everything_again_changes_nothing(home: Path) -> None:
-    ids = Ids()
+    ids = ids_of(home)
     database = opened(home, ids)
     for events in STEPS:
         database.write(by_run(events))
@@ -130,7 +130,7 @@ def test_writing_everything_again_changes_nothing(home: Path) -> None:
 
 
 def test_what_only_the_client_can_write_is_returned_with_what_follows_it(home: Path) -> None:
-    database = opened(home, Ids())
+    database = opened(home, ids_of(home))
     long = event("demo/0", tags={"mlflow.note.content": "x" * 7000})
     child = event("demo/0/a", status="FINISHED")
     odd = event("demo/1", metrics={"": 1.0})
@@ -146,8 +146,8 @@ def test_what_only_the_client_can_write_is_returned_with_what_follows_it(home: P
 
 def test_a_database_with_other_columns_is_left_to_the_client(home: Path) -> None:
     uri = tracking_uri(home)
-    assert home_database(uri, "0a", Ids(), str) is not None
+    assert home_database(uri, "0a", ids_of(home), str) is not None
     with closing(sqlite3.connect(home / "mlflow.db")) as database:
         database.execute("ALTER TABLE metrics ADD COLUMN unit VARCHAR(8)")
-    assert home_database(uri, "0a", Ids(), str) is None
-    assert home_database("http://127.0.0.1:1", "0a", Ids(), str) is None
+    assert home_database(uri, "0a", ids_of(home), str) is None
+    assert home_database("http://127.0.0.1:1", "0a", ids_of(home), str) is None
