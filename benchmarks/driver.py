@@ -100,6 +100,11 @@ class Idle:
             lane_seconds=1.0,
         )
 
+    def ended(self) -> list[TrialResult]:
+        return []
+
+    def interrupt(self) -> None: ...
+
     def release(self, key: str, outcome: Outcome) -> TrialResult:
         spec, step = self._live.pop(key)
         score = Estimate(_score(spec.hyperparameters, step), 0.01, 10)
