@@ -192,16 +192,20 @@ def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
 
 
 def test_of_a_cluster_only_the_latest_running_trials_are_known() -> None:
-    def suggested(changed: int) -> list[Values]:
-        """Suggestions beside 300 running trials, of which one has other parameters."""
+    best = max(some(), key=lambda trial: trial.score).params
+
+    def suggested(*at_best: int) -> list[Values]:
+        """Suggestions beside 300 running trials, some of which have the best parameters."""
         rng = np.random.default_rng(1)
-        running = [studied(14 + i, drawn(rng), "running") for i in range(300)]
-        other = drawn(np.random.default_rng(2))
-        running[changed] = studied(14 + changed, other, "running")
+        others = [drawn(rng) for _ in range(300)]
+        running = [
+            studied(14 + i, best if i in at_best else params, "running")
+            for i, params in enumerate(others)
+        ]
         return suggest([*some(), *running], SPACE, RUNGS, 0, 4)
 
-    assert suggested(0) == suggested(40)
-    assert suggested(0) != suggested(299)
+    assert suggested(*range(44)) == suggested()
+    assert suggested(*range(44, 300)) != suggested()
 
 
 def test_more_suggestions_than_are_chosen_together_are_all_different() -> None:
