@@ -1,11 +1,14 @@
 """Measures the speed of the driver, and how long a worker waits for its next trials.
 
-    python benchmarks/driver.py [--quick] [--seeds N] [--json FILE]
+    python benchmarks/driver.py [--quick] [--seeds N] [--storage URL] [--json FILE]
 
 This runs the search loop with its journal on disk and the outbox of its recorder, but the trials
 train nothing, so all time is the driver's. A study of 100, 1,000 or 10,000 trials is generated
-except for its last trials, which are then searched. The outbox is not sent: the figures do not
-include MLflow.
+except for its last trials, which are then searched. The outbox is not sent: these figures do not
+include MLflow. --storage: a database, which must not have such studies, instead of the journal.
+
+`record_1000` is 1,000 ended trials with ten adaptations each, none of which was sent to MLflow:
+`record_seconds` is the time until all of them are in its SQLite database.
 
 `random` draws the suggestions; `fewtune` uses the sampler of a search. A wait is the time from the
 turn of a worker to its next orders. Suggestions that are made ahead do not count as waiting, but
@@ -18,24 +21,31 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
 from simulated_trials import RECIPE
-from tidy import Row, row, show, write
+from tidy import Row, figure, row, show, write
 
 from fewshot.metrics import Estimate, estimate
 from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import open_records
-from orchestrator.record.studies.study import StudyRecord, open_storage
+from orchestrator.record.studies.study import distributions, open_storage
 from orchestrator.sampling.sampler import Sampler
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
+from orchestrator.tracking.dashboard import tracking_uri
+from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
+from orchestrator.tracking.sending import mlflow_sender
 from orchestrator.tracking.sending.outbox import Outbox
 from trials.contract import (
     AdaptationResult,
@@ -89,6 +99,11 @@ class Idle:
             seconds=1.0,
             lane_seconds=1.0,
         )
+
+    def ended(self) -> list[TrialResult]:
+        return []
+
+    def interrupt(self) -> None: ...
 
     def release(self, key: str, outcome: Outcome) -> TrialResult:
         spec, step = self._live.pop(key)
@@ -164,24 +179,34 @@ def drawing(seed: int) -> Callable[..., list[Values]]:
     return lambda sampler, trials, ahead, n: drawn(n, [seed, len(trials.trials) + len(ahead)])
 
 
-def make_up(record: StudyRecord, n: int, rungs: Sequence[int]) -> None:
-    """Add n ended trials to the record; half of them ended at the first rung."""
+def make_up(storage: BaseStorage, name: str, n: int, rungs: Sequence[int]) -> None:
+    """Create a study with n ended trials; half of them ended at the first rung."""
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], name)
+    ranges = distributions(SPACE.box())
     for number, params in enumerate(drawn(n, [0])):
-        record.ask(params)
         reached = rungs if number % 2 else rungs[:1]
-        for step in reached:
-            record.report(number, step, _score(params, step))
-        outcome: Outcome = "complete" if number % 2 else "pruned"
-        record.finish(number, outcome, record[number].score, {})
+        scores = {step: _score(params, step) for step in reached}
+        state = TrialState.COMPLETE if number % 2 else TrialState.PRUNED
+        score = scores[reached[-1]]
+        storage.create_new_trial(
+            study,
+            create_trial(
+                state=state,
+                value=score,
+                params=params,
+                distributions=ranges,
+                intermediate_values=scores,
+            ),
+        )
 
 
-def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
-    """The figures for the last trials of a search of `n` trials."""
-    made = plan(n, seed)
+def measure(variant: str, n: int, seed: int, folder: Path, url: str = "") -> dict[str, float]:
+    """The figures for the last trials of a search of `n` trials. url: a database, or empty."""
+    made = replace(plan(n, seed), name=f"driver_{variant}_{n}_{seed}")
     suggest = drawing(seed) if variant == "random" else Sampler.suggest
-    with open_storage(str(folder / "driver.journal")) as storage:
+    with open_storage(url or str(folder / "driver.journal")) as storage:
+        make_up(storage, made.name, max(0, n - SEARCHED[variant]), made.rungs)
         records = open_records(made, storage)
-        make_up(records.search, max(0, n - SEARCHED[variant]), made.rungs)
         outbox = Outbox(folder / "outbox")
         recorder = OutboxRecorder(outbox)
         recorder.search_started(name="driver", experiment="x", params={}, tags={}, time=time.time())
@@ -199,19 +224,47 @@ def measure(variant: str, n: int, seed: int, folder: Path) -> dict[str, float]:
     }
 
 
+def measure_record(trials: int, seed: int, folder: Path) -> dict[str, float]:
+    """The figures of a record of which nothing was sent when the search ended."""
+    uri, program, made = tracking_uri(folder), Idle(), plan(trials, seed)
+    connect(uri)  # creates the database
+    recorder = OutboxRecorder(Outbox(folder / "search"))
+    recorder.search_started(name="driver", experiment="x", params={}, tags={}, time=time.time())
+    for number, params in enumerate(drawn(trials, [seed])):
+        spec = made.trial(number, params)
+        recorder.trial_started(spec, time=time.time())
+        program.admit(spec)
+        for _ in spec.rungs:
+            recorder.reported(*program.advance())
+        recorder.trial_ended(program.release(spec.key, "complete"), state="complete")
+    recorder.close()
+    wall, cpu = time.perf_counter(), time.process_time()
+    sending = mlflow_sender.recorder(folder / "search", uri, "driver")
+    if not sending.drain(timeout=3600):
+        raise RuntimeError("MLflow has not received everything within an hour.")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    sending.close()
+    return {"record_seconds": wall, "record_cpu_seconds": cpu}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="without the 10,000 trials")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--storage", default="", metavar="URL", help="default: a journal")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for metric, value in measure_record(1_000, 0, Path(folder)).items():
+            rows.append(figure("driver", "record_1000", "fewtune", metric, value))
+    show(rows)
     for n in (100, 1_000) if options.quick else (100, 1_000, 10_000):
         for variant in SEARCHED:
             found = []
             for seed in range(options.seeds):
                 with tempfile.TemporaryDirectory() as folder:
-                    found.append(measure(variant, n, seed, Path(folder)))
+                    found.append(measure(variant, n, seed, Path(folder), options.storage))
             rows += [
                 row("driver", f"{n}_trials", variant, metric, estimate(_values(found, metric)))
                 for metric in found[0]

@@ -5,19 +5,21 @@
 
 The search loop, the study with its journal, the outbox and the sampler are those of a search. Only
 the workers are simulated: their scores are those of a landscape, and their turns take the time that
-was measured on one H200 with 64 lanes (docs/log.md). The driver's time is measured: its CPU time,
+was measured on one H200 with 64 lanes (docs/log.md); `one_lane_1_second` is the least that a worker
+can do. The driver's time is measured: its CPU time,
 and the time of each fsync. Not included: Ray's own messages, and the sending to MLflow.
 
 Figures count from the end of the second turns, when trials have ended, for the time of two turns
-and until enough reports have been handled. `workers_busy` is the share of this time in which the workers train,
-`driver_busy` the share in which the driver works. `ms_per_report` is the driver's time per report;
-`suggest`, `study`, ... are its parts. One trial makes one to three reports.
+and until enough reports have been handled. `workers_busy` is the share of this time in which the
+workers train, `driver_busy` the share in which the driver works. `ms_per_report` is the driver's
+time per report; `suggest`, `study`, ... are its parts. One trial makes one to three reports.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +42,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.sending.outbox import Outbox
 
-LANES, TASKS, NOISE = 64, 10, 0.02
+TASKS, NOISE = 10, 0.02
 WORKERS, QUICK = (1, 4, 16, 64, 256, 1000), (1, 4, 16, 64)
 REPORTS, QUICK_REPORTS = 8_000, 2_000  # that are counted at least
 PARTS = {
@@ -56,10 +58,11 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A search on GPUs: its number of steps, and the measured times of 64 lanes."""
+    """A search: its number of steps, and the time of a step of all lanes of a worker."""
 
     steps: int
     timing: Timing
+    lanes: int = 64
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -67,11 +70,12 @@ class Problem:
 
     def longest_turn(self) -> float:
         """Seconds from the last rung but one to the last, with reports of all lanes."""
-        return self.timing.step * (self.rungs[2] - self.rungs[1]) + self.timing.report * LANES
+        return self.timing.step * (self.rungs[2] - self.rungs[1]) + self.timing.report * self.lanes
 
 
 _MAML, _CONVOLUTIONS = Timing(step=1.011e-3, report=0.8e-3), Timing(step=13.6e-3, report=0.8e-3)
 PROBLEMS: Mapping[str, Problem] = {
+    "one_lane_1_second": Problem(1_000, Timing(step=1e-3, report=0), lanes=1),  # not measured
     "maml_functions": Problem(1_000, _MAML),
     "maml_sinusoid_70000": Problem(70_000, _MAML),  # the steps of the MAML paper
     "protonet_omniglot_conv": Problem(500, _CONVOLUTIONS),
@@ -97,13 +101,13 @@ def plan(space: SearchSpace, rungs: tuple[int, ...], trials: int, seed: int) -> 
 
 def measure(problem: Problem, workers: int, seed: int, reports: int) -> dict[str, float]:
     """The figures of one search, which is stopped when it has been measured."""
-    lanes = workers * LANES
+    lanes = problem.lanes
     landscape = LANDSCAPES["sparse_8"](np.random.default_rng(seed))
-    made = plan(landscape.space, problem.rungs, 20 * (lanes + reports), seed)
+    made = plan(landscape.space, problem.rungs, 20 * (workers * lanes + reports), seed)
     clock = DriverClock()
 
     def program() -> SimulatedTrials:
-        return SimulatedTrials(landscape, NOISE, LANES, tasks=TASKS, spread=0.02, seed=seed)
+        return SimulatedTrials(landscape, NOISE, lanes, tasks=TASKS, spread=0.02, seed=seed)
 
     cluster = SimulatedCluster(program, workers, problem.timing, clock)
     window = _Window(cluster, clock, problem.longest_turn(), reports)
@@ -113,17 +117,10 @@ def measure(problem: Problem, workers: int, seed: int, reports: int) -> dict[str
         with open_storage(str(Path(folder, "study.journal"))) as storage, clock.watching(PARTS):
             records = open_records(made, storage)
             sizes = dict.fromkeys(made.space.weights.tasks, 100)
-            try:
+            with suppress(Stopped):
                 run_search(
-                    made,
-                    records,
-                    cluster,
-                    recorder,
-                    task_sizes=sizes,
-                    should_stop=window.is_over,
+                    made, records, cluster, recorder, task_sizes=sizes, should_stop=window.is_over
                 )
-            except Stopped:
-                pass
         recorder.close()
     return window.figures()
 
@@ -144,11 +141,13 @@ class _Window:
         if self._first is None:
             if self._cluster.turns >= 2 * self._cluster.workers:
                 self._first = self._counts()
-        elif now >= self._first["now"] + 2 * self._turn:
-            if reports >= self._first["reports"] + self._reports:
-                self._last = self._counts()
-                return True
-        return False
+            return False
+        if now < self._first["now"] + 2 * self._turn:
+            return False
+        if reports < self._first["reports"] + self._reports:
+            return False
+        self._last = self._counts()
+        return True
 
     def _counts(self) -> dict[str, float]:
         one = self._cluster

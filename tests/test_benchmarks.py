@@ -11,6 +11,8 @@ import torch
 
 from orchestrator.config.loading import load_config
 from orchestrator.config.plan import plan_of
+from orchestrator.tracking.dashboard import tracking_uri
+from orchestrator.tracking.sending.mlflow_sender import counts
 from tests.paths import ROOT
 from tests.rounding import default_dtype
 from tests.trials.conformance import protonet
@@ -85,6 +87,29 @@ def test_lanes_measures_more_and_more_lanes(tmp_path):
         "product_share",
         "gflop_per_second",
     }
+
+
+def test_a_simulated_worker_waits_only_while_the_driver_works(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from simulate_cluster import Problem, measure
+    from simulated_cluster import Timing
+
+    slow = measure(Problem(10, Timing(step=100.0, report=0.0), lanes=2), 2, 0, 12)
+    assert slow["workers_busy"] > 99
+    assert slow["driver_busy"] < 1
+    fast = measure(Problem(10, Timing(step=1e-6, report=0.0), lanes=2), 2, 0, 12)
+    assert fast["workers_busy"] < 10
+    assert fast["driver_busy"] > 90
+
+
+def test_the_driver_benchmark_measures_reports_and_the_record(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import driver
+
+    monkeypatch.setitem(driver.SEARCHED, "random", 10)
+    assert driver.measure("random", 20, 0, tmp_path)["reports_per_second"] > 0
+    assert driver.measure_record(2, 0, tmp_path)["record_seconds"] > 0
+    assert sum(counts(tracking_uri(tmp_path), "driver")["adaptation"].values()) == 20
 
 
 def test_lanes_names_its_problems(refused):

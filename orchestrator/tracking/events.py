@@ -4,6 +4,7 @@ import getpass
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
 Kind = Literal["search", "trial", "adaptation"]
@@ -103,12 +104,14 @@ def common_tags(event: RunEvent) -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=4096)  # the events of a search have few names
 def clean(name: str) -> str:
     """A name that MLflow accepts for a metric or parameter; other characters become `_<hex>`."""
     name = re.sub(r"[^\w\-. :/]", lambda match: f"_{ord(match[0]):x}", name)
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))[:250]
 
 
+@cache
 def _user() -> str:
     try:
         return getpass.getuser()

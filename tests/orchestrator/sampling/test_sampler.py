@@ -8,7 +8,7 @@ from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling.process import gaussian_process
 from orchestrator.sampling.process.candidates import anywhere
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.sampling.sampler import Sampler, coordinates_of, view
+from orchestrator.sampling.sampler import MOST_PENDING, Sampler, coordinates_of, view
 from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 
@@ -189,6 +189,41 @@ def test_a_crowd_is_suggested_inside_the_box_and_nobody_twice() -> None:
     assert found == suggest(some(), SPACE, RUNGS, 0, 100)
     assert len({tuple(p.values()) for p in found}) == len(found) == 100
     assert all(box[k].low <= v <= box[k].high for p in found for k, v in p.items())
+
+
+def test_of_a_cluster_only_the_latest_running_trials_are_known() -> None:
+    best = max(some(), key=lambda trial: trial.score).params
+
+    def suggested(*at_best: int) -> list[Values]:
+        """Suggestions beside 300 running trials, some of which have the best parameters."""
+        rng = np.random.default_rng(1)
+        others = [drawn(rng) for _ in range(300)]
+        running = [
+            studied(14 + i, best if i in at_best else params, "running")
+            for i, params in enumerate(others)
+        ]
+        return suggest([*some(), *running], SPACE, RUNGS, 0, 4)
+
+    assert suggested(*range(44)) == suggested()
+    assert suggested(*range(44, 300)) != suggested()
+
+
+def test_more_suggestions_than_are_chosen_together_are_all_different() -> None:
+    found = suggest(some(), SPACE, RUNGS, 0, MOST_PENDING + 10)
+    assert len({tuple(p.values()) for p in found}) == len(found) == MOST_PENDING + 10
+
+
+def test_the_lazy_choice_is_the_greedy_one() -> None:
+    rng = np.random.default_rng(3)
+    functions, best = rng.normal(size=(300, 64)), rng.normal(size=64)
+    expected, highest = [5], np.maximum(best, functions[5])
+    while len(expected) < 40:
+        gains = (functions - highest).clip(0).mean(1) + 1e-9 * functions.mean(1)
+        gains[expected] = -np.inf
+        expected.append(int(gains.argmax()))
+        highest = np.maximum(highest, functions[expected[-1]])
+    start = np.maximum(best, functions[5])
+    assert gaussian_process._greedy(functions, start, [5], 39) == expected[1:]
 
 
 def test_a_crowd_keeps_away_from_what_is_running() -> None:
