@@ -113,7 +113,10 @@ def dashboard(home: Path) -> Iterator[tuple[str, psutil.Process]]:
     try:
         assert process.stdout is not None
         links = (line.partition(f"{NAME}: ")[2].strip() for line in process.stdout)
-        yield next(link for link in links if link), psutil.Process(process.pid)
+        link = next((link for link in links if link), None)
+        if link is None:
+            raise SystemExit("the dashboard did not start; its message is above")
+        yield link, psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
