@@ -185,7 +185,9 @@ def _left_out(data: DataColumns, label: str, group: str | None) -> dict[str, str
         if _is_id(frame, name):
             reasons[name] = "an id"
         elif not np.isfinite(frame[name].to_numpy(float, na_value=np.nan)).all():
-            reasons[name] = "has empty cells"
+            reasons[name] = (
+                "has empty cells; to use it, take it out of `labels` and add `missing: []`"
+            )
     return reasons
 
 

@@ -160,10 +160,15 @@ def test_the_config_says_why_columns_were_chosen(tmp_path, capsys):
     text = (tmp_path / "search.yaml").read_text()
     assert '# label: "cured" (classes): the last column that is neither constant nor an id' in text
     assert '# tasks: values of "ward": of the columns of names, it has the most values' in text
-    assert '# Not features: "height" (has empty cells), "row_id" (an id).' in text
+    assert '# Not features: "height" (has empty cells; to use it, take it out of `labels`' in text
+    assert '"row_id" (an id).' in text
     assert "--label COLUMN --group COLUMN" in text
     assert search.config["datasets"]["data"]["labels"] == ["cured", "height", "row_id"]
     assert 'not used as features: "height"' in capsys.readouterr().out
+    with_height = text.replace('"height", "row_id"]', '"row_id"], missing: []')
+    assert with_height != text
+    (tmp_path / "search.yaml").write_text(with_height)
+    assert cli.main(["check", str(tmp_path / "search.yaml")]) == 0
 
 
 def test_a_split_has_at_most_24_tasks(tmp_path):
