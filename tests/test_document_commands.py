@@ -30,7 +30,6 @@ RUN = (
     "fewtune init texts.csv --out mine.yaml",
     "fewtune check mine.yaml",
     "fewtune enqueue quickstart --weights greek=0.5,cyrillic=0.5 --set lr/outer=0.01",
-    "fewtune search configs/quickstart.yaml --resume --trials 96",
     "fewtune search configs/quickstart.yaml --set name=wider --from quickstart",
 )
 # Need FEWTUNE_DATA.
@@ -50,6 +49,9 @@ NOT_RUN = {
     "fewtune logs quickstart --follow": "needs a cluster; see tests/orchestrator/executors",
     f"fewtune submit configs/quickstart.yaml {CLUSTER}": (
         "needs a cluster; see tests/orchestrator/executors/test_submit.py"
+    ),
+    "fewtune search configs/quickstart.yaml --resume --trials 96": (
+        "its many trials take minutes; tests/orchestrator has searches that get a few more"
     ),
     "fewtune search configs/diagnosis.yaml": MINUTES,
     "fewtune search configs/education.yaml": MINUTES,
