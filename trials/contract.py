@@ -307,6 +307,8 @@ class Turn:
     returned: tuple[str, ...] = ()  # keys of the live trials of a worker that had to stop
     lane_steps: int = 0  # since the last turn, see `TrialProgram.lane_steps`
     capacity_steps: int = 0  # since the last turn, see `TrialProgram.capacity_steps`
+    # What the worker used of its machine, by metric; empty in most turns.
+    load: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Executor(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import FewtuneError
 from fewshot.errors.parts import failure_of
+from orchestrator.executors.load import LoadMeter
 from trials.contract import Outcome, TrialProgram, TrialSpec, Turn
 from trials.errors import WorkerError
 
@@ -17,6 +18,7 @@ class Worker:
     def __init__(self, number: int, program: TrialProgram) -> None:
         self._number, self._program = number, program
         self._counted = (0, 0)
+        self._meter = LoadMeter()
 
     def turn(self, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]) -> Turn:
         """Release some trials, admit others, and train until there is something to report.
@@ -49,6 +51,7 @@ class Worker:
             free=program.free,
             lane_steps=self._counted[0] - before[0],
             capacity_steps=self._counted[1] - before[1],
+            load=self._meter.measure(),
         )
 
 

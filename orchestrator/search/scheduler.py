@@ -91,6 +91,8 @@ class Scheduler:
     def handle_turn(self, turn: Turn) -> dict[str, Outcome]:
         """Record a worker's turn; returns the trials that must end, with their outcomes."""
         _count_steps(next(iter(self._sources.values())).record, turn)
+        if turn.load:
+            self._recorder.worker_load(turn.worker, turn.load, time=time.time())
         for result in turn.results:
             self._end(result)
         self._take_back(turn)

@@ -8,12 +8,14 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from fewshot.errors.inputs import FewtuneError
-from orchestrator.tracking.mlflow_client import connect
+from orchestrator.tracking.mlflow_client import connect, tune
 from orchestrator.tracking.saved_views import view_id
 
+APP = "fewtune"  # the name of `server_app` as a plugin of MLflow, in pyproject.toml
 ENVIRONMENT = {
     # Job execution would start ten more processes, for LLM judges that we do not use.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -68,8 +70,11 @@ class Server:
 def server(home: Path, port: int, host: str = "127.0.0.1") -> Server:
     """Start the dashboard of `home`; uses a different port if `port` is taken."""
     connect(tracking_uri(home))  # creates a new database here, before several processes use it
+    tune(tracking_uri(home))  # a search that runs now, or was killed, has not done it
     port = _free_port(host, port)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    if entry_points(group="mlflow.app", name=APP):  # not before the package is installed again
+        command += ["--app-name", APP]
     command += ["--host", host, "--port", str(port)]
     command += ["--backend-store-uri", tracking_uri(home)]
     command += ["--artifacts-destination", (home.resolve() / "mlartifacts").as_uri()]

@@ -126,6 +126,11 @@ class OutboxRecorder:
             tags=tags,
         )
 
+    def worker_load(self, worker: int, load: Mapping[str, float], *, time: float) -> None:
+        # MLflow's page shows metrics named `system/...` on a tab of their own, over time.
+        metrics = {f"system/worker_{worker}/{name}": value for name, value in load.items()}
+        self._record(f"search/load/{worker}/{time!r}", time=time, metrics=_as_metrics(metrics))
+
     def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
         self._last_step = max(self._last_step, step)
         self._record(

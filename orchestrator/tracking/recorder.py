@@ -40,6 +40,9 @@ class Recorder(Protocol):
 
     def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None: ...
 
+    def worker_load(self, worker: int, load: Mapping[str, float], *, time: float) -> None:
+        """load: what a worker used of its machine, by metric."""
+
     def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None: ...
 
     def search_ended(

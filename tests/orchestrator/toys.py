@@ -226,6 +226,7 @@ class Told:
     starts: list[tuple[str, int]] = field(default_factory=list)
     tracebacks: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    loads: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     calls: int = 0
 
     def _keep(self, key: tuple[Any, ...], what: Any = None) -> None:
@@ -251,6 +252,9 @@ class Told:
     def trial_ended(self, result: TrialResult, *, state: Outcome, note: str = "") -> None:
         self._keep(("ended", result.key), (state, note))
         self.tracebacks[result.key] = result.traceback or ""
+
+    def worker_load(self, worker: int, load: Mapping[str, float], *, time: float) -> None:
+        self.loads.append((worker, dict(load)))  # a different one each time
 
     def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
         self._keep(("metrics", step), dict(metrics))

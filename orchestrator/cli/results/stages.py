@@ -10,6 +10,7 @@ from orchestrator.cli.output import RESULTS, HomeOption, Json, Name, Output
 from orchestrator.search.durations import duration
 
 if TYPE_CHECKING:
+    from orchestrator.record.home import Home
     from orchestrator.results.stages import Cheapest, Split, Stages
 
 app = typer.Typer()
@@ -27,12 +28,19 @@ def stages(
     home: HomeOption = None,
     json: Json = False,
 ) -> None:
-    """Compare numbers of meta-training and adaptation steps; name the cheapest that suffices."""
+    """Compare numbers of meta-training and adaptation steps; name the cheapest that suffices.
+
+    For a search with a teacher on one new task, compare numbers of unlabelled examples instead.
+    """
     from fewshot.tasks.files import write_text
     from orchestrator.record.home import Home
     from orchestrator.results.stages import cheapest, figure, stages_of
+    from orchestrator.results.transfer import has_teacher
 
     output = Output()
+    if has_teacher(name, Home.at(home)):
+        _sizes(output, name, Home.at(home), out, json)
+        return
     output.messages.print(f"{name}: scoring the best finalist after other numbers of steps ...")
     found = stages_of(name, Home.at(home))
     if out is not None:
@@ -43,6 +51,35 @@ def stages(
     chosen = cheapest(found.splits, new_tasks)
     output.results.print(_table(found, chosen, new_tasks))
     output.results.print(_sentence(found, chosen, new_tasks))
+    if out is not None:
+        output.results.print(f"figure: {out}")
+
+
+def _sizes(output: Output, name: str, home: "Home", out: Path | None, json: bool) -> None:
+    """Compare sizes of the transfer set."""
+    from fewshot.tasks.files import write_text
+    from orchestrator.results.transfer import figure, smallest, transfer_sizes_of
+
+    output.messages.print(f"{name}: training the best finalist with fewer unlabelled examples ...")
+    found = transfer_sizes_of(name, home)
+    if out is not None:
+        write_text(out, figure(found).to_html(include_plotlyjs=True))
+    if json:
+        output.json(found.to_dict())
+        return
+    table = Table(title=f"{name}: sizes of the transfer set", title_justify="left")
+    for column in ("unlabelled examples", "score", "standard error", "seconds of training"):
+        table.add_column(column, justify="right")
+    enough = smallest(found.sizes)
+    for size in found.sizes:
+        numbers = (f"{size.score:.3f}", f"{size.error:.3f}", f"{size.seconds:.1f}")
+        mark = "bold" if size is enough else ""
+        table.add_row(f"{size.unlabelled:,}{' *' if mark else ''}", *numbers, style=mark)
+    output.results.print(table)
+    output.results.print(
+        f"{enough.unlabelled:,} unlabelled examples are enough: the score {enough.score:.3f} is "
+        f"within noise of the best. The search used {found.sizes[-1].unlabelled:,}."
+    )
     if out is not None:
         output.results.print(f"figure: {out}")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.tracking.events import Kind, RunEvent, by_run, event_of
-from orchestrator.tracking.mlflow_client import connect
+from orchestrator.tracking.mlflow_client import connect, tune
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
 from orchestrator.tracking.run_ids import RunIds
 from orchestrator.tracking.saved_views import PREFIX, saved_views, view_id
@@ -165,6 +165,8 @@ class Sender(threading.Thread):
                 log.log(level, "mlflow_away retry_in=%.1f error=%s", wait, _public(str(error)))
                 self._outbox.wait_closed(wait)
         self._dismiss_helpers()
+        if self._writer:
+            tune(self._uri)  # for the page of the runs that were just written
 
     def close(self) -> None:
         """Stop after the current batch; the next process sends the events that are left."""

@@ -304,8 +304,13 @@ def test_a_whole_search_is_the_same_inline_and_on_ray(case, tmp_path):
         records = toys.records(InMemoryStorage(), plan)
         executor = MAKE[kind](case, tmp_path / kind, workers=1, lanes=3)
         sizes = dict.fromkeys(case.tasks, 10)
-        run_search(plan, records, executor, toys.Told(), task_sizes=sizes)
+        told = toys.Told()
+        run_search(plan, records, executor, told, task_sizes=sizes)
         executor.close()
+        worker, load = told.loads[0]
+        assert worker == 0
+        assert load["memory_gib"] > 0.01
+        assert "cpu_percent" in load
         found.append([_facts(t) for r in vars(records).values() for t in r.trials()])
     inline, on_ray = found
     assert len(inline) > 24

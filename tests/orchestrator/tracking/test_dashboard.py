@@ -1,8 +1,10 @@
 import json
 import socket
+import sqlite3
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +12,19 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.app import main
-from orchestrator.tracking.dashboard import Server, _free_port, search_url, server, tracking_uri
+from orchestrator.tracking.dashboard import (
+    APP,
+    Server,
+    _free_port,
+    search_url,
+    server,
+    tracking_uri,
+)
+from orchestrator.tracking.mlflow_client import tune
 from orchestrator.tracking.saved_views import saved_views, view_id
 from orchestrator.tracking.sending.mlflow_sender import recorder
+from orchestrator.tracking.server_app import PATH
+from tests.conftest import missing
 from tests.orchestrator import records
 
 
@@ -81,6 +93,36 @@ def test_a_view_of_many_weights_fits_into_a_tag() -> None:
         assert json.loads(value)["name"]
 
 
+def statistics(home: Path) -> dict[str, int]:
+    """The number of rows of each table, as SQLite's planner knows it; empty if it doesn't."""
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
+        if not database.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"
+        ).fetchone():
+            return {}
+        rows = database.execute("SELECT tbl, stat FROM sqlite_stat1").fetchall()
+    return {table: int(stat.split()[0]) for table, stat in rows}
+
+
+def test_sqlite_knows_how_large_the_tables_of_a_recorded_search_are(home: Path) -> None:
+    # Otherwise it compares each run with each value of a metric that it sorts by.
+    known = statistics(home)
+    assert known["runs"] >= 20
+    assert known["latest_metrics"] > known["runs"]
+
+
+def test_a_database_that_is_locked_is_not_tuned(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE runs (id PRIMARY KEY)")
+        database.execute("INSERT INTO runs VALUES (1)")
+        database.commit()
+        database.execute("BEGIN EXCLUSIVE")
+        tune(tracking_uri(tmp_path))  # says nothing
+    assert statistics(tmp_path) == {}
+    tune(tracking_uri(tmp_path))
+    assert statistics(tmp_path) == {"runs": 1}
+
+
 @pytest.mark.browser
 def test_an_artifact_that_was_recorded_without_a_server_is_served(dashboard: Server) -> None:
     body = json.dumps({"experiment_ids": ["1"], "filter": "tags.`fewtune.kind` = 'search'"})
@@ -116,6 +158,21 @@ def test_the_trials_are_shown_best_first(
     text = page.inner_text("body")
     order = [text.index(f"search-00{number}") for number in ("11", "09", "00")]
     assert order == sorted(order)
+
+
+@pytest.mark.browser
+def test_the_page_of_trials_has_no_errors(dashboard: Server, browser: Any, home: Path) -> None:
+    if not entry_points(group="mlflow.app", name=APP):
+        missing("the package installed again (`pip install -e .`), since it has a plugin of MLflow")
+    errors: list[str] = []
+    page = browser.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    with page.expect_response(lambda answer: answer.url.endswith(PATH)) as answered:
+        page.goto(search_url(dashboard.base, tracking_uri(home), "glyphs", "demo"))
+    assert answered.value.json()["user"] is None
+    page.get_by_text("search-0011", exact=True).first.wait_for(state="visible", timeout=60_000)
+    assert not errors
 
 
 @pytest.mark.browser

@@ -104,6 +104,24 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_the_load_of_workers_is_a_system_metric_of_the_search(home, folder):
+    made = recorder(folder, tracking_uri(home), SEARCH)
+    records.started(made)
+    for at in (1.5, 31.5, 31.5):  # told again, nothing changes
+        made.worker_load(0, {"cpu_percent": 100 + at}, time=records.START + at)
+    made.worker_load(1, {"cpu_percent": 7.0}, time=records.START + 1.5)
+    assert made.drain(timeout=600)
+    made.close()
+    run = runs(home)["demo"].info.run_id
+    client = connect(tracking_uri(home))
+    history = client.get_metric_history(run, "system/worker_0/cpu_percent")
+    assert [(m.timestamp / 1000 - records.START, m.value) for m in history] == [
+        (1.5, 101.5),
+        (31.5, 131.5),
+    ]
+    assert client.get_run(run).data.metrics["system/worker_1/cpu_percent"] == 7.0
+
+
 class TestWhatIsToBeSeen:
     def test_every_trial_and_adaptation_is_one_run(self, recorded: Path) -> None:
         assert counts(tracking_uri(recorded), "demo") == WHOLE
