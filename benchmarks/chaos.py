@@ -10,9 +10,10 @@ is started again after some seconds. Then the search has time to end.
 
 lost: what one of study, MLflow and checkpoints has, and another lacks. doubled: runs with the same
 key, points of the same step. zombies: processes of the search that run after its end, and runs that
-MLflow calls running. stall_seconds: the longest time without a report in which nothing was down.
+MLflow calls running. stall_seconds: the longest time without a report, but for the time in which
+the driver was stopped, the head or PostgreSQL was not there, or the disk was full.
 recomputed_steps: of trained steps, those that had been made before. driver_restarts, and
-driver_hangs: how often the supervisor had to kill the driver, but for a SIGSTOP.
+driver_hangs: how often a driver hung that nobody had stopped, so that the supervisor killed it.
 
 Needs PostgreSQL's programs, and for the full disk the right to mount a file system.
 """
@@ -27,12 +28,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import yaml
-from chaos_faults import FAULTS, World
+from chaos_faults import FAULTS, World, target
 from chaos_search import NAME, Events, Supervisor, config, longest_stall, steps_made_twice
 from chaos_services import Cluster, mlflow, persistently, postgres, signalled, sql, title, url
 from chaos_verdict import Verdict, verdict
@@ -41,6 +43,7 @@ from tidy import Row, figure, show, write
 from orchestrator.record.home import Home
 
 TRIALS, QUICK_TRIALS = 200, 30
+AT_ONCE = 2  # faults of different things
 WORKERS = 3
 _DISK = "size=96m,mode=777"
 _END_SECONDS = 45  # for the last processes of an ended search
@@ -124,13 +127,20 @@ def harm(world: World, minutes: float, faults: list[str]) -> int:
         pass
     end = world.events.now() + 60 * minutes
     deck: list[str] = []
-    while True:
-        wait = rng.uniform(3, 12)
-        if supervisor.complete.wait(wait) or world.events.now() > end:
-            return done
-        deck = deck or rng.sample(faults, len(faults))
-        FAULTS[deck.pop()](world)
-        done += 1
+    lasting: dict[str, Future[None]] = {}  # by what is harmed
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        while not supervisor.complete.wait(rng.uniform(3, 12)) and world.events.now() < end:
+            for of in [of for of, fault in lasting.items() if fault.done()]:
+                lasting.pop(of).result()  # raises what it has raised
+            deck = deck or rng.sample(faults, len(faults))
+            fault = next((name for name in deck if target(name) not in lasting), None)
+            if fault is not None and len(lasting) < AT_ONCE:
+                deck.remove(fault)
+                lasting[target(fault)] = pool.submit(FAULTS[fault], world)
+                done += 1
+    for last in lasting.values():
+        last.result()
+    return done
 
 
 @contextmanager

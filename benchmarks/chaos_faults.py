@@ -58,7 +58,7 @@ def driver_told(world: World) -> None:
 def driver_stopped(world: World) -> None:
     driver = world.supervisor.driver
     if driver is not None:
-        with world.events.away("driver: SIGSTOP"):
+        with world.events.lasting("driver: SIGSTOP", down=True):
             world.stop([driver], world.seconds(5, 25))
 
 
@@ -66,7 +66,7 @@ def driver_stopped_for_ever(world: World) -> None:
     """The supervisor must notice it."""
     driver = world.supervisor.driver
     if driver is not None:
-        with world.events.away("driver: SIGSTOP for ever"):
+        with world.events.lasting("driver: SIGSTOP for ever", down=True):
             _to_driver(world, signal.SIGSTOP)
             while runs(driver) and not world.supervisor.complete.is_set():
                 time.sleep(0.5)
@@ -121,7 +121,7 @@ def raylet_told(world: World) -> None:
 
 def _node_lost(world: World, number: int, words: str) -> None:
     node = world.rng.choice(world.cluster.nodes[1:])
-    with world.events.away(f"raylet of {node.name}: {words}"):
+    with world.events.lasting(f"raylet of {node.name}: {words}", down=False):
         _to_part(node, "raylet", number)
         world.pause(world.seconds(0, 10))
         _anew(node)
@@ -129,7 +129,7 @@ def _node_lost(world: World, number: int, words: str) -> None:
 
 def raylet_stopped(world: World) -> None:
     node = world.rng.choice(world.cluster.nodes[1:])
-    with world.events.away(f"raylet of {node.name}: SIGSTOP"):
+    with world.events.lasting(f"raylet of {node.name}: SIGSTOP", down=False):
         raylet = node.part("raylet")
         world.stop([raylet] if raylet else [], world.seconds(5, 60))
         world.pause(2)
@@ -140,7 +140,7 @@ def raylet_stopped(world: World) -> None:
 def raylet_stopped_for_ever(world: World) -> None:
     """The machine hangs, until somebody starts it anew."""
     node = world.rng.choice(world.cluster.nodes[1:])
-    with world.events.away(f"raylet of {node.name}: SIGSTOP for ever"):
+    with world.events.lasting(f"raylet of {node.name}: SIGSTOP for ever", down=False):
         _to_part(node, "raylet", signal.SIGSTOP)
         world.pause(world.seconds(20, 60))
         _anew(node)
@@ -149,7 +149,7 @@ def raylet_stopped_for_ever(world: World) -> None:
 def node_stopped(world: World) -> None:
     """All of its processes stop, workers too, as if the machine had no network."""
     node = world.rng.choice(world.cluster.nodes[1:])
-    with world.events.away(f"all of {node.name}: SIGSTOP"):
+    with world.events.lasting(f"all of {node.name}: SIGSTOP", down=False):
         world.stop(node.tree(), world.seconds(5, 60))
         world.pause(2)
         if node.part("raylet") is None:
@@ -157,28 +157,28 @@ def node_stopped(world: World) -> None:
 
 
 def head_killed(world: World) -> None:
-    with world.events.away("raylet of the head: kill -9"):
+    with world.events.lasting("raylet of the head: kill -9", down=True):
         _to_part(world.cluster.head, "raylet", signal.SIGKILL)
         world.pause(world.seconds(0, 5))
         _cluster_anew(world)
 
 
 def gcs_killed(world: World) -> None:
-    with world.events.away("GCS: kill -9"):
+    with world.events.lasting("GCS: kill -9", down=True):
         _to_part(world.cluster.head, "gcs_server", signal.SIGKILL)
         world.pause(world.seconds(0, 10))
         _cluster_anew(world)
 
 
 def gcs_told(world: World) -> None:
-    with world.events.away("GCS: SIGTERM"):
+    with world.events.lasting("GCS: SIGTERM", down=True):
         _to_part(world.cluster.head, "gcs_server", signal.SIGTERM)
         world.pause(world.seconds(0, 10))
         _cluster_anew(world)
 
 
 def gcs_stopped(world: World) -> None:
-    with world.events.away("GCS: SIGSTOP"):
+    with world.events.lasting("GCS: SIGSTOP", down=True):
         gcs = world.cluster.head.part("gcs_server")
         world.stop([gcs] if gcs else [], world.seconds(3, 30))
 
@@ -239,7 +239,7 @@ def mlflow_stopped(world: World) -> None:
 
 
 def _service_lost(world: World, service: Service, number: int, words: str) -> None:
-    with world.events.away(f"{service.name}: {words}"):
+    with world.events.lasting(f"{service.name}: {words}", down=service is world.postgres):
         processes = service.tree()
         signalled(processes if number == signal.SIGKILL else processes[:1], number)
         world.pause(world.seconds(0, 15))
@@ -248,7 +248,7 @@ def _service_lost(world: World, service: Service, number: int, words: str) -> No
 
 
 def _service_stopped(world: World, service: Service) -> None:
-    with world.events.away(f"{service.name}: SIGSTOP"):
+    with world.events.lasting(f"{service.name}: SIGSTOP", down=service is world.postgres):
         world.stop(service.tree(), world.seconds(3, 25))
 
 
@@ -263,7 +263,7 @@ def senders_killed(world: World) -> None:
 def disk_full(world: World) -> None:
     if world.disk is None:
         return
-    with world.events.away("disk: full"):
+    with world.events.lasting("disk: full", down=True):
         filling = world.disk / "fill"
         try:
             with filling.open("wb", buffering=0) as file:
@@ -285,3 +285,10 @@ _ALL: tuple[Fault, ...] = (
     *(mlflow_killed, mlflow_told, mlflow_stopped, senders_killed, disk_full),
 )
 FAULTS: Mapping[str, Fault] = {fault.__name__: fault for fault in _ALL}
+_SAME = dict.fromkeys(("raylet", "node", "head", "gcs"), "cluster") | {"connections": "postgres"}
+
+
+def target(fault: str) -> str:
+    """What a fault is done to: two faults of the same do not happen at the same time."""
+    first = fault.partition("_")[0]
+    return _SAME.get(first, first)

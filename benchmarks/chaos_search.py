@@ -47,7 +47,11 @@ def config(trials: int, pause: float) -> dict[str, Any]:
 
 @dataclass
 class Events:
-    """What happened and when, in seconds since the start; also written to a file."""
+    """What happened and when, in seconds since the start; also written to a file.
+
+    down: when no trial could report, because of what had been done to the driver, the head, the
+    database of the studies or the disk.
+    """
 
     path: Path
     began: float = field(default_factory=time.monotonic)
@@ -63,14 +67,15 @@ class Events:
         print(f"{row['at']:7.1f} s  {what}  {more or ''}", flush=True)
 
     @contextmanager
-    def away(self, what: str, **more: object) -> Iterator[None]:
-        """While something that the search rests on does not work."""
+    def lasting(self, what: str, *, down: bool) -> Iterator[None]:
+        """A fault that lasts. down: whether no trial can report meanwhile."""
         since = self.now()
-        self.add(what, **more)
+        self.add(what)
         try:
             yield
         finally:
-            self.down.append((since, self.now()))
+            if down:
+                self.down.append((since, self.now()))
             self.add(f"{what}: over")
 
 
@@ -139,8 +144,8 @@ class Supervisor(threading.Thread):
         while (code := self.driver.poll()) is None:
             self._look()
             if self._hangs():
-                self.hangs += 1
-                self._events.add("driver hangs: killed")
+                self.hangs += self.driver.status() != psutil.STATUS_STOPPED
+                self._events.add("driver stalls: killed", status=self.driver.status())
                 self.driver.kill()
             time.sleep(_LOOK_SECONDS)
         self._look()
