@@ -23,6 +23,7 @@ TIMEOUT = 10.0  # search.worker_timeout
 STEPS, RUNGS = 10, (0.3, 0.6)
 _LOOK_SECONDS = 0.2
 _BACKOFF_SECONDS = 2.0
+_LONGEST_START = 120.0  # seconds until the first heartbeat
 
 
 def config(trials: int, pause: float) -> dict[str, Any]:
@@ -97,6 +98,7 @@ class Supervisor(threading.Thread):
         self._outbox, self._read = home.search(NAME) / "outbox.jsonl", 0
         self._processes: set[psutil.Process] = set()
         self._end = threading.Event()
+        self._since = 0.0  # when the driver was started
 
     def run(self) -> None:
         while not self._end.is_set():
@@ -141,6 +143,7 @@ class Supervisor(threading.Thread):
                 stderr=output,
                 start_new_session=True,
             )
+        self._since = time.monotonic()
         while (code := self.driver.poll()) is None:
             self._look()
             if self._hangs():
@@ -152,12 +155,12 @@ class Supervisor(threading.Thread):
         return int(code)
 
     def _hangs(self) -> bool:
-        """Whether `fewtune status` calls the driver stalled."""
+        """Whether `fewtune status` calls the driver stalled, or it does not even start."""
         with suppress(OSError):
             found = driver_of(self._home, NAME)
-            own = found.beat is not None and self.driver and found.beat.pid == self.driver.pid
-            return bool(own and found.state == "stalled")
-        return False
+            if found.beat is not None and self.driver and found.beat.pid == self.driver.pid:
+                return found.state == "stalled"
+        return time.monotonic() - self._since > _LONGEST_START
 
     def _look(self) -> None:
         """Note new reports and new processes."""
