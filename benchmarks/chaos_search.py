@@ -21,7 +21,7 @@ from orchestrator.record.home import Home
 NAME = "chaos"
 TIMEOUT = 10.0  # search.worker_timeout
 STEPS, RUNGS = 10, (0.3, 0.6)
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
 _BACKOFF_SECONDS = 2.0
 _LONGEST_START = 120.0  # seconds until the first heartbeat
 

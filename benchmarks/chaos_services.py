@@ -25,6 +25,8 @@ from orchestrator.tracking.dashboard import ENVIRONMENT
 START_SECONDS = 240  # on a busy machine, the start of a node of Ray takes a minute
 USER = "postgres"  # the server refuses to run as root
 NODES = 3
+_STARTS = 8  # of a node of Ray, which gives up after 30 s: too early on a busy machine
+_MARK = "CHAOS_SERVICE"  # the environment variable of the processes of one service
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
@@ -46,6 +48,9 @@ class Service:
     log: Path
     ready: Callable[["Service"], bool]
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.env = {**self.env, _MARK: secrets.token_hex(8)}
 
     def start(self) -> None:
         with self.log.open("wb") as output:
@@ -88,10 +93,16 @@ class Service:
         return next((each for each in self.tree() if named(each) == name), None)
 
     def kill(self) -> None:
-        """End all of its processes, also those that are stopped."""
+        """End all of its processes, also those that are stopped or have lost their parent."""
         signalled(self.tree(), signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
+        signalled(filter(self._has_mark, psutil.process_iter()), signal.SIGKILL)
+
+    def _has_mark(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error, OSError):
+            return bool(process.environ().get(_MARK) == self.env[_MARK])
+        return False
 
 
 def runs(process: psutil.Process) -> bool:
@@ -220,15 +231,9 @@ class Cluster:
         return Service(f"node {number}", command, self.env, folder / f"node_{number}.log", ready)
 
     def start(self) -> None:
-        """Start all nodes. A node that Ray gives up on, as the machine is busy, is tried again."""
-        persistently(self.head)
-        for node in self.nodes[1:]:
-            node.start()
-        for node in self.nodes[1:]:
-            try:
-                node.wait()
-            except DidNotStart:
-                persistently(node)
+        """Start all nodes."""
+        for node in self.nodes:
+            persistently(node)
 
     def kill(self) -> None:
         for node in reversed(self.nodes):
@@ -246,8 +251,8 @@ def _host(node: int) -> str:
 
 
 def persistently(service: Service) -> None:
-    """Start a service, up to three times."""
-    for left in reversed(range(3)):
+    """Start a service; if it does not start, again."""
+    for left in reversed(range(_STARTS)):
         service.start()
         try:
             service.wait()
