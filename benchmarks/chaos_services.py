@@ -48,12 +48,19 @@ class Service:
     log: Path
     ready: Callable[["Service"], bool]
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    said_before: int = field(default=0, init=False)  # bytes of the log, in earlier lives
+
+    @property
+    def said(self) -> str:
+        """Its output since its start."""
+        return self.log.read_bytes()[self.said_before :].decode(errors="replace")
 
     def __post_init__(self) -> None:
         self.env = {**self.env, _MARK: secrets.token_hex(8)}
 
     def start(self) -> None:
-        with self.log.open("wb") as output:
+        with self.log.open("ab") as output:
+            self.said_before = output.tell()
             self.process = subprocess.Popen(
                 [str(word) for word in self.command],
                 env=dict(self.env),
@@ -72,7 +79,7 @@ class Service:
                 return
             time.sleep(0.2)
         self.kill()
-        raise DidNotStart(f"{self.name}: {self.log.read_text()[-1000:]}")
+        raise DidNotStart(f"{self.name}: {self.said[-1000:]}")
 
     @property
     def alive(self) -> bool:
@@ -217,16 +224,18 @@ class Cluster:
         options: dict[str, object] = dict(zip(names, free_ports(len(names)), strict=True))
         options |= {"node-ip-address": _host(number), "min-worker-port": 0, "max-worker-port": 0}
         options |= {"num-cpus": 1, "num-gpus": 0, "object-store-memory": 80 * 2**20}
+        options["include-log-monitor"] = "false"  # a search does not read the logs of workers
         if number:
             options["address"] = self.address
         else:
             options |= {"port": self.address.partition(":")[2], "include-dashboard": "false"}
-            options["temp-dir"] = folder
-        command = [BIN / "ray", "start", "--block", *([] if number else ["--head"])]
+            options |= {"ray-client-server-port": free_ports(1)[0], "temp-dir": folder}
+        # Without the autoscaler's monitor, which has nothing to scale here.
+        command = [BIN / "ray", "start", "--block", *([] if number else ["--head", "--no-monitor"])]
         command += [f"--{name}={value}" for name, value in options.items()]
 
         def ready(service: Service) -> bool:
-            return "Ray runtime started" in service.log.read_text()
+            return "Ray runtime started" in service.said
 
         return Service(f"node {number}", command, self.env, folder / f"node_{number}.log", ready)
 

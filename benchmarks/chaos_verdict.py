@@ -57,7 +57,7 @@ def verdict(home: Home, tracking_uri: str, trials: int) -> Verdict:
             _compare_files(found, home.checkpoints(NAME) / key, key, trial)
             for run in runs.get(f"{NAME}/{key}", [])[:1]:
                 history = client.get_metric_history(run.info.run_id, "score")
-                _compare_run(found, key, trial, run.info.status, history)
+                compare_run(found, key, trial, run.info.status, history)
     found.lost += [f"run {key}: not in MLflow" for key in sorted(expected - runs.keys())]
     found.lost += [f"run {key}: not in the study" for key in sorted(runs.keys() - expected)]
     return found
@@ -68,9 +68,10 @@ def _adaptations(key: str, trial: StudiedTrial) -> set[str]:
     return {f"{NAME}/{key}/{split}/{task}" for task in trial.notes.get("tasks", {})}
 
 
-def _compare_run(
+def compare_run(
     found: Verdict, key: str, trial: StudiedTrial, status: str, history: list[Any]
 ) -> None:
+    """Compare a trial in the study with the status and the scores of its run in MLflow."""
     if trial.state == "running" or status != STATUS[trial.state]:
         found.lost.append(f"end of {key}: {trial.state} in the study, {status} in MLflow")
     points = Counter(point.step for point in history)
