@@ -1,6 +1,7 @@
 """A search to whose processes bad things happen at random; measures what is lost.
 
-    python benchmarks/chaos.py [--minutes M] [--seed S] [--only FAULT ...] [--quick] [--json FILE]
+    python benchmarks/chaos.py [own_loop | lanes] [--minutes M] [--seed S] [--only FAULT ...]
+        [--quick] [--json FILE]
 
 The search of 200 trials runs on a Ray cluster of three nodes on this machine, with its studies and
 MLflow's runs in PostgreSQL, and with an MLflow server. For M minutes its driver, its workers, and
@@ -14,6 +15,7 @@ MLflow calls running. stall_seconds: the longest time without a report, but for 
 the driver was stopped, the head or PostgreSQL was not there, or the disk was full.
 recomputed_steps: of trained steps, those that had been made before. driver_restarts, and
 driver_hangs: how often a driver hung that nobody had stopped, so that the supervisor killed it.
+load_per_core: on a machine with more work than cores, everything takes that much longer.
 
 Needs PostgreSQL's programs, and for the full disk the right to mount a file system.
 """
@@ -23,6 +25,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +38,7 @@ from pathlib import Path
 import psutil
 import yaml
 from chaos_faults import FAULTS, World, target
-from chaos_search import NAME, Events, Supervisor, config, longest_stall, steps_made_twice
+from chaos_search import PROBLEMS, Events, Supervisor, config, longest_stall
 from chaos_services import Cluster, mlflow, persistently, postgres, signalled, sql, title, url
 from chaos_verdict import Verdict, verdict
 from tidy import Row, figure, show, write
@@ -46,11 +49,13 @@ TRIALS, QUICK_TRIALS = 200, 30
 AT_ONCE = 2  # faults of different things
 WORKERS = 3
 _DISK = "size=96m,mode=777"
+_PATIENCE = 300  # seconds without a report, when all faults are over
 _END_SECONDS = 45  # for the last processes of an ended search
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problem", nargs="?", choices=[*PROBLEMS], default="lanes")
     parser.add_argument("--minutes", type=float, default=4.0, help="of faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=[*FAULTS], metavar="FAULT", default=[*FAULTS])
@@ -62,9 +67,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended
     # Directly in /tmp: the path of a socket may have 107 characters, and Ray adds some 70.
     folder = Path(tempfile.mkdtemp(prefix="chaos", dir="/tmp"))
-    values, found = measure(folder, minutes, options.seed, trials, options.only)
+    values, found = measure(folder, minutes, options, trials)
     rows: list[Row] = [
-        figure("chaos", "own_loop", f"seed_{options.seed}", metric, value)
+        figure("chaos", options.problem, f"seed_{options.seed}", metric, value)
         for metric, value in values.items()
     ]
     show(rows)
@@ -80,17 +85,16 @@ def main() -> None:
 
 
 def measure(
-    folder: Path, minutes: float, seed: int, trials: int, faults: list[str]
+    folder: Path, minutes: float, options: argparse.Namespace, trials: int
 ) -> tuple[dict[str, float], Verdict]:
     """Run one search; returns its figures and what was found."""
     events = Events(folder / "events.jsonl")
     with ExitStack() as stack:
-        world, address = stack.enter_context(running(folder, minutes, seed, trials, events))
+        world, address = stack.enter_context(running(folder, minutes, options, trials, events))
         supervisor = world.supervisor
         supervisor.start()
-        done = harm(world, minutes, faults)
-        supervisor.complete.wait(300 + 60 * minutes)
-        ended = supervisor.complete.is_set()
+        done = harm(world, minutes, options.only)
+        ended = await_end(supervisor, events)
         events.add("the search has ended" if ended else "the search has not ended")
         left = supervisor.left()
         deadline = time.monotonic() + _END_SECONDS
@@ -101,7 +105,6 @@ def measure(
             events.add("still runs", pid=process.pid, title=title(process)[:200])
         supervisor.end()
         found = verdict(world.home, address, trials)
-        checkpoints = world.home.checkpoints(NAME)
         values = {
             "lost": len(found.lost),
             "doubled": len(found.doubled),
@@ -109,13 +112,14 @@ def measure(
             "unfinished": float(not ended),
             "failed_trials": len(found.failed),
             "stall_seconds": longest_stall(supervisor.reports, events.down),
-            "recomputed_steps": steps_made_twice(checkpoints),
+            "recomputed_steps": found.recomputed,
             "driver_restarts": supervisor.restarts,
             "driver_hangs": supervisor.hangs,
             "faults": done,
             "trials": found.trials,
             "reports": found.reports,
             "minutes": events.now() / 60,
+            "load_per_core": statistics.mean(supervisor.loads),
         }
         return {name: float(value) for name, value in values.items()}, found
 
@@ -143,9 +147,18 @@ def harm(world: World, minutes: float, faults: list[str]) -> int:
     return done
 
 
+def await_end(supervisor: Supervisor, events: Events) -> bool:
+    """Wait until the search is complete; False if nothing is reported any more."""
+    since = events.now()
+    while not supervisor.complete.wait(1.0):
+        if events.now() - max([since, *supervisor.reports]) > _PATIENCE:
+            return False
+    return True
+
+
 @contextmanager
 def running(
-    folder: Path, minutes: float, seed: int, trials: int, events: Events
+    folder: Path, minutes: float, options: argparse.Namespace, trials: int, events: Events
 ) -> Iterator[tuple[World, str]]:
     """All that a search needs, and its supervisor, which has not started; MLflow's address."""
     with ExitStack() as stack:
@@ -167,11 +180,12 @@ def running(
         os.environ["MLFLOW_TRACKING_URI"] = address
         # Without faults, the search would take half of the time.
         pause = 0.5 * 60 * minutes * WORKERS / trials / 10
-        (folder / "search.yaml").write_text(yaml.safe_dump(config(trials, round(pause, 3))))
+        found = config(options.problem, trials, round(pause, 3))
+        (folder / "search.yaml").write_text(yaml.safe_dump(found))
         supervisor = Supervisor(folder, home, cluster, events)
         stack.callback(ended, supervisor)
-        events.add("ready", folder=str(folder), seed=seed)
-        rng = random.Random(seed)
+        events.add("ready", folder=str(folder), seed=options.seed)
+        rng = random.Random(options.seed)
         yield World(cluster, server, port, tracker, home, supervisor, disk, events, rng), address
 
 

@@ -20,30 +20,55 @@ from orchestrator.record.home import Home
 
 NAME = "chaos"
 TIMEOUT = 10.0  # search.worker_timeout
-STEPS, RUNGS = 10, (0.3, 0.6)
+STEPS, LANE_STEPS, RUNGS = 10, 200, (0.3, 0.6)
 _LOOK_SECONDS = 0.5
 _BACKOFF_SECONDS = 2.0
 _LONGEST_START = 120.0  # seconds until the first heartbeat
 
 
-def config(trials: int, pause: float) -> dict[str, Any]:
-    """Trials of ten steps, each of `pause` seconds."""
+def config(problem: str, trials: int, pause: float) -> dict[str, Any]:
+    """The config of a search; a step of `own_loop` takes `pause` seconds."""
+    search = {
+        "trials": trials,
+        "finalists": 1,
+        "seeds": 2,
+        "rungs": list(RUNGS),
+        "workers": "auto",
+        "worker_timeout": TIMEOUT,
+        "sampler": "random",  # its suggestions take no time
+    }
+    return {"name": NAME, **PROBLEMS[problem](search, pause)}
+
+
+def _own_loop(search: dict[str, Any], pause: float) -> dict[str, Any]:
     return {
-        "name": NAME,
         "program": "chaos_loop:train",
         "path": str(Path(__file__).parent),
         "tasks": {"train": ["one", "two"], "validation": ["a", "b"]},
         "steps": STEPS,
         "space": {"rate": {"low": 1e-3, "high": 1.0, "log": True}, "pause": pause},
-        "search": {
-            "trials": trials,
-            "finalists": 1,
-            "seeds": 2,
-            "rungs": list(RUNGS),
-            "workers": "auto",
-            "worker_timeout": TIMEOUT,
-        },
+        "search": search,
     }
+
+
+def _lanes(search: dict[str, Any], pause: float) -> dict[str, Any]:
+    return {
+        "tasks": {
+            "train": [{"function": "line"}, {"function": "quadratic"}],
+            "validation": [{"function": "sinusoid"}, {"function": "square"}],
+            "test": [{"function": "sin3x"}],
+        },
+        "model": {"name": "mlp", "hidden": [8]},
+        "learner": {"name": "maml", "inner_steps": 1, "adapt_steps": 1},
+        "episodes": {"shot": 5, "query": 5, "per_task": 1, "validation": 8, "test": 2},
+        "steps": LANE_STEPS,
+        "space": {"lr/outer": {"low": 1e-4, "high": 1e-2}, "lr/inner": 0.01, "lr/adapt": 0.01},
+        "search": search | {"lanes": 2},
+    }
+
+
+# own_loop: each trial is a process of its own. lanes: each worker trains two trials at a time.
+PROBLEMS = {"own_loop": _own_loop, "lanes": _lanes}
 
 
 @dataclass
@@ -91,6 +116,7 @@ class Supervisor(threading.Thread):
         self.driver: psutil.Popen | None = None
         self.restarts, self.hangs = -1, 0
         self.reports: list[float] = []
+        self.loads: list[float] = []  # how many processes want a core of this machine
         self.complete = threading.Event()
         self._folder, self._home, self._cluster, self._events = folder, home, cluster, events
         places = {name: os.environ[name] for name in ("FEWTUNE_STORAGE", "MLFLOW_TRACKING_URI")}
@@ -164,6 +190,7 @@ class Supervisor(threading.Thread):
 
     def _look(self) -> None:
         """Note new reports and new processes."""
+        self.loads.append(os.getloadavg()[0] / (os.cpu_count() or 1))
         with suppress(OSError), self._outbox.open("rb") as file:
             file.seek(self._read)
             for line in file:
@@ -190,9 +217,3 @@ def longest_stall(reports: list[float], down: list[tuple[float, float]]) -> floa
         longest = max(longest, begin - since)
         since = max(since, end)
     return longest
-
-
-def steps_made_twice(checkpoints: Path) -> int:
-    """The number of steps that were made again after a loss."""
-    steps = [path.read_text().split() for path in checkpoints.glob("*/files/steps.txt")]
-    return sum(len(each) - len(set(each)) for each in steps)

@@ -10,11 +10,12 @@ from typing import Any
 from chaos_search import NAME
 
 from orchestrator.record.home import Home
-from orchestrator.record.search_records import read_records
+from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.mlflow_runs import STATUS
 from orchestrator.tracking.sending.run_writer import quoted, runs_where
+from trials.lanes import checkpoint
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Verdict:
     trials: int = 0
     reports: int = 0
     failed: list[str] = field(default_factory=list)  # trials, each with its reason
+    recomputed: int = 0  # steps
 
 
 def verdict(home: Home, tracking_uri: str, trials: int) -> Verdict:
@@ -58,6 +60,7 @@ def verdict(home: Home, tracking_uri: str, trials: int) -> Verdict:
             for run in runs.get(f"{NAME}/{key}", [])[:1]:
                 history = client.get_metric_history(run.info.run_id, "score")
                 compare_run(found, key, trial, run.info.status, history)
+    found.recomputed = _recomputed(home.checkpoints(NAME), records)
     found.lost += [f"run {key}: not in MLflow" for key in sorted(expected - runs.keys())]
     found.lost += [f"run {key}: not in the study" for key in sorted(runs.keys() - expected)]
     return found
@@ -80,17 +83,37 @@ def compare_run(
 
 
 def _compare_files(found: Verdict, folder: Path, key: str, trial: StudiedTrial) -> None:
-    """The reports that the worker has stored."""
+    """Compare with what the worker has stored; only a complete trial must have a checkpoint."""
     if trial.notes.get("role") == "untrained" or key.startswith("test"):
         return
     try:
-        stored = json.loads((folder / "reports.json").read_text())["reports"]
-    except (OSError, ValueError) as error:
-        found.lost.append(f"reports of {key}: {error}")
+        if folder.is_dir():
+            stored = json.loads((folder / "reports.json").read_text())["reports"]
+            steps = [report["step"] for report in stored]
+        else:
+            steps = [
+                report.step for report in checkpoint.load(checkpoint.path_of(folder.parent, key))[2]
+            ]
+    except (OSError, ValueError, checkpoint.Unreadable) as error:
+        if trial.state == "complete":
+            found.lost.append(f"checkpoint of {key}: {error}")
         return
-    steps = [report["step"] for report in stored]
     if sorted(steps) != sorted(trial.reports):
         found.lost.append(f"reports of {key}: {steps} on disk, {sorted(trial.reports)} in study")
+
+
+def _recomputed(checkpoints: Path, records: SearchRecords) -> int:
+    """Of the steps that were made, those that were made before.
+
+    A training function of one's own notes its steps. Lanes are counted at each turn of a worker:
+    the steps of a turn that did not arrive are not known.
+    """
+    noted = [path.read_text().split() for path in checkpoints.glob("*/files/steps.txt")]
+    if noted:
+        return sum(len(each) - len(set(each)) for each in noted)
+    trained = [*records.search.trials(), *records.final.trials()]
+    needed = sum(max(t.reports, default=0) for t in trained if t.notes.get("role") != "untrained")
+    return max(0, int(records.search.notes.get("steps", (0, 0))[0]) - needed)
 
 
 def _differences(what: str, study: Mapping[int, float], other: Mapping[int, float]) -> list[str]:
