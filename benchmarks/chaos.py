@@ -132,7 +132,7 @@ def harm(world: World, minutes: float, faults: list[str]) -> int:
     end = world.events.now() + 60 * minutes
     deck: list[str] = []
     lasting: dict[str, Future[None]] = {}  # by what is harmed
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool, world.closing():
         while not supervisor.complete.wait(rng.uniform(3, 12)) and world.events.now() < end:
             for of in [of for of, fault in lasting.items() if fault.done()]:
                 lasting.pop(of).result()  # raises what it has raised
@@ -163,15 +163,15 @@ def running(
     """All that a search needs, and its supervisor, which has not started; MLflow's address."""
     with ExitStack() as stack:
         server, port = postgres(folder)
-        stack.callback(server.kill)
+        stack.callback(server.close)
         persistently(server)
         for database in ("studies", "mlflow"):
             sql(port, f"CREATE DATABASE {database}")
         tracker, address = mlflow(folder, url(port, "mlflow"))
-        stack.callback(tracker.kill)
+        stack.callback(tracker.close)
         tracker.start()
         cluster = Cluster(folder / "ray")
-        stack.callback(cluster.kill)
+        stack.callback(cluster.close)
         cluster.start()
         tracker.wait()
         disk = stack.enter_context(small_disk(folder / "home"))

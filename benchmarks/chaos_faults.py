@@ -3,7 +3,8 @@
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,17 @@ class World:
         signalled(processes, signal.SIGSTOP)
         self.pause(seconds)
         signalled(processes, signal.SIGCONT)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """If the benchmark is ended, faults that last must start nothing any more."""
+        try:
+            yield
+        except BaseException:
+            self.supervisor.complete.set()
+            for each in (self.postgres, self.mlflow, self.cluster):
+                each.close()
+            raise
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond the end of the search."""

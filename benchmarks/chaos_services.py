@@ -48,6 +48,7 @@ class Service:
     log: Path
     ready: Callable[["Service"], bool]
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    closed: bool = field(default=False, init=False)
     said_before: int = field(default=0, init=False)  # bytes of the log, in earlier lives
 
     @property
@@ -59,6 +60,8 @@ class Service:
         self.env = {**self.env, _MARK: secrets.token_hex(8)}
 
     def start(self) -> None:
+        if self.closed:
+            raise DidNotStart(f"{self.name}: the benchmark ends")
         with self.log.open("ab") as output:
             self.said_before = output.tell()
             self.process = subprocess.Popen(
@@ -105,6 +108,11 @@ class Service:
         if self.process is not None:
             self.process.wait()
         signalled(filter(self._has_mark, psutil.process_iter()), signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it for good."""
+        self.closed = True
+        self.kill()
 
     def _has_mark(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):
@@ -248,6 +256,10 @@ class Cluster:
         for node in reversed(self.nodes):
             node.kill()
 
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            node.close()
+
     def workers(self) -> list[psutil.Process]:
         """The workers of the search, on all nodes."""
         processes = [process for node in self.nodes for process in node.tree()]
@@ -266,7 +278,7 @@ def persistently(service: Service) -> None:
         try:
             service.wait()
         except DidNotStart:
-            if not left:
+            if not left or service.closed:
                 raise
         else:
             return
