@@ -217,6 +217,7 @@ class Cluster:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # more than one node
             "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_agent_register_timeout_ms": str(1000 * START_SECONDS),
         }
         (port,) = free_ports(1)
         self.address = f"{_host(0)}:{port}"
