@@ -3,12 +3,12 @@
     python benchmarks/search_quality.py [PROBLEM ...] [--variants ...] [--trials 24 48]
         [--noise .01 .03] [--seeds N] [--quick] [--json FILE] [--done FILE]
 
-Each search is the real one: its loop, study, sampler, halving and finalists, with four lanes of
-simulated trials. `regret` is the distance of the answer's true score from the maximum, in points
-(hundredths). NAME_N is problem NAME with a standard deviation of the noise of N hundredths. The
-problems of RegMix need FEWTUNE_DATA, and are run with the first noise only. Variants
-are samplers: the product's own, Optuna's on the same coordinates, and Optuna's TPE on the
-coordinates of its FAQ.
+Each search is the real one: its loop, study, sampler, halving and finalists, with the default
+settings of a config and four lanes of simulated trials. `regret` is the distance of the answer's
+true score from the maximum, in points (hundredths). NAME_N is problem NAME with a standard
+deviation of the noise of N hundredths. The problems of RegMix need FEWTUNE_DATA, and are run with
+the first noise only. Variants are samplers: the product's own, Optuna's on the same coordinates,
+and Optuna's TPE on the coordinates of its FAQ.
 
 All of it takes many hours: `--done FILE` keeps each search that has ended, and a later run with the
 same file goes on. The searches of one seed are run before those of the next.
@@ -83,8 +83,8 @@ def plan(space: SearchSpace, case: Case) -> Plan:
         rungs=(30, 60, 100),
         eta=2.0,
         trials=case.trials,
-        reference_trials=4,
-        finalists=4,
+        reference_trials=8,
+        finalists=3,
         seeds=3,
         trial_seed=None,
         sampler=VARIANTS[case.variant],

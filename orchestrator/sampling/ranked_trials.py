@@ -95,6 +95,7 @@ class RankedTrials:
     def gain(self, rung: int) -> float:
         """Mean gain from a rung to the last rung over trials that reached both; 0 if none did."""
         total, n = self._gained.get(rung, (0, 0))
-        running = [g for t in self.running for r, g in self._gains(t) if r == rung]
+        late = [t for t in self.running if self._last in t.reports]  # few: they are about to end
+        running = [g for t in late for r, g in self._gains(t) if r == rung]
         n += len(running)
         return (total + sum(running)) * _UNIT / n if n else 0.0

@@ -31,6 +31,9 @@ _OUTLYING = 3.0
 CROWD = 8
 # The Gaussian process uses at most this many ended trials.
 _MOST = 200
+# It knows at most this many running trials, the latest, and chooses at most this many together: the
+# cost of a choice grows with the square of their number, and a thousand took 7 ms each.
+MOST_PENDING = 256
 # The expected gain is that of at most this many further trials.
 _MOST_AHEAD = 128
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
@@ -69,13 +72,13 @@ class Sampler:
 
         The first suggestions have random weights and random rates, which in half of them are near
         the best rates of the reference. Later suggestions come from a Gaussian process that knows
-        the running trials.
+        the latest 256 running trials.
         """
         known = len(trials.trials) + len(ahead)
         rng = np.random.default_rng([self._seed, known])
         if not self.has_model(trials, len(ahead)):
             return [self._random(trials, rng) for _ in range(n)]
-        running = self._coordinates.points([*(t.params for t in trials.running), *ahead])
+        running = self._pending(trials, ahead)
         return self._coordinates.params(self._modelled(trials, running, rng, n))
 
     def expected_gain(self, trials: RankedTrials, n: int) -> tuple[float, float] | None:
@@ -86,8 +89,13 @@ class Sampler:
         if not self.has_model(trials) or all(t.state == "running" for t in trials.trials):
             return None
         rng = np.random.default_rng([self._seed, len(trials.trials), n])
-        running = self._coordinates.points([t.params for t in trials.running])
+        running = self._pending(trials, [])
         return self._process(trials).expected_gain(min(n, _MOST_AHEAD), running, rng)
+
+    def _pending(self, trials: RankedTrials, ahead: Sequence[Values]) -> Points:
+        """The latest of the running trials and of the suggestions made ahead."""
+        running = [t.params for t in trials.running[-MOST_PENDING:]]
+        return self._coordinates.points([*running, *ahead][-MOST_PENDING:])
 
     def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
@@ -101,8 +109,13 @@ class Sampler:
         if all(t.state == "running" for t in trials.trials):
             return anywhere(n, self._coordinates, rng)
         process = self._process(trials)
-        choose = process.suggest if len(running) + n < CROWD else process.suggest_batch
-        return choose(n, running, rng)
+        if len(running) + n < CROWD:
+            return process.suggest(n, running, rng)
+        found = running.take([])
+        while len(found) < n:
+            more = min(n - len(found), MOST_PENDING)
+            found += process.suggest_batch(more, (running + found).last(MOST_PENDING), rng)
+        return found
 
     def _observations(self, trials: RankedTrials) -> tuple[Points, np.ndarray]:
         used = view(trials)
@@ -184,7 +197,9 @@ def view(trials: RankedTrials) -> list[tuple[StudiedTrial, float]]:
     one outlier does not dominate the model. At most 200 trials are used, because a fit costs
     O(number cubed).
     """
-    floor = least_score([trial.score for trial in trials.trials])
+    floor = _FLOOR  # without looking at all trials, if the first ones show that skill is scored
+    if not any(trial.score >= 0 and math.isfinite(trial.score) for trial in trials.trials):
+        floor = least_score([trial.score for trial in trials.trials])
     least, gains = min(0.0, trials.worst()), {step: trials.gain(step) for step in trials.rungs}
 
     def value(trial: StudiedTrial) -> float:

@@ -43,11 +43,12 @@ class FailureMonitor:
         """Register the score that a trial has reported."""
         self._scored = self._scored or isfinite(score)
 
-    def check(self, live: Collection[str]) -> None:
+    def check(self, live: Collection[str], ending: Collection[str] = ()) -> None:
         """Raise SearchFailed if enough trials failed for the same reason and none has a score.
 
-        live: keys of the running trials. Trials that are running when there are enough failures may
-        still report a score, so the error is raised after they have ended.
+        live: keys of the running trials, some of which are `ending`. Trials that are running when
+        there are enough failures may still report a score, so the error is raised after they have
+        ended.
         """
         if self._scored:
             return
@@ -61,7 +62,8 @@ class FailureMonitor:
         kind, n = next(iter(kinds.most_common(1)), ("", 0))
         if n < _ENOUGH:
             return
-        self._awaited = (set(live) if self._awaited is None else self._awaited) & set(live)
+        running = set(live) - set(ending)
+        self._awaited = running if self._awaited is None else self._awaited & running
         if not self._awaited:
             stage, number, reason = next(each for each in failed if kind_of(each[2]) == kind)
             message = f"{n} trials failed for the same reason, and none has a score: {reason}."

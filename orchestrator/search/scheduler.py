@@ -37,9 +37,10 @@ class Scheduler:
     @property
     def stage(self) -> Stage:
         """The first stage that still has running trials."""
-        live = {spec.stage for spec in self.live.values()}
-        stages = list(self._sources)
-        return next((stage for stage in stages if stage in live), stages[-1])
+        *stages, last = self._sources
+        # `any` ends at the first trial of the stage: a cluster may have thousands of live trials.
+        live = (s for s in stages if any(spec.stage == s for spec in self.live.values()))
+        return next(live, last)
 
     def admit(self, free: int, worker: int) -> list[TrialSpec]:
         """Start up to `free` trials on a worker. Trials of lost workers are restarted first."""
@@ -101,7 +102,7 @@ class Scheduler:
             self._reasons[key] = decision.reason
             if decision.outcome is not None:
                 release[key] = decision.outcome
-        self.failures.check(self.live.keys() - release.keys())
+        self.failures.check(self.live, release)
         return release
 
     def _decisions(self, reports: Sequence[RungReport]) -> dict[str, Decision]:

@@ -92,7 +92,7 @@ class Simplex:
         """Weights of at least this can be encoded beside any zeros."""
         return self.zero_below * (1 + len(self.tasks) * self.zero_below / 2)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the coordinates."""
         return tuple(f"lambda.ilr{j}" for j in range(1, len(set(self.groups or self.tasks))))
@@ -102,6 +102,11 @@ class Simplex:
         """The index of each task's group."""
         number: dict[str, int] = {}
         return np.array([number.setdefault(g, len(number)) for g in self.groups or self.tasks])
+
+    @cached_property
+    def _firsts(self) -> np.ndarray:
+        """The index of the first task of each group."""
+        return np.asarray(np.unique(self._group_of, return_index=True)[1])
 
     @cached_property
     def basis(self) -> np.ndarray:
@@ -148,9 +153,8 @@ class Simplex:
             w = np.where(is_zero, zero, w * (1 - is_zero.sum() * zero))
         if w.min() <= 0:
             raise ValueError("A weight of zero needs `zero_below` > 0.")
-        group_of = self._group_of
-        firsts = np.unique(group_of, return_index=True)[1]
-        if not np.allclose(w, w[firsts][group_of], rtol=1e-6):
+        firsts = self._firsts
+        if self.groups and not np.allclose(w, w[firsts][self._group_of], rtol=1e-6):
             raise ValueError(f"Weights must be equal within a group, got {dict(weights)}.")
         logs = (np.log(w) - np.log(self.prior))[firsts]
         z = self.basis.T @ (logs - logs.mean())

@@ -15,6 +15,8 @@ _CONCENTRATION = 0.03, 3.0
 _LEAST_AFFINITY = 0.05
 # Near a point, this part of the choices without an order is drawn anew.
 _REDRAWN = 0.2
+# Part of the recombined points that have the shares of a point, and of those that have its scalars.
+_KEPT = 0.5
 _TINY = 1e-12
 
 
@@ -43,6 +45,24 @@ def _preference(coordinates: Coordinates, power: float) -> Array:
         return np.ones(len(coordinates.prior))
     relative = coordinates.affinity / coordinates.affinity.mean()
     return np.asarray(np.maximum(relative, _LEAST_AFFINITY) ** power)
+
+
+def recombined(
+    points: Points, n: int, coordinates: Coordinates, rng: np.random.Generator
+) -> Points:
+    """n points whose shares, and whose scalars, are those of one of `points` or from anywhere.
+
+    So good weights can meet good rates that were seen at other weights. Without shares, or without
+    scalars, all n points are from anywhere.
+    """
+    drawn = anywhere(n, coordinates, rng)
+    if coordinates.simplex is None or not coordinates.n_scalars:
+        return drawn
+    of, kept = rng.integers(len(points), size=(2, n)), rng.random((2, n, 1)) < _KEPT
+    return Points(
+        np.where(kept[0], points.shares[of[0]], drawn.shares),
+        np.where(kept[1], points.scalars[of[1]], drawn.scalars),
+    )
 
 
 def near(

@@ -1,6 +1,7 @@
 """A Gaussian process of scores over task weights and scalars, built with BoTorch."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +11,14 @@ from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
+from gpytorch.kernels import ConstantKernel, Kernel, MaternKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ConstantMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
-from orchestrator.sampling.process.candidates import anywhere, near
+from orchestrator.sampling.process.candidates import near, recombined
 from orchestrator.sampling.process.points import Coordinates, Points
 from orchestrator.sampling.process.threads import quietly_on_one_thread
 
@@ -25,6 +26,9 @@ from orchestrator.sampling.process.threads import quietly_on_one_thread
 _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
 # Prior medians of the variances of the function and of the noise; the values have variance 1.
 _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
+# Prior median of the variance that the weights alone, or the scalars alone, explain; the variance
+# that only both together explain is 1. All of it is multiplied by the variance of the function.
+_ALONE = 1.0
 _LEAST_NOISE = 1e-6
 _FIT_STEPS = 50
 # The maximum of the acquisition function is sought among this many candidates. Each of the further
@@ -34,14 +38,19 @@ _SPREAD = 0.25
 # Number of functions drawn for the expected improvement, and the number of choices after which
 # they are redrawn: with more choices, hardly any function improves further.
 _DRAWS, _BLOCK = 128, 64
+_RENEWED = 16  # gains that are computed together
 _GAIN_DRAWS = 1024  # number of functions drawn for `expected_gain`
 
 
 class GaussianProcess:
     """The posterior of the score, given values (n,) at n points.
 
-    The covariance is a product of Matern kernels with smoothness 5/2: one of the shares, with one
-    length scale; one of the scalars, with a length scale for each feature; one of the affinity.
+    The covariance is s (a + w) (b + r), with w of the weights and r of the scalars: the score has a
+    part that depends on the weights, one that depends on the scalars, and one that depends on both.
+    So weights that were good at bad rates are expected to be good at others. w and r are Matern
+    kernels with smoothness 5/2; r has a length scale for each feature; w is one of the shares, with
+    one length scale, times one of the affinity. Without scalars there is only s w, without weights
+    s r.
 
     fitted: a process whose mean, covariance and noise are used; by default they are fitted.
     """
@@ -104,7 +113,8 @@ class GaussianProcess:
         half = _CANDIDATES // 2
         top = self._best(3)
         place = self._coordinates
-        candidates = anywhere(half, place, rng) + near(top, half, _SPREAD, place, rng)
+        wide = recombined(self._points, half, place, rng)
+        candidates = wide + near(top, half, _SPREAD, place, rng)
         for round_ in range(_ROUNDS):
             found = acquisition(self._features(candidates)[:, None])
             top = candidates.take(found.topk(min(_CENTRES, len(found))).indices.numpy())
@@ -124,7 +134,8 @@ class GaussianProcess:
         """
         m = max(_CANDIDATES, 2 * n)
         half, place = m // 2, self._coordinates
-        wide = anywhere(half, place, rng) + near(self._best(3), half, _SPREAD, place, rng)
+        wide = recombined(self._points, half, place, rng)
+        wide += near(self._best(3), half, _SPREAD, place, rng)
         first = self._choose(wide, n, running, rng)
         centres = first + self._best(1)
         around = near(centres, max(m - n, n), _SPREAD / 4, place, rng)
@@ -159,24 +170,47 @@ class GaussianProcess:
         posterior = self._model.posterior(self._features(running + points))
         covariance = _with_jitter(posterior.distribution.covariance_matrix)
         mean, root = posterior.mean[:, 0], torch.linalg.cholesky(covariance)
-        taken = list(range(m))
-        while len(taken) < m + n:
+        taken: list[int] = []
+        while len(taken) < n:
             noise = torch.from_numpy(rng.standard_normal((_DRAWS, len(mean))))
-            functions = mean + noise @ root.T
-            best = self._means.max().expand(_DRAWS)
-            if taken:
-                best = torch.maximum(best, functions[:, taken].amax(1))
-            likely = 1e-9 * functions.mean(0)  # breaks the tie if no point improves
-            for _ in range(min(_BLOCK, m + n - len(taken))):
-                gain = (functions - best[:, None]).clamp_(min=0).mean(0) + likely
-                gain[taken] = -torch.inf
-                taken.append(int(gain.argmax()))
-                best = torch.maximum(best, functions[:, taken[-1]])
-        return points.take(np.array(taken[m:]) - m)
+            functions = np.ascontiguousarray((mean + noise @ root.T).numpy().T)
+            pending = functions[[*range(m), *(m + i for i in taken)]]
+            best = pending.max(0, initial=float(self._means.max()))
+            taken += _greedy(functions[m:], best, taken, min(_BLOCK, n - len(taken)))
+        return points.take(np.array(taken))
 
     def _best(self, n: int) -> Points:
         """The observed points with the highest posterior means, at most n."""
         return self._points.take(self._means.topk(min(n, len(self._means))).indices.numpy())
+
+
+def _greedy(functions: np.ndarray, best: np.ndarray, taken: Sequence[int], n: int) -> list[int]:
+    """n rows of functions (k, draws) that are not in `taken`.
+
+    Each row has the highest mean gain over `best` (draws,) and over the rows before it. A gain
+    never grows with further rows, so an old gain is a bound, and only the rows with the highest
+    bounds are computed again: Minoux, "Accelerated greedy algorithms for maximizing submodular set
+    functions", 1978.
+    """
+    likely = 1e-9 * functions.mean(1)  # breaks the tie if no row improves
+
+    def gains(rows: np.ndarray) -> np.ndarray:
+        return np.asarray((functions[rows] - best).clip(0).mean(1) + likely[rows])
+
+    every = np.arange(len(functions))
+    bounds = gains(every)
+    bounds[list(taken)] = -np.inf
+    found: list[int] = []
+    for _ in range(n):
+        renewed = every[:0]
+        while (top := int(bounds.argmax())) not in renewed:
+            renewed = np.argpartition(bounds, -_RENEWED)[-_RENEWED:]
+            free = renewed[np.isfinite(bounds[renewed])]
+            bounds[free] = gains(free)
+        found.append(top)
+        bounds[top] = -np.inf
+        best = np.maximum(best, functions[top])
+    return found
 
 
 class _Parts(NamedTuple):
@@ -198,22 +232,36 @@ def _initial_parts(coordinates: Coordinates) -> _Parts:
 
 def _covariance(coordinates: Coordinates) -> Kernel:
     groups, scalars, affinity = coordinates.widths
-    blocks = [(groups, 1, _SHARES), (scalars, scalars, _SCALARS), (affinity, 1, _AFFINITY)]
-    product, at = None, 0
-    for width, lengths, median in blocks:
-        if width:
-            kernel = MaternKernel(
-                2.5,
-                ard_num_dims=lengths if lengths > 1 else None,
-                active_dims=tuple(range(at, at + width)),
-                lengthscale_prior=LogNormalPrior(math.log(median), _LENGTH_SPREAD),
-            )
-            kernel.lengthscale = median
-            product = kernel if product is None else product * kernel
-        at += width
-    scaled = ScaleKernel(product, LogNormalPrior(math.log(_VARIANCE), _VARIANCE_SPREAD))
+    parts = []
+    if groups:
+        weights = _matern(0, groups, _SHARES)
+        if affinity:
+            weights = weights * _matern(groups + scalars, affinity, _AFFINITY)
+        parts.append(weights)
+    if scalars:
+        parts.append(_matern(groups, scalars, _SCALARS, lengths=scalars))
+    whole = (_alone() + parts[0]) * (_alone() + parts[1]) if len(parts) == 2 else parts[0]
+    scaled = ScaleKernel(whole, LogNormalPrior(math.log(_VARIANCE), _VARIANCE_SPREAD))
     scaled.outputscale = _VARIANCE
     return scaled
+
+
+def _matern(start: int, width: int, median: float, lengths: int = 1) -> Kernel:
+    """A kernel of `width` features from `start` on; median: that of the length scales' prior."""
+    kernel = MaternKernel(
+        2.5,
+        ard_num_dims=lengths if lengths > 1 else None,
+        active_dims=tuple(range(start, start + width)),
+        lengthscale_prior=LogNormalPrior(math.log(median), _LENGTH_SPREAD),
+    )
+    kernel.lengthscale = median
+    return kernel
+
+
+def _alone() -> Kernel:
+    kernel = ConstantKernel(constant_prior=LogNormalPrior(math.log(_ALONE), _VARIANCE_SPREAD))
+    kernel.constant = torch.tensor([_ALONE])
+    return kernel
 
 
 def _with_jitter(covariance: Tensor) -> Tensor:

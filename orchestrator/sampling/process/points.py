@@ -38,6 +38,10 @@ class Points:
         """The points of some rows."""
         return Points(self.shares[rows], self.scalars[rows])
 
+    def last(self, n: int) -> "Points":
+        """The last n points, or all if there are fewer."""
+        return Points(self.shares[-n:], self.scalars[-n:])
+
     def __add__(self, others: "Points") -> "Points":
         """These points, then the others."""
         return Points(

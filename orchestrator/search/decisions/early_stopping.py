@@ -28,9 +28,12 @@ class EarlyStopping:
         self._checked = 0
 
     def check(self, record: StudyRecord, trials: RankedTrials) -> None:
-        """Apply the rule, once for each number of trials, and note the decision to stop."""
+        """Apply the rule, and note the decision to stop.
+
+        It is applied once for each number of trials; of many trials, once for each hundredth more.
+        """
         n, planned = len(record), self._plan.trials
-        if n == self._checked or n < max(_LEAST, math.ceil(_SHARE * planned)):
+        if n - self._checked < max(1, n // 100) or n < max(_LEAST, math.ceil(_SHARE * planned)):
             return
         if n + self._n_last >= planned or trials_before_stop(record):
             return

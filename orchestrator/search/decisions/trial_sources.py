@@ -12,7 +12,7 @@ from orchestrator.record.studies.study import StudiedTrial, StudyRecord
 from orchestrator.sampling.optuna_samplers import OptunaSampler, sampler_of
 from orchestrator.sampling.process.points import NO_AFFINITY
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.sampling.sampler import CROWD, Sampler
+from orchestrator.sampling.sampler import CROWD, MOST_PENDING, Sampler
 from orchestrator.search.decisions.early_stopping import EarlyStopping, trials_before_stop
 from orchestrator.search.decisions.halving import Decision, RungScores
 from orchestrator.search.decisions.own_trials import FROM
@@ -143,12 +143,13 @@ class SearchTrials:
         if self._plan.may_stop_early:
             self._stopping.check(self.record, self.ranked_trials)
         # This many lanes become free at once if all trials reach a rung together (not the last).
-        wanted = math.ceil(lanes * (1 - 1 / self._plan.eta))
+        free = math.ceil(lanes * (1 - 1 / self._plan.eta))
+        wanted = min(free, MOST_PENDING // 2)
         if self._new_reports >= lanes:
             self._suggested.clear()
             self._new_reports = 0
         if len(self._suggested) < wanted:
-            self.prepare(2 * wanted if lanes > CROWD else wanted)
+            self.prepare(wanted + min(free, MOST_PENDING) if lanes > CROWD else wanted)
 
     def _has_model(self) -> bool:
         given = len(self._first_trials) + len(self._earlier)
