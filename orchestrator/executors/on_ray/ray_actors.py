@@ -1,7 +1,6 @@
 """The executor whose workers are Ray actors, each with CPUs or a share of a GPU."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 # A worker that got a SIGTERM has this long to end its step; then its trials go on without it.
 _SECONDS_TO_HAND_BACK = 4.0
-_SECONDS_TO_KILL = 2.0
 _SECONDS_TO_LOOK = 5.0  # between two looks at the size of the cluster
 # How often in a row, without a turn of a worker, Ray is started anew on this machine.
 _MAX_RAY_LOSSES = 3
@@ -31,13 +29,6 @@ _MAX_RAY_LOSSES = 3
 
 def _called(function: Callable[[], int]) -> int:
     return function()
-
-
-def _kill(actor: Any) -> None:
-    """Kill a worker: Ray kills a stopped process after 5 s. A node that hangs is not waited for."""
-    killing = threading.Thread(target=ray.kill, args=(actor,), name="kill-worker", daemon=True)
-    killing.start()
-    killing.join(_SECONDS_TO_KILL)
 
 
 class RayExecutor:
@@ -311,7 +302,7 @@ class RayExecutor:
 
     def _end(self, worker: int) -> Mapping[str, Outcome]:
         """End a worker; returns the trials that it was to release."""
-        _kill(self._actors.pop(worker))
+        ray.kill(self._actors.pop(worker))  # Ray kills a stopped process after 5 s
         release: Mapping[str, Outcome] = {}
         for reference, (of, orders) in list(self._pending.items()):
             if of == worker:
@@ -328,7 +319,7 @@ class RayExecutor:
     def close(self) -> None:
         if not self._dead_part():
             for actor in self._actors.values():
-                _kill(actor)
+                ray.kill(actor)
         self._actors.clear()
         if self._connection is not None:
             self._connection.close()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.orchestrator.executors.test_executors import case, wait
-from tests.orchestrator.executors.test_liveness import process_of, runs, wait_until
+from tests.orchestrator.executors.test_liveness import process_of
 from tests.trials.conformance import retried
 
 __all__ = ["case"]  # a fixture
@@ -108,35 +108,19 @@ def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
         assert executor.idle() == {0: 1}
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["its raylet", "all of it"])
-def test_a_node_that_hangs_is_worked_around(case, tmp_path, grown, whole):
-    """Its workers go on without its raylet; if they hang too, their trials go elsewhere."""
+def test_a_node_whose_raylet_hangs_goes_on_working(case, tmp_path, grown):
     added(grown, num_cpus=1)
     specs = [case.spec(number, rungs=(1, 8)) for number in range(2)]
     with executing(case, tmp_path, timeout=10.0) as executor:
         for worker, spec in enumerate(specs):
             executor.send_orders(worker, {}, [spec])
-        turns = [wait(executor) for _ in specs]
-        assert {turn.worker for turn in turns} == {0, 1}
-        worker = psutil.Process(process_of(executor, 1))
-        stopped = [worker.parent(), *([worker] if whole else [])]
-        assert stopped[0].name() == "raylet"
-        for process in stopped:
-            process.suspend()
+        assert {wait(executor).worker for _ in specs} == {0, 1}
+        raylet = psutil.Process(process_of(executor, 1)).parent()
+        assert raylet.name() == "raylet"
+        raylet.suspend()
         try:
             executor.send_orders(1, {}, [])
             turn = wait(executor)
-            if whole:
-                assert turn.loss.startswith("no sign of life for 10 s")
-                assert turn.lost == (specs[1].key,)
-                executor.send_orders(0, {specs[0].key: "pruned"}, [retried(specs[1])])
-                while not (turn := wait(executor)).reports:
-                    executor.send_orders(0, {}, [])
-                assert [(each.key, each.step) for each in turn.reports] == [(specs[1].key, 1)]
-            else:
-                assert [(each.key, each.step) for each in turn.reports] == [(specs[1].key, 8)]
+            assert [(each.key, each.step) for each in turn.reports] == [(specs[1].key, 8)]
         finally:
-            for process in stopped:
-                process.resume()
-        if whole:
-            wait_until(lambda: not runs(worker.pid))
+            raylet.resume()
