@@ -24,7 +24,7 @@ from tidy import Row, figure, row, show, write
 
 from orchestrator import Search
 from orchestrator.record.home import Home
-from orchestrator.results.leaderboard import TESTED, measure_tables
+from orchestrator.results.measures import TESTED, measure_tables
 from orchestrator.results.report.findings import Findings, findings_of
 from orchestrator.search.finals.intervals import interval
 
@@ -94,7 +94,7 @@ def _tested(found: Findings) -> np.ndarray:
     assert summary.best is not None, "the search has ended"
     chosen = [each for each in (summary.candidate, summary.uniform) if each is not None]
     tables = measure_tables(found.records.test.trials(), chosen, summary.measure)
-    return tables[TESTED[summary.best.role]]
+    return tables[TESTED[summary.best.role]].by_task
 
 
 def _options() -> argparse.Namespace:

@@ -31,6 +31,22 @@ def estimate(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), se, n)
 
 
+def by_group(values: Tensor, groups: Tensor) -> Tensor:
+    """One number (..., g) for each of g groups, with the mean of `values` (..., n).
+
+    groups: (n,) codes. Observations of one group are not independent, so the standard error of the
+    mean of `values` is too small, while that of these numbers is right for groups that are a random
+    sample: group j with n_j of the n values and their mean m_j has m + (m_j - m) n_j g / n, where m
+    is the mean of all values. The numbers of a difference are the difference of the numbers.
+    """
+    codes, counts = groups.unique(return_inverse=True, return_counts=True)[1:]
+    values, n_groups = values.double(), len(counts)
+    mean = values.mean(-1, keepdim=True)
+    away = (values - mean) @ one_hot(codes, n_groups, values)  # sums over the groups
+    numbers: Tensor = mean + away * (n_groups / values.shape[-1])
+    return numbers
+
+
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """Unweighted mean of independent estimates, for example of tasks; n is the sum of their n."""
     k = len(estimates)

@@ -207,6 +207,9 @@ class RungReport:
     time: float  # of the report, in seconds since 1970; a repeated report keeps its time
     seconds: float  # of training since the trial was admitted
     lane_seconds: float  # like `seconds`, but each step's time is divided by its live lanes
+    # Skill on each problem of the tasks that are a sample of problems, such as goals or schools;
+    # of the last rung only.
+    by_problem: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +222,7 @@ class AdaptationResult:
     metrics: Mapping[str, float]  # "accuracy", "f1"; for regression tasks "mse", "skill"
     time: float
     seconds: float
+    by_problem: Sequence[float] = ()  # skill, see `RungReport.by_problem`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

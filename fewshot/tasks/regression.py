@@ -125,9 +125,7 @@ class RegressionPool:
 
     def draw_of(self, keys: Tensor, task: Tensor) -> Episode:
         """One episode of the task (...) for each key (...)."""
-        # Other pools may be drawn with the same keys, so the counters differ from theirs.
-        any_of = distinct(fold(keys, _GROUP), self.n_members[task], 1)[..., 0]
-        member = self.first[task] + any_of
+        member = self._any_member(keys, task)
         chosen = distinct(fold(keys, 3), self.size[member], self.shot + self.query)
         chosen = torch.where(self.ordered[task][..., None], chosen.sort(-1).values, chosen)
         place = self.start[member][..., None] + chosen
@@ -137,6 +135,16 @@ class RegressionPool:
         return Episode(
             x.narrow(at, 0, n), y[..., :n, :], x.narrow(at, n, self.query), y[..., n:, :]
         )
+
+    def groups_of(self, keys: Tensor, task: Tensor) -> Tensor:
+        """The codes (...) of the groups of the episodes `draw_of(keys, task)`."""
+        return self.start[self._any_member(keys, task)]
+
+    def _any_member(self, keys: Tensor, task: Tensor) -> Tensor:
+        """The place in `members` (...) of an example whose group an episode has."""
+        # Other pools may be drawn with the same keys, so the counters differ from theirs.
+        any_of = distinct(fold(keys, _GROUP), self.n_members[task], 1)[..., 0]
+        return self.first[task] + any_of
 
     def to(self, device: torch.device) -> "RegressionPool":
         moved: dict[str, Any] = {

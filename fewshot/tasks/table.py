@@ -3,7 +3,8 @@
 The features keep the units of the file. They are scaled later (`fewshot.learners.scaled`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -121,13 +122,19 @@ def from_frame(
     """The features of a table in memory, with a plain RangeIndex; the options are those of `load`.
 
     place: what the table is called in messages.
+
+    Raises InputError with the errors of all options.
     """
-    check_scale(scale)
-    rule = None if split is None else split_rule(split)
-    if merge is not None:
-        table = with_merged(table, merge, place)
-    if rule is not None:
-        table = with_split(table, rule, place)
+    details: list[ErrorDetail] = []
+    with _kept(details):
+        check_scale(scale)
+    rule = None
+    with _kept(details):
+        rule = None if split is None else split_rule(split)
+    with _kept(details):
+        table = table if merge is None else with_merged(table, merge, place)
+    with _kept(details):
+        table = table if rule is None else with_split(table, rule, place)
     names: dict[str, Any] = {
         "features": features,
         "labels": labels,
@@ -135,7 +142,10 @@ def from_frame(
         "missing": missing,
         "means": means,
     }
-    check_names(place, table, **names)
+    with _kept(details):
+        check_names(place, table, **names)
+    if details:
+        raise InputError(details)
     columns = columns_of(place, table, **names, fill=fill, rule=rule)
     groups = None
     if rule is not None and columns.means:
@@ -143,6 +153,15 @@ def from_frame(
     inputs = columns.encode(table, groups)
     check_finite(place, columns, inputs)
     return Dataset(torch.from_numpy(inputs), table, columns.names, fixed=fixed_options(columns))
+
+
+@contextmanager
+def _kept(details: list[ErrorDetail]) -> Iterator[None]:
+    """Adds the errors of an InputError to `details` instead of raising it."""
+    try:
+        yield
+    except InputError as error:
+        details += error.details
 
 
 def check_finite(

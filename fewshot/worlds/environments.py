@@ -6,6 +6,7 @@ trajectories come back. Adaptation and the policy gradient are computed as for a
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Gymnasium:
             raise
         except Exception as error:  # a constructor may raise anything
             rule = f"can't be made: {type(error).__name__}: {error}"
-            raise input_error("env", rule, env) from error
+            raise input_error("env", rule, env, _arguments_of(env)) from error
         with made:
             self.n_observation, self.actions = _shapes(made)
 
@@ -133,7 +134,8 @@ class Gymnasium:
             )
             alive = np.ones(len(made), dtype=np.float32)
             for t in range(self.horizon):
-                observed = torch.from_numpy(seen).to(keys.device).unflatten(0, keys.shape)
+                # A copy: the environments write their next observations into `seen`.
+                observed = torch.from_numpy(seen.copy()).to(keys.device).unflatten(0, keys.shape)
                 lived = torch.from_numpy(alive.copy()).to(keys.device).view(keys.shape)
                 choice = fold(fold(keys, 1), trajectory * self.horizon + t)
                 action, new = act(params, memory, observed, before, choice)
@@ -144,7 +146,6 @@ class Gymnasium:
                 for kept, value in zip(steps, (observed, action, reward, lived), strict=True):
                     kept.append(value)
                 before = Before(action, reward, torch.zeros_like(reward))
-                seen = seen.copy()
             before = before._replace(started=torch.ones_like(before.started))
         return Rollout(*(torch.stack(values) for values in steps))
 
@@ -177,6 +178,20 @@ class Gymnasium:
         pairs = fold(keys[:, None], torch.arange(2))
         problem = self.problem(keys)[:, None].expand(-1, 2, -1)
         return measured(self, problem, pairs, self._reference)
+
+
+def _arguments_of(env: str) -> str:
+    """A remedy: which arguments the environment takes; empty if it can't be made without any."""
+    try:
+        with _gymnasium().make(env) as made:
+            kind = type(made.unwrapped)
+    except Exception:  # a constructor may raise anything
+        return ""
+    takes = [name for name in signature(kind).parameters if name != "render_mode"]
+    return (
+        f"{kind.__name__} takes {', '.join(takes) or 'no arguments'}. To vary anything else, "
+        "register an environment of your own with an argument for it."
+    )
 
 
 def _flat(observation: Any) -> np.ndarray:

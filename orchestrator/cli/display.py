@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +23,7 @@ from orchestrator.record.search_records import SearchRecords
 from orchestrator.results.leaderboard import Summary
 from orchestrator.results.listing import ListedSearch
 from orchestrator.results.retrained import Finalist
+from orchestrator.results.returns import Returns, header
 from orchestrator.search.durations import duration
 from orchestrator.search.finals.intervals import Interval
 
@@ -105,6 +107,19 @@ def leaderboard(summary: Summary) -> Table:
             cells = _settings(trial.notes, rates, choices)
             weights = top_task_weights(trial.notes["task_weights"])
             table.add_row(str(trial.number), f"{trial.score:.3f}", *cells, weights)
+    return table
+
+
+def returns_table(returns: Sequence[Returns]) -> Table:
+    """Mean returns in the test worlds after each step of adaptation."""
+    title = "mean returns in the test worlds after steps of adaptation"
+    table = Table(title=title, title_justify="left")
+    table.add_column("world")
+    table.add_column("policy")
+    for name in header(returns):
+        table.add_column(name, justify="right")
+    for each in returns:
+        table.add_row(escape(each.task), each.model, *each.cells)
     return table
 
 

@@ -247,7 +247,7 @@ def _search(config: Path, overrides: list[str] | None, home: str | None, trust: 
 
 
 def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
-    from orchestrator.cli.display import leaderboard
+    from orchestrator.cli.display import leaderboard, returns_table
     from orchestrator.record.home import Home
     from orchestrator.results.leaderboard import summary_of
     from orchestrator.results.liveness import sentence, status_of
@@ -261,6 +261,8 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
         output.json(summary.to_dict() | extra)
         return summary
     output.results.print(leaderboard(summary))
+    if summary.returns:
+        output.results.print(returns_table(summary.returns))
     output.results.print(str(summary))
     if summary.state != "complete":
         output.results.print(sentence(status_of(name, place)), markup=False)

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from orchestrator.config.loading import load_config
 from orchestrator.config.plan import plan_of
 from orchestrator.record import identity
@@ -16,29 +14,28 @@ from orchestrator.record.heartbeat import driver_of
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial, StudyRecord
+from orchestrator.results.measures import (
+    BOUNDS,
+    TESTED,
+    Measured,
+    difference_bounds,
+    measure_tables,
+)
 from orchestrator.results.pooled import PooledComparison, pooled_comparisons
 from orchestrator.results.retrained import SKILLS, Finalist, best_of, exported, finalists_of, rank
+from orchestrator.results.returns import Returns, returns_of
 from orchestrator.search.decisions.early_stopping import reason_for_stop
-from orchestrator.search.finals.finalists import Role
 from orchestrator.search.finals.intervals import (
     NEGLIGIBLE,
     Interval,
     Verdict,
-    interval,
     verdict,
 )
 
 if TYPE_CHECKING:
     from orchestrator.results.explanation.explanation import Explanation
 
-# The key of a test in `Summary.test`, by the role of the model.
-TESTED: Mapping[Role, str] = {
-    "searched": "candidate",
-    "uniform": "uniform",
-    "untrained": "untrained",
-}
 _JSON_STATES = {"pruned": "stopped"}
-_BOUNDS = {"accuracy": (0.0, 1.0), "skill": SKILLS, "score": (-math.inf, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,7 @@ class Summary:
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
     stopped_early: str = ""  # why the search has fewer trials than planned
     pooled: Sequence[PooledComparison] = ()  # differences from pooled models, on the test tasks
+    returns: Sequence[Returns] = ()  # of policies in the test worlds, by step of adaptation
     share: str = ""  # the quantity of which skill is a share; empty for accuracy
     explain: "Callable[[], Explanation] | None" = field(default=None, repr=False, compare=False)
     home: Home | None = field(default=None, repr=False, compare=False)
@@ -122,6 +120,7 @@ class Summary:
                 "test": {name: vars(value) for name, value in self.test.items()},
                 "figures": dict(self.figures),
                 "pooled": [each.to_dict() for each in self.pooled],
+                "returns": [each.to_dict() for each in self.returns],
                 "null_losses": dict(self.null_losses),
                 "advice": list(self.advice),
                 "stopped_early": self.stopped_early or None,
@@ -138,7 +137,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     )
     done = records.search.notes.get("state") == "complete"
     measure = records.search.notes.get("measure", "")
-    finalists = finalists_of(trials, finals, _BOUNDS.get(measure, SKILLS))
+    finalists = finalists_of(trials, finals, BOUNDS.get(measure, SKILLS))
     untrained = next((f for f in finalists if f.role == "untrained"), None)
     candidate = best_of(finalists, finals, "searched") if done else None
     uniform = best_of(finalists, finals, "uniform") if done else None
@@ -176,12 +175,13 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         verdict=_verdict(difference, best, 0.0 if measure == "score" else NEGLIGIBLE),
         measure=measure,
         difference=difference,
-        test={name: _test_interval(table, measure) for name, table in tables.items()},
+        test={name: table.interval(BOUNDS[measure]) for name, table in tables.items()},
         figures=dict(records.search.notes.get("figures", {})),
         null_losses=dict(records.search.notes.get("null_losses", {})),
         advice=list(records.search.notes.get("advice", {}).values()),
         stopped_early=reason_for_stop(records.search),
         pooled=pooled_comparisons(tests, trained),
+        returns=returns_of(tests, known) if done else (),
         share="" if measure == "score" else _share(held_out),
     )
 
@@ -205,30 +205,14 @@ def records_of(name: str, home: Home) -> SearchRecords:
     return records
 
 
-def measure_tables(
-    tests: Sequence[StudiedTrial], known: Sequence[Finalist], measure: str
-) -> dict[str, np.ndarray]:
-    """Measures (seeds, tasks) on the test tasks; all trained models have the same seeds."""
-    rows = {f.role: measures_by_seed(tests, f, measure) for f in known}
-    trained = [by_seed for role, by_seed in rows.items() if role != "untrained" and by_seed]
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in trained))) if trained else [0]
-    return {
-        # The untrained model does not depend on the seed.
-        TESTED[role]: np.array([by_seed[0 if role == "untrained" else j] for j in seeds])
-        for role, by_seed in rows.items()
-        if by_seed and seeds
-    }
-
-
 def _difference(
-    tables: Mapping[str, np.ndarray], reference: Finalist | None, measure: str
+    tables: Mapping[str, Measured], reference: Finalist | None, measure: str
 ) -> Interval | None:
     """The best candidate minus the better reference, on the test tasks."""
     if reference is None or not {"candidate", TESTED[reference.role]} <= tables.keys():
         return None
-    gain = tables["candidate"] - tables[TESTED[reference.role]]
-    within = (-1.0, 1.0) if measure == "accuracy" else (-math.inf, math.inf)
-    return interval(gain, of_tasks=True, within=within)
+    gain = tables["candidate"].minus(tables[TESTED[reference.role]])
+    return gain.interval(difference_bounds(measure))
 
 
 def _verdict(
@@ -241,10 +225,6 @@ def _verdict(
     # on the test tasks contradicts that, so the verdict is open.
     contradicts = on_test == "better" and best is not None and best.role == "untrained"
     return "undecided" if contradicts else on_test
-
-
-def _test_interval(table: np.ndarray, measure: str) -> Interval:
-    return interval(table, of_tasks=True, within=_BOUNDS[measure])
 
 
 def occupancy(records: Sequence[StudyRecord]) -> float:
@@ -265,25 +245,6 @@ def _share(held_out: Sequence[Mapping[str, float]]) -> str:
     if all(classifies):
         return ""
     return "the gap between chance and perfect" if any(classifies) else "the variance explained"
-
-
-def measures_by_seed(
-    trials: Sequence[StudiedTrial], finalist: Finalist, measure: str
-) -> dict[int, list[float]]:
-    """A finalist's measures on the held-out tasks, by the index of its training seed.
-
-    trials: of stage `final` or `test`.
-    """
-    return {
-        t.notes["seed_index"]: [_mean(task[measure]) for task in t.notes["tasks"].values()]
-        for t in trials
-        if finalist.is_of(t) and t.state == "complete"
-    }
-
-
-def _mean(value: float | Sequence[float]) -> float:
-    """The mean of an estimate; a single number is a mean already."""
-    return value if isinstance(value, float) else value[0]
 
 
 def _finalist(finalist: Finalist | None) -> dict[str, Any] | None:

@@ -21,8 +21,8 @@ _NAMED = 4  # tasks
 class PooledComparison:
     """A trained model minus a pooled model, on the same episodes of one test task.
 
-    The difference is in accuracy, or for numbers in skill. Its interval is over the episodes and
-    the training seeds; the episodes of groups are random groups.
+    The difference is in accuracy, or for numbers in skill. Its interval is over training seeds and
+    groups, which are random samples; for tasks without groups over seeds and episodes.
     """
 
     reference: str
@@ -50,16 +50,18 @@ def pooled_comparisons(
 
 
 def gain_interval(by_seed: Sequence[Mapping[str, float]], metric: str) -> Interval:
-    """The mean of a difference from a pooled model, with its interval over episodes and seeds.
+    """The mean of a difference from a pooled model, with its interval over groups and seeds.
+
+    Without groups it is over episodes and seeds.
 
     by_seed: for each training seed the metrics of a test task.
     """
     gains = [scores[metric] for scores in by_seed]
     n, mean = len(gains), sum(gains) / len(gains)
     over_seeds = sum((gain - mean) ** 2 for gain in gains) / (n - 1) / n if n > 1 else 0.0
-    # All seeds have the same episodes, so more seeds do not make this part smaller.
-    over_episodes = sum(scores[f"{metric}_se"] ** 2 for scores in by_seed) / n
-    half = 1.96 * math.sqrt(over_seeds + over_episodes)
+    # All seeds have the same groups, so more seeds do not make this part smaller.
+    over_groups = sum(scores[f"{metric}_se"] ** 2 for scores in by_seed) / n
+    half = 1.96 * math.sqrt(over_seeds + over_groups)
     return Interval(mean, mean - half, mean + half)
 
 

@@ -10,7 +10,7 @@ from fewshot.registry import options_of, resolve
 from orchestrator.config.plan import Plan
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
-from orchestrator.config.sections.tasks import FunctionSection, WorldSection
+from orchestrator.config.sections.tasks import FunctionSection, TaskSection, WorldSection
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.search.finals.finalists import UNTRAINED, role_of
@@ -49,13 +49,21 @@ def advice_on_config(config: AnyConfig, features: Sequence[int]) -> list[Advice]
     if config.adapts:
         return []
     held_out = config.tasks.validation
-    # A family of functions, a world, or a task with groups counts as many tasks.
-    several = FunctionSection | WorldSection
-    families = any(isinstance(task, several) or task.within for task in held_out)
+    families = any(_has_problems(task) for task in held_out)
     n = MIN_TASKS if families else sum(len(task.names()) for task in held_out)
     if "world" in config.kinds:
         return _on_tasks(config, n)
     return _on_width(config, math.prod(features)) + _on_tasks(config, n)
+
+
+def _has_problems(task: TaskSection | FunctionSection | WorldSection) -> bool:
+    """Whether a task counts as many: a family of functions, a world, or one with groups."""
+    return isinstance(task, FunctionSection | WorldSection) or bool(task.within)
+
+
+def _is_of_problems(config: AnyConfig) -> bool:
+    """Whether one training task is enough, because weights of its problems can't be found."""
+    return isinstance(config, Config) and all(map(_has_problems, config.tasks.train))
 
 
 def _on_width(config: Config, width: int) -> list[Advice]:
@@ -82,7 +90,7 @@ def _on_tasks(config: AnyConfig, n: int) -> list[Advice]:
     """Warn about a single training task, and about too few validation tasks. n: their number."""
     advice, n_train = [], len(config.train_names())
     with_each = " with `each`" if isinstance(config, Config) else ""
-    if n_train == 1 and config.space.task_weights.search:
+    if n_train == 1 and config.space.task_weights.search and not _is_of_problems(config):
         advice.append(
             Advice(
                 "tasks.train",

@@ -15,7 +15,15 @@ from orchestrator.search.decisions.trial_sources import TrialSource
 from orchestrator.search.failures import FailureMonitor
 from orchestrator.search.losses import WorkerLosses
 from orchestrator.tracking.recorder import Recorder
-from trials.contract import Outcome, RungReport, Stage, TrialResult, TrialSpec, Turn
+from trials.contract import (
+    AdaptationResult,
+    Outcome,
+    RungReport,
+    Stage,
+    TrialResult,
+    TrialSpec,
+    Turn,
+)
 
 
 class Scheduler:
@@ -171,9 +179,15 @@ def _end(
         "hyperparameters": dict(spec.hyperparameters),
         "choices": dict(spec.choices),
         "task_weights": dict(spec.task_weights),
-        "tasks": {a.task: {**a.metrics, "skill": list(a.score)} for a in result.adaptations},
+        "tasks": {a.task: _scores(a) for a in result.adaptations},
     }
     record.finish(spec.number, result.outcome, record[spec.number].score, notes)
+
+
+def _scores(adaptation: AdaptationResult) -> dict[str, Any]:
+    """The note on one held-out task: its metrics; its skill, also on each problem if known."""
+    own = {"by_problem": list(adaptation.by_problem)} if adaptation.by_problem else {}
+    return {**adaptation.metrics, "skill": list(adaptation.score), **own}
 
 
 def _times(result: TrialResult, seconds: float, lane_seconds: float) -> dict[str, float]:

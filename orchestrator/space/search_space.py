@@ -180,8 +180,13 @@ class SearchSpace:
         return tuple(name for name in self.ranges if name not in self.reference())
 
     def rate_design(self, n: int, seed: int) -> list[Values]:
-        """n points of the reference with rates and choices spread evenly over their ranges."""
+        """n points of the reference with rates and choices spread evenly over their ranges.
+
+        One point if there are neither.
+        """
         names, spread = (*self.rates(), *self.choices), self.parameters()
+        if not names:  # nothing to tune
+            return [self.active(self.reference())]
         if len(names) == 1:  # equal distances, the middle first
             order = sorted(range(n), key=lambda i: abs(i - (n - 1) / 2))
             points = [[(i + 0.5) / n] for i in order]
@@ -189,7 +194,7 @@ class SearchSpace:
             from scipy.stats import qmc  # importing it takes a second
 
             # Sobol points are balanced only for powers of two; the first n points are the same.
-            drawn = qmc.Sobol(max(1, len(names)), seed=seed).random(1 << (n - 1).bit_length())
+            drawn = qmc.Sobol(len(names), seed=seed).random(1 << (n - 1).bit_length())
             points = drawn[:n].tolist()
         return [
             self.active(

@@ -6,6 +6,7 @@ import torch
 
 from fewshot.conformance.tasks import PoolLaws, keys
 from fewshot.errors.inputs import InputError
+from fewshot.tasks.base import episode_keys
 from fewshot.tasks.regression import RegressionTask, regression_pool
 
 SIZES = (4, 12, 7, 30)
@@ -70,6 +71,14 @@ class TestGroups:
         assert line.tolist() == list(range(100, 109))
         assert len(own) == sum(SIZES[1:])
         assert pool.groups[1].unique().numel() == 3
+
+    def test_groups_of_episodes_are_those_of_their_examples(self):
+        pool = pool_of(task(), task("others", 60))
+        drawn = pool.by_row().draw(keys(1)[0], 40)
+        codes = pool.groups_of(episode_keys(keys(1)[0], 2, 40), torch.arange(2)[:, None])
+        for t in range(2):
+            of_row = dict(zip(pool.rows[t].tolist(), pool.groups[t].tolist(), strict=True))
+            assert [of_row[row] for row in drawn.support_x[t, :, 0].tolist()] == codes[t].tolist()
 
     def test_shuffled_numbers_stay_in_their_group(self):
         shuffled = task().shuffled(0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fewshot.metrics import (
     Estimate,
     accuracy,
+    by_group,
     error_over_tasks,
     estimate,
     macro_f1,
@@ -139,3 +140,24 @@ class TestEstimate:
     def test_mean_of_nan_is_nan(self):
         made = mean_of([Estimate(0.2, 0.03, 10), Estimate(math.nan, math.nan, 1)])
         assert math.isnan(made.mean)
+
+
+def test_numbers_of_groups_have_the_mean_and_equal_groups_their_own_means():
+    values, groups = torch.tensor([[1.0, 2, 6, 3], [0, 0, 1, 1]]), torch.tensor([7, 2, 7, 2])
+    assert by_group(values, groups).tolist() == [[2.5, 3.5], [0.5, 0.5]]
+    uneven = torch.tensor([0, 1, 1, 1])
+    assert by_group(values, uneven).mean(-1).tolist() == pytest.approx([3.0, 0.5])
+
+
+def test_the_error_over_groups_is_that_of_the_mean_over_new_groups():
+    rng = torch.Generator().manual_seed(0)
+    groups = torch.arange(40).repeat_interleave(torch.randint(2, 30, (40,), generator=rng))
+    effects = torch.randn(500, 40, generator=rng)
+    values = effects[:, groups] + 0.5 * torch.randn(500, len(groups), generator=rng)
+    true = values.mean(1).std().item()
+    of_groups, of_values = (
+        sum(estimate(row).standard_error for row in rows) / 500
+        for rows in (by_group(values, groups), values)
+    )
+    assert of_groups == pytest.approx(true, rel=0.1)
+    assert of_values < 0.4 * true

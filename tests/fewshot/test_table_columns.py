@@ -244,6 +244,23 @@ def test_all_wrong_names_are_told_at_once(written):
     ]
 
 
+def test_faults_of_all_options_are_told_at_once(written):
+    found = details(
+        written(FILMS),
+        features=["scor"],
+        scale="trian",
+        split={"by": "user", "tst": 1},
+        merge={"color": {"red": [1]}},
+        labels=["rating"],
+    )
+    assert [path for path, _, _ in found] == [
+        "table.scale",
+        "table.split.tst",
+        "table.merge.color",
+        "table.features",
+    ]
+
+
 @pytest.mark.parametrize("scale", ["all", 1, None, True])
 def test_a_scale_is_one_of_three(written, scale):
     assert "must be support, train, none." in details(written(PATIENTS), scale=scale)[0][1]

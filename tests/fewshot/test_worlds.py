@@ -130,3 +130,25 @@ def test_choices_are_drawn_with_their_probabilities():
     assert torch.allclose(shares, logits[0].softmax(0), atol=0.03)
     chances = log_probabilities(actions, {}, logits, drawn).exp()
     assert torch.allclose(chances, logits.softmax(-1)[torch.arange(4000), drawn])
+
+
+@pytest.mark.skipif(not has_gymnasium, reason="needs gymnasium")
+def test_an_argument_that_an_environment_does_not_take_is_told_with_those_that_it_takes():
+    with pytest.raises(InputError) as caught:
+        world_of("gymnasium", CART | {"vary": {"length": [0.3, 1.0]}})
+    (detail,) = caught.value.details
+    assert "unexpected keyword argument 'length'" in detail.rule
+    assert "CartPoleEnv takes sutton_barto_reward" in detail.remedy
+
+
+@pytest.mark.skipif(not has_gymnasium, reason="needs gymnasium")
+def test_the_observations_of_a_rollout_are_those_before_the_actions():
+    world, keys, seen = world_of("gymnasium", CART), torch.arange(3), []
+
+    def act(params, memory, observed, before, keys):
+        seen.append(observed.clone())
+        return torch.zeros(3, dtype=torch.int64), None
+
+    found = world.roll_out(act, {}, None, world.problem(keys), keys, 2)
+    assert torch.equal(found.observations, torch.stack(seen))
+    assert found.observations[[0, world.horizon]].abs().max() <= 0.05  # where a cart starts

@@ -13,7 +13,12 @@ from fewshot.metrics import mean_of
 from trials.contract import AdaptationResult, Outcome, RungReport, TrialResult, TrialSpec
 from trials.lanes import checkpoint
 from trials.lanes.objective import TaskScores
-from trials.lanes.reporting import adaptation_results, divergence_reason, scores_of_lane
+from trials.lanes.reporting import (
+    adaptation_results,
+    divergence_reason,
+    scores_of_lane,
+    skills_by_problem,
+)
 
 
 @dataclass(eq=False)
@@ -94,6 +99,7 @@ class Lane:
             time=time.time(),
             seconds=self.seconds,
             lane_seconds=self.lane_seconds,
+            by_problem=skills_by_problem(scores, i) if self.step == self.spec.rungs[-1] else {},
         )
         self.reports.append(report)
         self.adaptations = adaptation_results(self.spec, report, seconds / max(1, len(scores)))

@@ -18,11 +18,16 @@ def soft_hyperparameters(regresses: bool) -> tuple[str, ...]:
 
 
 class TaskScores(NamedTuple):
-    """The scores of l models on one held-out task, for n episodes (or n queries of one task)."""
+    """The scores of l models on one held-out task, for n episodes (or n queries of one task).
+
+    of_problems: whether `skill` has one number for each problem of the task instead, such as a goal
+    or a school, and problems are a random sample; see `fewshot.metrics.by_group`.
+    """
 
     task: str
     skill: Tensor  # (l, n)
     metrics: dict[str, Tensor]  # each (l,)
+    of_problems: bool = False
 
 
 class Objective(Protocol):

@@ -9,6 +9,7 @@ from fewshot.metrics import Estimate, error_over_tasks, estimate
 from trials.contract import AdaptationResult, RungReport, Stage, TrialSpec
 from trials.lanes.objective import TaskScores
 
+_DIGITS = 5  # of the skill on one problem
 _GROUP = {"search": "val", "final": "val", "test": "test"}
 
 
@@ -30,6 +31,15 @@ def scores_of_lane(
     if not math.isnan(over_tasks):
         metrics["score_se_tasks"] = over_tasks
     return per_task, metrics
+
+
+def skills_by_problem(scores: Sequence[TaskScores], i: int) -> dict[str, list[float]]:
+    """The skill of model i on each problem, for tasks that are a sample of problems."""
+    return {
+        s.task: [round(value, _DIGITS) for value in s.skill[i].tolist()]
+        for s in scores
+        if s.of_problems
+    }
 
 
 def divergence_reason(per_task: Mapping[str, Estimate], step: int, *, finite: bool) -> str:
@@ -64,6 +74,7 @@ def adaptation_results(
                 metrics=metrics,
                 time=report.time,
                 seconds=seconds,
+                by_problem=report.by_problem.get(task, ()),
             )
         )
     return tuple(results)

@@ -184,8 +184,10 @@ def _left_out(data: DataColumns, label: str, group: str | None) -> dict[str, str
             continue
         if _is_id(frame, name):
             reasons[name] = "an id"
-        elif not np.isfinite(frame[name].to_numpy(float, na_value=np.nan)).all():
-            reasons[name] = "has empty cells"
+        elif np.isinf(frame[name].to_numpy(float, na_value=np.nan)).any():
+            reasons[name] = "has infinite numbers"
+        elif frame[name].isna().all():
+            reasons[name] = "is empty"
     return reasons
 
 

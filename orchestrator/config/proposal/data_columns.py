@@ -12,6 +12,7 @@ from pandas.api.types import is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
 from fewshot.tasks.pictures import images
+from fewshot.tasks.two_modalities.titles import FILE
 
 _TEXTS = ("text", "utterance", "sentence", "query", "content", "message", "body")
 _TABLES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
@@ -23,13 +24,14 @@ class DataColumns:
     """The columns of a data file.
 
     frame: one row for each example. text: the name of the column of texts. channels: of images,
-    1 or 3.
+    1 or 3. titles: the file in the folder of images that has their titles, if any.
     """
 
     source: Literal["text", "images", "table"]
     frame: pd.DataFrame
     text: str | None = None
     channels: int = 1
+    titles: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -41,6 +43,8 @@ class DataColumns:
         """A model that suits the inputs, as a key of `orchestrator.config.proposal.MODELS`."""
         if self.source == "text":
             return "residual" if importlib.util.find_spec(ENCODER) else "bag"
+        if self.titles:
+            return "two_towers"
         return "pixels" if self.source == "images" else "mlp"
 
 
@@ -52,7 +56,8 @@ def read_columns(data: Path) -> DataColumns:
         with tempfile.TemporaryDirectory(prefix="fewtune-") as cache:
             found = images.load(path=str(data), cache=Path(cache), size=8)
             channels = 3 if found.inputs.dim() == 4 else 1
-            return DataColumns("images", found.columns, channels=channels)
+            titles = _titles(data) if data.is_dir() else None
+            return DataColumns("images", found.columns, channels=channels, titles=titles)
     if not data.name.endswith(_TABLES):
         rule = f"must be a folder of images, an .npz, or a file {', '.join(_TABLES)}."
         raise input_error("DATA", rule, data.name)
@@ -66,6 +71,18 @@ def read_columns(data: Path) -> DataColumns:
         rule = "must have a column of texts; tables of numbers are .csv or .parquet files."
         raise input_error("DATA", rule, ", ".join(map(str, frame)))
     return DataColumns("table" if text is None else "text", frame, text)
+
+
+def _titles(folder: Path) -> str | None:
+    """The name of the only table in the folder with a column `file`, as titles of images have."""
+    tables = sorted(folder.glob("*.csv"))
+    found = [table.name for table in tables if FILE in _header(table)]
+    return found[0] if len(found) == 1 else None
+
+
+def _header(table: Path) -> list[str]:
+    with table.open(encoding="utf-8-sig", errors="replace") as file:
+        return [name.strip() for name in file.readline().split(",")]
 
 
 def _read(data: Path) -> pd.DataFrame:

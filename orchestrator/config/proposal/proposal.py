@@ -3,13 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from fewshot.errors.inputs import input_error
 from fewshot.tasks.functions import FAMILIES
@@ -21,7 +20,17 @@ from orchestrator.config.proposal.column_roles import (
     is_task,
     roles_of,
 )
-from orchestrator.config.proposal.data_columns import ENCODER, DataColumns, read_columns
+from orchestrator.config.proposal.data_columns import DataColumns, read_columns
+from orchestrator.config.proposal.groups import group_proposal, many_groups
+from orchestrator.config.proposal.lines import (
+    HEAD,
+    MODELS,
+    SEARCH,
+    dataset,
+    described,
+    how_to_choose,
+    unused_columns,
+)
 from orchestrator.config.sections.section import task_name_from
 
 _MAX_NAME = 64  # characters of a task's name
@@ -68,7 +77,19 @@ def propose(
         return _for_functions(name)
     columns = read_columns(data)
     roles = roles_of(columns, label, group)
-    return _for_rows(name, data, out, columns, roles, _split(columns.frame, roles))
+    path = _path(data, out)
+    if columns.source == "table" and (groups := many_groups(columns.frame, roles)):
+        text, lines = group_proposal(name, data.name, path, columns, roles, groups)
+        return Proposal(text, tuple(lines))
+    return _for_rows(name, data.name, path, columns, roles, _split(columns.frame, roles))
+
+
+def _path(data: Path, out: Path) -> str:
+    """The path in the config: relative to it, if the data are in its folder."""
+    folder = out.parent.absolute()
+    if data.absolute().is_relative_to(folder):
+        return os.path.relpath(data.absolute(), folder)
+    return str(data.absolute())
 
 
 def _split(frame: pd.DataFrame, roles: Roles) -> _Split:
@@ -113,7 +134,7 @@ def _plain_value(value: object) -> object:
 def _for_functions(name: str) -> Proposal:
     train = [family for family in FAMILIES if family != "sinusoid"]
     lines = ["    - {function: %s}" % family for family in train]  # noqa: UP031
-    text = _HEAD.format(what="families of functions", name=name) + "\n".join(
+    text = HEAD.format(what="families of functions", name=name) + "\n".join(
         [
             "tasks:",
             "  train:",
@@ -133,57 +154,58 @@ def _for_functions(name: str) -> Proposal:
             "  lr/inner: 0.01",
             "  lr/adapt: 0.01",
             "",
-            _SEARCH,
+            SEARCH,
         ]
     )
     return Proposal(text, (f"families of functions: {', '.join(FAMILIES)}",))
 
 
 def _for_rows(
-    name: str, data: Path, out: Path, columns: DataColumns, roles: Roles, split: _Split
+    name: str, what: str, path: str, columns: DataColumns, roles: Roles, split: _Split
 ) -> Proposal:
-    path = str(data.absolute())
-    if data.absolute().is_relative_to(out.parent.absolute()):
-        path = os.path.relpath(data.absolute(), out.parent.absolute())
     tasks, n_tasks = _tasks(split, roles)
-    text = _HEAD.format(what=str(data.name), name=name) + "\n".join(
+    text = HEAD.format(what=what, name=name) + "\n".join(
         [
             *_explained_roles(columns, roles, split),
             "datasets:",
-            f"  data: {_dataset(columns, path, roles)}",
+            f"  data: {dataset(columns, path, roles)}",
             "",
             "tasks:",
             "  overlap: drop  # an example in two splits is removed from the earlier one",
             *tasks,
             "",
             MODELS[columns.model],
-            f"learner: {{name: {'ridge' if roles.numbers else 'protonet'}}}",
+            f"learner: {{name: {_learner(columns, roles)}}}",
             *_episodes(columns.frame, roles, split, n_tasks),
             "steps: 300",
             "",
             "space:  # a range is searched, a number is fixed",
             "  lr/outer: {low: 1e-4, high: 3e-2}",
+            *(_OF_TITLES if columns.titles else ()),
             "",
-            _SEARCH,
+            SEARCH,
         ]
     )
     return Proposal(text, tuple(_summary(columns, roles, split)))
 
 
+def _learner(columns: DataColumns, roles: Roles) -> str:
+    if columns.titles:
+        return "modal_protonet"
+    return "ridge" if roles.numbers else "protonet"
+
+
 def _summary(columns: DataColumns, roles: Roles, split: _Split) -> list[str]:
     """Lines for the terminal: what the data are, and which choices were made."""
-    frame = columns.frame
-    kind = "numbers" if roles.numbers else f"{frame[roles.label].nunique()} classes"
     unit = "classes" if split.of_classes else "tasks"
     sizes = f"{len(split.train)} / {len(split.validation)} / {len(split.test)}"
     lines = [
-        f"{columns.source}: {len(frame)} rows; columns: {', '.join(columns.names)}",
-        f"label: {roles.label} ({kind}): {roles.label_reason}",
+        *described(columns, roles),
         f"split by {split.column}: {sizes} {unit} for train / validation / test"
         f"{_rest(split)}: {roles.group_reason}",
     ]
-    if unused := _unused(roles):
-        lines.append(f"not used as features: {unused}")
+    if left := unused_columns(roles):
+        lines.append(f"not used as features: {left}")
     return lines
 
 
@@ -201,41 +223,11 @@ def _explained_roles(columns: DataColumns, roles: Roles, split: _Split) -> list[
         if roles.group is None
         else f"values of {json.dumps(roles.group)}{_rest(split)}: {roles.group_reason}."
     )
-    lines = [
+    return [
         f"# label: {json.dumps(roles.label)} ({kind}): {roles.label_reason}.",
         f"# tasks: {tasks}",
+        *how_to_choose(columns, roles),
     ]
-    if len(columns.names) > 1:
-        options = "--label COLUMN --group COLUMN --force"
-        lines.append(f"# To choose other columns: `fewtune init DATA {options}`.")
-    if columns.source == "table":
-        lines.append("# The features are all numeric columns that are not in `labels`.")
-        lines += [f"# Not features: {unused}." for unused in [_unused(roles)] if unused]
-    return lines
-
-
-def _unused(roles: Roles) -> str:
-    return ", ".join(f"{json.dumps(name)} ({why})" for name, why in roles.left_out.items())
-
-
-def _dataset(columns: DataColumns, path: str, roles: Roles) -> str:
-    parts: dict[str, object] = {"source": columns.source, "path": path}
-    if columns.source == "text":
-        parts |= {"text": columns.text} if columns.text != "text" else {}
-        parts |= (
-            {"features": "encoder", "encoder": ENCODER}
-            if columns.model == "residual"
-            else {"features": "ngrams"}
-        )
-    if columns.source == "images":
-        parts |= {"size": 28 if columns.channels == 1 else 32}
-        parts |= {"crop": True} if Path(path).suffix != ".npz" else {}
-        # Fixed, so that an export reads new images as the training images were read.
-        parts |= {"channels": columns.channels}
-    if columns.source == "table":
-        chosen = [n for n in (roles.label, roles.group) if n and is_numeric_dtype(columns.frame[n])]
-        parts |= {"labels": [*chosen, *roles.left_out]} if chosen or roles.left_out else {}
-    return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in parts.items()) + "}"
 
 
 def _tasks(split: _Split, roles: Roles) -> tuple[list[str], int]:
@@ -294,24 +286,4 @@ def _shapes(frame: pd.DataFrame, label: str, split: _Split, n_tasks: int) -> tup
     return way, max(1, min(_QUERY, fewest - 1))
 
 
-_HEAD = """# A search on {what}, proposed by `fewtune init`.
-# Next: `fewtune check`, then `fewtune search`.
-name: {name}
-seed: 0
-
-"""
-_SEARCH = """search:
-  trials: 48
-  reference_trials: 8  # of these with uniform task weights, to tune the rates of the reference
-  finalists: 3         # retrained with new seeds, and scored on fresh episodes
-  seeds: 3
-"""
-MODELS: Mapping[str, str] = {
-    "residual": "model: {name: residual}  # the encoder's features plus a correction that starts "
-    "at zero",
-    "bag": "# For better features install an encoder: `features: encoder, encoder: NAME` in "
-    "`data`,\n# with `model: {name: residual}`.\nmodel: {name: bag}",
-    "pixels": "# `model: {name: conv, width: 32}` is better on images, but takes hours on a CPU.\n"
-    "model: {name: mlp, hidden: [128], n_out: 64}",
-    "mlp": "model: {name: mlp, hidden: [64], n_out: 32}",
-}
+_OF_TITLES = ("  modal/text: {low: 0, high: 1}  # the weight of the title; 0 uses the image alone",)

@@ -16,7 +16,7 @@ Array = np.ndarray
 
 # Complete trials that a rank correlation or a reliability needs.
 _ENOUGH = 8
-# The lowest values with which a check passes, see `_early_stopping` and `_validation_tasks`.
+# The lowest values with which a check passes, see `_early_stopping` and `enough_validation_tasks`.
 _CORRELATION, _RELIABILITY = 0.5, 0.7
 
 
@@ -36,7 +36,7 @@ def health_checks(
     complete = [t for t in trials if t.state == "complete" and not math.isnan(t.score)]
     return [
         _baseline(plan, complete, summary),
-        _validation_tasks(complete),
+        enough_validation_tasks(complete),
         _search_space(plan, best),
         _early_stopping(plan, complete),
     ]
@@ -62,15 +62,18 @@ def _baseline(plan: Plan, complete: Sequence[StudiedTrial], summary: Summary) ->
     return HealthCheck(name, gain > 0, text)
 
 
-def _validation_tasks(complete: Sequence[StudiedTrial]) -> HealthCheck:
+def enough_validation_tasks(complete: Sequence[StudiedTrial]) -> HealthCheck:
     """Whether another sample of as many validation tasks would rank the better trials alike.
+
+    Fewer than `MIN_TASKS` tasks are no sample. If they have problems, such as goals or schools,
+    these are the sample instead.
 
     The reliability is Cronbach's alpha: the part of the variance between trials that is not due to
     the sample of tasks. Only the better half of the trials counts: bad ones are easy to rank.
     """
     name = "enough validation tasks"
     better = sorted(complete, key=lambda t: -t.score)[: max(_ENOUGH, len(complete) // 2)]
-    table = _skills(better)
+    table, what = _sample(better)
     if len(better) < _ENOUGH or not table.size:
         return HealthCheck(name, None, f"{len(complete)} complete trials are too few to tell.")
     n = table.shape[1]
@@ -78,20 +81,40 @@ def _validation_tasks(complete: Sequence[StudiedTrial]) -> HealthCheck:
         text = f"{n} validation {'task is' if n == 1 else 'tasks are'} too few to rank trials."
         return HealthCheck(name, False, f"{text} Use at least {MIN_TASKS}, better ten.")
     reliability = _alpha(table)
-    text = f"the reliability of the ranking of the better trials is {reliability:.2f}."
+    ranking = f"the ranking of the better trials over {n} {what}"
+    text = f"the reliability of {ranking} is {reliability:.2f}."
     if reliability >= _RELIABILITY:
         return HealthCheck(name, True, text)
     if reliability > 0.05:
         wanted = n * _RELIABILITY / (1 - _RELIABILITY) * (1 - reliability) / reliability
-        more = f"About {math.ceil(wanted)} tasks would reach {_RELIABILITY}."
+        more = f"About {math.ceil(wanted)} {what} would reach {_RELIABILITY}."
     else:
         more = "The better trials may be equally good."
     return HealthCheck(name, False, f"{text} {more}")
 
 
-def _skills(trials: Sequence[StudiedTrial]) -> Array:
-    """The final skill (n, tasks) of complete trials; empty if it is not known for all of them."""
-    rows = [[task["skill"][0] for task in t.notes.get("tasks", {}).values()] for t in trials]
+def _sample(trials: Sequence[StudiedTrial]) -> tuple[Array, str]:
+    """Skills (n, k) on what is the random sample, and its name.
+
+    These are tasks; or, if there are fewer than `MIN_TASKS`, their problems, such as groups or
+    goals, if they are known.
+    """
+    tasks, problems = _skills(trials), _skills(trials, by_problem=True)
+    if tasks.shape[1] < MIN_TASKS <= problems.shape[1]:
+        return problems, "problems"
+    return tasks, "tasks"
+
+
+def _skills(trials: Sequence[StudiedTrial], *, by_problem: bool = False) -> Array:
+    """The final skill (n, tasks) of complete trials; empty if it is not known for all of them.
+
+    by_problem: (n, problems) instead, of all tasks.
+    """
+    tasks = [t.notes.get("tasks", {}).values() for t in trials]
+    if by_problem:
+        rows = [[skill for task in own for skill in task.get("by_problem", ())] for own in tasks]
+    else:
+        rows = [[task["skill"][0] for task in own] for own in tasks]
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         return np.zeros((0, 0))
     table = np.array(rows, float)

@@ -224,7 +224,7 @@ class _Found:
         used = _spaced([t for t in trials if t.state != "failed" and _scored(t.reports)])
         searched = [t for t in used if not plan.space.is_reference(t.params)]
         scores = _table([t.reports for t in used], plan.rungs)
-        if best is None or len(searched) < _ENOUGH or np.nanstd(scores) == 0:
+        if best is None or len(searched) < _ENOUGH or not _differ(scores):
             note = f"{len(searched)} scored trials with searched weights are too few"
             return cls([Interval(math.nan, math.nan, math.nan, note)] * n_tasks, None, {})
         points = coordinates.points([t.params for t in used])
@@ -237,10 +237,15 @@ class _Found:
         for task, rows in _by_validation_task(used).items():
             own = _table(rows, plan.rungs)
             known = ~np.isnan(own).all(1)
-            if known.sum() >= _ENOUGH and np.nanstd(own) > 0:
+            if known.sum() >= _ENOUGH and _differ(own):
                 fitted = ScoreModel(roots[known], scalars[known], own[known], model)
                 on_validation[task] = effects(fitted, of)
         return cls(effects(model, of), good_shares(model, of), on_validation)
+
+
+def _differ(scores: np.ndarray) -> bool:
+    """Whether the known scores differ. By rounding, the deviation of equal ones may be above 0."""
+    return bool(np.nanmax(scores) > np.nanmin(scores))
 
 
 def _scored(reports: Mapping[int, float]) -> bool:

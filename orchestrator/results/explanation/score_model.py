@@ -66,8 +66,10 @@ class ScoreModel:
         known = ~np.isnan(scores)
         last = scores[:, -1][known[:, -1]]
         every = scores[known]
-        centre, spread = (last.mean(), last.std()) if len(last) > 1 else (every.mean(), 0.0)
-        self._centre, self._unit = float(centre), float(spread or every.std())
+        centre = last.mean() if len(last) > 1 else every.mean()
+        # By rounding, the deviation of equal scores may be above 0.
+        unit = last.std() if len(last) > 1 and np.ptp(last) > 0 else every.std()
+        self._centre, self._unit = float(centre), float(unit)
         self._known = torch.from_numpy(known)
         self._scores = torch.from_numpy(np.where(known, (scores - centre) / self._unit, 0.0))
         self._names = [*_PRIORS, *[f"length {i}" for i in range(scalars.shape[1])]]

@@ -37,7 +37,7 @@ class Policy:
     action = policy.act(observation)  # numbers in [-1, 1], or the number of a choice
 
     A policy with a memory (rl2) learns from the reward of the action before: `act(observation,
-    reward)`, and is told with `start=True` that a trajectory starts.
+    reward)`, and is told with `start=True` that a further trajectory starts.
     """
 
     def __init__(self, spec: TrialSpec, params: Params) -> None:
@@ -67,8 +67,13 @@ class Policy:
 
     def reset(self) -> None:
         """Forget what was seen: a new problem begins."""
-        self._memory = self.learner.memory()
+        self._memory, self._first = self.learner.memory(), True
         self._action = no_action(self.actions, torch.zeros((), dtype=torch.int64))
+
+    @property
+    def memory(self) -> list[float] | None:
+        """What it remembers of the problem; None for a policy without a memory."""
+        return None if self._memory is None else self._memory.tolist()
 
     def act(self, observation: Any, reward: float = 0.0, *, start: bool = False) -> Any:
         """The likeliest action for an observation of `n_observation` numbers.
@@ -80,10 +85,11 @@ class Policy:
         if len(seen) != self.n_observation:
             rule = f"`observation` must have {self.n_observation} numbers, got {len(seen)}."
             raise ValueError(rule)
-        before = Before(self._action, torch.tensor(float(reward)), torch.tensor(float(start)))
+        begins = float(start or self._first)
+        before = Before(self._action, torch.tensor(float(reward)), torch.tensor(begins))
         with torch.no_grad():
             action, self._memory = self.learner.act(self.params, self._memory, seen, before)
-        self._action = action
+        self._action, self._first = action, False
         return int(action) if self.actions.discrete else action.clamp(-1, 1).numpy()
 
 

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from orchestrator.record.identity import leaves
-from orchestrator.results.leaderboard import TESTED, measure_tables
+from orchestrator.results.measures import TESTED, Measured, difference_bounds, measure_tables
 from orchestrator.results.report.findings import Findings
-from orchestrator.search.finals.intervals import Interval, interval
+from orchestrator.search.finals.intervals import Interval
 from trials.contract import Recipe
 
 _COUNTS = ("way", "shot", "query", "test_episodes", "imbalance")
@@ -62,15 +60,16 @@ def difference_on_tests(a: Findings, b: Findings) -> Interval | None:
     None if one of them has no tested candidate. Only for searches without `obstacles`.
     """
     tables = [_candidate(found) for found in (a, b)]
-    if tables[0] is None or tables[1] is None or tables[0].shape[1] != tables[1].shape[1]:
+    ours, theirs = tables[1], tables[0]
+    if ours is None or theirs is None or ours.by_task.shape[1] != theirs.by_task.shape[1]:
         return None
-    seeds = min(len(table) for table in tables if table is not None)
-    within = (-1.0, 1.0) if a.summary.measure == "accuracy" else (-np.inf, np.inf)
-    return interval(tables[1][:seeds] - tables[0][:seeds], of_tasks=True, within=within)
+    seeds = min(len(ours.by_task), len(theirs.by_task))
+    gain = ours.of_seeds(seeds).minus(theirs.of_seeds(seeds))
+    return gain.interval(difference_bounds(a.summary.measure))
 
 
-def _candidate(found: Findings) -> np.ndarray | None:
-    """Measures (seeds, tasks) of the best candidate on the test tasks."""
+def _candidate(found: Findings) -> Measured | None:
+    """Measures of the best candidate on the test tasks."""
     chosen = found.summary.candidate
     if chosen is None:
         return None

@@ -16,6 +16,7 @@ from orchestrator.results.report.answer import answer
 from orchestrator.results.report.figures.finalists import finalists, per_task
 from orchestrator.results.report.figures.of_tasks.effects import effects, weights
 from orchestrator.results.report.figures.of_tasks.held_out import held_out
+from orchestrator.results.report.figures.of_tasks.returns import returns
 from orchestrator.results.report.figures.of_tasks.similarity import similarity
 from orchestrator.results.report.figures.parameters import parameters
 from orchestrator.results.report.figures.progress import progress
@@ -33,6 +34,7 @@ PARTS: Sequence[MakePart] = (
     effects,
     finalists,
     per_task,
+    returns,
     weights,
     progress,
     held_out,
@@ -85,10 +87,16 @@ def html_of(found: Findings) -> str:
     state = "the search is complete" if summary.state == "complete" else "the search has not ended"
     intro = f"{summary.name}: {count(n, 'trial')}{f' ({counts})' if n else ''}; {state}"
     data = summary.to_dict() | {"explanation": summary.explanation.to_dict()}
-    parts = [_made(make, found) for make in PARTS]
+    parts = [_made(make, found) for make in _parts_of(found)]
     return page(
         f"{summary.name} - fewtune", intro, [(summary.name, answer(found))], parts, data, footer()
     )
+
+
+def _parts_of(found: Findings) -> list[MakePart]:
+    """The parts that can apply to a search."""
+    of_worlds = found.plan.recipe.program == "worlds"
+    return [make for make in PARTS if of_worlds or make is not returns]
 
 
 def _made(make: MakePart, found: Findings) -> Part:

@@ -1,6 +1,7 @@
 """Confidence intervals of means over seeds and tasks, with the verdict that is based on them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ MIN_TASKS = 3
 class Interval:
     """A mean with its 95 % interval.
 
-    note: what the interval does not cover, or why it is missing; then both ends are NaN.
+    note: what the interval covers or does not, or why it is missing; then both ends are NaN.
     """
 
     mean: float
@@ -35,7 +36,14 @@ def standard_error(table: np.ndarray, *, of_tasks: bool) -> tuple[float, float]:
     freedom. It is slightly too large, because the residual variance is counted twice.
     """
     means = [table.mean(axis=1)] + ([table.mean(axis=0)] if of_tasks else [])
-    parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
+    return _summed([(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1])
+
+
+def _summed(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a sum of independent parts with theirs.
+
+    parts: variances with their degrees of freedom.
+    """
     variance = sum(v for v, _ in parts)
     if variance <= 0:
         return (0.0, math.inf) if parts else (math.nan, math.nan)
@@ -51,16 +59,49 @@ def interval(
     the note says so. within: the range of possible values, to which the interval is clipped.
     """
     sampled = of_tasks and table.shape[1] >= MIN_TASKS
-    error, freedom = standard_error(table, of_tasks=sampled)
-    mean = float(table.mean())
-    if not freedom >= 2:
-        seeds = "1 seed is" if len(table) == 1 else f"{len(table)} seeds are"
+    error = standard_error(table, of_tasks=sampled)
+    note = _few_tasks(table.shape[1]) if of_tasks and not sampled else ""
+    return _interval(float(table.mean()), error, within, note, n_seeds=len(table))
+
+
+def interval_of_problems(
+    tables: Sequence[np.ndarray], *, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Interval:
+    """Mean over tasks of tables (seeds, problems) with its 95 % interval over seeds and problems.
+
+    The tasks are the only ones of interest; their problems, such as goals or schools, are random
+    samples. The variance of the mean is the sum of the variances over seeds and over the problems
+    of each task, as in `standard_error`.
+    """
+    by_seed = np.mean([table.mean(axis=1) for table in tables], axis=0)
+    n_seeds, n_tasks = len(by_seed), len(tables)
+    parts = [(float(by_seed.var(ddof=1)) / n_seeds, n_seeds - 1)] if n_seeds > 1 else []
+    parts += [
+        (float(means.var(ddof=1)) / len(means) / n_tasks**2, len(means) - 1)
+        for means in (table.mean(axis=0) for table in tables)
+        if len(means) > 1
+    ]
+    n = sum(table.shape[1] for table in tables)
+    note = f"over {'seeds and ' if n_seeds > 1 else ''}{n} problems"
+    return _interval(float(by_seed.mean()), _summed(parts), within, note, n_seeds=n_seeds)
+
+
+def _interval(
+    mean: float,
+    error: tuple[float, float],
+    within: tuple[float, float],
+    note: str,
+    *,
+    n_seeds: int,
+) -> Interval:
+    """The interval of a mean with this standard error and degrees of freedom."""
+    if not error[1] >= 2:
+        seeds = "1 seed is" if n_seeds == 1 else f"{n_seeds} seeds are"
         return Interval(mean, math.nan, math.nan, f"{seeds} too few for an interval")
     from scipy.stats import t as student  # importing it takes a second
 
-    half = float(student.ppf(0.975, freedom)) * error
-    low, high = max(within[0], mean - half), min(within[1], mean + half)
-    return Interval(mean, low, high, _few_tasks(table.shape[1]) if of_tasks and not sampled else "")
+    half = float(student.ppf(0.975, error[1])) * error[0]
+    return Interval(mean, max(within[0], mean - half), min(within[1], mean + half), note)
 
 
 def _few_tasks(n: int) -> str:

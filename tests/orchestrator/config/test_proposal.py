@@ -153,27 +153,72 @@ def test_the_columns_of_a_table_without_usual_names_are_guessed(tmp_path, frame,
 
 
 def test_the_config_says_why_columns_were_chosen(tmp_path, capsys):
-    frame = table(row_id=range(240), cured=FEW, ward=PLACES)
+    frame = table(empty=np.nan, row_id=range(240), cured=FEW, ward=PLACES)
     frame.loc[5, "height"] = np.nan
     frame.to_csv(tmp_path / "t.csv", index=False)
     search, _ = checked(tmp_path, tmp_path / "t.csv")
     text = (tmp_path / "search.yaml").read_text()
     assert '# label: "cured" (classes): the last column that is neither constant nor an id' in text
     assert '# tasks: values of "ward": of the columns of names, it has the most values' in text
-    assert '# Not features: "height" (has empty cells), "row_id" (an id).' in text
+    assert '# Not features: "empty" (is empty), "row_id" (an id).' in text
     assert "--label COLUMN --group COLUMN" in text
-    assert search.config["datasets"]["data"]["labels"] == ["cured", "height", "row_id"]
-    assert 'not used as features: "height"' in capsys.readouterr().out
+    data = search.config["datasets"]["data"]
+    assert (data["labels"], data["missing"]) == (["cured", "empty", "row_id"], [])
+    assert 'not used as features: "empty"' in capsys.readouterr().out
 
 
 def test_a_split_has_at_most_24_tasks(tmp_path):
-    frame = pd.DataFrame({"x": np.arange(4000) / 7, "y": np.arange(4000) / 3})
+    frame = pd.DataFrame({"x": np.arange(4000) / 7, "y": np.arange(4000) % 2})
     frame["shop"] = np.repeat([f"s{i}" for i in range(200)], 20)
     frame.to_csv(tmp_path / "t.csv", index=False)
     proposal = propose(tmp_path / "t.csv", tmp_path / "search.yaml")
     assert "24 / 24 / 24 tasks for train / validation / test (128 more are not used)" in str(
         proposal.summary
     )
+
+
+def test_many_groups_are_episodes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(2000, 2)), columns=["age", "gcse"])
+    frame["gender"] = rng.choice(["f", "m"], 2000)
+    frame["filmId"] = rng.permutation(np.arange(2000) % 150)
+    frame["user"] = np.repeat(range(100), 20)
+    frame["rating"] = frame["gcse"] + rng.normal(size=100)[frame["user"]]
+    frame.loc[::7, "age"] = np.nan
+    frame["height"] = np.where(np.arange(2000) % 9, frame["age"].round(2).astype(str), "?")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    search, found = checked(tmp_path, tmp_path / "t.csv")
+    (task,) = search.config["tasks"]["train"]
+    assert (task["within"], task["label"], task["kind"]) == ("user", "rating", "regression")
+    data = search.config["datasets"]["data"]
+    wanted = {
+        "categories": ["gender"],
+        "missing": ["?"],
+        "means": {"filmId": "rating"},
+        "split": "user",
+        "scale": "train",
+    }
+    assert wanted.items() <= data.items()
+    assert found.task_sizes
+    assert "an episode is one of 100 groups" in capsys.readouterr().out
+
+
+def test_images_with_titles_have_two_modalities(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["file,text"]
+    for name in "abcdefghij":
+        (tmp_path / "goods" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 255, (12, 12), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "goods" / name / f"{i}.png")
+            lines.append(f"{name}/{i}.png,thing {name}")
+    (tmp_path / "goods" / "names.csv").write_text("\n".join(lines))
+    search, found = checked(tmp_path, tmp_path / "goods")
+    data = search.config["datasets"]["data"]
+    assert {"text": "names.csv", "query": "image"}.items() <= data.items()
+    assert search.config["learner"]["name"] == "modal_protonet"
+    assert "modal/text" in search.config["space"]
+    assert found.task_sizes
 
 
 def test_texts_whose_few_classes_occur_everywhere_are_split_by_their_column_of_names(tmp_path):

@@ -72,6 +72,12 @@ def test_too_few_tasks_are_told_of() -> None:
     assert "1 validation task is too few" in found[1].warning
 
 
+def test_one_training_task_with_groups_is_not_told_of() -> None:
+    task = {"dataset": "texts", "label": "label", "within": "school"}
+    tasks = {split: [task | {"name": split}] for split in ("train", "validation", "test")}
+    assert advice_on_config(config(tasks=tasks, model={"name": "residual"}), (384,)) == []
+
+
 def test_a_family_of_functions_is_enough_to_rank_by() -> None:
     found = config(
         datasets={},

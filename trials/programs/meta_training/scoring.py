@@ -14,8 +14,10 @@ from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.base import Learner
 from fewshot.learners.metric.embedding import EmbeddingLearner, compares_embedded, of_embedded
+from fewshot.metrics import by_group
 from fewshot.models.base import CachesStates, Model
-from fewshot.tasks.base import Pool
+from fewshot.tasks.base import Pool, episode_keys
+from fewshot.tasks.functions import FunctionPool
 from fewshot.tasks.pool import TaskPool
 from fewshot.tasks.regression import RegressionPool
 from trials.contract import Stage
@@ -84,22 +86,36 @@ class HeldOutTasks:
             name: torch.cat([chunk[name] for chunk in chunks], 1).unflatten(1, (-1, n_episodes))
             for name in chunks[0]
         }
+        groups = self._groups(stage)
         scales = {"logit_scale": _scales(kept, len(pool.names))} if calibrated else {}
         gains = self._gains(scores, stage)
         return [
             TaskScores(
                 name,
-                scores["skill"][:, t],
+                _of_groups(scores["skill"][:, t], groups[t]),
                 {metric: scores[metric][:, t].mean(1) for metric in pool.kind.reported}
                 | {f"over_{who}": gain[:, t].mean(1) for who, gain in gains.items()}
                 | {
-                    f"over_{who}_se": gain[:, t].std(1) / math.sqrt(n_episodes)
+                    f"over_{who}_se": own.std(1) / math.sqrt(own.shape[1])
                     for who, gain in gains.items()
+                    for own in [_of_groups(gain[:, t], groups[t])]
                 }
                 | {metric: value[:, t] for metric, value in scales.items()},
+                # Each episode of a family of functions has a function of its own.
+                of_problems=groups[t] is not None or isinstance(pool, FunctionPool),
             )
             for t, name in enumerate(pool.names)
         ]
+
+    def _groups(self, stage: Stage) -> list[Tensor | None]:
+        """For each task the groups (n,) of its episodes; None if all are of one group."""
+        pool, n_episodes, key = self.by_stage[stage]
+        n_tasks = len(pool.names)
+        if not isinstance(pool, RegressionPool):
+            return [None] * n_tasks
+        task = torch.arange(n_tasks, device=key.device)[:, None]
+        found = pool.groups_of(episode_keys(key, n_tasks, n_episodes), task)
+        return [own if len(own.unique()) > 1 else None for own in found]
 
     def _gains(self, scores: Mapping[str, Tensor], stage: Stage) -> dict[str, Tensor]:
         """By reference, the differences (l, t, n) from its scores."""
@@ -152,6 +168,11 @@ class HeldOutTasks:
             own = labelled._replace(support_x=support, query_x=query)
             self._rows[stage] = gather_rows(pool.inputs, used), own
         return self._rows[stage]
+
+
+def _of_groups(scores: Tensor, groups: Tensor | None) -> Tensor:
+    """The scores (l, n) of episodes, or (l, g) of their groups, which are the random sample."""
+    return scores if groups is None else by_group(scores, groups)
 
 
 def with_states(frozen: CachesStates | None, episodes: Episode, dims: int) -> Episode:

@@ -121,7 +121,7 @@ class WorldTraining:
         metrics = {f"return_{k}": found[..., k].double().mean(1) for k in range(found.shape[-1])}
         if found.shape[-1] > 1:
             metrics["worse"] = (found[..., -1] < found[..., 0]).double().mean(1)
-        return TaskScores(one.name, one.references.skill(found[..., -1]), metrics)
+        return TaskScores(one.name, one.references.skill(found[..., -1]), metrics, of_problems=True)
 
 
 def world_training(

@@ -5,16 +5,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import plotly.graph_objects as go
 
 from orchestrator.record.studies.study import StudiedTrial
-from orchestrator.results.leaderboard import TESTED, measure_tables, measures_by_seed
+from orchestrator.results.measures import (
+    TESTED,
+    Measured,
+    difference_bounds,
+    measure_tables,
+    measured,
+    notes_by_seed,
+)
 from orchestrator.results.report.figures import style
 from orchestrator.results.report.findings import Findings
 from orchestrator.results.report.parts import Part, absent, count
 from orchestrator.results.retrained import Finalist
-from orchestrator.search.finals.intervals import Interval, interval
+from orchestrator.search.finals.intervals import Interval
 
 Split = Literal["validation", "test"]
 
@@ -32,7 +38,7 @@ _MOST = 40  # tasks of a split in a figure
 class Difference:
     """A finalist minus a reference on the same episodes, in the measure of the search.
 
-    by_task: intervals over seeds only.
+    by_task: intervals over seeds, and over problems if the task is a sample of problems.
     """
 
     finalist: Finalist
@@ -57,34 +63,35 @@ def differences(found: Findings) -> list[Difference]:
 
 def _tables(
     found: Findings, finalist: Finalist, reference: Finalist
-) -> Iterator[tuple[Split, Sequence[StudiedTrial], np.ndarray]]:
-    """The differences (seeds, tasks) on each split on which both were scored."""
+) -> Iterator[tuple[Split, Sequence[StudiedTrial], Measured]]:
+    """The differences on each split on which both were scored."""
     measure, summary = found.summary.measure, found.summary
     finals, tests = found.records.final.trials(), found.records.test.trials()
-    ours, theirs = (measures_by_seed(finals, f, measure) for f in (finalist, reference))
+    ours, theirs = (notes_by_seed(finals, f) for f in (finalist, reference))
     seeds = sorted(ours if reference.role == "untrained" else ours.keys() & theirs.keys())
     if seeds and theirs:
         # The untrained model does not depend on the seed.
         of = [theirs[0 if reference.role == "untrained" else seed] for seed in seeds]
-        yield "validation", finals, np.array([ours[seed] for seed in seeds]) - np.array(of)
+        own = measured([ours[seed] for seed in seeds], measure)
+        yield "validation", finals, own.minus(measured(of, measure))
     if finalist is summary.candidate or finalist is summary.uniform:
         known = [f for f in (summary.candidate, summary.uniform, summary.untrained) if f]
         tables = measure_tables(tests, known, measure)  # those of the verdict
         pair = TESTED[finalist.role], TESTED[reference.role]
         if set(pair) <= tables.keys():
-            yield "test", tests, tables[pair[0]] - tables[pair[1]]
+            yield "test", tests, tables[pair[0]].minus(tables[pair[1]])
 
 
 def _intervals(
-    found: Findings, table: np.ndarray, trials: Sequence[StudiedTrial], finalist: Finalist
+    found: Findings, gain: Measured, trials: Sequence[StudiedTrial], finalist: Finalist
 ) -> tuple[Interval, dict[str, Interval]]:
-    within = (-1.0, 1.0) if found.summary.measure == "accuracy" else (-math.inf, math.inf)
+    within = difference_bounds(found.summary.measure)
     of = next(t for t in trials if finalist.is_of(t) and t.state == "complete")
     by_task = {
-        task: interval(table[:, [i]], of_tasks=False, within=within)
+        task: gain.of_task(i).interval(within, of_tasks=False)
         for i, task in enumerate(of.notes["tasks"])
     }
-    return interval(table, of_tasks=True, within=within), by_task
+    return gain.interval(within), by_task
 
 
 def finalists(found: Findings) -> Part:
@@ -208,7 +215,8 @@ def per_task(found: Findings) -> Part:
         topic,
         _message_of_tasks(own),
         "As above, one row for each held-out task, for the best candidate only; the intervals are "
-        "over seeds, so they say nothing about other tasks.",
+        "over seeds, and over problems such as goals or schools; they say nothing about other "
+        "tasks.",
         drawn,
         notes=[f"{count(left, 'task')} in the middle are not drawn."] if left else [],
     )

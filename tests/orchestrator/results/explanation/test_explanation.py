@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
+from orchestrator.results.explanation.checks import enough_validation_tasks
 from orchestrator.results.explanation.effects import (
     effect_of,
     effects,
@@ -173,6 +174,28 @@ def test_equal_scores_tell_nothing() -> None:
     found = explanation(made, search(made, lambda w: 0.2, noise=0.0))
     assert set(verdicts(found).values()) == {"cannot be told"}
     assert found.importances == {}
+
+
+@pytest.mark.parametrize(("differ", "passed"), [(0.2, True), (0.0, False)])
+def test_one_validation_task_with_many_problems_is_a_sample_of_problems(differ, passed) -> None:
+    rng = np.random.default_rng(0)
+    goals = rng.normal(size=60)
+    made = plan(["a", "b"])
+    records = search(made, additive({}), held_out={"goals": additive({})})
+    rows = [
+        replace(t, notes=t.notes | {"tasks": {"goals": {"skill": [0.5, 0.0, 60]}}})
+        for t in records.search.trials()
+        if t.state == "complete"
+    ]
+    for i, trial in enumerate(rows):
+        own = goals + differ * i + 0.3 * rng.normal(size=60)
+        trial.notes["tasks"]["goals"]["by_problem"] = own.tolist()
+    check = enough_validation_tasks(rows)
+    assert check.passed is passed
+    assert "over 60 problems" in check.text
+    for trial in rows:
+        del trial.notes["tasks"]["goals"]["by_problem"]
+    assert "1 validation task is too few" in enough_validation_tasks(rows).text
 
 
 def test_tags_fit_into_mlflow(found: Explanation) -> None:

@@ -6,7 +6,12 @@ import pytest
 from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.search.finals.finalists import Candidate, candidates
-from orchestrator.search.finals.intervals import Interval, interval, verdict
+from orchestrator.search.finals.intervals import (
+    Interval,
+    interval,
+    interval_of_problems,
+    verdict,
+)
 from tests.orchestrator import toys
 
 SPACE, RUNGS = toys.plan().space, toys.plan().rungs
@@ -49,6 +54,23 @@ def test_without_a_sample_of_tasks_the_interval_speaks_of_the_seeds() -> None:
     error = np.std([0.5, 0.6, 0.4], ddof=1) / math.sqrt(3)
     assert of_seeds.high - of_seeds.mean == pytest.approx(4.303 * error, rel=1e-3)
     assert of_both.high - of_both.mean > of_seeds.high - of_seeds.mean
+
+
+def test_problems_of_few_tasks_are_the_sample() -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(500):
+        seeds = 0.02 * rng.normal(size=(4, 1))
+        tables = [
+            0.5 + seeds + 0.2 * rng.normal(size=(1, n)) + 0.02 * rng.normal(size=(4, n))
+            for n in (40, 90)
+        ]
+        found = interval_of_problems(tables)
+        hits += found.low <= 0.5 <= found.high
+    assert 0.92 <= hits / 500 <= 0.98
+    assert found.note == "over seeds and 130 problems"
+    alone = interval_of_problems([tables[0][:1]])
+    assert alone.low < alone.mean < alone.high
+    assert alone.note == "over 40 problems"
 
 
 @pytest.mark.parametrize(("n", "said"), [(1, "1 task is too few"), (2, "2 tasks are too few")])
