@@ -3,16 +3,20 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from orchestrator.config.loading import load_config
 from orchestrator.config.plan import plan_of
+from orchestrator.record.studies.study import StudiedTrial
 from orchestrator.tracking.dashboard import tracking_uri
 from orchestrator.tracking.sending.mlflow_sender import counts
+from tests.conftest import missing
 from tests.paths import ROOT
 from tests.rounding import default_dtype
 from tests.trials.conformance import protonet
@@ -262,3 +266,53 @@ def test_verdicts_writes_how_often_verdicts_are_right(tmp_path):
     rows = {row["metric"]: row for row in map(json.loads, out.read_text().splitlines()[:-1])}
     assert rows.keys() == {"better", "coverage", "width"}
     assert rows["width"]["value"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+def test_chaos_counts_what_a_search_loses(tmp_path):
+    if shutil.which("postgres") is None:
+        missing("PostgreSQL: its postgres and initdb")
+    out = tmp_path / "rows.jsonl"
+    words = ["--quick", "--only", "worker_killed", "connections_cut", "driver_killed"]
+    run = benchmark("chaos", *words, "--json", out, home=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()[:-1]]
+    found = {row["metric"]: row["value"] for row in rows}
+    assert found["lost"] == found["doubled"] == found["zombies"] == found["unfinished"] == 0
+    assert found["faults"] > 0
+    assert found["trials"] > 30
+
+
+def test_the_longest_stall_is_what_nothing_excuses(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from chaos_search import longest_stall
+
+    assert longest_stall([], []) == 0
+    assert longest_stall([5, 1, 20], []) == 15
+    assert longest_stall([1, 5, 20], [(6, 18)]) == 4
+    assert longest_stall([1, 5, 20], [(6, 8), (7, 12)]) == 8
+    assert longest_stall([1, 5, 20], [(0, 3), (4, 30)]) == 1
+
+
+def test_what_is_lost_or_doubled_is_found(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from chaos_verdict import Verdict, compare_run
+
+    def points(*found):
+        return [SimpleNamespace(step=step, value=value) for step, value in found]
+
+    trial = StudiedTrial(0, "complete", {}, {2: 0.5, 4: 0.75}, {})
+    cases = [
+        ("FINISHED", points((2, 0.5), (4, 0.75)), 0, 0),
+        ("RUNNING", points((2, 0.5), (4, 0.75)), 1, 0),
+        ("FINISHED", points((2, 0.5)), 1, 0),
+        ("FINISHED", points((2, 0.5), (4, 0.75), (6, 1.0)), 1, 0),
+        ("FINISHED", points((2, 0.5), (2, 0.5), (4, 0.75)), 0, 1),
+        ("FINISHED", points((2, 0.5), (4, 0.7)), 1, 0),
+    ]
+    for status, history, lost, doubled in cases:
+        found = Verdict()
+        compare_run(found, "search-0000", trial, status, history)
+        assert (len(found.lost), len(found.doubled)) == (lost, doubled), found

@@ -116,7 +116,8 @@ class WorkerStates:
         return replace(turn, reports=(), returned=rest, free=self._lanes)
 
     def _given_up(self, worker: int, releasing: Mapping[str, Outcome]) -> tuple[str, ...]:
-        keys = self._held[worker] | releasing.keys()
+        # A worker of a node that has come may die before it could take orders.
+        keys = self._held.get(worker, set()) | releasing.keys()
         self._held[worker] = set()
         self.idle[worker] = self._lanes
         return tuple(sorted(keys))

@@ -63,7 +63,8 @@ def save(
         "reports": json.dumps(list(map(_data, reports))),
     }
     path = path_of(folder, spec.key)
-    partial = path.with_suffix(".partial")
+    # A worker whose node was cut off may still train the trial while its next attempt does.
+    partial = path.with_suffix(f".{spec.attempt}.partial" if spec.attempt else ".partial")
     rows = {name: value.contiguous() for name, value in tensors.items()}
     if torch.bfloat16 in {value.dtype for value in rows.values()}:  # a type that NumPy lacks
         content = safetensors.torch.save(rows, metadata)

@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from fewshot.errors.inputs import InputError
-from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.inline import InlineExecutor, WorkerStates
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex
@@ -284,6 +284,15 @@ class TestLostWorkers:
         stories, _ = run(executor, [replace(spec, attempt=1) for spec in (ending, going_on, new)])
         assert [story.result.outcome for story in stories.values()] == ["complete"] * 3
         assert [report.step for report in stories[going_on.key].reports] == [1, 2]
+
+
+def test_a_worker_that_dies_before_it_can_take_orders_loses_nothing():
+    states = WorkerStates(1, 2)
+    assert states.lost(1, {}, "its node has died").lost == ()
+    states.remove(1)
+    assert states.idle == {0: 2}
+    states.add(1)
+    assert states.idle == {0: 2, 1: 2}
 
 
 @pytest.mark.ray

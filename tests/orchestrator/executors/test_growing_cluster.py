@@ -1,14 +1,17 @@
 """`workers: auto` on a cluster whose nodes come and go. All nodes are on this machine."""
 
-import importlib
+import os
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.orchestrator.executors.test_executors import case, wait
+from tests.orchestrator.executors.test_liveness import process_of
 from tests.trials.conformance import retried
 
 __all__ = ["case"]  # a fixture
@@ -38,7 +41,7 @@ def grown(monkeypatch):
 
 def added(cluster, **options):
     """A new node. On a busy machine it may take longer than the 30 s that Ray allows."""
-    own = importlib.import_module("psutil").Process()
+    own = psutil.Process()
     before = set(own.children(recursive=True))
     for left in reversed(range(8)):
         try:
@@ -58,21 +61,34 @@ def until(condition, executor, seconds=300):
         assert executor.turn() is None
 
 
-def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
+@contextmanager
+def executing(case, folder, *, timeout):
     from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     executor = RayExecutor(
         case.recipe,
         lanes=1,
-        folder=tmp_path / "runs",
-        cache=tmp_path / "cache",
+        folder=folder / "runs",
+        cache=folder / "cache",
         workers=None,
-        worker_timeout=60.0,
+        worker_timeout=timeout,
     )
     try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def on_this_machine(seconds):
+    """The time in which a quiet machine does what takes it `seconds`."""
+    return seconds * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
+    with executing(case, tmp_path, timeout=60.0) as executor:
         assert executor.idle() == {0: 1}
         second = added(grown, num_cpus=1)
-        until(lambda: len(executor.idle()) == 2, executor)
+        until(lambda: len(executor.idle()) == 2, executor, on_this_machine(20))
         spec = case.spec(0, rungs=(1, 200_000))
         executor.send_orders(1, {}, [spec])
         assert [report.step for report in wait(executor).reports] == [1]
@@ -90,5 +106,21 @@ def test_workers_follow_the_size_of_the_cluster(case, tmp_path, grown):
         assert turn.free == 0, "there is no room for a worker in its place"
         executor.send_orders(1, {}, [])  # as the loop does after each turn
         assert executor.idle() == {0: 1}
-    finally:
-        executor.close()
+
+
+def test_a_node_whose_raylet_hangs_goes_on_working(case, tmp_path, grown):
+    added(grown, num_cpus=1)
+    specs = [case.spec(number, rungs=(1, 8)) for number in range(2)]
+    with executing(case, tmp_path, timeout=10.0) as executor:
+        for worker, spec in enumerate(specs):
+            executor.send_orders(worker, {}, [spec])
+        assert {wait(executor).worker for _ in specs} == {0, 1}
+        raylet = psutil.Process(process_of(executor, 1)).parent()
+        assert raylet.name() == "raylet"
+        raylet.suspend()
+        try:
+            executor.send_orders(1, {}, [])
+            turn = wait(executor)
+            assert [(each.key, each.step) for each in turn.reports] == [(specs[1].key, 8)]
+        finally:
+            raylet.resume()

@@ -136,6 +136,21 @@ class TestAtomicity:
         (sync, file), (move, moved) = done
         assert (sync, move, file) == ("sync", "move", moved)
 
+    def test_a_worker_that_was_given_up_may_write_at_the_same_time(
+        self, case, folder, tensors, monkeypatch
+    ):
+        """Its node was cut off, and does not know that the trial goes on elsewhere."""
+        spec, sync = case.spec(0), os.fsync
+
+        def in_between(file):
+            monkeypatch.setattr(os, "fsync", sync)
+            checkpoint.save(folder, spec, tensors, [report(2)])
+
+        monkeypatch.setattr(os, "fsync", in_between)
+        path = checkpoint.save(folder, replace(spec, attempt=1), tensors, [report(2), report(12)])
+        assert [said.step for said in checkpoint.load(path)[2]] == [2, 12]
+        assert list(folder.iterdir()) == [path]
+
     def test_a_write_that_fails_leaves_no_half_file(self, case, folder, tensors):
         path = checkpoint.save(folder, case.spec(0), tensors, [report(2)])
         (folder / "search-0000.partial").symlink_to("/dev/full")
