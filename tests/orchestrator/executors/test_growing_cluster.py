@@ -124,3 +124,24 @@ def test_a_node_whose_raylet_hangs_goes_on_working(case, tmp_path, grown):
             assert [(each.key, each.step) for each in turn.reports] == [(specs[1].key, 8)]
         finally:
             raylet.resume()
+
+
+def test_the_worker_of_a_node_that_hangs_altogether_is_replaced(case, tmp_path, grown):
+    added(grown, num_cpus=1)
+    specs = [case.spec(number, rungs=(1, 200_000)) for number in range(2)]
+    with executing(case, tmp_path, timeout=10.0) as executor:
+        for worker, spec in enumerate(specs):
+            executor.send_orders(worker, {}, [spec])
+        assert {wait(executor).worker for _ in specs} == {0, 1}
+        process = psutil.Process(process_of(executor, 1))
+        raylet = process.parent()
+        executor.send_orders(1, {}, [])
+        for each in (process, raylet):
+            each.suspend()
+        try:
+            turn = wait(executor)
+            assert (turn.worker, turn.lost) == (1, (specs[1].key,))
+        finally:
+            for each in (raylet, process):
+                if each.is_running():
+                    each.resume()
