@@ -28,7 +28,7 @@ _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
 _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
 # Prior median of the variance that the weights alone, or the scalars alone, explain; the variance
 # that only both together explain is 1. All of it is multiplied by the variance of the function.
-_ALONE = 1.0
+_ALONE = 4.0
 _LEAST_NOISE = 1e-6
 _FIT_STEPS = 50
 # The maximum of the acquisition function is sought among this many candidates. Each of the further
