@@ -168,25 +168,24 @@ def node_stopped(world: World) -> None:
             _anew(node)
 
 
-def head_killed(world: World) -> None:
-    with world.events.lasting("raylet of the head: kill -9", down=True):
-        _to_part(world.cluster.head, "raylet", signal.SIGKILL)
-        world.pause(world.seconds(0, 5))
+def _head_ends(world: World, named: str, part: str, number: signal.Signals, longest: float) -> None:
+    """Send a signal to a part of the head, and start the cluster anew after a while."""
+    with world.events.lasting(named, down=True):
+        _to_part(world.cluster.head, part, number)
+        world.pause(world.seconds(0, longest))
         _cluster_anew(world)
+
+
+def head_killed(world: World) -> None:
+    _head_ends(world, "raylet of the head: kill -9", "raylet", signal.SIGKILL, 5)
 
 
 def gcs_killed(world: World) -> None:
-    with world.events.lasting("GCS: kill -9", down=True):
-        _to_part(world.cluster.head, "gcs_server", signal.SIGKILL)
-        world.pause(world.seconds(0, 10))
-        _cluster_anew(world)
+    _head_ends(world, "GCS: kill -9", "gcs_server", signal.SIGKILL, 10)
 
 
 def gcs_told(world: World) -> None:
-    with world.events.lasting("GCS: SIGTERM", down=True):
-        _to_part(world.cluster.head, "gcs_server", signal.SIGTERM)
-        world.pause(world.seconds(0, 10))
-        _cluster_anew(world)
+    _head_ends(world, "GCS: SIGTERM", "gcs_server", signal.SIGTERM, 10)
 
 
 def gcs_stopped(world: World) -> None:

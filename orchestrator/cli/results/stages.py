@@ -11,7 +11,7 @@ from orchestrator.search.durations import duration
 
 if TYPE_CHECKING:
     from orchestrator.record.home import Home
-    from orchestrator.results.stages import Cheapest, Split, Stages
+    from orchestrator.results.budget.stages import Cheapest, Split, Stages
 
 app = typer.Typer()
 
@@ -34,8 +34,8 @@ def stages(
     """
     from fewshot.tasks.files import write_text
     from orchestrator.record.home import Home
-    from orchestrator.results.stages import cheapest, figure, stages_of
-    from orchestrator.results.transfer import has_teacher
+    from orchestrator.results.budget.stages import cheapest, figure, stages_of
+    from orchestrator.results.budget.transfer import has_teacher
 
     output = Output()
     if has_teacher(name, Home.at(home)):
@@ -58,7 +58,7 @@ def stages(
 def _sizes(output: Output, name: str, home: "Home", out: Path | None, json: bool) -> None:
     """Compare sizes of the transfer set."""
     from fewshot.tasks.files import write_text
-    from orchestrator.results.transfer import figure, smallest, transfer_sizes_of
+    from orchestrator.results.budget.transfer import figure, smallest, transfer_sizes_of
 
     output.messages.print(f"{name}: training the best finalist with fewer unlabelled examples ...")
     found = transfer_sizes_of(name, home)

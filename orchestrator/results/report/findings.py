@@ -12,9 +12,9 @@ from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudiedTrial
+from orchestrator.results.budget.stages import Stages, stages_of
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.leaderboard import Summary, records_of, summary_of
-from orchestrator.results.stages import Stages, stages_of
 from orchestrator.search.finals.intervals import Interval
 
 

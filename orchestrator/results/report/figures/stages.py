@@ -1,8 +1,8 @@
 """The split between the stages: how much meta-training, how much adaptation."""
 
+from orchestrator.results.budget.stages import cheapest, figure
 from orchestrator.results.report.findings import Findings
 from orchestrator.results.report.parts import Part, absent
-from orchestrator.results.stages import cheapest, figure
 
 
 def stages(found: Findings) -> Part:

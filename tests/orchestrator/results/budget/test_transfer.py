@@ -10,7 +10,7 @@ import pytest
 from orchestrator import Search
 from orchestrator.cli import app as cli
 from orchestrator.record.home import Home
-from orchestrator.results.transfer import TransferSize, figure, smallest, transfer_sizes_of
+from orchestrator.results.budget.transfer import TransferSize, figure, smallest, transfer_sizes_of
 
 
 def size(unlabelled: int, *skills: float) -> TransferSize:
@@ -89,7 +89,7 @@ def test_the_sizes_of_a_search(search, capsys, tmp_path):
 @pytest.mark.slow
 def test_the_size_of_the_search_itself_gives_its_own_scores(search, monkeypatch):
     # Twice as many examples as there are: all of them.
-    monkeypatch.setattr("orchestrator.results.transfer.SHARES", (2.0,))
+    monkeypatch.setattr("orchestrator.results.budget.transfer.SHARES", (2.0,))
     trained, recorded = transfer_sizes_of(search.name, Home(search.home)).sizes
     assert (trained.unlabelled, recorded.unlabelled) == (128, 64)
     assert trained.skills == pytest.approx(recorded.skills, abs=1e-6)

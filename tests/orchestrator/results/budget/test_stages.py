@@ -9,7 +9,7 @@ from fewshot.errors.inputs import InputError
 from orchestrator import Search
 from orchestrator.cli import app as cli
 from orchestrator.record.home import Home
-from orchestrator.results.stages import STEPS, Split, cheapest, figure, stages_of
+from orchestrator.results.budget.stages import STEPS, Split, cheapest, figure, stages_of
 from tests.orchestrator.test_api import small
 
 

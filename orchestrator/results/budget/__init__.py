@@ -1,0 +1,1 @@
+"""How much of each stage pays: steps, adaptation steps, and unlabelled examples."""
