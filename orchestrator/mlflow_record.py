@@ -16,7 +16,6 @@ from orchestrator.record.starts import note_sending
 from orchestrator.results.explanation.explanation import explained
 from orchestrator.results.explanation.files import NOTHING, write_explanation
 from orchestrator.results.leaderboard import Summary, summarise
-from orchestrator.results.report.report import write_at_end
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.loop import Stopped
 from orchestrator.tracking.mlflow_runs import OutboxRecorder
@@ -150,6 +149,9 @@ def _end(
     home: Home,
     state: Literal["complete", "stopped", "failed"],
 ) -> None:
+    # Imported here, as a search needs nothing of Plotly before its end.
+    from orchestrator.results.report.report import write_at_end
+
     folder = home.search(plan.name)
     summary = explained(summarise(plan.name, records), lambda: plan, records, folder)
     metrics = {"occupancy": summary.occupancy}

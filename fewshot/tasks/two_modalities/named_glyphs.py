@@ -11,18 +11,15 @@ import unicodedata
 import zipfile
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import PIL
 import torch
-from matplotlib.ft2font import FT2Font
-from PIL import ImageFont
 from torch import Tensor
 
 from fewshot.errors.inputs import ErrorDetail, InputError
@@ -32,6 +29,9 @@ from fewshot.tasks.files import write_atomically
 from fewshot.tasks.pictures.resizing import area_average
 from fewshot.tasks.two_modalities.pairs import errors_of_query, paired
 from fewshot.tasks.two_modalities.text_features import errors_of_text, features_of
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 FONT = "DejaVuSans"
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # the first and the last code point of each
@@ -165,8 +165,8 @@ def _key(style: _Style) -> str:
     versions = (
         _CACHE_VERSION,
         glyphs.CACHE_VERSION,
-        matplotlib.__version__,
-        PIL.__version__,
+        version("matplotlib"),
+        version("Pillow"),
         unicodedata.unidata_version,
     )
     options = [*style, FONT, dict(BLOCKS), sorted(_FRAMED), glyphs.DRAWING]
@@ -187,6 +187,10 @@ def _write(file: BinaryIO, drawn: _Drawn) -> None:
 
 
 def _draw(style: _Style) -> _Drawn:
+    import matplotlib  # takes long, and other searches have no use for it
+    from matplotlib.ft2font import FT2Font
+    from PIL import ImageFont
+
     file = str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{FONT}.ttf"))
     font = ImageFont.truetype(file, glyphs.EM, layout_engine=ImageFont.Layout.BASIC)
     charmap = FT2Font(file).get_charmap()
@@ -212,7 +216,7 @@ def _drawings(glyph: glyphs.Glyph, point: int, style: _Style) -> Tensor:
 
 
 def _glyphs(
-    block: str, font: ImageFont.FreeTypeFont, charmap: Mapping[int, int]
+    block: str, font: "ImageFont.FreeTypeFont", charmap: Mapping[int, int]
 ) -> dict[int, glyphs.Glyph]:
     """The glyphs of a block that have a name and are not blank, by code point."""
     found = {
