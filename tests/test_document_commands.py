@@ -31,6 +31,7 @@ RUN = (
     "fewtune check mine.yaml",
     "fewtune enqueue quickstart --weights greek=0.5,cyrillic=0.5 --set lr/outer=0.01",
     "fewtune search configs/quickstart.yaml --set name=wider --from quickstart",
+    "fewtune search configs/quickstart.yaml --resume --trials 96",
 )
 # Need FEWTUNE_DATA.
 CHECKED = (
@@ -49,9 +50,6 @@ NOT_RUN = {
     "fewtune logs quickstart --follow": "needs a cluster; see tests/orchestrator/executors",
     f"fewtune submit configs/quickstart.yaml {CLUSTER}": (
         "needs a cluster; see tests/orchestrator/executors/test_submit.py"
-    ),
-    "fewtune search configs/quickstart.yaml --resume --trials 96": (
-        "its many trials take minutes; tests/orchestrator has searches that get a few more"
     ),
     "fewtune search configs/diagnosis.yaml": MINUTES,
     "fewtune search configs/education.yaml": MINUTES,
@@ -81,7 +79,7 @@ NOT_RUN = {
 SMALL = {
     "steps": 12,
     "episodes": {"way": 5, "shot": 1, "query": 5, "per_task": 1, "validation": 10, "test": 10},
-    "search": {"trials": 8, "reference_trials": 4, "finalists": 1, "seeds": 2, "lanes": 4},
+    "search": {"trials": 8, "reference_trials": 4, "finalists": 1, "seeds": 2, "lanes": 8},
 }
 
 
