@@ -39,8 +39,15 @@ CHECKED = (
     "fewtune check configs/education.yaml",
     "fewtune check configs/recommendation.yaml",
 )
+# Take minutes as they are; they run with few steps and trials, most of them on FEWTUNE_DATA.
+SHORTENED = (
+    "fewtune search configs/diagnosis.yaml",
+    "fewtune search configs/education.yaml",
+    "fewtune search configs/names.yaml",
+    "fewtune search configs/navigation.yaml",
+    "fewtune search configs/recommendation.yaml",
+)
 CLUSTER = "--address http://127.0.0.1:8265 --home /shared/fewtune"
-MINUTES = "takes minutes; the config is loaded in test_docs, and its parts are tested on less data"
 ONNX = "needs a search of minutes before; tests/orchestrator/results/predictor exports small ones"
 MLFLOW = "needs a search of minutes before; tests/orchestrator/results/export registers small ones"
 TEXTS = "needs an export of a search on texts; see tests/orchestrator/cli/results"
@@ -51,11 +58,6 @@ NOT_RUN = {
     f"fewtune submit configs/quickstart.yaml {CLUSTER}": (
         "needs a cluster; see tests/orchestrator/executors/test_submit.py"
     ),
-    "fewtune search configs/diagnosis.yaml": MINUTES,
-    "fewtune search configs/education.yaml": MINUTES,
-    "fewtune search configs/names.yaml": MINUTES,
-    "fewtune search configs/navigation.yaml": MINUTES,
-    "fewtune search configs/recommendation.yaml": MINUTES,
     "fewtune search mine.yaml": "its encoder needs minutes; the page about own texts has the same",
     "fewtune show mine --why": "as `show quickstart --why`",
     "fewtune export distill --out student --onnx": ONNX,
@@ -91,11 +93,11 @@ def on_pages() -> set[str]:
 
 
 def test_every_command_runs_or_has_a_reason_why_not() -> None:
-    known = {*RUN, *CHECKED, *NOT_RUN}
+    known = {*RUN, *CHECKED, *SHORTENED, *NOT_RUN}
     written = set(commands()) - on_pages()
     assert written <= known
     assert known <= written | on_pages(), "no document has these any more"
-    assert len(known) == len(RUN) + len(CHECKED) + len(NOT_RUN)
+    assert len(known) == len(RUN) + len(CHECKED) + len(SHORTENED) + len(NOT_RUN)
 
 
 def call(command: str) -> int:
@@ -151,3 +153,19 @@ def test_the_config_is_checked(command: str, tmp_path: Path, monkeypatch) -> Non
     monkeypatch.chdir(tmp_path)
     os.symlink(ROOT / "configs", "configs")
     assert call(command) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("command", SHORTENED)
+def test_the_search_of_a_shipped_config_runs(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("FEWTUNE_HOME", str(tmp_path))
+    changes = {f"search.{key}": value for key, value in SMALL["search"].items()}
+    changes |= {"steps": 12, "episodes.validation": 20, "episodes.test": 20}
+    words = shlex.join(f"--set={key}={value}" for key, value in changes.items())
+    assert call(f"{command} {words}") == 0
+    name = Path(command.split()[-1]).stem
+    assert (tmp_path / "searches" / name / "best" / "model.safetensors").exists()
