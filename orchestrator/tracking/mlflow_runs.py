@@ -45,8 +45,6 @@ class OutboxRecorder:
         self._outbox = outbox
         self._sending = sending
         self._search = self._experiment = ""
-        steps = [id.split("/")[2] for id in outbox.ids("search/step/")]
-        self._last_step = max((int(step) for step in steps if step.isdecimal()), default=0)
 
     @property
     def rejected(self) -> int:
@@ -131,15 +129,6 @@ class OutboxRecorder:
         metrics = {f"system/worker_{worker}/{name}": value for name, value in load.items()}
         self._record(f"search/load/{worker}/{time!r}", time=time, metrics=_as_metrics(metrics))
 
-    def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
-        self._last_step = max(self._last_step, step)
-        self._record(
-            f"search/step/{step}/{','.join(sorted(metrics))}",
-            time=time,
-            step=step,
-            metrics=_as_metrics(metrics),
-        )
-
     def search_ended(
         self,
         *,
@@ -158,7 +147,6 @@ class OutboxRecorder:
             f"search/ended/{self._outbox.count('search/started')}",
             time=time,
             status=STATUS[state],
-            step=self._last_step,  # MLflow shows the value of the highest step
             metrics=_as_metrics(metrics),
             tags={**tags, **_table_tags(tables), **described, "fewtune.state": state},
             artifacts=tuple(str(path.resolve()) for path in (*artifacts, *tables)),

@@ -43,8 +43,6 @@ class Recorder(Protocol):
     def worker_load(self, worker: int, load: Mapping[str, float], *, time: float) -> None:
         """load: what a worker used of its machine, by metric."""
 
-    def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None: ...
-
     def search_ended(
         self,
         *,

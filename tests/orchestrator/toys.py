@@ -256,9 +256,6 @@ class Told:
     def worker_load(self, worker: int, load: Mapping[str, float], *, time: float) -> None:
         self.loads.append((worker, dict(load)))  # a different one each time
 
-    def search_metrics(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
-        self._keep(("metrics", step), dict(metrics))
-
     def search_ended(self, **what: Any) -> None:
         self._keep(("search ended",), what)
 

@@ -172,7 +172,7 @@ class TestWhatIsToBeSeen:
         found = runs(home)
         assert batches[found["demo/search-0005"].info.run_id] == 1
         assert sum(batches.values()) < 1.5 * len(found)
-        assert points(home) == 6 * 2 * 7 + 12 * 6 + 6 + 1
+        assert points(home) == 6 * 2 * 7 + 12 * 6 + 1
 
     def test_the_reason_of_an_end_is_told(self, recorded: Path) -> None:
         found = runs(recorded)
@@ -319,7 +319,7 @@ class TestAgain:
         assert made.drain(timeout=600)
         made.close()
         assert runs(home)["demo/search-0000"].info.status == "FINISHED"
-        assert points(home) == 7 + 1 + 2 * 6
+        assert points(home) == 7 + 2 * 6
 
     def test_a_trial_that_is_left_does_not_run_until_it_is_taken_up(
         self, home: Path, folder: Path
@@ -417,7 +417,7 @@ class TestTrouble:
     ) -> None:
         made = recorder(folder, tracking_uri(home), SEARCH)
         records.started(made)
-        made.search_metrics({"": 1.0}, step=0, time=records.START)
+        made.worker_load(0, {"#": 1.0}, time=records.START)
         made.search_ended(
             state="failed", metrics={}, artifacts=[home / "nowhere"], time=records.START + 1
         )
@@ -479,7 +479,7 @@ class TestTrouble:
         records.whole(made)
         assert time.monotonic() - start < 1
         assert not made.drain(timeout=0.1)
-        assert made.backlog() == 17
+        assert made.backlog() == 14
         made.close()
         assert made.rejected == 0
 
@@ -516,7 +516,7 @@ class TestTrouble:
             "trial": {"FINISHED": 8},
             "adaptation": {"FINISHED": 16},
         }
-        assert points(home) == 8 * 2 * 7 + 16 * 6 + 8 + 1
+        assert points(home) == 8 * 2 * 7 + 16 * 6 + 1
 
     @pytest.mark.slow
     def test_a_server_that_comes_up_late_is_told_everything(
