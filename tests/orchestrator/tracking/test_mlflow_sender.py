@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -417,11 +418,10 @@ class TestTrouble:
     ) -> None:
         made = recorder(folder, tracking_uri(home), SEARCH)
         records.started(made)
-        made.worker_load(0, {"#": 1.0}, time=records.START)
-        made.search_ended(
-            state="failed", metrics={}, artifacts=[home / "nowhere"], time=records.START + 1
-        )
+        nowhere = [home / "nowhere"]
+        made.search_ended(state="failed", metrics={}, artifacts=nowhere, time=records.START + 1)
         records.trial(made, 0, "complete")
+        made.reported(replace(records.report(0, 30), metrics={"": 1.0}))
         assert made.drain(timeout=600)
         made.close()
         assert made.rejected == 2
