@@ -170,9 +170,9 @@ def adapt(
         text=text,
     )
     what = f"{found.classes} classes" if found.classes else "numbers"
+    others = f", predicted {found.predicted} others: {found.predictions}"
     output.results.print(
-        f"learned {what} from {found.support} examples, predicted {found.predicted} others: "
-        f"{found.predictions}"
+        f"learned {what} from {found.support} examples{others if found.predictions else ''}"
     )
     for name, value in found.metrics.items():
         shown = f"{value:.4g}" if name == "mse" else f"{100 * value:.1f} %"

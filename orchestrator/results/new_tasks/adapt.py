@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -37,13 +38,13 @@ _OPTIONS = {"labels": "--label", "path": "--data", "text": "--text"}
 
 @dataclass(frozen=True)
 class Adapted:
-    """The file of predictions, and their metrics on the rows whose labels are known.
+    """The predictor, its predictions, and their metrics on the rows whose labels are known.
 
-    The folder of the file is the predictor. unlike: a warning if the new task is further from all
-    training tasks than these are from each other; else empty.
+    unlike: a warning if the new task is further from all training tasks than these are from each
+    other; else empty.
     """
 
-    predictions: Path
+    predictions: Path | None  # in the folder of the predictor; None if it learned from all rows
     classes: int  # 0 if the labels are numbers
     support: int  # rows learned from
     predicted: int  # rows predicted
@@ -62,7 +63,7 @@ def adapt(
     trust_code: bool = False,
     text: str | None = None,
 ) -> Adapted:
-    """Learn from the first `shots` labelled rows (of each class) in `data`; predict all other rows.
+    """Learn from the first `shots` labelled rows (of each class) in `data`; predict the others.
 
     folder: an export. data: of the same kind as the training data; for a model trained on
     functions, a table of points and their values. A row with an empty label is only predicted.
@@ -126,25 +127,29 @@ def _adapt_classification(
     _check_classes(config, folder, classes)
     support = _support(labels, classes, shots, str(part.options["path"]))
     rest = np.setdiff1d(np.arange(len(labels)), support)
-    if not len(rest):
-        raise input_error(
-            "--shots", "leaves no row to predict.", shots, "Give more rows or fewer shots."
-        )
     codes = torch.tensor([classes.index(labels[row]) for row in support])
     made = learn(config, folder, part, dataset, (support, codes), classes, home)
-    logits = made.scale * made.model.outputs(dataset.as_queries()[rest])
-    predicted = logits.argmax(-1)
-    known_rows = np.flatnonzero(labels[rest] != "")
+    parts = _parts(made, part, dataset, label, tuple(classes), len(support), out)
+    if not len(rest):
+        return _kept(out, parts, made)
+    table, metrics = _predicted_classes(made, dataset, rest, labels[rest], classes)
+    return _kept(out, parts, made, table, metrics)
+
+
+def _predicted_classes(
+    made: NewModel, dataset: Dataset, rows: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Rows with their predictions, and metrics; labels: of the rows, empty where not known."""
+    logits = made.scale * made.model.outputs(dataset.as_queries()[rows])
+    known_rows = np.flatnonzero(labels != "")
     metrics: dict[str, float] = {}
     if len(known_rows):
-        truth = torch.tensor([classes.index(labels[rest[i]]) for i in known_rows])
+        truth = torch.tensor([classes.index(labels[i]) for i in known_rows])
         metrics = _class_metrics(logits[known_rows], truth)
-    table = dataset.columns.iloc[rest].copy()
-    table["prediction"] = [classes[code] for code in predicted.tolist()]
+    table = dataset.columns.iloc[rows].copy()
+    table["prediction"] = [classes[code] for code in logits.argmax(-1).tolist()]
     table["probability"] = logits.softmax(-1).max(-1).values.tolist()
-    parts = _parts(made, part, dataset, label, tuple(classes), len(support), out)
-    place = _write(out, table, metrics, parts)
-    return Adapted(place, len(classes), len(support), len(rest), metrics, made.unlike)
+    return table, metrics
 
 
 def _check_classes(config: Config, folder: Path, classes: list[str]) -> None:
@@ -185,23 +190,32 @@ def _adapt_regression(
         raise input_error("--label", rule, f"{column.iloc[wrong[0]]} in row {wrong[0]}")
     known = np.flatnonzero(np.isfinite(values))
     support, rest = known[:shots], np.setdiff1d(np.arange(len(values)), known[:shots])
-    if len(support) < shots or not len(rest):
-        rule = f"must have --shots = {shots} rows with a number, and other rows to predict."
+    if len(support) < shots:
+        rule = f"must have --shots = {shots} rows with a number."
         raise input_error("--data", rule, f"{len(known)} of {len(values)} rows have a number")
     numbers = torch.tensor(values[support], dtype=torch.float32)[:, None]
     made = meta_learned(config, folder, (dataset.inputs[support], numbers), regresses=True)
-    predicted = made.model.outputs(dataset.inputs[rest])[:, 0]
-    truth = values[rest]
+    parts = _parts(made, part, dataset, label, (), len(support), out)
+    if not len(rest):
+        return _kept(out, parts, made)
+    table, metrics = _predicted_numbers(made, dataset, rest, values[rest])
+    return _kept(out, parts, made, table, metrics)
+
+
+def _predicted_numbers(
+    made: NewModel, dataset: Dataset, rows: np.ndarray, truth: np.ndarray
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Rows with their predictions, and metrics; truth: of the rows, NaN where not known."""
+    predicted = made.model.outputs(dataset.inputs[rows])[:, 0]
     scored = np.isfinite(truth)
     metrics: dict[str, float] = {}
     if scored.any():
         metrics["mse"] = float(np.square(predicted.numpy() - truth)[scored].mean())
     if truth[scored].size and (spread := truth[scored].var()) > 0:
         metrics["skill"] = 1 - metrics["mse"] / float(spread)
-    table = dataset.columns.iloc[rest].copy()
+    table = dataset.columns.iloc[rows].copy()
     table["prediction"] = predicted.tolist()
-    place = _write(out, table, metrics, _parts(made, part, dataset, label, (), len(support), out))
-    return Adapted(place, 0, len(support), len(rest), metrics, made.unlike)
+    return table, metrics
 
 
 def _parts(
@@ -228,14 +242,27 @@ def _parts(
     )
 
 
-def _write(
-    out: Path, table: pd.DataFrame, metrics: Mapping[str, float], parts: PredictorParts
-) -> Path:
+def _kept(
+    out: Path,
+    parts: PredictorParts,
+    made: NewModel,
+    table: pd.DataFrame | None = None,
+    metrics: Mapping[str, float] = MappingProxyType({}),
+) -> Adapted:
+    """Write the predictor, and the predictions if there are any."""
     save_predictor(parts, out)
     write_text(out / "README.md", predictor_card(parts, metrics))
-    write_text(out / "predictions.csv", table.to_csv(index_label="row"))
-    write_text(out / "metrics.json", json.dumps(metrics, indent=2))
-    return out / "predictions.csv"
+    predictions, measures = out / "predictions.csv", out / "metrics.json"
+    if table is None:  # an earlier adaptation may have left some
+        predictions.unlink(missing_ok=True)
+        measures.unlink(missing_ok=True)
+    else:
+        write_text(predictions, table.to_csv(index_label="row"))
+        write_text(measures, json.dumps(metrics, indent=2))
+    predicted = 0 if table is None else len(table)
+    sizes = len(parts.classes), parts.examples, predicted
+    written = None if table is None else predictions
+    return Adapted(written, *sizes, dict(metrics), made.unlike)
 
 
 def _support(labels: np.ndarray, classes: list[str], shots: int, data: str) -> np.ndarray:

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import save_file
 
@@ -12,6 +13,7 @@ from orchestrator.config.loading import dump, parse
 from orchestrator.config.plan import plan_of
 from orchestrator.record.home import Home
 from orchestrator.results.new_tasks.adapt import adapt
+from orchestrator.results.predictor.predictor import Predictor
 from trials.lanes import checkpoint
 from trials.programs.build import build
 
@@ -88,6 +90,21 @@ def test_an_export_teaches_a_student_a_task_that_is_new_to_both(taught, tmp_path
         assert len(list(csv.DictReader(file))) == 36
 
 
+def test_a_model_may_learn_from_all_rows(taught, of_functions, tmp_path):
+    home, out = Home.at(str(tmp_path / "home")), tmp_path / "out"
+    words = table(tmp_path / "new.csv", 100, n_classes=4)
+    adapt(taught, words, shots=3, label="label", out=out, home=home)
+    found = adapt(taught, words, shots=12, label="label", out=out, home=home)
+    assert (found.support, found.predicted, found.predictions, found.metrics) == (48, 0, None, {})
+    assert not (out / "predictions.csv").exists(), "those of the earlier adaptation"
+    predictor = Predictor.load(out)
+    assert set(predictor.predict(list(pd.read_csv(words)["text"]))) == set(predictor.classes)
+    numbers = points(tmp_path / "points.csv", last="0")
+    found = adapt(of_functions, numbers, shots=40, label="y", out=tmp_path / "line", home=home)
+    assert (found.support, found.predicted, found.predictions) == (40, 0, None)
+    assert abs(Predictor.load(tmp_path / "line").predict(np.ones((1, 1)))[0] - 3) < 2
+
+
 @pytest.mark.parametrize("column", ["topic", "label"])
 def test_the_label_is_the_models_own_column_or_label(tmp_path, column):
     known = Path(table(tmp_path / "known.csv", 0))
@@ -148,7 +165,7 @@ def test_a_model_of_functions_learns_a_new_one_from_a_table(of_functions, tmp_pa
     ("more", "label", "shots", "path"),
     [
         (",1", "y", 10, "--data"),  # a second column to learn from
-        ("", "y", 40, "--data"),  # nothing is left
+        ("", "y", 41, "--data"),
         (",high", "z", 5, "--label"),
         ("", "nothing", 5, "--label"),
     ],
