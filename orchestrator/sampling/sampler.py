@@ -39,9 +39,10 @@ _MOST_AHEAD = 128
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
 # Half of the random trials draw learning rates within this factor of those of the best reference
-# trial; if a rate is not on a log scale, within this part of its range. The other half draw them
-# from their whole ranges: the best of a few references may be best by noise only, and a model that
-# knows rates of one place alone finds that they have no effect.
+# trial; if a rate is not on a log scale, within this part of its range. The rates of the other half
+# fill their whole ranges evenly, together with those of the references: the best of a few
+# references may be best by noise only, and a model that knows rates of one place alone finds that
+# they have no effect.
 _NEAR, _PART = 3.0, 0.25
 
 
@@ -70,14 +71,14 @@ class Sampler:
     def suggest(self, trials: RankedTrials, ahead: Sequence[Values], n: int = 1) -> list[Values]:
         """Parameters of the next `n` joint trials; those of `ahead` are treated as running.
 
-        The first suggestions have random weights and random rates, which in half of them are near
-        the best rates of the reference. Later suggestions come from a Gaussian process that knows
-        the latest 256 running trials.
+        The first suggestions have random weights. In half of them the rates are near the best rates
+        of the reference, in the others they fill their ranges evenly. Later suggestions come from a
+        Gaussian process that knows the latest 256 running trials.
         """
         known = len(trials.trials) + len(ahead)
         rng = np.random.default_rng([self._seed, known])
         if not self.has_model(trials, len(ahead)):
-            return [self._random(trials, rng) for _ in range(n)]
+            return [self._random(trials, rng, known + i) for i in range(n)]
         running = self._pending(trials, ahead)
         return self._coordinates.params(self._modelled(trials, running, rng, n))
 
@@ -97,11 +98,16 @@ class Sampler:
         running = [t.params for t in trials.running[-MOST_PENDING:]]
         return self._coordinates.points([*running, *ahead][-MOST_PENDING:])
 
-    def _random(self, trials: RankedTrials, rng: np.random.Generator) -> Values:
+    def _random(self, trials: RankedTrials, rng: np.random.Generator, number: int) -> Values:
+        """Random weights; rates near the best reference, or the next ones of the design."""
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
-        if rng.random() < 0.5:
+        if rng.random() >= 0.5:
+            return drawn | _near_reference(trials, self._space, rng, drawn)
+        rates = self._space.rates()
+        if len(rates) == 1:  # its design has no next point, and the references fill the range
             return drawn
-        return drawn | _near_reference(trials, self._space, rng, drawn)
+        even = self._space.rate_design(number + 1, self._seed)[-1]
+        return drawn | {name: even[name] for name in rates if name in drawn and name in even}
 
     def _modelled(
         self, trials: RankedTrials, running: Points, rng: np.random.Generator, n: int
