@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from optuna.exceptions import StorageInternalError
 from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
@@ -272,6 +273,8 @@ def test_an_error_is_recognised_in_every_wrapping(tmp_path: Path) -> None:
         (PermissionError(errno.EACCES, "no", "/a"), errno.EACCES, "/a"),
         (OSError(errno.EFBIG, "big"), errno.EFBIG, None),
         (OSError(errno.EDQUOT, "quota"), errno.EDQUOT, None),
+        (raised(lambda: torch.save(torch.zeros(9), "/dev/full")), errno.ENOSPC, None),
+        (raised(lambda: np.zeros(99999).tofile("/dev/full")), errno.ENOSPC, None),
     ]
     for error, number, path in cases:
         found = disk_problem(error)

@@ -1,7 +1,7 @@
 """Recognises errors of writing to disk, however they are wrapped.
 
-A full disk is an OSError in Python, a text in safetensors, and a database error in SQLite. Optuna,
-SQLAlchemy or Ray may wrap any of these in their own exceptions.
+A full disk is an OSError in Python, a text in safetensors and PyTorch, and a database error in
+SQLite. Optuna, SQLAlchemy or Ray may wrap any of these in their own exceptions.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
-# Messages of libraries that give no error number.
+# Messages, as regular expressions, of libraries that give no error number.
 _MESSAGES = {
     "no space left on device": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,
@@ -22,6 +22,10 @@ _MESSAGES = {
     "database or disk is full": errno.ENOSPC,
     "attempt to write a readonly database": errno.EROFS,
     "disk i/o error": errno.EIO,
+    # `torch.save` and `numpy.save`; almost always a full disk.
+    r"unexpected pos \d+ vs \d+": errno.ENOSPC,
+    "basic_ios::clear: iostream error": errno.ENOSPC,
+    r"\d+ requested and \d+ written": errno.ENOSPC,
 }
 
 
@@ -36,6 +40,11 @@ class DiskProblem:
     def no_space(self) -> bool:
         """Whether the disk is full, as opposed to write access being denied."""
         return self.errno in _NO_SPACE
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether the machine is the cause: a disk that is full, read-only or broken."""
+        return self.no_space or self.errno in (errno.EROFS, errno.EIO)
 
     @property
     def reason(self) -> str:
@@ -82,5 +91,5 @@ def _refused(error: BaseException) -> DiskProblem | None:
     path = re.search(r"at path \"([^\"]+)\"", text)
     if number and int(number[1]) in _NO_SPACE | _NO_ACCESS:
         return DiskProblem(int(number[1]), path[1] if path else None)
-    known_messages = (n for message, n in _MESSAGES.items() if message in text.lower())
+    known_messages = (n for message, n in _MESSAGES.items() if re.search(message, text.lower()))
     return next((DiskProblem(n, None) for n in known_messages), None)

@@ -50,7 +50,7 @@ def failure_of(error: BaseException) -> Failure:
     """The message and the traceback of `error`."""
     first = next(iter(str(error).strip().splitlines()), "")[:_LINE]
     message = type(error).__name__ + (f": {first}" if first else "")
-    return Failure(f"{message}{_place(error)}", _shortened("".join(_lines(error)).strip()))
+    return Failure(f"{message}{place_of(error)}", _shortened("".join(_lines(error)).strip()))
 
 
 def _lines(error: BaseException) -> list[str]:
@@ -63,8 +63,8 @@ def _shortened(text: str) -> str:
     return f"{text[:_BEGINNING]}\n  ...\n{text[_BEGINNING - _KEPT :]}"
 
 
-def _place(error: BaseException) -> str:
-    """Where to look: the last line in the user's code, else in other packages, else in fewtune."""
+def place_of(error: BaseException) -> str:
+    """Where to look, in parentheses: the last line in the user's code, else in other packages, else in fewtune."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
     foreign = [frame for frame in frames if not _within(frame, _OURS)]
     installed = [frame for frame in foreign if _within(frame, _INSTALLED)]

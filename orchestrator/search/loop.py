@@ -5,7 +5,9 @@ trials, the retrained finalists, and last the test tasks.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
+from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.config.plan import Plan
 from orchestrator.record.enqueued import EnqueuedTrials
@@ -111,4 +113,9 @@ def _run_all(
                 observe(scheduler.stage)
     except (Stopped, KeyboardInterrupt, FewtuneError):
         scheduler.interrupt_trials()
+        raise
+    except Exception as error:
+        if disk_problem(error):  # perhaps of a node: the disk of the record may have space
+            with suppress(OSError):
+                scheduler.interrupt_trials()
         raise

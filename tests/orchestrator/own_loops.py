@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.paths import ROOT
@@ -70,3 +71,11 @@ def sees_gpus(trial: Trial) -> Iterator[dict[str, float]]:
     """Leaves the GPUs that it may use."""
     (trial.folder / "gpus").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
     yield from train(trial)
+
+
+def uses_the_disk_of_its_node(trial: Trial) -> Iterator[dict[str, float]]:
+    """Writes a file to the path in NODE_DISK before each rung."""
+    for scores in train(trial):
+        time.sleep(0.2)
+        Path(os.environ["NODE_DISK"]).write_text("some data")
+        yield scores

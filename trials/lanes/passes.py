@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from fewshot.errors.disk import disk_problem
 from fewshot.errors.parts import Failure, failure_of
 from trials.lanes.memory import is_shortage
 
@@ -63,11 +64,14 @@ def call_or_failure(call: Callable[[], Found]) -> Found | Failure:
     """The result of `call`, or a `Failure` that describes the exception that it raises.
 
     A `Failure` does not keep the local variables of the exception's frames alive. An exception of
-    the accelerator itself is raised, because nothing more can succeed on that device.
+    the accelerator itself is raised, because nothing more can succeed on that device; so is one of
+    a disk that is full, read-only or broken, because the next trials would fail too.
     """
     try:
         return call()
     except torch.AcceleratorError:
         raise
     except Exception as error:  # a user's learner, model or data can raise anything
+        if (problem := disk_problem(error)) and problem.of_machine:
+            raise
         return failure_of(error)

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import InputError, input_error
-from fewshot.errors.parts import failure_of
+from fewshot.errors.parts import failure_of, place_of
 from fewshot.registry import resolve
 from trials.own_loop.scores import BadScores, checked_scores
 from trials.own_loop.trial import Trial
@@ -79,6 +80,9 @@ def _run(task: dict[str, Any], orders: TextIO, messages: TextIO) -> dict[str, An
     except BadScores as error:
         return {"kind": "failed", "error": str(error)}
     except Exception as error:
+        if (problem := disk_problem(error)) and problem.of_machine:
+            path = problem.path or f"A file of the training function{place_of(error)}"
+            return {"kind": "failed", "disk": [problem.errno, path]}
         failure = failure_of(error)
         return {"kind": "failed", "error": failure.message, "traceback": failure.traceback}
     return {"kind": "ended"}

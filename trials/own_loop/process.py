@@ -106,7 +106,8 @@ class ChildProcess:
         """Wait for the next message; raises Interrupted if `interrupted` is set meanwhile.
 
         Raises TrialFailed if the function failed, if the process ended without a message, or if
-        there is no message within `timeout` seconds.
+        there is no message within `timeout` seconds. Raises OSError if the disk is full, read-only
+        or broken: that is no failure of the trial.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while b"\n" not in self._received:
@@ -127,6 +128,9 @@ class ChildProcess:
         line, _, self._received = self._received.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         if message["kind"] == "failed":
+            if "disk" in message:
+                number, path = message["disk"]
+                raise OSError(number, os.strerror(number), path)
             if "details" in message:
                 raise InputError(ErrorDetail(*detail) for detail in message["details"])
             raise TrialFailed(message["error"], message.get("traceback"))

@@ -14,7 +14,7 @@ from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.executors.inline import WorkerStates, as_worker_error
 from orchestrator.executors.on_ray.connection import join
-from orchestrator.executors.on_ray.ray_worker import SIGNS, RayWorker
+from orchestrator.executors.on_ray.ray_worker import SIGNS, RayWorker, naming_node
 from orchestrator.executors.on_ray.signs import Signs
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
 
@@ -28,7 +28,8 @@ _MAX_RAY_LOSSES = 3
 
 
 def _called(function: Callable[[], int]) -> int:
-    return function()
+    with naming_node():
+        return function()
 
 
 class RayExecutor:

@@ -4,12 +4,15 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import ray
 
+from fewshot.errors.disk import disk_problem
+from fewshot.errors.inputs import FewtuneError
 from orchestrator.executors.inline import Worker, as_worker_error
 from trials.contract import Outcome, Recipe, TrialSpec, Turn
 from trials.programs.several_recipes import build_for_all
@@ -55,10 +58,12 @@ class RayWorker:
         """As `Worker.turn`; the turn is empty if this process must stop."""
         assert self._worker is not None, "`prepare` was called first"
         if isinstance(self._worker, Exception):
-            raise self._worker
+            with naming_node():
+                raise self._worker
         if self._must_stop.is_set():
             return Turn(worker=self._number)
-        return self._worker.turn(release, admit)
+        with naming_node():
+            return self._worker.turn(release, admit)
 
     @ray.method(concurrency_group=SIGNS)  # type: ignore[untyped-decorator]
     def sign(self, seconds: float) -> bool:
@@ -75,3 +80,20 @@ class RayWorker:
         end = threading.Timer(_SECONDS_TO_END, os._exit, [1])
         end.daemon = True
         end.start()
+
+
+@contextmanager
+def naming_node() -> Iterator[None]:
+    """Add the address of this node to errors of a disk, if the cluster has several nodes.
+
+    Nodes have disks of their own, so a path does not say which disk is meant.
+    """
+    try:
+        yield
+    except Exception as error:
+        problem = disk_problem(error)
+        nodes = sum(node["Alive"] for node in ray.nodes()) if problem else 0
+        if problem is None or isinstance(error, FewtuneError) or nodes < 2:
+            raise
+        where = f"{problem.path or 'A file'} on node {ray.util.get_node_ip_address()}"
+        raise OSError(problem.errno, problem.reason, where) from error

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from trials.own_loop import Trial
@@ -120,6 +121,14 @@ def _raises_at_the_end(trial: Trial) -> Iterator[Any]:
 def _yields_too_often(trial: Trial) -> Iterator[Any]:
     yield scores(0.5)
     yield scores(0.5)
+
+
+def fills_the_disk(trial: Trial) -> Iterator[Any]:
+    """Finds the disk full after its first report, until there is a file `space`."""
+    for found in train(trial):
+        yield found
+        if not (trial.folder / "space").exists():
+            Path("/dev/full").write_text("some data")
 
 
 def hangs(trial: Trial) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,6 +162,26 @@ def test_a_trial_fails_alone_and_says_why(tmp_path, how):
         assert "loops.py" in result.error, "the place in the user's code"
         assert result.traceback.startswith("Traceback")
     assert stories["search-0001"].result.outcome == "complete"
+
+
+def test_a_full_disk_is_no_failure_of_the_trial(tmp_path):
+    filling = recipe("fills_the_disk")
+    one = spec(of=filling)
+    full = program(tmp_path, filling)
+    full.admit(one)
+    before = full.advance()
+    assert [report.step for report in before] == [2]
+    process = full._live._process._process
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        full.advance()
+    place = r"A file of the training function \(.*loops.py:\d+, in fills_the_disk\)"
+    assert re.fullmatch(place, caught.value.filename)
+    assert full.ended() == []
+    assert process.poll() is not None
+    (files(tmp_path) / "space").touch()
+    story = drive(program(tmp_path, filling), [retried(one)])[one.key]
+    assert story.reports[0].time == before[0].time, "repeated with its time"
+    assert story.result.outcome == "complete"
 
 
 def test_the_last_output_of_a_process_that_ended_is_kept(tmp_path):
