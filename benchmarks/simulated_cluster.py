@@ -4,7 +4,7 @@ import heapq
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -105,6 +105,9 @@ class SimulatedCluster:
 
     def idle(self) -> Mapping[int, int]:
         return dict(self._states.idle)
+
+    def workers_for(self, spec: TrialSpec) -> Collection[int]:
+        return range(self.workers)
 
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,9 @@ from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from orchestrator.config.paths import with_absolute_paths
 from orchestrator.config.plan import Plan, plan_of, recipes_of
 from orchestrator.config.sections.own_loop import AnyConfig
+from orchestrator.config.sections.workers import WorkersSection, needed
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
+from orchestrator.executors.kinds import WorkerKind
 from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
 from orchestrator.mlflow_record import drained, recorded, recorder_of
 from orchestrator.record import identity
@@ -40,6 +42,8 @@ from trials.programs.several_recipes import build_for_all
 from trials.programs.similarity.affinity import affinities
 
 Placement = Literal["inline", "ray"]
+
+_USE_LESS = "Use less, or connect to a cluster with RAY_ADDRESS."
 
 
 @dataclass(frozen=True)
@@ -162,16 +166,34 @@ def _store_affinity(plan: Plan, data: DataSummary, home: Home, record: StudyReco
 def check_room(config: AnyConfig) -> None:
     """Raise InputError if this machine lacks resources: Ray would wait for them for ever."""
     workers, cores, gpus = workers_of(config), os.cpu_count() or 1, torch.cuda.device_count()
-    details, remedy = [], "Use less, or connect to a cluster with RAY_ADDRESS."
-    asked = workers * min(cores, config.search.cpus_per_worker)
+    if config.search.kinds:
+        _check_room_for(config.search.kinds, {"CPU": cores, "GPU": gpus})
+        return
+    details, asked = [], workers * min(cores, config.search.cpus_per_worker)
     if asked > cores:
         rule = f"needs {asked} cores, and this machine has {cores}."
-        details.append(ErrorDetail("search.workers", rule, workers, remedy))
+        details.append(ErrorDetail("search.workers", rule, workers, _USE_LESS))
     share = config.search.gpus_per_worker or 0.0
     at_once = gpus // share if share > 1 else gpus * workers_per_gpu(config)
     if share and workers > at_once:
         rule = f"is too much for {workers} workers on {gpus} GPUs."
-        details.append(ErrorDetail("search.gpus_per_worker", rule, share, remedy))
+        details.append(ErrorDetail("search.gpus_per_worker", rule, share, _USE_LESS))
+    if details:
+        raise InputError(details)
+
+
+def _check_room_for(kinds: Sequence[WorkersSection], machine: Mapping[str, int]) -> None:
+    """Raise InputError if kinds of workers need more than this machine has."""
+    details = [
+        ErrorDetail(
+            "search.workers",
+            f"need {amount:g} {name}, and this machine has {machine.get(name, 0)}.",
+            None,
+            _USE_LESS,
+        )
+        for name, amount in needed(kinds).items()
+        if amount > machine.get(name, 0)
+    ]
     if details:
         raise InputError(details)
 
@@ -265,12 +287,28 @@ def _executor(
     from orchestrator.executors.on_ray.ray_actors import RayExecutor  # Ray takes seconds to import
 
     return RayExecutor(
-        plan.recipe,
+        _worker_kinds(plan, config),
         lanes=lanes,
         folder=folder,
         cache=home.cache,
-        workers=None if config.search.workers == "auto" else config.search.workers,
-        cpus_per_worker=threads,
-        gpus_per_worker=config.search.gpus_per_worker,
         worker_timeout=config.search.worker_timeout,
     )
+
+
+def _worker_kinds(plan: Plan, config: AnyConfig) -> list[WorkerKind]:
+    """What the workers need and train; one kind if all workers are alike."""
+    search = config.search
+    if not search.kinds:
+        cpus, gpus = search.cpus_per_worker, search.gpus_per_worker
+        return [WorkerKind(recipe=plan.recipe, count=search.n_workers, cpus=cpus, gpus=gpus)]
+    return [
+        WorkerKind(
+            recipe=plan.spec(0, {}, {}, {c.of: c.values[0] for c in kind.conditions}).recipe,
+            count=kind.count,
+            cpus=kind.cpus,
+            gpus=kind.gpus,
+            resources=kind.resources or {},
+            only=kind.conditions,
+        )
+        for kind in search.kinds
+    ]

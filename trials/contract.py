@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -322,6 +322,9 @@ class Executor(Protocol):
 
     def idle(self) -> Mapping[int, int]:
         """The number of free lanes of each worker that waits for orders."""
+
+    def workers_for(self, spec: TrialSpec) -> Collection[int]:
+        """The workers that may train a trial, idle or not; at least one."""
 
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]

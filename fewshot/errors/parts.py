@@ -64,7 +64,9 @@ def _shortened(text: str) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Where to look, in parentheses: the last line in the user's code, else in other packages, else in fewtune."""
+    """Where to look, in parentheses: the last line in the user's code, else in other packages, else
+    in fewtune.
+    """
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
     foreign = [frame for frame in frames if not _within(frame, _OURS)]
     installed = [frame for frame in foreign if _within(frame, _INSTALLED)]

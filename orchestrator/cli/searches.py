@@ -33,6 +33,7 @@ from orchestrator.search.durations import duration
 if TYPE_CHECKING:
     from orchestrator.api import Search
     from orchestrator.results.leaderboard import Summary
+    from orchestrator.search.forecast import Forecast
 
 app = typer.Typer()
 
@@ -49,7 +50,7 @@ def check(
     found = search.check()
     for advice in found.advice:
         output.advise(advice)
-    text = _own_loop(search) if "program" in search.config else str(found)
+    text = _own_loop(search, found) if "program" in search.config else str(found)
     output.results.print(text, markup=False, emoji=False)
 
 
@@ -223,9 +224,10 @@ def delete(
     return 0
 
 
-def _own_loop(search: "Search") -> str:
+def _own_loop(search: "Search", found: "Forecast") -> str:
     """What a search over a training function will run."""
     plan, options = search.plan, search.config["search"]
+    workers = "; ".join(found.kinds) or options["workers"]
     function = plan.recipe.function
     assert function is not None, "the config has a program"
     rungs = ", ".join(str(step) for step in plan.rungs)
@@ -236,7 +238,7 @@ def _own_loop(search: "Search") -> str:
         f"{function.name} can be imported, with the folder {function.folder}\n"
         f"search: {plan.trials} trials of {plan.rungs[-1]} steps with reports at {rungs}; {limit}\n"
         f"then: {finalists}\n"
-        f"workers: {options['workers']}, with one trial each"
+        f"workers: {workers}, with one trial each"
     )
 
 

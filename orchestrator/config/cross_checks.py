@@ -18,6 +18,7 @@ from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.space import RangeSection, WeightsSection
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.config.spaces import space_of
+from orchestrator.config.worker_checks import check_workers
 from orchestrator.config.world_checks import check_worlds
 from trials.programs.teachers import EPISODIC_HEADS, TRAINED
 
@@ -29,7 +30,8 @@ def cross_check(config: AnyConfig) -> list[ErrorDetail]:
     if any(len(rungs_of(variant)) != len(rungs_of(config)) for variant in variants):
         rule = "is too low in one of its options: two of its rungs are the same step."
         details.append(ErrorDetail("steps", rule, min(v.steps for v in variants)))
-    return details + _check_search(config, first=not details)
+    details += _check_search(config, first=not details)
+    return details + check_workers(config, first=not details)
 
 
 def _check_own_loop(config: OwnLoopConfig) -> list[ErrorDetail]:

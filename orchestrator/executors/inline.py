@@ -1,7 +1,7 @@
 """The executor that runs workers in this process; other executors share its parts."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fewshot.errors.disk import disk_problem
@@ -138,6 +138,9 @@ class InlineExecutor:
 
     def idle(self) -> Mapping[int, int]:
         return dict(self._roster.idle)
+
+    def workers_for(self, spec: TrialSpec) -> Collection[int]:
+        return range(len(self._workers))
 
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]

@@ -53,6 +53,7 @@ class Forecast:
     advice: Sequence[Advice]
     dropped: Mapping[str, int]  # examples of each split that a later split contains too
     trials: int = 0  # of the search
+    kinds: Sequence[str] = ()  # of workers, in words
 
     def __str__(self) -> str:
         """The forecast in lines of text; the advice is in `advice`."""
@@ -65,6 +66,7 @@ class Forecast:
             for split, n in self.dropped.items()
         ]
         lines += [f"for comparison, the {who}: {100 * x:.1f} %" for who, x in self.figures.items()]
+        lines += [f"workers: {kind}" for kind in self.kinds]
         size = f"{self.trials} trials of {self.steps} steps"
         if math.isnan(self.seconds):
             return "\n".join([*lines, f"search: {size}; a training function is not timed before"])
@@ -91,11 +93,13 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     plan = plan_of(config)
     sampler_of(plan)  # finds the errors of a user's sampler
     summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    kinds = [str(kind) for kind in config.search.kinds]
     if isinstance(config, OwnLoopConfig):
         unknown, advice = math.nan, advice_on_config(config, ())
         return Forecast(
             *(unknown, 1, unknown, unknown, config.steps, {}, {}, advice, {}),
             trials=config.search.trials,
+            kinds=kinds,
         )
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
@@ -122,6 +126,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
         advice=advice_on_config(config, summary.features),
         dropped=summary.dropped,
         trials=config.search.trials,
+        kinds=kinds,
     )
 
 
@@ -167,8 +172,8 @@ def concurrency(config: AnyConfig) -> dict[str, int]:
 def workers_of(config: AnyConfig) -> int:
     """The number of workers; for `auto`, as many as this machine has room for."""
     search = config.search
-    if search.workers != "auto":
-        return search.workers
+    if search.n_workers is not None:
+        return search.n_workers
     gpus, share = torch.cuda.device_count(), search.gpus_per_worker
     if gpus and share != 0:
         return max(1, int(gpus / (share or 1)))

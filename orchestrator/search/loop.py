@@ -55,15 +55,15 @@ def run_search(
     final = RetrainTrials(
         plan, "final", records.final, lambda: finalist_retrainings(plan, searched.ranked_trials)
     )
-    scheduler = Scheduler({"search": searched, "final": final}, recorder)
+    scheduler = Scheduler({"search": searched, "final": final}, recorder, executor)
     _run_all(scheduler, executor, observe, should_stop)
     matched = matched_retrainings(plan, searched.ranked_trials, records.final.trials())
     final = RetrainTrials(plan, "final", records.final, lambda: matched)
-    _run_all(Scheduler({"final": final}, recorder), executor, observe, should_stop)
+    _run_all(Scheduler({"final": final}, recorder, executor), executor, observe, should_stop)
     tested = test_runs(plan, searched.ranked_trials, records.final.trials())
     tested = tested if plan.has_test else []
     test = RetrainTrials(plan, "test", records.test, lambda: tested)
-    _run_all(Scheduler({"test": test}, recorder), executor, observe, should_stop)
+    _run_all(Scheduler({"test": test}, recorder, executor), executor, observe, should_stop)
 
 
 def score_untrained(
@@ -80,7 +80,8 @@ def score_untrained(
     executor for this recipe.
     """
     only = [Retraining(UNTRAINED, 0, untrained=recipe)]
-    scheduler = Scheduler({stage: RetrainTrials(plan, stage, record, lambda: only)}, recorder)
+    source = RetrainTrials(plan, stage, record, lambda: only)
+    scheduler = Scheduler({stage: source}, recorder, executor)
     _run_all(scheduler, executor, lambda _: None, lambda: False)
 
 
@@ -98,7 +99,7 @@ def _run_all(
                 workers.add(worker)
                 if specs := scheduler.admit(free, worker):
                     executor.send_orders(worker, {}, specs)
-            if not scheduler.live:
+            if not scheduler.has_trials:
                 scheduler.failures.check_end()
                 return
             if should_stop():

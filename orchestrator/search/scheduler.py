@@ -17,6 +17,7 @@ from orchestrator.search.losses import WorkerLosses
 from orchestrator.tracking.recorder import Recorder
 from trials.contract import (
     AdaptationResult,
+    Executor,
     Outcome,
     RungReport,
     Stage,
@@ -32,11 +33,14 @@ class Scheduler:
     sources: the source of the trials of each stage. live: the running trials by key.
     """
 
-    def __init__(self, sources: Mapping[Stage, TrialSource], recorder: Recorder) -> None:
+    def __init__(
+        self, sources: Mapping[Stage, TrialSource], recorder: Recorder, executor: Executor
+    ) -> None:
         self.live: dict[str, TrialSpec] = {}
         self.failures = FailureMonitor({stage: source.record for stage, source in sources.items()})
-        self._sources, self._recorder = sources, recorder
+        self._sources, self._recorder, self._executor = sources, recorder, executor
         self._to_restart: deque[TrialSpec] = deque()
+        self._waiting: deque[TrialSpec] = deque()  # for a worker of another kind
         self._losses = WorkerLosses()
         self._reasons: dict[str, str] = {}
         self._seconds: dict[str, tuple[float, float]] = {}  # training time by key, see `_times`
@@ -50,13 +54,18 @@ class Scheduler:
         live = (s for s in stages if any(spec.stage == s for spec in self.live.values()))
         return next(live, last)
 
+    @property
+    def has_trials(self) -> bool:
+        """Whether trials run, or wait for a worker that may train them."""
+        return bool(self.live or self._to_restart or self._waiting)
+
     def admit(self, free: int, worker: int) -> list[TrialSpec]:
         """Start up to `free` trials on a worker. Trials of lost workers are restarted first."""
-        for source in self._sources.values():
+        for source in self._sources.values() if not self._enough_wait() else ():
             source.prepare(free)
         specs: list[TrialSpec] = []
         while len(specs) < free:
-            spec = self._next_to_restart(worker) or self._next()
+            spec = self._next_to_restart(worker) or self._next(worker)
             if spec is None:
                 break
             self.live[spec.key] = spec
@@ -70,13 +79,36 @@ class Scheduler:
 
     def _next_to_restart(self, worker: int) -> TrialSpec | None:
         for spec in self._to_restart:
-            if self._losses.may_start(spec.key, worker):
+            if self._may_train(worker, spec) and self._losses.may_start(spec.key, worker):
                 self._to_restart.remove(spec)
                 return spec
         return None
 
-    def _next(self) -> TrialSpec | None:
-        return next((spec for source in self._sources.values() if (spec := source.next())), None)
+    def _next(self, worker: int) -> TrialSpec | None:
+        """The next trial that the worker may train. Those before it wait for other workers."""
+        for spec in self._waiting:
+            if self._may_train(worker, spec):
+                self._waiting.remove(spec)
+                return spec
+        for source in self._sources.values():
+            while not self._enough_wait() and (spec := source.next()) is not None:
+                if self._may_train(worker, spec):
+                    return spec
+                self._waiting.append(spec)
+        return None
+
+    def _may_train(self, worker: int, spec: TrialSpec) -> bool:
+        return worker in self._executor.workers_for(spec)
+
+    def _enough_wait(self) -> bool:
+        """Whether as many trials wait as the workers for the first of them have lanes.
+
+        More would be suggestions that know little when they start at last.
+        """
+        if not self._waiting:
+            return False
+        workers = self._executor.workers_for(self._waiting[0])
+        return len(self._waiting) >= len(workers) * self._executor.lanes
 
     def look_ahead(self, lanes: int) -> None:
         """Prepare trials for lanes that will become free."""

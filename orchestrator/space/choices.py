@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -84,6 +84,11 @@ class Condition:
 
     of: str
     values: tuple[Option, ...]
+
+
+def may_be(conditions: Iterable[Condition], options: Mapping[str, Any]) -> bool:
+    """Whether the options of a trial satisfy all conditions; one that it lacks does not matter."""
+    return all(c.of not in options or options[c.of] in c.values for c in conditions)
 
 
 Conditions = Mapping[str, tuple[Condition, ...]]  # by parameter; all of them must hold

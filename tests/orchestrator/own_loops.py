@@ -79,3 +79,15 @@ def uses_the_disk_of_its_node(trial: Trial) -> Iterator[dict[str, float]]:
         time.sleep(0.2)
         Path(os.environ["NODE_DISK"]).write_text("some data")
         yield scores
+
+
+def notes_its_node(trial: Trial) -> Iterator[dict[str, float]]:
+    """Notes the size of the trial, and the kind of the node that trains it."""
+    notes = trial.folder / "nodes"
+    if not notes.exists():
+        notes.write_text(str(trial.hyperparameters["size"]))
+    with notes.open("a") as file:
+        file.write(f" {os.environ['NODE_KIND']}")
+    for scores in train(trial):
+        time.sleep(0.2)
+        yield scores

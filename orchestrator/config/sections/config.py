@@ -1,5 +1,6 @@
 """The config of a search, composed of its sections."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,6 +31,7 @@ from orchestrator.config.sections.tasks import (
     TasksSection,
     WorldSection,
 )
+from orchestrator.config.sections.workers import Workers, WorkersSection
 from trials.contract import Precision
 from trials.lanes.objective import soft_hyperparameters
 from trials.lanes.optimizers.adam import WEIGHT_DECAY
@@ -74,12 +76,24 @@ class SearchSection(Section):
     lanes: Count = 4
     sampler: Annotated[str, WrapValidator(_sampler)] = "fewtune"
     stop: Literal["auto"] | None = None  # auto: end early if little more can be expected
-    workers: Count = 1  # auto: as many as the cluster has room for, also when it grows or shrinks
+    workers: Workers = 1
     cpus_per_worker: PositiveInt = 1
     # None: one whole GPU per worker if the cluster has GPUs when the search starts.
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | None = None
     # Seconds without a sign of life after which a worker on Ray is killed and replaced.
     worker_timeout: Annotated[float, Field(ge=10, le=86400)] = 120.0
+
+    @property
+    def kinds(self) -> Sequence[WorkersSection]:
+        """The kinds of workers; empty if all workers are alike."""
+        return self.workers if isinstance(self.workers, list) else ()
+
+    @property
+    def n_workers(self) -> int | None:
+        """The number of workers; None for as many as the cluster has room for."""
+        if isinstance(self.workers, list):
+            return sum(kind.count for kind in self.workers)
+        return None if self.workers == "auto" else self.workers
 
 
 class Config(SearchableConfig):

@@ -12,6 +12,7 @@ from orchestrator.config.sections.range_rules import errors_of
 from orchestrator.config.sections.searched import SearchableConfig
 from orchestrator.config.sections.section import Name, Section, TaskName, section_error
 from orchestrator.config.sections.space import RangeSection, WeightsSection, parse_scalar
+from orchestrator.config.sections.workers import whole_if_above_one
 from orchestrator.space.choices import Choice, WholeRange
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -139,12 +140,7 @@ class OwnSearchSection(SearchSection):
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     trial_timeout: Annotated[float, Field(gt=0)] | None = None
 
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _whole(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise section_error(ErrorDetail("", "must be a whole number if it is above 1.", value))
-        return value
+    _whole = field_validator("gpus_per_worker")(whole_if_above_one)
 
 
 class OwnLoopConfig(SearchableConfig):

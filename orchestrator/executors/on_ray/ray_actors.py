@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from fewshot.errors.disk import disk_problem
 from fewshot.errors.inputs import FewtuneError
 from orchestrator.executors.inline import WorkerStates, as_worker_error
+from orchestrator.executors.kinds import WorkerKind
 from orchestrator.executors.on_ray.connection import join
 from orchestrator.executors.on_ray.ray_worker import SIGNS, RayWorker, naming_node
 from orchestrator.executors.on_ray.signs import Signs
-from trials.contract import Outcome, Recipe, TrialSpec, Turn
+from trials.contract import Outcome, TrialSpec, Turn
 
 log = logging.getLogger(__name__)
 
@@ -40,29 +41,23 @@ class RayExecutor:
     and not by Ray, because Ray would hide that its trials were lost. If a part of the Ray on this
     machine dies, Ray is started anew, and all workers hand back their trials.
 
+    kinds: what the workers need and train. If only a part of the trials can be trained, because the
+    nodes for one kind are missing, the others wait.
     lanes: number per worker, or a function that returns it; the function runs with the resources of
-    a worker.
+    a worker of the first kind.
     worker_timeout: seconds without a sign of life after which a worker is killed and replaced.
-    workers: number of workers; None for as many as the nodes of the cluster have room for, also
-    when nodes come and go.
-    cpus_per_worker: cores and threads per worker; one is enough for the small matrices of most
-    recipes.
-    gpus_per_worker: 0 to 1, or a whole number for a user's own loop; None for one GPU per worker if
-    the cluster has GPUs. If two workers
-    share a GPU, one trains while the other waits for orders. Ray fills one GPU after the other.
     folder, cache: every node must see the same files there.
+    If two workers share a GPU, one trains while the other waits for orders. Ray fills one GPU after
+    the other.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        kinds: Sequence[WorkerKind],
         *,
         lanes: int | Callable[[], int],
         folder: Path,
         cache: Path,
-        workers: int | None = None,
-        cpus_per_worker: int = 1,
-        gpus_per_worker: float | None = None,
         worker_timeout: float = 120.0,
     ) -> None:
         self._actors: dict[int, Any] = {}
@@ -75,14 +70,14 @@ class RayExecutor:
         self._connection, self._ray_losses = join(), 0
         try:
             cluster = ray.cluster_resources()
-            gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-            gpu = (1 if gpus else 0) if gpus_per_worker is None else gpus_per_worker
-            self._share = {"num_gpus": gpu, "num_cpus": min(cpus, cpus_per_worker)}
+            self._kinds, self._needs = kinds, [kind.needs(cluster) for kind in kinds]
             self.lanes = lanes if isinstance(lanes, int) else self._ask_worker(lanes)
-            self._arguments = (recipe, self.lanes, str(folder), str(cache), cpus_per_worker)
-            self._follows, self._looked = workers is None, time.monotonic()
+            self._places = self.lanes, str(folder), str(cache)
+            self._follows, self._looked = kinds[0].count is None, time.monotonic()
             self._too_many = False  # more workers than the cluster has room for
-            workers = workers or self._room()
+            # The number of the kind of each worker.
+            self._kind_of = [i for i, kind in enumerate(kinds) for _ in range(kind.count or 1)]
+            workers = self._room() if self._follows else len(self._kind_of)
             self._roster = WorkerStates(workers, self.lanes)
             for worker in range(workers):
                 self._spawn(worker)
@@ -92,7 +87,7 @@ class RayExecutor:
 
     def _ask_worker(self, lanes: Callable[[], int]) -> int:
         # With `max_calls=1` the process ends after the call and frees its memory.
-        task = ray.remote(max_calls=1, **self._share)(_called)
+        task = ray.remote(max_calls=1, **self._needs[0])(_called)
         reference = task.remote(lanes)
         while not ray.wait([reference], timeout=1.0)[0]:
             if part := self._dead_part():
@@ -104,12 +99,19 @@ class RayExecutor:
 
     def _spawn(self, worker: int) -> None:
         self._spawned[worker] = time.monotonic()
+        kind, needs = self._kind(worker)
         remote = ray.remote(
-            max_restarts=0, max_task_retries=0, concurrency_groups={SIGNS: 1}, **self._share
+            max_restarts=0, max_task_retries=0, concurrency_groups={SIGNS: 1}, **needs
         )
-        self._actors[worker] = remote(RayWorker).remote(worker, *self._arguments)
+        arguments = worker, kind.recipe, *self._places, kind.cpus
+        self._actors[worker] = remote(RayWorker).remote(*arguments)
         self._actors[worker].prepare.remote()
         self._ask(worker, 0.0)
+
+    def _kind(self, worker: int) -> tuple[WorkerKind, Mapping[str, Any]]:
+        """The kind of a worker, and what it needs in Ray."""
+        kind = 0 if self._follows else self._kind_of[worker]
+        return self._kinds[kind], self._needs[kind]
 
     def _ask(self, worker: int, seconds: float) -> None:
         """Ask for the next sign of life."""
@@ -117,6 +119,12 @@ class RayExecutor:
 
     def idle(self) -> Mapping[int, int]:
         return dict(self._roster.idle)
+
+    def workers_for(self, spec: TrialSpec) -> Collection[int]:
+        if len(self._kinds) == 1:
+            return self._actors.keys()
+        fitting = {i for i, kind in enumerate(self._kinds) if kind.may_train(spec)}
+        return [worker for worker, kind in enumerate(self._kind_of) if kind in fitting]
 
     def send_orders(
         self, worker: int, release: Mapping[str, Outcome], admit: Sequence[TrialSpec]
@@ -129,7 +137,8 @@ class RayExecutor:
 
     def _room(self) -> int:
         """The number of workers that the living nodes have room for, at least one."""
-        share = {"CPU": self._share["num_cpus"], "GPU": self._share["num_gpus"]}
+        needs = self._needs[0]
+        share = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], **needs.get("resources", {})}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         rooms = (
             min(int(node.get(name, 0) / part) for name, part in share.items() if part)
@@ -224,7 +233,7 @@ class RayExecutor:
         log.warning(
             "worker_waits worker=%d its %d trials go to other workers, as it has not started; it "
             "needs %s",
-            *(worker, len(turn.returned), self._share),
+            *(worker, len(turn.returned), self._kind(worker)[1]),
         )
         self._roster.remove(worker)
         self._absent.add(worker)

@@ -279,6 +279,8 @@ def fixed_config(
         data["steps"] = 0
         data = {k: v for k, v in data.items() if k not in ("teacher", "distillation")}
     data["trial_seed"] = seed
+    if config.search.kinds:
+        del data["search"]["workers"]  # they are for options that are not searched any more
     data["search"].pop("sampler")  # nothing is left to search, and its code may not be there
     if "teacher" in data:
         data["teacher"].pop("trust_code", None)  # each user of the export decides this

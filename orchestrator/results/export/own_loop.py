@@ -46,7 +46,10 @@ def _fixed(config: OwnLoopConfig, best: Finalist) -> OwnLoopConfig:
     if best.task_weights:
         weights["fixed"] = dict(best.task_weights)
     space = {"task_weights": weights, **_values(best)}
-    fixed = configs.parse(configs.data_of(config) | {"space": space, "path": "."})
+    data = configs.data_of(config)
+    if config.search.kinds:
+        del data["search"]["workers"]  # they are for options that are not searched any more
+    fixed = configs.parse(data | {"space": space, "path": "."})
     assert isinstance(fixed, OwnLoopConfig), "it has a program"
     return fixed
 

@@ -12,6 +12,7 @@ from optuna.storages import InMemoryStorage
 
 from fewshot.errors.inputs import InputError
 from orchestrator.executors.inline import InlineExecutor, WorkerStates
+from orchestrator.executors.kinds import WorkerKind
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace
 from orchestrator.space.simplex import Simplex
@@ -83,12 +84,10 @@ def ray_executor(case, folder, *, workers, lanes):
     from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     return RayExecutor(
-        case.recipe,
+        [WorkerKind(recipe=case.recipe, count=workers, gpus=1 / workers)],
         lanes=lanes,
         folder=folder,
         cache=case.cache,
-        workers=workers,
-        gpus_per_worker=1 / workers,
     )
 
 

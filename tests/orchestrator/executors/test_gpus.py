@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.config.loading import parse
 from orchestrator.config.recipes import recipe_of
+from orchestrator.executors.kinds import WorkerKind
 from tests.orchestrator import own_loops
 from tests.orchestrator.executors.test_executors import wait
 from tests.orchestrator.executors.test_liveness import own_spec, ray_started
@@ -31,12 +32,10 @@ def test_workers_fill_one_gpu_after_the_other(tmp_path, share, seen):
 
     recipe = recipe_of(parse(own_loops.data("sees_gpus")))
     executor = RayExecutor(
-        recipe,
+        [WorkerKind(recipe=recipe, count=len(seen), gpus=share)],
         lanes=1,
         folder=tmp_path / "runs",
         cache=tmp_path / "cache",
-        workers=len(seen),
-        gpus_per_worker=share,
     )
     try:
         for worker in range(len(seen)):

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.executors.kinds import WorkerKind
 from tests.orchestrator.executors.test_executors import case, wait
 from tests.orchestrator.executors.test_liveness import process_of
 from tests.trials.conformance import retried
@@ -66,11 +67,10 @@ def executing(case, folder, *, timeout):
     from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     executor = RayExecutor(
-        case.recipe,
+        [WorkerKind(recipe=case.recipe, count=None)],
         lanes=1,
         folder=folder / "runs",
         cache=folder / "cache",
-        workers=None,
         worker_timeout=timeout,
     )
     try:

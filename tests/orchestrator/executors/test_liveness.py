@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.config.loading import parse
 from orchestrator.config.recipes import recipe_of
+from orchestrator.executors.kinds import WorkerKind
 from tests.orchestrator import own_loops
 from tests.orchestrator.executors.test_executors import case, wait
 from tests.trials.conformance import retried
@@ -65,13 +66,10 @@ def executing(recipe, folder, *, lanes=2, workers=1, timeout=TIMEOUT, cpus_per_w
     from orchestrator.executors.on_ray.ray_actors import RayExecutor
 
     executor = RayExecutor(
-        recipe,
+        [WorkerKind(recipe=recipe, count=workers, cpus=cpus_per_worker, gpus=0)],
         lanes=lanes,
         folder=folder / "runs",
         cache=folder / "cache",
-        workers=workers,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=0,
         worker_timeout=timeout,
     )
     try:

@@ -157,6 +157,7 @@ import dataclasses, json, sys
 from pathlib import Path
 from typing import Any
 from orchestrator.executors.on_ray.local_ray import restrict_ray_to_localhost
+from orchestrator.executors.kinds import WorkerKind
 from tests.trials.conformance import protonet
 restrict_ray_to_localhost()
 from orchestrator.executors.on_ray.ray_actors import RayExecutor
@@ -175,7 +176,8 @@ def processes():
 
 folder = Path(sys.argv[1])
 case = protonet(folder)
-executor = RayExecutor(case.recipe, lanes=2, folder=folder, cache=case.cache, workers=1)
+kinds = [WorkerKind(recipe=case.recipe)]
+executor = RayExecutor(kinds, lanes=2, folder=folder, cache=case.cache)
 executor.send_orders(0, {}, [case.spec(0, rungs=(4, 1_000_000))])
 say(steps=[report.step for report in turn().reports], processes=processes())
 executor.send_orders(0, {}, [])

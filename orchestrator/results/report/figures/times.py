@@ -68,8 +68,8 @@ def _workers(
     found: Findings, stages: Sequence[Sequence[StudiedTrial]], running: float
 ) -> dict[str, float]:
     trained = [t for trials in stages for t in trials if t.notes.get("role") != "untrained"]
-    workers = found.config.search.workers
-    if workers == "auto" or not any("lane_seconds" in t.notes for t in trained):
+    workers = found.config.search.n_workers
+    if workers is None or not any("lane_seconds" in t.notes for t in trained):
         return {}
     training = sum(t.notes.get("lane_seconds", 0.0) for t in trained)
     scoring = sum(_scoring(trials) for trials in stages)
