@@ -245,6 +245,12 @@ def sqlite_error(path: Path, statement: str) -> BaseException:
     return raised(lambda: database.executescript(statement))
 
 
+def temporary_folder(of: Path) -> None:
+    """As `tempfile` says that it can write to no folder."""
+    text = f"No usable temporary directory found in {[str(of), '/var/tmp']}"
+    raise FileNotFoundError(errno.ENOENT, text)
+
+
 FILLING = "PRAGMA max_page_count = 3; INSERT INTO t VALUES (zeroblob(99999)); COMMIT;"
 
 
@@ -273,6 +279,7 @@ def test_an_error_is_recognised_in_every_wrapping(tmp_path: Path) -> None:
         (PermissionError(errno.EACCES, "no", "/a"), errno.EACCES, "/a"),
         (OSError(errno.EFBIG, "big"), errno.EFBIG, None),
         (OSError(errno.EDQUOT, "quota"), errno.EDQUOT, None),
+        (raised(lambda: temporary_folder(tmp_path)), errno.ENOSPC, str(tmp_path)),
         (raised(lambda: torch.save(torch.zeros(9), "/dev/full")), errno.ENOSPC, None),
         (raised(lambda: np.zeros(99999).tofile("/dev/full")), errno.ENOSPC, None),
     ]

@@ -82,6 +82,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _refused(error: BaseException) -> DiskProblem | None:
+    if full := re.search(r"No usable temporary directory found in \['([^']+)'", str(error)):
+        return DiskProblem(errno.ENOSPC, full[1]) if os.access(full[1], os.W_OK) else None
     if isinstance(error, OSError) and error.errno is not None:
         path = error.filename
         known = error.errno in _NO_SPACE or (error.errno in _NO_ACCESS and path is not None)

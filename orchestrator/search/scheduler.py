@@ -86,10 +86,10 @@ class Scheduler:
 
     def _next(self, worker: int) -> TrialSpec | None:
         """The next trial that the worker may train. Those before it wait for other workers."""
-        for spec in self._waiting:
-            if self._may_train(worker, spec):
-                self._waiting.remove(spec)
-                return spec
+        for waiting in self._waiting:
+            if self._may_train(worker, waiting):
+                self._waiting.remove(waiting)
+                return waiting
         for source in self._sources.values():
             while not self._enough_wait() and (spec := source.next()) is not None:
                 if self._may_train(worker, spec):

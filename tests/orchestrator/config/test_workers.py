@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 
 from fewshot.errors.inputs import ErrorDetail, InputError
+from orchestrator import Search
 from orchestrator.config.json_schema import json_schema
 from orchestrator.config.loading import data_of, dump, load_config, parse
 from orchestrator.config.plan import plan_of
@@ -145,6 +146,21 @@ def test_one_machine_must_have_what_all_workers_need(monkeypatch):
     assert any("need 18 CPU, and this machine has 8" in rule for rule in rules)
     assert any("need 0.02 accelerator_type:A100, and this machine has 0" in rule for rule in rules)
     check_room(config([{"count": 4}, {"count": 2, "cpus": 2}]))
+
+
+def test_an_export_has_no_kinds_of_workers(tmp_path, monkeypatch):
+    """They are for options that are not searched any more. One process trains all recipes."""
+    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
+    search = Search(config(KINDS, trials=3), home=tmp_path)
+    search.run(executor="inline")
+    exported = load_config(tmp_path / "searches" / "toy" / "best" / "config.yaml")
+    assert exported.search.workers == 1
+    space = own_loops.data()["space"] | {"size": {"choices": ["small", "large"]}}
+    workers = [{"count": 1, "gpus": 1}, {"count": 2, "only": {"size": ["small"]}}]
+    options = own_loops.data()["search"] | {"workers": workers, "trials": 3}
+    Search(own_loops.data(space=space, search=options), home=tmp_path).run(executor="inline")
+    exported = load_config(tmp_path / "searches" / "own" / "best" / "config.yaml")
+    assert exported.search.workers == 1
 
 
 def test_the_schema_knows_kinds():
