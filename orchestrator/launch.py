@@ -86,7 +86,7 @@ def run(
     before = _before(config, home, resume, whole)
     earlier = None if from_search is None else trials_from(from_search, plan, home)
     if before is not None and before.state == "complete":
-        return SearchResult(before, _send_rest(config, home, plan, should_stop))
+        return SearchResult(before, _send_rest(config, home, plan, resume, should_stop))
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         check_room(config)
     observe("data", None)  # type: ignore[arg-type]
@@ -140,10 +140,12 @@ def run(
         return SearchResult(summary, sent)
 
 
-def _send_rest(config: AnyConfig, home: Home, plan: Plan, should_stop: Callable[[], bool]) -> bool:
+def _send_rest(
+    config: AnyConfig, home: Home, plan: Plan, resume: bool, should_stop: Callable[[], bool]
+) -> bool:
     """Send to MLflow what a complete search left in its outbox; as `mlflow_record.drained`."""
     with home.owned(plan.name), open_storage(home.storage(plan.name)) as storage:
-        own = identity.assign_id(config, home, open_records(plan, storage))
+        own = identity.assign_id(config, home, open_records(plan, storage), resume=resume)
         return drained(recorder_of(home, plan, own), should_stop)
 
 

@@ -35,6 +35,8 @@ FORMER = "former_trials"  # the numbers of trials before the search got more of 
 STOPPED_EARLY = "stopped_early"  # why the search has fewer trials than planned
 WHOLE = "whole"  # the number of planned trials that are all run, without stopping early
 TRIALS = "search.trials"
+# Where trials run does not matter for their scores, except for rounding, and nodes come and go.
+_WORKERS = tuple(f"search.{key}" for key in ("workers", "cpus_per_", "gpus_per_", "worker_timeout"))
 _LONGEST = 80  # maximum number of characters of a value in a message
 
 
@@ -246,16 +248,17 @@ def _changes(
 
 
 def _refused(before: Mapping[str, Any], config: AnyConfig, *, resume: bool) -> list[ErrorDetail]:
-    """The differences from an earlier config, without more trials if the search is resumed."""
-    details = list(differences(before, config))
-    if before.get("search", {}).get("trials", math.inf) >= config.search.trials:
-        return details
-    remedy = "Add `--resume` (`resume=True`) to continue with more trials."
-    return [
-        replace(detail, remedy=remedy) if detail.path == TRIALS else detail
-        for detail in details
-        if not (resume and detail.path == TRIALS)
-    ]
+    """The differences from an earlier config, without those that a resumed search may have."""
+    more = before.get("search", {}).get("trials", math.inf) < config.search.trials
+    details = []
+    for detail in differences(before, config):
+        what = "other workers" if detail.path.startswith(_WORKERS) else ""
+        what = "more trials" if more and detail.path == TRIALS else what
+        if what and resume:
+            continue
+        remedy = f"Add `--resume` (`resume=True`) to continue with {what}." if what else ""
+        details.append(replace(detail, remedy=remedy))
+    return details
 
 
 def differences(before: Mapping[str, Any], config: AnyConfig) -> Iterator[ErrorDetail]:

@@ -1,9 +1,11 @@
 """Kinds of workers in configs."""
 
+import re
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from fewshot.errors.inputs import ErrorDetail, InputError
 from orchestrator import Search
@@ -13,6 +15,7 @@ from orchestrator.config.plan import plan_of
 from orchestrator.launch import _worker_kinds, check_room
 from orchestrator.search.forecast import workers_of
 from tests.orchestrator import own_loops, tiny
+from tests.paths import ROOT
 
 CHOICES = {
     "model": {"name": "mlp", "hidden": {"choices": [[4], [64, 64]]}},
@@ -161,6 +164,15 @@ def test_an_export_has_no_kinds_of_workers(tmp_path, monkeypatch):
     Search(own_loops.data(space=space, search=options), home=tmp_path).run(executor="inline")
     exported = load_config(tmp_path / "searches" / "own" / "best" / "config.yaml")
     assert exported.search.workers == 1
+
+
+def test_the_example_of_the_page_has_no_faults():
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    example = yaml.safe_load(block)
+    usual = data_of(load_config(ROOT / "configs" / "quickstart.yaml"))
+    found = parse(usual | example | {"search": usual["search"] | example["search"]})
+    assert [kind.count for kind in found.search.kinds] == [2, 8]
 
 
 def test_the_schema_knows_kinds():

@@ -92,6 +92,21 @@ def test_fewer_trials_in_the_config_and_other_changes_are_refused(home, tmp_path
         small(tmp_path / "empty").run(executor="inline", resume=True, trials=12)
 
 
+def test_a_resumed_search_may_have_other_workers(home) -> None:
+    other = ("search.workers=[{count: 2}, {count: 1, cpus: 2}]", "search.worker_timeout=60")
+    with pytest.raises(
+        InputError, match=r"search\.worker_timeout: .*to continue with other workers"
+    ):
+        small(home, *other).run(executor="inline", trials=None)
+    small(home, *other).run(executor="inline", resume=True, trials=8)
+    assert len(Search.open("functions", home=home).config["search"]["workers"]) == 2
+    # It has ended; an ended search can be asked for again, too.
+    summary = small(home, "search.trials=8").run(executor="inline", resume=True)
+    assert sum(summary.trials.values()) == 8
+    with pytest.raises(InputError, match=r"search\.lanes"):
+        small(home, "search.trials=8", "search.lanes=3").run(executor="inline", resume=True)
+
+
 @pytest.mark.parametrize("kept", range(3))
 def test_a_kill_between_the_notes_of_an_extension_leaves_a_search_to_resume(
     home, monkeypatch, kept
