@@ -74,18 +74,23 @@ def _run(task: dict[str, Any], orders: TextIO, messages: TextIO) -> dict[str, An
         train = function_named(task["function"], task["path"])
         if task["trial"] is not None:
             _train(train, task, orders, messages)
-    except InputError as error:
+    except Exception as error:
+        return _failed(error)
+    return {"kind": "ended"}
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """How a task failed: because of a disk, of the input, of the scores or of the function."""
+    failure, problem = failure_of(error), disk_problem(error)
+    if problem is not None and problem.of_machine:
+        path = problem.path or f"A file of the training function{place_of(error)}"
+        return {"kind": "failed", "disk": [problem.errno, path]}
+    if isinstance(error, InputError):
         details = [(d.path, d.rule, d.found, d.remedy) for d in error.details]
         return {"kind": "failed", "error": str(error), "details": details}
-    except BadScores as error:
+    if isinstance(error, BadScores):
         return {"kind": "failed", "error": str(error)}
-    except Exception as error:
-        if (problem := disk_problem(error)) and problem.of_machine:
-            path = problem.path or f"A file of the training function{place_of(error)}"
-            return {"kind": "failed", "disk": [problem.errno, path]}
-        failure = failure_of(error)
-        return {"kind": "failed", "error": failure.message, "traceback": failure.traceback}
-    return {"kind": "ended"}
+    return {"kind": "failed", "error": failure.message, "traceback": failure.traceback}
 
 
 def function_named(name: str, path: list[str]) -> Callable[[Trial], Iterator[Any]]:

@@ -184,6 +184,17 @@ def test_a_full_disk_is_no_failure_of_the_trial(tmp_path):
     assert story.result.outcome == "complete"
 
 
+def test_a_full_disk_at_the_import_is_no_failure_of_the_trial(tmp_path):
+    (tmp_path / "importing.py").write_text("open('/dev/full', 'w', buffering=1).write('data\\n')")
+    of = recipe("importing:train")
+    of = replace(of, function=replace(of.function, folder=str(tmp_path)))
+    found = program(tmp_path / "runs", of)
+    found.admit(spec(of=of))
+    with pytest.raises(OSError, match="No space left on device"):
+        found.advance()
+    assert found.ended() == []
+
+
 def test_the_last_output_of_a_process_that_ended_is_kept(tmp_path):
     failing = recipe("fails")
     how = list(loops.FAILURES).index("its process exited with code 4")
