@@ -162,3 +162,21 @@ def home_with_glyphs(drawn_glyphs: Path) -> Callable[[Path], Path]:
         return home
 
     return made
+
+
+@pytest.fixture(scope="session")
+def home_set_up(
+    home_with_glyphs: Callable[[Path], Path], mlflow_set_up: Callable[..., None]
+) -> Callable[[Path], Path]:
+    """Makes a home for a search in a process of its own: the glyphs and MLflow's database exist.
+
+    Such a process would draw and migrate for some fifteen seconds before its first trial.
+    """
+    from orchestrator.record.home import Home
+    from orchestrator.tracking.mlflow_client import connect
+
+    def made(home: Path) -> Path:
+        connect(Home(home_with_glyphs(home)).tracking_uri)  # here, where the database is copied
+        return home
+
+    return made

@@ -29,6 +29,7 @@ from orchestrator.record.disk_errors import disk_error
 from orchestrator.record.home import Home
 from orchestrator.record.studies.journal import _File
 from orchestrator.tracking import mlflow_runs as recording
+from orchestrator.tracking.mlflow_client import connect
 from orchestrator.tracking.sending import outbox
 from tests.orchestrator.tiny import config, quiet
 
@@ -165,6 +166,7 @@ def test_so_it_is_said_of_a_worker_that_ray_runs(
 ) -> None:
     given, checkpoints = tmp_path / "ray.yaml", Home(tmp_path).checkpoints("toy")
     given.write_text(dump(config()))
+    connect(Home(tmp_path).tracking_uri)  # here, where the database is copied
     checkpoints.mkdir(parents=True)
     (checkpoints / "search-0001.partial").symlink_to("/dev/full")
     command = [sys.executable, "-m", "orchestrator.cli", "search", given, "--home", tmp_path]

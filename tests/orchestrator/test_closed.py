@@ -19,6 +19,7 @@ from orchestrator.config.loading import dump
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.tracking.dashboard import _free_port, server
+from orchestrator.tracking.mlflow_client import connect
 from tests.orchestrator import tiny
 from tests.orchestrator.executors.test_local_ray import is_loopback, listening
 from tests.paths import ROOT
@@ -44,6 +45,7 @@ PATHS = ("/api/jobs/", "/api/version", "/nodes", "/metrics", "/api/job_agent/job
 
 @pytest.mark.slow
 def test_a_dashboard_listens_on_the_loopback_interface_only(tmp_path: Path) -> None:
+    connect(Home(tmp_path).tracking_uri)  # here, where the database is copied
     with closing(server(tmp_path, _free_port("127.0.0.1", 0))) as running:
         running.wait(timeout=250)
         found = listening(running.process.pid)
@@ -58,6 +60,7 @@ def test_a_search_listens_on_the_loopback_interface_only(tmp_path: Path) -> None
     """With all that a search starts: Ray, its workers, MLflow's sender."""
     config, home = tmp_path / "toy.yaml", tmp_path / "home"
     config.write_text(dump(tiny.config(steps=100_000)))
+    connect(Home(home).tracking_uri)  # here, where the database is copied
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "orchestrator.cli", "search", str(config), "--home", str(home)]

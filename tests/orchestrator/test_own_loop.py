@@ -25,11 +25,15 @@ from orchestrator.record.search_records import read_records
 from orchestrator.results.export.own_loop import _fixed
 from orchestrator.results.retrained import Finalist
 from orchestrator.search.finals.intervals import Interval
+from orchestrator.tracking.mlflow_client import connect
 from tests.orchestrator import own_loops
+from tests.orchestrator.cli.test_cli import called
 from tests.orchestrator.own_loops import data
 from tests.orchestrator.tiny import quiet
 from tests.paths import ROOT
 from tests.trials.own_loop.test_program import running, wait_until
+
+__all__ = ["called"]  # a fixture
 
 PAGE = (ROOT / "docs" / "own_loop.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
@@ -248,8 +252,9 @@ def test_a_search_takes_a_function(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_path):
+def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_path, called):
     home, path = Home(tmp_path / "home"), tmp_path / "search.yaml"
+    connect(home.tracking_uri)  # here, where the database is copied
     options = {"trials": 5, "reference_trials": 2, "finalists": 1, "seeds": 2, "rungs": [0.3, 0.6]}
     path.write_text(dump(parse(data("slow", steps=10, search=options))))
     command = [sys.executable, "-m", "orchestrator.cli", "search", str(path)]
@@ -265,14 +270,7 @@ def test_a_killed_search_is_resumed_without_losing_or_repeating_anything(tmp_pat
             process.send_signal(signal.SIGKILL)
         pids = [int(p.read_text()) for p in home.checkpoints("own").glob("*/files/pid")]
         wait_until(lambda pids=pids: not any(map(running, pids)), 5)
-    done = subprocess.run(
-        [*command, "--resume", "--json"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = called(*command[3:], "--resume", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert sum(summary["trials"].values()) == 5
@@ -320,6 +318,7 @@ class TestTheExamplesOfThePage:
         (tmp_path / "loop.py").write_text(LOOP, encoding="utf-8")
         (tmp_path / "search.yaml").write_text(CONFIG, encoding="utf-8")
         (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+        connect(Home(tmp_path / "runs").tracking_uri)  # here, where the database is copied
         return tmp_path
 
     def run(self, folder, *words):
@@ -339,7 +338,7 @@ class TestTheExamplesOfThePage:
     @pytest.mark.timeout(900)
     def test_a_plain_loop_of_pytorch(self, folder):
         self.run(folder, "-m", "orchestrator.cli", "check", "search.yaml")
-        small = {"trials": 5, "reference_trials": 2, "finalists": 1, "seeds": 2}
+        small = {"trials": 3, "reference_trials": 1, "finalists": 1, "seeds": 2}
         words = [w for key, n in small.items() for w in ("--set", f"search.{key}={n}")]
         out = self.run(
             *(folder, "-m", "orchestrator.cli", "search", "search.yaml", *words),

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from orchestrator.record.heartbeat import SILENT_SECONDS
+from orchestrator.record import heartbeat
 from tests.orchestrator.cli.test_cli import called, home
 from tests.test_signals import searching, trains, wait_until
 
@@ -15,7 +15,9 @@ __all__ = ["called", "home"]  # fixtures
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_search_that_runs_hangs_and_dies(tmp_path, called):
+def test_a_search_that_runs_hangs_and_dies(tmp_path, home_set_up, called, monkeypatch):
+    home_set_up(tmp_path)
+
     def state(command: str) -> str:
         if command == "list":
             (found,) = json.loads(called("list", "--home", tmp_path, "--json").stdout)
@@ -32,7 +34,8 @@ def test_a_search_that_runs_hangs_and_dies(tmp_path, called):
         )
         assert {state(command) for command in ("status", "show", "list")} == {"running"}
         process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: state("status") == "stalled", process, SILENT_SECONDS + 120)
+        monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 2 * heartbeat.INTERVAL)
+        wait_until(lambda: state("status") == "stalled", process)
         assert {state(command) for command in ("show", "list")} == {"stalled"}
         assert "exists but does nothing" in said(called, tmp_path)
         os.killpg(process.pid, signal.SIGKILL)

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.config.loading import dump, parse
 from orchestrator.record.home import Home
+from orchestrator.tracking.mlflow_client import connect
 from tests.orchestrator.executors.test_liveness import ray_started
 from tests.orchestrator.own_loops import data
 from tests.orchestrator.test_own_loop import assert_nothing_is_lost_or_doubled, reported
@@ -65,6 +66,7 @@ def searching(command, messages):
 @pytest.mark.timeout(1800)
 def test_a_search_survives_whatever_happens_to_its_worker(tmp_path):
     home, path, said = Home(tmp_path / "home"), tmp_path / "search.yaml", tmp_path / "said"
+    connect(home.tracking_uri)  # here, where the database is copied
     options = {"trials": 8, "reference_trials": 2, "finalists": 1, "seeds": 2, "rungs": [0.3, 0.6]}
     options["worker_timeout"] = 10
     path.write_text(dump(parse(data("slow", steps=10, search=options))))

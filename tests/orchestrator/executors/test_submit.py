@@ -36,7 +36,8 @@ def ended(env, address: str) -> str:
     raise AssertionError("the job did not end")
 
 
-def test_a_submitted_search_runs_to_its_export(token_cluster, tmp_path: Path):
+def test_a_submitted_search_runs_to_its_export(token_cluster, tmp_path: Path, home_set_up):
+    home_set_up(tmp_path)
     env, address = dict(token_cluster.env), token_cluster.address
     small = sets(**{"search.trials": 6})
     done = fewtune(env, "submit", QUICKSTART, "--address", address, "--home", tmp_path, *small)

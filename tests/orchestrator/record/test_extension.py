@@ -17,7 +17,7 @@ from orchestrator.record.search_records import read_records
 from orchestrator.sampling.sampler import Sampler
 from tests.orchestrator import toys
 from tests.orchestrator.cli.test_cli import called
-from tests.orchestrator.test_api import mlflow_client, runs, small
+from tests.orchestrator.test_api import SMALL, mlflow_client, runs, small
 from tests.orchestrator.tiny import quiet
 from tests.paths import ROOT
 
@@ -141,15 +141,17 @@ def test_an_interrupted_search_gets_more_trials(tmp_path) -> None:
     assert sum(search.run(executor="inline", resume=True, trials=8).trials.values()) == 8
 
 
-def command(home, *words):
+def words(home):
+    """The command that goes on with the search of `ended`."""
+    sets = [word for text in SMALL for word in ("--set", text)]
     config = ROOT / "configs" / "functions.yaml"
-    from tests.orchestrator.test_api import SMALL
+    return ["search", config, "--home", home, *sets, "--executor", "inline", "--json"]
 
-    sets = [word for text in [*SMALL, "steps=40"] for word in ("--set", text)]
-    line = [sys.executable, "-m", "orchestrator.cli", "search", config, "--home", home, *sets]
+
+def command(home, *more):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*map(str, line), "--executor", "inline", "--json", *words],
+        [sys.executable, "-m", "orchestrator.cli", *map(str, words(home)), *more],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -160,29 +162,26 @@ def command(home, *words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_search_that_is_killed_while_it_goes_on_can_be_resumed(tmp_path) -> None:
-    first = command(tmp_path)
-    assert first.communicate()[0], "it ended"
+def test_a_search_that_is_killed_while_it_goes_on_can_be_resumed(home, called) -> None:
     for more in range(2):
-        process = command(tmp_path, "--resume", "--trials", "40")
-        while process.poll() is None and started(tmp_path) < 8 + 6 * more:
+        process = command(home, "--resume", "--trials", "24")
+        while process.poll() is None and started(home) < 8 + 4 * more:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    out, err = (last := command(tmp_path, "--resume")).communicate()  # without the number
-    assert last.returncode == 0, err
-    shown = json.loads(out.splitlines()[-1])
-    assert sum(shown["trials"].values()) == 40
+    last = called(*words(home), "--resume")  # without the number
+    assert last.returncode == 0, last.stderr
+    shown = json.loads(last.stdout.splitlines()[-1])
+    assert sum(shown["trials"].values()) == 24
     assert shown["state"] == "complete"
-    found = runs(mlflow_client(Search.open("functions", home=tmp_path)))
+    found = runs(mlflow_client(Search.open("functions", home=home)))
     keys = [run.data.tags["fewtune.key"] for run in found]
     assert len(keys) == len(set(keys))
     assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
-    refused = command(tmp_path, "--resume", "--trials", "20")
-    out, err = refused.communicate()
+    refused = called(*words(home), "--resume", "--trials", "23")
     assert refused.returncode == 2
-    assert "must be at least 40" in err
+    assert "must be at least 24" in refused.stderr
 
 
 def started(home) -> int:

