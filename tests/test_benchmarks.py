@@ -249,6 +249,20 @@ def test_distillation_writes_the_temperature_curve(tmp_path, data):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_first_report_measures_the_start_of_a_search(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    run = benchmark(
+        "first_report", "--executors", "inline", "--seeds", 1, "--json", out, home=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    rows = {
+        row["metric"]: row["value"] for row in map(json.loads, out.read_text().splitlines()[:-1])
+    }
+    assert 0 < rows["began_seconds"] < rows["ready_seconds"] < rows["first_report_seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_search_quality_writes_the_regret_of_searches(tmp_path):
     out = tmp_path / "rows.jsonl"
     run = benchmark("search_quality", "sparse_8", "--quick", "--json", out, home=tmp_path)
