@@ -11,7 +11,8 @@ the first noise only. Variants are samplers: the product's own, Optuna's on the 
 and Optuna's TPE on the coordinates of its FAQ.
 
 All of it takes many hours: `--done FILE` keeps each search that has ended, and a later run with the
-same file goes on. The searches of one seed are run before those of the next.
+same file goes on. The searches of one seed are run before those of the next. Those of docs/log.md
+are in `records/search_quality.jsonl`; a change of the sampler makes its own searches there invalid.
 """
 
 import argparse
