@@ -76,6 +76,7 @@ class Problem:
 _MAML, _CONVOLUTIONS = Timing(step=1.011e-3, report=0.8e-3), Timing(step=13.6e-3, report=0.8e-3)
 PROBLEMS: Mapping[str, Problem] = {
     "one_lane_1_second": Problem(1_000, Timing(step=1e-3, report=0), lanes=1),  # not measured
+    "one_lane_2_seconds": Problem(2_000, Timing(step=1e-3, report=0), lanes=1),  # not measured
     "maml_functions": Problem(1_000, _MAML),
     "maml_sinusoid_70000": Problem(70_000, _MAML),  # the steps of the MAML paper
     "protonet_omniglot_conv": Problem(500, _CONVOLUTIONS),
