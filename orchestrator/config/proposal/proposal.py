@@ -61,18 +61,24 @@ class _Split:
     of_classes: bool
 
 
+_DEFAULT_NAME = "search"  # of a config that `fewtune init` writes
+
+
 def propose(
     data: Path | None, out: Path, *, label: str | None = None, group: str | None = None
 ) -> Proposal:
     """A config for `data`, to be written to `out`; without data, for families of functions.
+
+    The search has the name of `out`, or that of the data if `out` has its default name.
 
     label: the column to predict, group: the column whose values are the tasks; both are guessed
     from names and contents if they are None. Comments in the config give the reasons.
 
     Raises InputError if the data cannot be read, or does not contain enough tasks for a split.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", (data.name if data else "functions").split(".")[0])
-    name = name.strip("._-") or "search"
+    source = data.name if data else "functions"
+    given = source.split(".")[0] if out.stem == _DEFAULT_NAME else out.stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", given).strip("._-") or _DEFAULT_NAME
     if data is None:
         return _for_functions(name)
     columns = read_columns(data)

@@ -53,6 +53,13 @@ def test_texts_with_domains_are_split_by_domain(tmp_path, ending):
     assert search.config["datasets"]["data"]["path"] == data.name, "relative to the config"
 
 
+def test_a_config_with_a_name_of_its_own_names_the_search(tmp_path):
+    texts().to_csv(tmp_path / "texts.csv", index=False)
+    out = tmp_path / "mine.yaml"
+    assert cli.main(["init", str(tmp_path / "texts.csv"), "--out", str(out)]) == 0
+    assert Search.from_yaml(out).name == "mine", "as `fewtune show mine` expects it"
+
+
 def test_texts_without_domains_are_split_by_class(tmp_path):
     texts()[["text", "intent"]].to_csv(tmp_path / "texts.csv", index=False)
     search, found = checked(tmp_path, tmp_path / "texts.csv")
