@@ -1,5 +1,7 @@
 """Which GPUs the workers get. Ray is told of four GPUs that need not exist."""
 
+import time
+
 import pytest
 
 from orchestrator.config.loading import parse
@@ -16,6 +18,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 def four_gpus():
     with ray_started(num_cpus=4, num_gpus=4):
         yield
+
+
+@pytest.fixture(autouse=True)
+def all_gpus_free(four_gpus):
+    """Ray frees the GPUs of the workers of the test before some time after `ray.kill`."""
+    import ray
+
+    deadline = time.monotonic() + 300
+    while ray.available_resources().get("GPU") != 4.0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
