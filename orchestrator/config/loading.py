@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_error
 from fewshot.models.pretrained.encoder import ENCODERS, names_module
 from fewshot.registry import in_untrusted_config, is_import_path
-from orchestrator.config.cross_checks import cross_check
+from orchestrator.config.checks.cross_checks import cross_check
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig, config_class
 from orchestrator.config.sections.searched import (

@@ -6,13 +6,10 @@ All nodes are on this machine. The search ends with one sentence, and goes on wh
 import errno
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +19,7 @@ from orchestrator.record.home import Home
 from orchestrator.record.studies.journal import _File
 from orchestrator.tracking.sending.outbox import Outbox
 from tests.orchestrator import tiny
-from tests.orchestrator.executors.test_growing_cluster import added
+from tests.orchestrator.executors.nodes import cluster_of
 from tests.orchestrator.own_loops import data
 from tests.orchestrator.test_own_loop import assert_nothing_is_lost_or_doubled, reported
 from tests.test_disk import mounted, sentence
@@ -34,27 +31,19 @@ NODES = ("127.0.0.3", "127.0.0.4")
 
 
 @pytest.fixture(scope="module")
-def disks():
-    """A cluster of a head without room for a worker and two nodes; a path on the disk of each."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
+def disks(tmp_path_factory):
+    """On a cluster of a head without room for a worker and two nodes: a path on the disk of each.
 
-    # Directly in /tmp, as the path of a socket has at most 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="ftd", dir="/tmp"))
-    (folder / "ray").mkdir()
-    found = {address: folder / f"disk_of_{address}" for address in NODES}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(folder))
-        made = Cluster()
-        added(made, num_cpus=0, include_dashboard=False, node_ip_address="127.0.0.2")
-        for address, disk in found.items():
-            added(made, num_cpus=1, node_ip_address=address, env_vars={"NODE_DISK": str(disk)})
-        ray.init(address=made.address, log_to_driver=False)
-        patch.setenv("RAY_ADDRESS", made.address)
+    The addresses differ, so that a message can name a node.
+    """
+    folder = tmp_path_factory.mktemp("disks")
+    found = {address: folder / address for address in NODES}
+    nodes = [
+        {"num_cpus": 1, "node_ip_address": address, "env_vars": {"NODE_DISK": str(disk)}}
+        for address, disk in found.items()
+    ]
+    with cluster_of({"node_ip_address": "127.0.0.2"}, *nodes):
         yield found
-        ray.shutdown()
-        made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """`workers: auto` on a cluster whose nodes come and go. All nodes are on this machine."""
 
 import os
-import shutil
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.executors.kinds import WorkerKind
+from tests.orchestrator.executors.nodes import added, cluster_of
 from tests.orchestrator.executors.test_executors import case, wait
 from tests.orchestrator.executors.test_liveness import process_of
 from tests.trials.conformance import retried
@@ -20,39 +18,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
-def grown(monkeypatch):
+def grown():
     """A cluster with a head that has no room for a worker, and one node that has."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    # Ray writes the address of the cluster to this folder; other tests must not find it. The
-    # folder is directly in /tmp, as the path of a socket has at most 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="ftg", dir="/tmp"))
-    (folder / "ray").mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    made = Cluster()
-    added(made, num_cpus=0, include_dashboard=False)
-    added(made, num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def added(cluster, **options):
-    """A new node. On a busy machine it may take longer than the 30 s that Ray allows."""
-    own = psutil.Process()
-    before = set(own.children(recursive=True))
-    for left in reversed(range(8)):
-        try:
-            return cluster.add_node(**options)
-        except Exception:
-            for process in set(own.children(recursive=True)) - before:
-                process.kill()  # what has started of this node
-            if not left:
-                raise
-    raise AssertionError
+    with cluster_of({}, {"num_cpus": 1}) as made:
+        yield made
 
 
 def until(condition, executor, seconds=300):

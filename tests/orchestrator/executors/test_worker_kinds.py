@@ -1,9 +1,6 @@
 """Searches on a cluster whose nodes differ. All nodes are on this machine; its GPU is told of."""
 
 import json
-import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,7 @@ from orchestrator.config.loading import dump
 from orchestrator.record.home import Home
 from orchestrator.search.scheduler import Scheduler
 from tests.orchestrator import own_loops, tiny
-from tests.orchestrator.executors.test_growing_cluster import added
+from tests.orchestrator.executors.nodes import added, cluster_of
 from tests.orchestrator.test_own_loop import assert_nothing_is_lost_or_doubled, reported
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -24,22 +21,10 @@ GPU_NODE = {"num_cpus": 1, "num_gpus": 1, "resources": {"big": 1}}
 @pytest.fixture
 def cluster(monkeypatch):
     """A head without room for a worker, and a node without GPUs."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    folder = Path(tempfile.mkdtemp(prefix="ftk", dir="/tmp"))
-    (folder / "ray").mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
     monkeypatch.delenv("FEWTUNE_STORAGE", raising=False)
-    made = Cluster()
-    added(made, num_cpus=0, include_dashboard=False)
-    added(made, num_cpus=2, env_vars={"NODE_KIND": "small"})
-    ray.init(address=made.address, log_to_driver=False)
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    small = {"num_cpus": 2, "env_vars": {"NODE_KIND": "small"}}
+    with cluster_of({}, small) as made:
+        yield made
 
 
 def with_gpu(cluster):

@@ -1,4 +1,4 @@
-"""Checks that involve several sections of a config."""
+"""All checks that involve several sections of a config."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from fewshot.learners.learners import (
 )
 from fewshot.learners.reinforcement.world_learners import WORLD_LEARNERS
 from fewshot.models.pretrained.adapters.lora import MAX_RANK, RANK
+from orchestrator.config.checks.worker_checks import check_workers
+from orchestrator.config.checks.world_checks import check_worlds
 from orchestrator.config.plan import rungs_of
 from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.config.sections.space import RangeSection, WeightsSection
 from orchestrator.config.sections.tasks import TaskSection
 from orchestrator.config.spaces import space_of
-from orchestrator.config.worker_checks import check_workers
-from orchestrator.config.world_checks import check_worlds
 from trials.programs.teachers import EPISODIC_HEADS, TRAINED
 
 

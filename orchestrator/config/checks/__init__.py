@@ -1,0 +1,1 @@
+"""Checks that involve several sections of a config."""
