@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -28,6 +29,8 @@ OPTUNA: Mapping[str, Factory] = {
     "cmaes": CmaEsSampler,
     "random": RandomSampler,
 }
+# The last two trials of a search are the means of the 8 and of the 4 best.
+_MEANS = (8, 4)
 # These samplers store their state in the trials that they suggest, so they have to see each trial
 # being asked and told.
 _REPLAYED = (CmaEsSampler,)
@@ -68,6 +71,13 @@ class OptunaSampler:
         for _ in range(n):
             found.append(self._suggest(ended, [*running, *found], known + len(found)))
         return found
+
+    def last(self, trials: RankedTrials, left: int) -> Values | None:
+        """Parameters of the trial that is `left`-th from the end: a mean of the best.
+
+        None if fewer trials are complete. Optuna's samplers do not say what they expect.
+        """
+        return mean_of_best(trials, self._space, _MEANS[-left])
 
     def _suggest(
         self,
@@ -123,6 +133,15 @@ def _trial(
         params=dict(params),
         distributions=ranges,
     )
+
+
+def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Values | None:
+    """The mean of the best `n` complete trials that are not references; None if there are fewer.
+
+    Each of the best trials is partly best by chance; their mean is less affected by chance.
+    """
+    best = list(islice(ranked_trials.complete(reference=False), n))
+    return space.mean([t.params for t in best]) if len(best) == n else None
 
 
 def sampler_of(plan: Plan, affinity: Mapping[str, float] = NO_AFFINITY) -> Sampler | OptunaSampler:

@@ -82,6 +82,16 @@ class Sampler:
         running = self._pending(trials, ahead)
         return self._coordinates.params(self._modelled(trials, running, rng, n))
 
+    def last(self, trials: RankedTrials, left: int) -> Values | None:
+        """Parameters of the trial that is `left`-th from the end: those expected to be best.
+
+        None if there is no Gaussian process yet.
+        """
+        if not self.has_model(trials) or all(t.state == "running" for t in trials.trials):
+            return None
+        rng = np.random.default_rng([self._seed, left])
+        return self._coordinates.params(self._process(trials).expected_best(rng))[0]
+
     def expected_gain(self, trials: RankedTrials, n: int) -> tuple[float, float] | None:
         """The gain in score that n more trials promise, and the standard error of the best score.
 

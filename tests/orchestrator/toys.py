@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fewshot.errors.parts import failure_of
 from fewshot.metrics import Estimate
@@ -287,3 +288,10 @@ def quick_suggest(
     rng = np.random.default_rng(derived_seed(sampler._seed, len(trials.trials) + len(ahead)))
     box = sampler._space.box()
     return [{name: r.at(rng.random()) for name, r in box.items()} for _ in range(n)]
+
+
+def quick_sampler(patch: pytest.MonkeyPatch) -> None:
+    """Suggestions at random, which are made ahead from the first on."""
+    patch.setattr(Sampler, "suggest", quick_suggest)
+    patch.setattr(Sampler, "has_model", lambda *_: True)
+    patch.setattr(Sampler, "last", lambda self, trials, left: quick_suggest(self, trials, [])[0])

@@ -1,7 +1,9 @@
 """A Gaussian process of scores over task weights and scalars, built with BoTorch."""
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import ConstantKernel, Kernel, MaternKernel, ScaleKernel
+from gpytorch.kernels import ConstantKernel, Kernel, MaternKernel, PolynomialKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ConstantMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
@@ -27,8 +29,10 @@ _SHARES, _SCALARS, _AFFINITY, _LENGTH_SPREAD = 0.7, 0.6, 1.5, 0.8
 # Prior medians of the variances of the function and of the noise; the values have variance 1.
 _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
 # Prior median of the variance that the weights alone, or the scalars alone, explain; the variance
-# that only both together explain is 1. All of it is multiplied by the variance of the function.
-_ALONE = 4.0
+# that only both together explain is 1, and so is that of a linear function of the weights. All of
+# it is multiplied by the variance of the function.
+_ALONE, _LINEAR = 4.0, 1.0
+_TINY = 1e-4  # GPyTorch's linear kernel makes lazy matrices, in which a fit takes twice as long
 _LEAST_NOISE = 1e-6
 _FIT_STEPS = 50
 # The maximum of the acquisition function is sought among this many candidates. Each of the further
@@ -45,11 +49,13 @@ _GAIN_DRAWS = 1024  # number of functions drawn for `expected_gain`
 class GaussianProcess:
     """The posterior of the score, given values (n,) at n points.
 
-    The covariance is s (a + w) (b + r), with w of the weights and r of the scalars: the score has a
-    part that depends on the weights, one that depends on the scalars, and one that depends on both.
-    So weights that were good at bad rates are expected to be good at others. w and r are Matern
-    kernels with smoothness 5/2; r has a length scale for each feature; w is one of the shares, with
-    one length scale, times one of the affinity. Without scalars there is only s w, without weights
+    The covariance is s (a + l + w) (b + r), with l and w of the weights and r of the scalars: the
+    score has a part that depends on the weights, one that depends on the scalars, and one that
+    depends on both. So weights that were good at bad rates are expected to be good at others. l is
+    that of a linear function of the square roots of the shares: it expects more of a task whose
+    larger shares were better, also beyond the shares seen. w and r are Matern kernels with
+    smoothness 5/2; r has a length scale for each feature; w is one of the shares, with one length
+    scale, times one of the affinity. Without scalars only s (a + l + w) is left, without weights
     s r.
 
     fitted: a process whose mean, covariance and noise are used; by default they are fitted.
@@ -100,9 +106,15 @@ class GaussianProcess:
             running += self._maximum(running, rng)
         return running.take(np.arange(before, len(running)))
 
+    @quietly_on_one_thread()
+    @torch.no_grad()
+    def expected_best(self, rng: np.random.Generator) -> Points:
+        """The point with the highest posterior mean."""
+        return self._sought(lambda x: self._model.posterior(x).mean[:, 0], rng)
+
     @torch.no_grad()
     def _maximum(self, running: Points, rng: np.random.Generator) -> Points:
-        """The candidate, one point, with the highest expected improvement."""
+        """The point with the highest expected improvement."""
         seed = int(rng.integers(1 << 30))
         acquisition = qLogExpectedImprovement(
             self._model,
@@ -110,13 +122,17 @@ class GaussianProcess:
             sampler=SobolQMCNormalSampler(torch.Size([_DRAWS]), seed=seed),
             X_pending=self._features(running) if len(running) else None,
         )
+        return self._sought(lambda x: acquisition(x[:, None]), rng)
+
+    def _sought(self, of: Callable[[Tensor], Tensor], rng: np.random.Generator) -> Points:
+        """The candidate, one point, whose features have the highest value `of` them."""
         half = _CANDIDATES // 2
         top = self._best(3)
         place = self._coordinates
         wide = recombined(self._points, half, place, rng)
-        candidates = wide + near(top, half, _SPREAD, place, rng)
+        candidates = wide + top + near(top, half, _SPREAD, place, rng)
         for round_ in range(_ROUNDS):
-            found = acquisition(self._features(candidates)[:, None])
+            found = of(self._features(candidates))
             top = candidates.take(found.topk(min(_CENTRES, len(found))).indices.numpy())
             spread = _SPREAD / 2 ** (round_ + 1)
             candidates = top + near(top, half, spread, place, rng)
@@ -232,17 +248,28 @@ def _initial_parts(coordinates: Coordinates) -> _Parts:
 
 def _covariance(coordinates: Coordinates) -> Kernel:
     groups, scalars, affinity = coordinates.widths
-    parts = []
+    parts: list[Kernel] = []
     if groups:
         weights = _matern(0, groups, _SHARES)
         if affinity:
             weights = weights * _matern(groups + scalars, affinity, _AFFINITY)
-        parts.append(weights)
+        parts.append(_alone() + _linear(groups) + weights)
     if scalars:
-        parts.append(_matern(groups, scalars, _SCALARS, lengths=scalars))
-    whole = (_alone() + parts[0]) * (_alone() + parts[1]) if len(parts) == 2 else parts[0]
+        rates = _matern(groups, scalars, _SCALARS, lengths=scalars)
+        parts.append(_alone() + rates if groups else rates)
+    whole = reduce(operator.mul, parts)
     scaled = ScaleKernel(whole, LogNormalPrior(math.log(_VARIANCE), _VARIANCE_SPREAD))
     scaled.outputscale = _VARIANCE
+    return scaled
+
+
+def _linear(width: int) -> Kernel:
+    """The kernel of a linear function of the first `width` features, without a constant."""
+    linear = PolynomialKernel(power=1, active_dims=tuple(range(width)))
+    linear.offset = torch.tensor([_TINY])
+    linear.raw_offset.requires_grad_(False)  # not fitted: `_alone` is the constant
+    scaled = ScaleKernel(linear, LogNormalPrior(math.log(_LINEAR), _VARIANCE_SPREAD))
+    scaled.outputscale = _LINEAR
     return scaled
 
 

@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Protocol
 
 from orchestrator.config.plan import Plan
@@ -16,12 +15,11 @@ from orchestrator.sampling.sampler import CROWD, MOST_PENDING, Sampler
 from orchestrator.search.decisions.early_stopping import EarlyStopping, trials_before_stop
 from orchestrator.search.decisions.halving import Decision, RungScores
 from orchestrator.search.decisions.own_trials import FROM
-from orchestrator.space.search_space import SearchSpace, Values
+from orchestrator.space.search_space import Values
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import RungReport, TrialSpec
 
-# The last two trials of a search are the means of the 8 and of the 4 best.
-_MEANS = (8, 4)
+_LAST = 2  # trials of a search, which are where the sampler expects the best score
 
 
 class TrialSource(Protocol):
@@ -78,7 +76,7 @@ class SearchTrials:
         self._standings = RankedTrials(plan.space, plan.rungs)
         affinity = record.notes.get("affinity", NO_AFFINITY)
         self._sampler: Sampler | OptunaSampler = sampler_of(plan, affinity)
-        self._stopping = EarlyStopping(plan, self._sampler, len(_MEANS))
+        self._stopping = EarlyStopping(plan, self._sampler, _LAST)
         self._interrupted = deque(t for t in record.trials() if t.state == "running")
         self._at_rung: defaultdict[int, RungScores] = defaultdict(RungScores)
         for trial in record.trials():
@@ -104,9 +102,9 @@ class SearchTrials:
         if self._enqueued and (waiting := self._enqueued.next(self.record, self._plan.space)):
             file, params = waiting
             return params, {ORIGIN: "enqueued", FILE: file}
-        mean = self._mean(self._limit - n)
-        if mean is not None:
-            return mean, {}
+        left = self._limit - n
+        if left <= _LAST and (last := self._sampler.last(self.ranked_trials, left)) is not None:
+            return last, {}
         if not self._suggested:
             self._suggest(1)
         return self._suggested.popleft(), {}
@@ -122,18 +120,9 @@ class SearchTrials:
         self._standings.update(self.record.trials())
         return self._standings
 
-    def _mean(self, left: int) -> Values | None:
-        """Parameters of the trial that is `left`-th from the end, if it is a mean; else None."""
-        if left > len(_MEANS):
-            return None
-        return mean_of_best(self.ranked_trials, self._plan.space, _MEANS[-left])
-
     def prepare(self, n: int) -> None:
         # Random suggestions are cheap. They use the best references, so they are drawn late.
-        left = self._limit - len(self.record)
-        if left < n + len(_MEANS):  # the means, if any, need no suggestion
-            left -= sum(self._mean(place) is not None for place in range(1, len(_MEANS) + 1))
-        n = min(n, left) - len(self._suggested)
+        n = min(n, self._limit - len(self.record) - _LAST) - len(self._suggested)
         if n > 0 and self._has_model():
             self._suggest(n)
 
@@ -186,15 +175,6 @@ class SearchTrials:
 
 def _number(report: RungReport) -> int:
     return int(report.key.rpartition("-")[2])
-
-
-def mean_of_best(ranked_trials: RankedTrials, space: SearchSpace, n: int) -> Values | None:
-    """The mean of the best `n` complete trials that are not references; None if there are fewer.
-
-    Each of the best trials is partly best by chance; their mean is less affected by chance.
-    """
-    best = list(islice(ranked_trials.complete(reference=False), n))
-    return space.mean([t.params for t in best]) if len(best) == n else None
 
 
 def first_trials(plan: Plan, task_sizes: Mapping[str, int]) -> list[Values]:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.record.studies.study import StudiedTrial
+from orchestrator.sampling.optuna_samplers import mean_of_best
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import view
-from orchestrator.search.decisions.trial_sources import mean_of_best
 from tests.orchestrator import toys
 
 SPACE, RUNGS = toys.plan().space, toys.plan().rungs

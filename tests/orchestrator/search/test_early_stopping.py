@@ -76,12 +76,11 @@ def gains(monkeypatch, *found: tuple[float, float]) -> list[int]:
         return found[min(len(asked), len(found)) - 1]
 
     monkeypatch.setattr(Sampler, "expected_gain", answer)
-    monkeypatch.setattr(Sampler, "suggest", toys.quick_suggest)
-    monkeypatch.setattr(Sampler, "has_model", lambda *_: True)
+    toys.quick_sampler(monkeypatch)
     return asked
 
 
-def test_a_search_stops_after_the_two_means_and_says_why(monkeypatch, tmp_path) -> None:
+def test_a_search_stops_after_its_last_two_trials_and_says_why(monkeypatch, tmp_path) -> None:
     asked = gains(monkeypatch, (0.03, 0.01), (0.02, 0.01), (0.004, 0.01))
     plan = toys.plan(trials=60, may_stop_early=True, eta=1.2)
     records = run(tmp_path / "toy.journal", plan)

@@ -14,13 +14,15 @@ from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import SearchRecords
 from orchestrator.record.studies.study import StudiedTrial, open_storage
+from orchestrator.sampling.optuna_samplers import mean_of_best
 from orchestrator.sampling.ranked_trials import RankedTrials
-from orchestrator.search.decisions.trial_sources import SearchTrials, first_trials, mean_of_best
+from orchestrator.sampling.sampler import Sampler
+from orchestrator.search.decisions.trial_sources import SearchTrials, first_trials
 from orchestrator.search.failures import SearchFailed
 from orchestrator.search.finals.finalists import best_candidate, candidates, mean_score
 from orchestrator.search.finals.retrainings import finalist_retrainings
 from orchestrator.search.loop import Stopped, run_search
-from orchestrator.space.search_space import Range, SearchSpace
+from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 from tests.orchestrator import toys
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Losing, Told, Toy, skill
@@ -29,9 +31,7 @@ from trials.contract import Executor, RungReport, TrialSpec, Turn
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
-    # So that the suggestions are made ahead from the first on.
-    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.has_model", lambda *_: True)
+    toys.quick_sampler(monkeypatch)
     monkeypatch.setattr("os.fsync", lambda file: None)  # these processes do not really die
 
 
@@ -732,8 +732,21 @@ def _at_first_rung(plan, number, score):
     )
 
 
-def test_the_last_two_trials_are_the_means_of_the_best_eight_and_four() -> None:
-    plan = toys.plan(trials=30, eta=1.2)  # of which most are complete
+def test_the_last_two_trials_are_where_the_sampler_expects_most(monkeypatch) -> None:
+    left_of: list[int] = []
+
+    def last(sampler: Sampler, trials: RankedTrials, left: int) -> Values:
+        left_of.append(left)
+        return trials.trials[-left].params | {"lr/outer": 0.05}
+
+    monkeypatch.setattr(Sampler, "last", last)
+    trials = run(toys.plan(trials=30)).search.trials()
+    assert left_of == [2, 1]
+    assert [t.params["lr/outer"] == 0.05 for t in trials[26:]] == [False, False, True, True]
+
+
+def test_with_a_sampler_of_optuna_the_last_two_are_the_means_of_the_best_eight_and_four() -> None:
+    plan = toys.plan(trials=30, eta=1.2, sampler="random")  # of which most are complete
     trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
     for last, n in ((28, 8), (29, 4)):
         # The one before it still runs when it is asked for.
@@ -743,7 +756,7 @@ def test_the_last_two_trials_are_the_means_of_the_best_eight_and_four() -> None:
 
 
 def test_there_are_no_means_before_enough_trials_are_complete() -> None:
-    plan = toys.plan(trials=12)
+    plan = toys.plan(trials=12, sampler="random")
     trials = run(plan, executor=InlineExecutor(lambda: Toy(1))).search.trials()
     assert len(trials) == 12
     assert mean_of_best(ranked_trials(trials[:10]), plan.space, 8) is None

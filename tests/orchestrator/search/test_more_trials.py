@@ -5,11 +5,11 @@ import pytest
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.studies.study import StudiedTrial, open_storage
 from orchestrator.results.leaderboard import summarise
-from orchestrator.search.decisions.trial_sources import mean_of_best
+from orchestrator.sampling.sampler import Sampler
 from orchestrator.search.finals.finalists import best_candidate
 from orchestrator.search.loop import run_search
 from tests.orchestrator import toys
-from tests.orchestrator.search.test_loop import _quick, ranked_trials
+from tests.orchestrator.search.test_loop import _quick
 from tests.orchestrator.toys import SIZES, Crash, Crashing, Told, Toy
 
 __all__ = ["_quick"]  # a fixture
@@ -82,13 +82,11 @@ def test_an_earlier_finalist_may_stay_the_best(tmp_path) -> None:
     assert best in {t.notes["candidate"] for t in records.test.trials()}
 
 
-def test_the_last_two_trials_are_means_again(tmp_path) -> None:
+def test_the_last_two_trials_are_again_where_most_is_expected(tmp_path, monkeypatch) -> None:
     path, told = str(tmp_path / "toy.journal"), Told()
+    expected = toys.plan().space.reference() | {"lr/outer": 0.05}
+    monkeypatch.setattr(Sampler, "last", lambda *_: expected)
     run(path, FEWER, told)
-    plan = toys.plan(trials=30, eta=1.2)  # of which most are complete
-    trials = run(path, plan, told, InlineExecutor(lambda: Toy(1))).search.trials()
-    for last, n in ((28, 8), (29, 4)):
-        # The one before it still runs when it is asked for.
-        known = mean_of_best(ranked_trials(trials[: last - 1]), plan.space, n)
-        assert known is not None
-        assert trials[last].params == known
+    trials = run(path, MORE, told).search.trials()
+    found = [number for number, trial in enumerate(trials) if trial.params == expected]
+    assert found == [12, 13, 28, 29]

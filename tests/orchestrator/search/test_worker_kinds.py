@@ -21,8 +21,7 @@ SMALL, LARGE, ANY = ("small",), ("large",), ("small", "large")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.suggest", toys.quick_suggest)
-    monkeypatch.setattr("orchestrator.sampling.sampler.Sampler.has_model", lambda *_: True)
+    toys.quick_sampler(monkeypatch)
 
 
 def plan(**changes: Any) -> Any:
