@@ -203,7 +203,10 @@ def make_up(storage: BaseStorage, name: str, n: int, rungs: Sequence[int]) -> No
 def measure(variant: str, n: int, seed: int, folder: Path, url: str = "") -> dict[str, float]:
     """The figures for the last trials of a search of `n` trials. url: a database, or empty."""
     made = replace(plan(n, seed), name=f"driver_{variant}_{n}_{seed}")
-    suggest = drawing(seed) if variant == "random" else Sampler.suggest
+    suggest, last = Sampler.suggest, Sampler.last
+    if variant == "random":
+        suggest = drawing(seed)
+        last = lambda self, trials, left: suggest(self, trials, [], 1)[0]  # noqa: E731
     with open_storage(url or str(folder / "driver.journal")) as storage:
         make_up(storage, made.name, max(0, n - SEARCHED[variant]), made.rungs)
         records = open_records(made, storage)
@@ -212,7 +215,7 @@ def measure(variant: str, n: int, seed: int, folder: Path, url: str = "") -> dic
         recorder.search_started(name="driver", experiment="x", params={}, tags={}, time=time.time())
         executor = Timed()
         wall, cpu = time.perf_counter(), time.process_time()
-        with patch.object(Sampler, "suggest", suggest):
+        with patch.object(Sampler, "suggest", suggest), patch.object(Sampler, "last", last):
             run_search(made, records, executor, recorder, task_sizes=SIZES)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         recorder.close()
