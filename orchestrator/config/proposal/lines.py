@@ -26,6 +26,7 @@ SEARCH = """search:
   finalists: 3         # retrained with new seeds, and scored on fresh episodes
   seeds: 3
 """
+_CHOOSE = "--label COLUMN --group COLUMN --force"
 MODELS: Mapping[str, str] = {
     "residual": "model: {name: residual}  # the encoder's features plus a correction that starts "
     "at zero",
@@ -43,18 +44,20 @@ def described(columns: DataColumns, roles: Roles) -> list[str]:
     frame = columns.frame
     kind = "numbers" if roles.numbers else f"{frame[roles.label].nunique()} classes"
     titles = f", with the titles in {columns.titles}" if columns.titles else ""
-    return [
+    lines = [
         f"{columns.source}: {len(frame)} rows; columns: {', '.join(columns.names)}{titles}",
         f"label: {roles.label} ({kind}): {roles.label_reason}",
     ]
+    if len(columns.names) > 1:
+        lines.append(f"other columns: {_CHOOSE}")
+    return lines
 
 
 def how_to_choose(columns: DataColumns, roles: Roles) -> list[str]:
     """Comments: how to choose other columns, and which ones are features."""
     lines = []
     if len(columns.names) > 1:
-        options = "--label COLUMN --group COLUMN --force"
-        lines.append(f"# To choose other columns: `fewtune init DATA {options}`.")
+        lines.append(f"# To choose other columns: `fewtune init DATA {_CHOOSE}`.")
     if columns.source == "table":
         lines.append("# The features are all numeric columns that are not in `labels`, and those")
         lines.append("# in `categories`. `missing: []` lets cells of them be empty.")

@@ -164,14 +164,16 @@ def test_the_config_says_why_columns_were_chosen(tmp_path, capsys):
     frame.loc[5, "height"] = np.nan
     frame.to_csv(tmp_path / "t.csv", index=False)
     search, _ = checked(tmp_path, tmp_path / "t.csv")
+    said = capsys.readouterr().out
     text = (tmp_path / "search.yaml").read_text()
     assert '# label: "cured" (classes): the last column that is neither constant nor an id' in text
     assert '# tasks: values of "ward": of the columns of names, it has the most values' in text
     assert '# Not features: "empty" (is empty), "row_id" (an id).' in text
     assert "--label COLUMN --group COLUMN" in text
+    assert "other columns: --label COLUMN --group COLUMN" in said
     data = search.config["datasets"]["data"]
     assert (data["labels"], data["missing"]) == (["cured", "empty", "row_id"], [])
-    assert 'not used as features: "empty"' in capsys.readouterr().out
+    assert 'not used as features: "empty"' in said
 
 
 def test_a_split_has_at_most_24_tasks(tmp_path):
