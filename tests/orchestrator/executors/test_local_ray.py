@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -128,20 +129,26 @@ class TestASearchOnThisMachine:
     def test_takes_no_jobs(self, searcher):
         """Ray's agent has a way to submit them, which asks for the token; the dashboard is off."""
         process, _, _ = searcher
-        agents = [laddr for name, laddr in listening(process.pid) if "DashboardAgent" in name]
-        answers = []
-        for ip, port in agents:
-            if ":" in ip:
-                continue  # not HTTP
-            url = f"http://{ip}:{port}/api/job_agent/jobs/"
-            request = urllib.request.Request(url, json.dumps({"entrypoint": "id"}).encode())
-            try:
-                answers.append(urllib.request.urlopen(request, timeout=10).status)
-            except urllib.error.HTTPError as error:
-                answers.append(error.code)
-        assert 401 in answers
+        deadline, answers = time.monotonic() + 120, []
+        while 401 not in answers or None in answers:  # this port is opened after the others
+            assert time.monotonic() < deadline, answers
+            time.sleep(0.5)
+            agents = [laddr for name, laddr in listening(process.pid) if "DashboardAgent" in name]
+            answers = [answer(ip, port) for ip, port in agents if ":" not in ip]  # IPv6: not HTTP
         assert set(answers) <= {401, 404, 405}, "no other takes them"
         assert not [port for _, (_, port) in listening(process.pid) if port == 8265]
+
+
+def answer(ip, port):
+    """The status with which a port answers to a job."""
+    url = f"http://{ip}:{port}/api/job_agent/jobs/"
+    request = urllib.request.Request(url, json.dumps({"entrypoint": "id"}).encode())
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:  # not answering yet
+        return None
 
 
 SAYS = """
