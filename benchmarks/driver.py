@@ -38,6 +38,7 @@ from orchestrator.config.plan import Plan
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.record.search_records import open_records
 from orchestrator.record.studies.study import distributions, open_storage
+from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import Sampler
 from orchestrator.search.loop import run_search
 from orchestrator.space.search_space import Range, SearchSpace, Values
@@ -203,10 +204,12 @@ def make_up(storage: BaseStorage, name: str, n: int, rungs: Sequence[int]) -> No
 def measure(variant: str, n: int, seed: int, folder: Path, url: str = "") -> dict[str, float]:
     """The figures for the last trials of a search of `n` trials. url: a database, or empty."""
     made = replace(plan(n, seed), name=f"driver_{variant}_{n}_{seed}")
-    suggest, last = Sampler.suggest, Sampler.last
-    if variant == "random":
-        suggest = drawing(seed)
-        last = lambda self, trials, left: suggest(self, trials, [], 1)[0]  # noqa: E731
+    suggest = drawing(seed) if variant == "random" else Sampler.suggest
+
+    def drawn_last(sampler: Sampler, trials: RankedTrials, left: int) -> Values:
+        return suggest(sampler, trials, [], 1)[0]
+
+    last = drawn_last if variant == "random" else Sampler.last
     with open_storage(url or str(folder / "driver.journal")) as storage:
         make_up(storage, made.name, max(0, n - SEARCHED[variant]), made.rungs)
         records = open_records(made, storage)

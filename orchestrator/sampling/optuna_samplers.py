@@ -29,7 +29,8 @@ OPTUNA: Mapping[str, Factory] = {
     "cmaes": CmaEsSampler,
     "random": RandomSampler,
 }
-# The last two trials of a search are the means of the 8 and of the 4 best.
+# The last two trials of a search (`_LAST` of `trial_sources`) are the means of the 8 and of the 4
+# best.
 _MEANS = (8, 4)
 # These samplers store their state in the trials that they suggest, so they have to see each trial
 # being asked and told.
@@ -75,7 +76,8 @@ class OptunaSampler:
     def last(self, trials: RankedTrials, left: int) -> Values | None:
         """Parameters of the trial that is `left`-th from the end: a mean of the best.
 
-        None if fewer trials are complete. Optuna's samplers do not say what they expect.
+        None if fewer trials are complete. A mean, because Optuna's samplers do not tell where they
+        expect the best score.
         """
         return mean_of_best(trials, self._space, _MEANS[-left])
 

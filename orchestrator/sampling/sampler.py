@@ -83,7 +83,8 @@ class Sampler:
         return self._coordinates.params(self._modelled(trials, running, rng, n))
 
     def last(self, trials: RankedTrials, left: int) -> Values | None:
-        """Parameters of the trial that is `left`-th from the end: those expected to be best.
+        """Parameters of the trial that is `left`-th from the end: those with the highest posterior
+        mean.
 
         None if there is no Gaussian process yet.
         """

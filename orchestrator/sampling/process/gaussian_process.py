@@ -32,7 +32,7 @@ _VARIANCE, _NOISE, _VARIANCE_SPREAD = 0.6, 0.02, 1.0
 # that only both together explain is 1, and so is that of a linear function of the weights. All of
 # it is multiplied by the variance of the function.
 _ALONE, _LINEAR = 4.0, 1.0
-_TINY = 1e-4  # GPyTorch's linear kernel makes lazy matrices, in which a fit takes twice as long
+_TINY = 1e-4
 _LEAST_NOISE = 1e-6
 _FIT_STEPS = 50
 # The maximum of the acquisition function is sought among this many candidates. Each of the further
@@ -110,7 +110,7 @@ class GaussianProcess:
     @torch.no_grad()
     def expected_best(self, rng: np.random.Generator) -> Points:
         """The point with the highest posterior mean."""
-        return self._sought(lambda x: self._model.posterior(x).mean[:, 0], rng)
+        return self._argmax(lambda x: self._model.posterior(x).mean[:, 0], rng)
 
     @torch.no_grad()
     def _maximum(self, running: Points, rng: np.random.Generator) -> Points:
@@ -122,10 +122,10 @@ class GaussianProcess:
             sampler=SobolQMCNormalSampler(torch.Size([_DRAWS]), seed=seed),
             X_pending=self._features(running) if len(running) else None,
         )
-        return self._sought(lambda x: acquisition(x[:, None]), rng)
+        return self._argmax(lambda x: acquisition(x[:, None]), rng)
 
-    def _sought(self, of: Callable[[Tensor], Tensor], rng: np.random.Generator) -> Points:
-        """The candidate, one point, whose features have the highest value `of` them."""
+    def _argmax(self, of: Callable[[Tensor], Tensor], rng: np.random.Generator) -> Points:
+        """The candidate, one point, with the highest value; of: values (n,) of features (n, f)."""
         half = _CANDIDATES // 2
         top = self._best(3)
         place = self._coordinates
@@ -264,7 +264,11 @@ def _covariance(coordinates: Coordinates) -> Kernel:
 
 
 def _linear(width: int) -> Kernel:
-    """The kernel of a linear function of the first `width` features, without a constant."""
+    """The kernel of a linear function of the first `width` features, without a constant.
+
+    It is a polynomial kernel of power 1, whose offset must be above 0. With GPyTorch's LinearKernel
+    a fit takes twice as long.
+    """
     linear = PolynomialKernel(power=1, active_dims=tuple(range(width)))
     linear.offset = torch.tensor([_TINY])
     linear.raw_offset.requires_grad_(False)  # not fitted: `_alone` is the constant

@@ -20,7 +20,7 @@ class EarlyStopping:
     The decision is a note of the study, so a resumed search keeps it. The rule is not applied to a
     search that stopped early and was then told to run all of its planned trials.
 
-    n_last: the number of trials that follow the decision, where the best score is expected.
+    n_last: the number of trials that still follow the decision.
     """
 
     def __init__(self, plan: Plan, sampler: Sampler | OptunaSampler, n_last: int) -> None:

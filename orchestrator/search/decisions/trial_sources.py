@@ -19,7 +19,8 @@ from orchestrator.space.search_space import Values
 from orchestrator.space.simplex import Simplex, shared
 from trials.contract import RungReport, TrialSpec
 
-_LAST = 2  # trials of a search, which are where the sampler expects the best score
+# So many trials at the end of a search are where the sampler expects the best score.
+_LAST = 2
 
 
 class TrialSource(Protocol):
