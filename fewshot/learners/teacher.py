@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fewshot.episodes import Episode
 from fewshot.functional import Hyperparameters, Params
-from fewshot.models.base import Model
+from fewshot.models.base import AppliesToLanes, Model
 
 
 class Logistic:
@@ -43,8 +43,14 @@ class FixedClassifier:
         """Logits (b, q, c) of the queries."""
         del hyper
         b, q = episodes.query_x.shape[:2]
-        scores = self._model.apply(params, episodes.query_x.flatten(0, 1))
+        scores = self._outputs(params, episodes.query_x.flatten(0, 1))
         return scores[:, self._columns].view(b, q, -1)
+
+    def _outputs(self, params: Params, x: Tensor) -> Tensor:
+        if not isinstance(self._model, AppliesToLanes):
+            return self._model.apply(params, x)
+        stacked = {name: value.unsqueeze(0) for name, value in params.items()}
+        return self._model.apply_to_lanes(stacked, x.unsqueeze(0))[0]
 
 
 def log_mean_probabilities(logits: Tensor) -> Tensor:

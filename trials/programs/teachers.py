@@ -35,7 +35,7 @@ from trials.data.pools import TaskKind, task_kinds
 from trials.data.sources import Sources
 from trials.lanes import checkpoint
 from trials.programs.factories import BuildContext, build_learner, build_student
-from trials.programs.meta_training.scoring import embedded
+from trials.programs.meta_training.scoring import EXAMPLES_AT_ONCE, embedded
 
 # Learners that work on features without training. The logistic head is fitted to one problem at a
 # time.
@@ -73,8 +73,13 @@ class Teacher:
     def labelled(self, support: Tensor, codes: Tensor) -> Tensor:
         """Logits (n, c) of all rows, for one task with the support rows (s,) and codes (s,)."""
         assert self.inputs is not None, "functions have no rows"
-        rows = torch.arange(len(self.inputs[0]))
-        return self.logits(Episode(support[None], codes[None], rows[None], rows[None]))[0]
+        n = len(self.inputs[0])
+        # A head on features is fitted once, for all rows. Other models answer in parts, because
+        # their layers need memory for each row.
+        of_features = self.inputs[0].dim() == 2 and self.inputs[0].is_floating_point()
+        parts = torch.arange(n).split(n if of_features else EXAMPLES_AT_ONCE)
+        asked = [Episode(support[None], codes[None], rows[None], rows[None]) for rows in parts]
+        return torch.cat([self.logits(episode)[0] for episode in asked])
 
     def to(self, device: torch.device) -> "Teacher":
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -183,7 +188,7 @@ def _trained(
     inputs = _views(sources, _seen_by(known, files[0].parent), cache)
     features = tuple(inputs.shape[1:])
     if known.program == "adaptation":
-        student = _fixed(known, features, cache, classes, place)
+        student = _fixed(known, inputs, cache, classes, place)
         return Teacher(student, models, (inputs,) * len(models))
     way = 1 if task_kind.regresses else len(classes) if classes else recipe.max_way
     context = BuildContext(inputs=inputs, cache=cache)
@@ -236,7 +241,7 @@ def _seen_by(known: Recipe, folder: Path) -> Callable[[Component], Component]:
 
 def _fixed(
     recipe: Recipe,
-    features: tuple[int, ...],
+    inputs: Tensor,
     cache: Path,
     classes: tuple[str, ...] | None,
     place: str,
@@ -254,7 +259,9 @@ def _fixed(
         rule = f"must be trained on all classes; it was not trained on {missing}."
         raise input_error("teacher.path", rule, place)
     columns = torch.tensor([known.index(name) for name in classes])
-    return FixedClassifier(build_student(recipe, features, len(known)), columns)
+    context = BuildContext(inputs=inputs, cache=cache)
+    model = build_student(recipe, tuple(inputs.shape[1:]), len(known), context)
+    return FixedClassifier(model, columns)
 
 
 def _classes(recipe: Recipe, cache: Path, exported: Path) -> list[str]:

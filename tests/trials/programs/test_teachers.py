@@ -11,11 +11,22 @@ from torch.testing import assert_close
 
 from fewshot.episodes import Episode
 from fewshot.errors.inputs import InputError
-from fewshot.learners.teacher import log_mean_probabilities
-from tests.trials.conformance import distillation, drive, functions, maml, protonet, taught
+from fewshot.learners.teacher import Logistic, log_mean_probabilities
+from fewshot.models.pretrained.adapters.lora import Lora
+from fewshot.models.pretrained.transformer import Transformer
+from tests.trials.conformance import (
+    distillation,
+    drive,
+    fine_tuning,
+    functions,
+    maml,
+    protonet,
+    taught,
+)
 from trials.contract import Component, Recipe
 from trials.data.pools import sources_of, task_kinds
 from trials.lanes import checkpoint
+from trials.programs import teachers
 from trials.programs.data_summary import summarise_data
 from trials.programs.teachers import EPISODIC_HEADS, HEADS, teacher_of
 
@@ -217,6 +228,45 @@ def test_a_distilled_student_teaches_the_classes_in_the_order_asked_for(searched
     one, other = (built(recipe, searched, c).labelled(*support) for c in (CLASSES, CLASSES[::-1]))
     assert torch.equal(one, other.flip(-1))
     assert torch.equal(built(recipe, searched, CLASSES[1:3]).labelled(*support), one[:, 1:3])
+
+
+@pytest.mark.parametrize("model", [Transformer, Lora])
+def test_a_transformer_teaches_all_rows_in_parts(model, folder, monkeypatch):
+    case = fine_tuning(folder / "data")
+    known, name = case.recipe, model.__name__.lower()
+    options = known.model.options | ({"layers": 1, "rank": 2} if model is Lora else {})
+    known = replace(known, model=Component(name=name, options=options))
+    spec = replace(case.spec(0, stage="final", rungs=(8,)), recipe=known)
+    drive(case.program(folder / "checkpoints", recipe=known), [spec])
+    path = known.datasets["texts"].options["path"]
+    ids = Component(name="text", options={"path": path, "features": "ngrams", "buckets": 64})
+    recipe = replace(known, datasets={"texts": ids}, model=case.recipe.model)
+    teacher = built(of(recipe, "finalists", path=str(folder)), folder, tuple("0123"))
+    support = torch.arange(4), torch.arange(4)
+    whole = teacher.labelled(*support)
+    assert len(whole) == 88
+
+    seen = []
+
+    def watched(own, params, x, forward=model.apply_to_lanes):
+        seen.append(x.shape[1])
+        return forward(own, params, x)
+
+    monkeypatch.setattr(model, "apply_to_lanes", watched)
+    monkeypatch.setattr(teachers, "EXAMPLES_AT_ONCE", 20)
+    assert_close(teacher.labelled(*support), whole, rtol=1e-4, atol=1e-5)
+    assert seen == [20, 20, 20, 20, 8]
+
+
+def test_a_head_on_features_is_fitted_once_for_all_rows(searched, monkeypatch):
+    calls = []
+    recipe = of_one_task(searched)["logistic"]
+    teacher = built(recipe, searched, CLASSES)
+    fit = Logistic.logits
+    monkeypatch.setattr(Logistic, "logits", lambda *given: calls.append(0) or fit(*given))
+    monkeypatch.setattr(teachers, "EXAMPLES_AT_ONCE", 20)
+    assert len(teacher.labelled(torch.arange(4), torch.arange(4))) == 112
+    assert len(calls) == 1
 
 
 # ---- what can not teach -----------------------------------------------------------------------
