@@ -79,17 +79,21 @@ def with_share(shares: Array, task: int, share: float) -> Array:
     return others
 
 
-def effect_of(interval: Interval, most: float = 1.0, uniform: float = 0.0) -> Effect:
+def effect_of(
+    interval: Interval, good: tuple[float, float] = (0.0, 1.0), uniform: float = 0.0
+) -> Effect:
     """Helps if the interval is above 0, harms if it is below 0.
 
-    most: the highest share of the task in a mixture that is as good as the best. If it is at most
-    half of the `uniform` share, the task is not needed, although its effect cannot be told.
+    good: the lowest and the highest share of the task among mixtures as good as the best. If some
+    of them are without the task, and none gives it more than half of the `uniform` share, the
+    task is not needed, although its effect cannot be told.
     """
     if interval.low > 0:
         return "helps"
     if interval.high < 0:
         return "harms"
-    return "not needed" if most <= uniform / 2 else "cannot be told"
+    least, most = good
+    return "not needed" if least == 0 and most <= uniform / 2 else "cannot be told"
 
 
 def good_shares(model: ScoreModel, of: Mixtures) -> tuple[Array, Array]:

@@ -214,8 +214,10 @@ class _Found:
     on_validation: Mapping[str, Sequence[Interval]]
 
     def verdict(self, task: int, n_tasks: int) -> Effect:
-        most = 1.0 if self.good is None else float(self.good[1][task])
-        return effect_of(self.effects[task], most, 1 / n_tasks)
+        if self.good is None:
+            return effect_of(self.effects[task])
+        least, most = (float(end[task]) for end in self.good)
+        return effect_of(self.effects[task], (least, most), 1 / n_tasks)
 
     @classmethod
     def of(cls, plan: Plan, trials: Sequence[StudiedTrial], best: StudiedTrial | None) -> "_Found":

@@ -267,7 +267,8 @@ def test_equal_tasks_are_told_apart_by_chance_only() -> None:
 
 def test_a_task_that_good_mixtures_leave_out_is_not_needed():
     undecided = Interval(0.0, -0.1, 0.1)
-    assert effect_of(undecided, most=0.05, uniform=0.125) == "not needed"
-    assert effect_of(undecided, most=0.1, uniform=0.125) == "cannot be told"
-    assert effect_of(Interval(0.1, 0.05, 0.2), most=0.0, uniform=0.125) == "helps"
-    assert effect_of(Interval(-0.1, -0.2, -0.05), most=0.0, uniform=0.125) == "harms"
+    assert effect_of(undecided, (0.0, 0.05), uniform=0.125) == "not needed"
+    assert effect_of(undecided, (0.0, 0.1), uniform=0.125) == "cannot be told"
+    assert effect_of(undecided, (0.01, 0.05), uniform=0.125) == "cannot be told"
+    assert effect_of(Interval(0.1, 0.05, 0.2), (0.0, 0.0), uniform=0.125) == "helps"
+    assert effect_of(Interval(-0.1, -0.2, -0.05), (0.0, 0.0), uniform=0.125) == "harms"
