@@ -41,7 +41,7 @@ class Finalist:
 def finalists_of(
     trials: Sequence[StudiedTrial], finals: Sequence[StudiedTrial], within: tuple[float, float]
 ) -> list[Finalist]:
-    """The retrained candidates of a search.
+    """The retrained candidates of a search of which at least one retraining has ended.
 
     trials: of the search. finals: the retrainings. within: the range of scores.
     """
@@ -54,6 +54,7 @@ def finalists_of(
         if number is None
         else _finalist_of(by_number[number], trainings, within)
         for (_, number), trainings in groups.items()
+        if number is None or any("hyperparameters" in t.notes for t in trainings)
     ]
 
 
@@ -100,9 +101,9 @@ def rank(finalist: Finalist) -> float:
 def _finalist_of(
     trial: StudiedTrial, finals: Sequence[StudiedTrial], within: tuple[float, float]
 ) -> Finalist:
-    # Retrainings that have ended have notes. Those of the reference with the rates of another trial
-    # have other parameters than that trial.
-    own = next((t.notes for t in finals if "hyperparameters" in t.notes), trial.notes)
+    # The reference with the rates of another trial has other parameters than that trial. They are
+    # noted when a retraining ends.
+    own = next(t.notes for t in finals if "hyperparameters" in t.notes)
     same = all(own[key] == trial.notes[key] for key in ("hyperparameters", "task_weights"))
     return Finalist(
         trial.number,

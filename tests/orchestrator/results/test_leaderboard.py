@@ -168,7 +168,7 @@ def test_a_baseline_that_has_no_teacher_where_others_have_one_is_called_so() -> 
         assert ("uniform task weights without a teacher, with tuned rates" in found) == said
 
 
-@pytest.mark.parametrize("turns", range(1, 12))
+@pytest.mark.parametrize("turns", range(1, 16))
 def test_a_search_that_has_not_ended_has_a_summary(turns: int) -> None:
     summary = summarise("toy", searched(turns))
     found = strict(summary.to_dict())
@@ -177,6 +177,9 @@ def test_a_search_that_has_not_ended_has_a_summary(turns: int) -> None:
     assert found["best"] is found["verdict"] is found["difference"] is None
     assert sentence(summary) == "The search has not ended yet."
     assert sum(found["trials"].values()) <= 12
+    # Those that have not been retrained yet are not listed with the parameters of another trial.
+    references = [f for f in summary.finalists if f.role == "uniform"]
+    assert all(len(set(f.task_weights.values())) == 1 for f in references)
 
 
 def test_a_search_that_has_not_begun_has_a_summary() -> None:
