@@ -47,13 +47,14 @@ def _check_parts(config: Config) -> list[ErrorDetail]:
     """The errors between the sections that describe data, model and learner."""
     variants = [config.variant(values) for values in config.representatives()]
     read = {name for variant in variants for name in variant.readable_scalars()}
-    details = [d for variant in variants for d in _check_variant(variant, read)]
+    unread = sorted(config.space.scalars().keys() - read)
+    details = [d for variant in variants for d in _check_variant(variant, unread)]
     # Most errors occur in each variant.
     return list({(d.path, d.rule, repr(d.found)): d for d in details}.values())
 
 
-def _check_variant(config: Config, read: set[str]) -> list[ErrorDetail]:
-    """The errors of a plain config. read: the scalars that this or another variant reads."""
+def _check_variant(config: Config, unread: Sequence[str]) -> list[ErrorDetail]:
+    """The errors of a plain config. unread: the scalars that no variant reads."""
     if config.adapts and config.teacher is None and config.tasks.train:
         return [ErrorDetail("learner", "is needed to train on `tasks.train`.")]
     searched = config.space.task_weights.search or any(
@@ -66,7 +67,7 @@ def _check_variant(config: Config, read: set[str]) -> list[ErrorDetail]:
         _check_tasks(config)
         + _check_model(config)
         + _check_teacher(config)
-        + _check_space(config, read)
+        + _check_space(config, unread)
         + _check_use_of_weights(config)
         + _check_weights(config.space.task_weights, config.train_names())
     )
@@ -217,7 +218,7 @@ def _check_model(config: Config) -> list[ErrorDetail]:
     ]
 
 
-def _check_space(config: Config, read: set[str]) -> list[ErrorDetail]:
+def _check_space(config: Config, unread: Sequence[str]) -> list[ErrorDetail]:
     given = config.space.scalars()
     return (
         _check_rank(config)
@@ -232,7 +233,7 @@ def _check_space(config: Config, read: set[str]) -> list[ErrorDetail]:
             ErrorDetail(
                 f"space.{name}", "is not used by any part of this search.", None, "Remove it."
             )
-            for name in sorted(given.keys() - read)
+            for name in unread
         ]
     )
 

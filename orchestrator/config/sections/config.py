@@ -154,6 +154,12 @@ class Config(SearchableConfig):
         rank = {RANK} if self.model.name == "lora" else set()
         return {*self.hyperparameters(), WEIGHT_DECAY} | rank
 
+    def plain(self) -> "Config":
+        read = self.readable_scalars()
+        unread = {name: None for name in self.space.scalars() if name not in read}
+        space = SpaceSection.model_validate(self.space.model_dump(by_alias=True) | unread)
+        return self.model_copy(update={"space": space})
+
     def train_names(self) -> list[str]:
         return [name for task in self.tasks.train for name in task.names()]
 

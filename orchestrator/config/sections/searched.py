@@ -209,7 +209,7 @@ class SearchableConfig(Section):
         if not written:
             return variants[_key({})], []
         config = cls.of(data)
-        config._variants.update(variants)
+        config._variants.update({key: each.plain() for key, each in variants.items()})
         return config, []
 
     @cached_property
@@ -239,9 +239,13 @@ class SearchableConfig(Section):
             return self
         key = _key(values)
         if key not in self._variants:
-            plain = resolved(self.data(), self.searched, values)
-            self._variants[key] = type(self).model_validate(plain)
+            data = resolved(self.data(), self.searched, values)
+            self._variants[key] = type(self).model_validate(data).plain()
         return self._variants[key]
+
+    def plain(self) -> Self:
+        """This variant of a config without what only other variants use."""
+        return self
 
     def representatives(self) -> list[dict[str, Any]]:
         """Values of the searched options, for which `variant` gives each option once."""

@@ -69,13 +69,17 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if isinstance(config, OwnLoopConfig):
-        chosen = _best_training(summary.best, records.final.trials())
-        place = home.checkpoints(name)
-        result = write_own_loop(config, summary, chosen, place, partial)
-        write_text(partial / RESULT, json.dumps(result, indent=2))
-    else:
-        _write_files(config, home, records, summary, partial, merged=merged)
+    try:
+        if isinstance(config, OwnLoopConfig):
+            chosen = _best_training(summary.best, records.final.trials())
+            place = home.checkpoints(name)
+            result = write_own_loop(config, summary, chosen, place, partial)
+            write_text(partial / RESULT, json.dumps(result, indent=2))
+        else:
+            _write_files(config, home, records, summary, partial, merged=merged)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary

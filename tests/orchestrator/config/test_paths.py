@@ -72,6 +72,19 @@ class TestPathsOfAConfig:
         assert found == str(tmp_path / "project" / "data" / "t.csv")
         assert "path: data/t.csv" in dump(config)
 
+    def test_begin_there_for_each_choice_though_some_leave_rates_unread(self, tmp_path) -> None:
+        texts(tmp_path / "t.csv", "pqrst")
+        data = config_of(path="t.csv")
+        data["learner"] = {"choices": ["protonet", {"name": "maml", "adapt_steps": 1}]}
+        data["space"] |= {"lr/inner": 0.1, "lr/adapt": 0.1}
+        config = parse(data)
+        read = {}
+        for values in config.representatives():
+            found = with_absolute_paths(config.variant(values), tmp_path)
+            assert found.datasets["texts"].options()["path"] == str(tmp_path / "t.csv")
+            read[found.learner.name] = set(found.space.scalars())
+        assert read == {"protonet": {"lr/outer"}, "maml": {"lr/outer", "lr/inner", "lr/adapt"}}
+
     @pytest.mark.parametrize("path", ["~/t.csv", "${FEWTUNE_DATA}/t.csv", "/abs/t.csv", "s3://b/t"])
     def test_of_other_kinds_stay_as_they_are(self, tmp_path, path) -> None:
         config = parse(config_of(path=path))
