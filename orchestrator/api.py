@@ -236,7 +236,8 @@ class Search:
     def export(self, out: str | Path, *, merged: bool = False) -> Path:
         """Write the best configuration and model to the folder `out`; returns its path.
 
-        merged: also write the encoder with its LoRA weights added, to `out/merged`.
+        merged: also write the trained encoder (with its LoRA weights added) for transformers, to
+            `out/merged`.
 
         Raises InputError if the search has not ended, if `out` is neither empty nor an export, or
         if the model has no LoRA weights to merge.

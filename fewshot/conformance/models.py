@@ -74,6 +74,11 @@ class ModelLaws:
         slope = grad(lambda params: model.apply(params, x).square().sum())(moved)
         assert all(value.abs().sum() > 0 for value in slope.values())
 
+    def test_ignores_the_parameters_of_its_learner(self, model: Model, x: Tensor) -> None:
+        params = fresh(model)
+        beside = {"head.scale": torch.ones(1), "prototype.weight": torch.ones(2, 3)}
+        assert torch.equal(model.apply(params | beside, x), model.apply(params, x))
+
     def test_can_be_mapped_over_parameters(self, model: Model, exact_x: Tensor) -> None:
         lanes = [exact(model, seed) for seed in range(3)]
         stacked = {key: torch.stack([lane[key] for lane in lanes]) for key in lanes[0]}

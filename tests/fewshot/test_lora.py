@@ -1,5 +1,8 @@
 """Low-rank additions to a frozen transformer."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -250,11 +253,23 @@ class TestImages(ModelLaws):
     def tried(self, vit):
         return Lora(features=(3, 32, 32), encoder=vit, layers=1, rank=2), photos()
 
-    @pytest.mark.parametrize("kind", ["vit", "dinov2"])
-    def test_without_training_it_is_the_class_token(self, kind, tmp_path):
+    @pytest.mark.parametrize(
+        ("kind", "processed"),
+        [
+            ("vit", {}),
+            ("dinov2", {}),
+            ("vit", {"do_normalize": False, "image_mean": None, "image_std": None}),
+            ("vit", {"do_rescale": False}),
+            ("vit", {"rescale_factor": 1 / 127.5}),
+            ("vit", {"do_center_crop": False, "crop_size": {"height": 8, "width": 8}}),
+        ],
+    )
+    def test_without_training_it_is_the_class_token(self, kind, processed, tmp_path):
         from transformers import AutoImageProcessor, AutoModel
 
         encoder = tiny_vision.save(tmp_path, kind)
+        config = Path(encoder) / "preprocessor_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | processed))
         model = Lora(features=(3, 32, 32), encoder=encoder, scale=2.0)
         processor = AutoImageProcessor.from_pretrained(encoder)
         whole = (255 * photos()).byte()

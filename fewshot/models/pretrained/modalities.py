@@ -58,8 +58,8 @@ class TokenIds:
 class Pixels:
     """Images (b, 3, h, w) or (b, h, w) in [0, 1]; their embedding is that of the class token.
 
-    Images are resized (bilinear, antialiased) to the size of the encoder, and normalised by the
-    mean and the standard deviation of its image processor.
+    Images are resized (bilinear, antialiased) to the size of the encoder. They are rescaled and
+    normalised as by its image processor, which has pixels from 0 to 255.
     """
 
     def __init__(self, place: Path, model: Any) -> None:
@@ -68,11 +68,15 @@ class Pixels:
             known = ", ".join(sorted(vision.WITH_CLASS_TOKEN))
             rule = f"must have a class token to be adapted: one of {known}."
             raise input_error("model.encoder", rule, model.config.model_type)
-        side = dict(getattr(processor, "crop_size", None) or processor.size)
+        crop = getattr(processor, "crop_size", None) if _does(processor, "center_crop") else None
+        side = dict(crop or processor.size)
         height = side.get("height", side.get("shortest_edge"))
         self._size = (int(height or 224), int(side.get("width", height) or 224))
-        self._mean = torch.tensor(processor.image_mean).view(-1, 1, 1)
-        self._deviation = torch.tensor(processor.image_std).view(-1, 1, 1)
+        self._most = 255 * processor.rescale_factor if _does(processor, "rescale") else 255.0
+        normal = _does(processor, "normalize")
+        mean, deviation = (processor.image_mean, processor.image_std) if normal else (0.0, 1.0)
+        self._mean = torch.tensor(mean).view(-1, 1, 1)
+        self._deviation = torch.tensor(deviation).view(-1, 1, 1)
         with torch.no_grad():
             outputs = model(**self.arguments(torch.zeros(1, 3, *self._size)))
         self._n: int = outputs.last_hidden_state.shape[1]
@@ -82,7 +86,7 @@ class Pixels:
         if colour.shape[-2:] != self._size:
             colour = interpolate(colour, self._size, mode="bilinear", antialias=True)
         mean, deviation = self._mean.to(x), self._deviation.to(x)
-        return {"pixel_values": ((colour - mean) / deviation).float()}
+        return {"pixel_values": ((self._most * colour - mean) / deviation).float()}
 
     def real(self, x: Tensor) -> Tensor:
         return torch.ones(len(x), self._n, dtype=torch.bool, device=x.device)
@@ -97,6 +101,11 @@ class Pixels:
     def sample(self) -> Tensor:
         rng = torch.Generator().manual_seed(0)
         return torch.rand(1, 3, *self._size, generator=rng)
+
+
+def _does(processor: Any, step: str) -> bool:
+    """Whether an image processor takes a step, which not all of them know."""
+    return bool(getattr(processor, f"do_{step}", None))
 
 
 def attention_mask(real: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

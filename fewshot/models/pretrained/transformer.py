@@ -61,6 +61,7 @@ class Transformer:
         self.n_out: int = self._module.config.hidden_size if n_out is None else n_out
         self.head: tuple[str, ...] = ("gain",) if n_out is None else tuple(fresh)
         self._padding = self._module.config.pad_token_id or 0
+        self._own = tuple(name for name, _ in self._module.named_parameters())
 
     def init(self, generator: torch.Generator) -> Params:
         params = {name: value.detach().clone() for name, value in self._module.named_parameters()}
@@ -77,7 +78,7 @@ class Transformer:
     def apply(self, params: Params, x: Tensor) -> Tensor:
         real = x != self._padding
         buffers = {name: value.to(x.device) for name, value in self._module.named_buffers()}
-        own = {name: value for name, value in params.items() if name != "gain"}
+        own = {name: params[name] for name in self._own}
         arguments = {"input_ids": x, "attention_mask": attention_mask(real)}
         outputs = functional_call(self._module, buffers | own, (), arguments)
         if self._classes is None:
@@ -120,6 +121,20 @@ def save_pretrained(encoder: str, params: Params, labels: Sequence[str], out: Pa
     module.load_state_dict(params, strict=False)  # not strict: `params` has no buffers
     module.config.id2label = dict(enumerate(labels))
     module.config.label2id = {label: i for i, label in enumerate(labels)}
+    module.save_pretrained(out)
+    AutoTokenizer.from_pretrained(place, **SAFELY).save_pretrained(out)
+
+
+def save_embedding(encoder: str, params: Params, out: Path) -> None:
+    """Write a folder that `AutoModel` and `AutoTokenizer` load, without a head.
+
+    encoder: the encoder that was trained, see `encoder.folder`. params: its trained parameters.
+    """
+    from transformers import AutoTokenizer
+
+    place = folder(encoder)
+    module = load_text_encoder(place)
+    module.load_state_dict(params, strict=False)  # not strict: the length is not a parameter of it
     module.save_pretrained(out)
     AutoTokenizer.from_pretrained(place, **SAFELY).save_pretrained(out)
 

@@ -30,7 +30,7 @@ def export(
     ] = None,
     home: HomeOption = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="Also write the encoder with its LoRA weights added.")
+        bool, typer.Option("--merged", help="Also write the trained encoder for transformers.")
     ] = False,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Also write the adapted model as model.onnx.")

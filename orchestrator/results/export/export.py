@@ -21,7 +21,7 @@ from orchestrator.config import loading as configs
 from orchestrator.config.paths import is_folder, with_absolute_paths, with_portable_paths
 from orchestrator.config.plan import plan_of
 from orchestrator.config.sections.config import Config
-from orchestrator.config.sections.own_loop import OwnLoopConfig
+from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import SearchRecords, read_records
 from orchestrator.record.studies.study import StudiedTrial
@@ -45,10 +45,11 @@ TEACHER = "teacher"  # subfolder with the teacher models that adaptation of the 
 def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary:
     """Write the best configuration and model of the search `name` to the folder `out`.
 
-    merged: also write the model with its LoRA weights added to the encoder, to `out/merged`.
+    merged: also write the trained encoder as a plain transformers model to `out/merged`; LoRA
+        weights are added to it.
 
     Raises InputError if the search has not ended, if `out` is neither empty nor an export, or if
-    the model has no LoRA weights to merge.
+    the model trains no encoder.
     Raises FewtuneError if the model's checkpoint is missing or damaged.
     """
     summary = summary_of(name, home)
@@ -61,10 +62,7 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
         raise input_error("--out", "must be a new or empty folder, or an earlier export.", str(out))
     config = configs.load_config(home.config(name))
     if merged:
-        variant = config.variant(summary.best.choices)
-        model = variant.model.name if isinstance(variant, Config) else variant.program
-        if model != "lora":
-            raise input_error("--merged", "is only for a model with LoRA weights.", model)
+        _check_merged(config.variant(summary.best.choices))
     # A process that is killed leaves only the folder `.partial`; `out` is complete or absent.
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -83,6 +81,18 @@ def export(name: str, home: Home, out: Path, *, merged: bool = False) -> Summary
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return summary
+
+
+def _check_merged(config: AnyConfig) -> None:
+    """Raises InputError if the model of a plain config is no trained encoder to write alone."""
+    if isinstance(config, OwnLoopConfig):
+        model = config.program
+    elif config.adapts and config.model.name == "transformer":
+        rule = "is not needed: transformers loads the export itself."
+        raise input_error("--merged", rule, config.model.name)
+    elif (model := config.model.name) in ("lora", "transformer"):
+        return
+    raise input_error("--merged", "is only for a model that trains an encoder.", model)
 
 
 def _write_files(
@@ -119,6 +129,8 @@ def _write_files(
         save_file(tensors, folder / "model.safetensors", _metadata(config.name, fixed, chosen))
     if classes:  # the names of the model's outputs, in output order
         write_text(folder / "labels.json", json.dumps(classes, indent=2))
+    if merged and config.model.name == "transformer":
+        transformer.save_embedding(absolute.model.options()["encoder"], tensors, folder / "merged")
     if config.model.name == "lora":
         adapted = str(config.model.options()["encoder"])
         loaded_from = adapted if encoder.is_hub_id(adapted) else copied[adapted]

@@ -1,8 +1,10 @@
-"""The export of a LoRA model is loaded by PEFT and by transformers."""
+"""The export of a trained encoder is loaded by PEFT and by transformers."""
 
 import itertools
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from fewshot.errors.inputs import InputError
 from fewshot.models.pretrained.adapters.lora import Lora
+from fewshot.models.pretrained.transformer import Transformer
 from orchestrator import Search
 from orchestrator.cli import app as cli
 from orchestrator.config.loading import load_config
@@ -30,9 +33,8 @@ def texts() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["text", "label", "topic"])
 
 
-@pytest.fixture(scope="module")
-def search(tmp_path_factory) -> Search:
-    folder = tmp_path_factory.mktemp("lora")
+def config_of(folder: Path, **model: Any) -> dict[str, Any]:
+    """A short search that trains the model on an encoder in this folder."""
     (folder / "tiny").mkdir()
     encoder = tiny_transformer.save(folder / "tiny")
     texts().to_csv(folder / "texts.csv", index=False)
@@ -41,7 +43,7 @@ def search(tmp_path_factory) -> Search:
     def tasks(*topics):
         return [{"each": {"topic": list(topics)}, "dataset": "texts", "label": "label"}]
 
-    config = {
+    return {
         "name": "tiny",
         "datasets": {"texts": data | {"encoder": encoder, "max_length": 10}},
         "tasks": {
@@ -50,7 +52,7 @@ def search(tmp_path_factory) -> Search:
             "validation": tasks("delta"),
             "test": tasks("epsilon"),
         },
-        "model": {"name": "lora", "encoder": encoder, "rank": 2, "alpha": 5, "layers": 1},
+        "model": {"encoder": encoder} | model,
         "learner": {"name": "protonet"},
         "episodes": {"way": 3, "query": 2, "per_step": 2, "validation": 8, "test": 8},
         "steps": 6,
@@ -60,6 +62,12 @@ def search(tmp_path_factory) -> Search:
         },
         "search": {"trials": 2, "reference_trials": 1, "finalists": 1, "seeds": 2},
     }
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory) -> Search:
+    folder = tmp_path_factory.mktemp("lora")
+    config = config_of(folder, name="lora", rank=2, alpha=5, layers=1)
     made = Search(config, home=folder / "home")
     made.run(executor="inline")
     return made
@@ -152,17 +160,51 @@ def test_the_exported_config_samples_tasks_as_the_search_did(exported):
     assert config.episodes.per_step == 2
 
 
-def test_the_export_learns_a_new_task(exported, tmp_path, capsys):
+def learns_a_new_task(exported: Path, folder: Path) -> None:
     table = texts()
     table["label"] = table["label"].str[-1]
-    table.drop(columns="topic").to_csv(tmp_path / "new.csv", index=False)
-    words = ["adapt", exported, "--data", tmp_path / "new.csv", "--shots", 4]
-    assert (
-        cli.main([*map(str, words), "--out", str(tmp_path / "out"), "--home", str(tmp_path)]) == 0
-    )
-    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    table.drop(columns="topic").to_csv(folder / "new.csv", index=False)
+    words = ["adapt", exported, "--data", folder / "new.csv", "--shots", 4]
+    assert cli.main([*map(str, words), "--out", str(folder / "out"), "--home", str(folder)]) == 0
+    predicted = pd.read_csv(folder / "out" / "predictions.csv")
     assert len(predicted) == len(table) - 16
+
+
+def test_the_export_learns_a_new_task(exported, tmp_path, capsys):
+    learns_a_new_task(exported, tmp_path)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("learner", ["protonet", "ridge"])
+def test_a_transformer_of_many_tasks_learns_a_new_one_and_is_loaded(learner, tmp_path, capsys):
+    from transformers import AutoModel
+
+    config = config_of(tmp_path, name="transformer") | {"learner": {"name": learner}}
+    config["space"]["lr/outer"] = 1e-3
+    search = Search(config, home=tmp_path / "home")
+    search.run(executor="inline")
+    exported = search.export(tmp_path / "best", merged=True)
+    learns_a_new_task(exported, tmp_path)
+    params = load_file(exported / "model.safetensors")
+    if search.summary().best.role != "untrained":
+        plain = AutoModel.from_pretrained(exported / "encoder", local_files_only=True)
+        assert (embedded(plain, exported) - direction(params, exported)).abs().max() > 1e-4
+    merged = AutoModel.from_pretrained(exported / "merged", local_files_only=True)
+    assert (embedded(merged, exported) - direction(params, exported)).abs().max() < 1e-5
+    capsys.readouterr()
+
+
+def direction(params, exported) -> torch.Tensor:
+    """Embeddings of length 1 by the transformer of the search."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(exported / "encoder", local_files_only=True)
+    ids = tokenizer(
+        texts()["text"].tolist(), padding="max_length", max_length=10, return_tensors="pt"
+    )
+    model = Transformer(features=(10,), encoder=str(exported / "encoder"))
+    with torch.no_grad():
+        return model.apply(params, ids["input_ids"]) / params["gain"]
 
 
 def test_other_models_have_nothing_to_merge(tmp_path):
