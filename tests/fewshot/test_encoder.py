@@ -4,12 +4,14 @@ import importlib.util
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from fewshot.errors.inputs import InputError
+from fewshot.models.pretrained import encoder
 from fewshot.models.pretrained.encoder import embed, folder
 from fewshot.tasks.datasets import load_dataset
 from tests.conftest import missing
@@ -61,6 +63,28 @@ class TestEmbed:
         assert torch.equal(embed(TEXTS, encoder=tiny, cache=tmp_path), first)
         with pytest.raises(ImportError):
             embed(TEXTS[::-1], encoder=tiny, cache=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("config", "most"),
+        [
+            ({"max_position_embeddings": 20}, 20),
+            ({"max_position_embeddings": 20, "pad_token_id": 1, "model_type": "roberta"}, 18),
+            ({"max_position_embeddings": -1}, None),
+            ({"max_position_embeddings": None}, None),
+        ],
+    )
+    def test_a_text_has_at_most_the_positions_of_the_encoder(
+        self, config, most, tmp_path_factory, tmp_path, monkeypatch
+    ):
+        place = Path(tiny_transformer.save(tmp_path_factory.mktemp("limited")))
+        known = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps(known | config))
+        monkeypatch.setattr(encoder, "_tokenize", lambda *given: torch.zeros(1))
+        for n in (18, 10**6) if most is None else (most,):
+            encoder.tokenize(["a"], encoder=str(place), cache=tmp_path, max_length=n)
+        if most is not None:
+            with pytest.raises(InputError, match=f"must be at most {most}"):
+                encoder.tokenize(["a"], encoder=str(place), cache=tmp_path, max_length=most + 1)
 
     def test_a_text_is_cut_after_max_length_tokens(self, tiny, tmp_path):
         long, short = embed(["a b c d", "a b"], encoder=tiny, cache=tmp_path, max_length=4)

@@ -294,6 +294,20 @@ class TestImages(ModelLaws):
         model = Lora(features=(20, 24), encoder=vit)
         assert model.apply(fresh(model), photos(4, 20, 24)).shape == (4, 32)
 
+    @pytest.mark.parametrize(
+        ("wrong", "paths"),
+        [
+            ({"rank": 0, "alpha": "x", "targets": "query"}, ["rank", "alpha", "targets"]),
+            ({"rank": 33}, ["rank"]),
+            ({"targets": ["quary"]}, ["targets"]),
+            ({"layers": 99}, ["layers"]),
+        ],
+    )
+    def test_wrong_options_are_named(self, wrong, paths, vit):
+        with pytest.raises(InputError) as caught:
+            Lora(features=(3, 32, 32), encoder=vit, **wrong)
+        assert [told.path for told in caught.value.details] == [f"model.{name}" for name in paths]
+
     def test_an_encoder_without_a_class_token_is_refused(self, tmp_path):
         with pytest.raises(InputError, match="class token"):
             Lora(features=(3, 32, 32), encoder=tiny_vision.save(tmp_path, "convnext"))

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import re
 import time
@@ -30,6 +31,7 @@ SAFELY: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_r
 ENCODERS = ("encoder", "text_encoder")
 _BATCH = 64
 _CACHE_VERSION = 1  # increase it when the embedding changes
+_OFFSET = frozenset({"camembert", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 _INSTALL = (
     "Use the folder of a transformers model, the id of a model on the Hugging Face Hub such as "
@@ -147,8 +149,28 @@ def _cached(
     if type(max_length) is not int or max_length < 2:
         raise input_error("max_length", "must be a whole number of at least 2.", max_length)
     place = folder(encoder)
+    most = _positions(place)
+    if most is not None and max_length > most:
+        rule = f"must be at most {most}, the number of positions of the encoder."
+        raise input_error("max_length", rule, max_length)
     path = cache / f"{what}-{_key(place, texts, max_length)}.safetensors"
     return cached(path, what, len(texts), lambda: make(texts, place, max_length))
+
+
+def _positions(place: Path) -> int | None:
+    """The most tokens of a text that the encoder in `place` can read; None if there is no limit.
+
+    From the file of its configuration alone, because importing transformers takes seconds.
+    """
+    try:
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # `loading` says what is wrong with it
+    most, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    if type(most) is not int or most < 2:
+        return None
+    # The models of the RoBERTa family number positions from the padding id + 1.
+    return most - padding - 1 if config.get("model_type") in _OFFSET else most
 
 
 def cached(path: Path, what: str, n: int, make: Callable[[], Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from fewshot.learners.learners import (
     supports_regression,
 )
 from fewshot.learners.reinforcement.world_learners import WORLD_LEARNERS
-from fewshot.models.pretrained.adapters.lora import MAX_RANK, RANK
+from orchestrator.config.checks.model_checks import check_model
 from orchestrator.config.checks.worker_checks import check_workers
 from orchestrator.config.checks.world_checks import check_worlds
 from orchestrator.config.plan import rungs_of
@@ -65,7 +65,7 @@ def _check_variant(config: Config, unread: Sequence[str]) -> list[ErrorDetail]:
         return [ErrorDetail("steps", rule, 0)]
     return (
         _check_tasks(config)
-        + _check_model(config)
+        + check_model(config)
         + _check_teacher(config)
         + _check_space(config, unread)
         + _check_use_of_weights(config)
@@ -198,31 +198,10 @@ def _check_teacher(config: Config) -> list[ErrorDetail]:
     return details
 
 
-def _check_model(config: Config) -> list[ErrorDetail]:
-    """Check that a transformer gets the tokens of its own tokenizer."""
-    if config.model.name not in ("lora", "transformer"):
-        return []
-    encoder = config.model.options()["encoder"]
-    wanted = {"features": "tokens", "encoder": encoder}
-    rule = f"must be text with `features: tokens` and `encoder: {encoder}`, like the model"
-    images = config.model.name == "lora"
-    return [
-        ErrorDetail(
-            f"datasets.{name}",
-            f"{rule}, or images with `features: pixels`." if images else f"{rule}.",
-            {key: part.options().get(key) for key in wanted},
-        )
-        for name, part in config.datasets.items()
-        if not (part.source == "text" and wanted.items() <= part.options().items())
-        and not (images and part.source == "images" and "encoder" not in part.options())
-    ]
-
-
 def _check_space(config: Config, unread: Sequence[str]) -> list[ErrorDetail]:
     given = config.space.scalars()
     return (
-        _check_rank(config)
-        + _check_adapt_steps(config)
+        _check_adapt_steps(config)
         + [
             ErrorDetail(
                 f"space.{name}", "is needed.", None, "Give a number, or {low: .., high: ..}."
@@ -236,18 +215,6 @@ def _check_space(config: Config, unread: Sequence[str]) -> list[ErrorDetail]:
             for name in unread
         ]
     )
-
-
-def _check_rank(config: Config) -> list[ErrorDetail]:
-    """Check that a searched rank is at most the model's rank, the size of its matrices."""
-    value, most = config.space.scalars().get(RANK), config.model.options().get("rank", MAX_RANK)
-    if value is None or config.model.name != "lora":
-        return []
-    low, high = (value.low, value.high) if isinstance(value, RangeSection) else (value, value)
-    if low >= 1 and high <= most:
-        return []
-    rule = f"must be from 1 to model.rank = {most}."
-    return [ErrorDetail(f"space.{RANK}", rule, [low, high], "Raise `model.rank`.")]
 
 
 def _check_adapt_steps(config: Config) -> list[ErrorDetail]:

@@ -136,9 +136,10 @@ def test_yaml_anchors_and_merges_work(tmp_path: Path) -> None:
 
 
 def test_options_that_the_builder_supplies_to_others_can_be_the_users() -> None:
-    options = {"source": "text", "path": "x.csv", "features": "ngrams"}
+    options = {"source": "text", "path": "x.csv", "features": "encoder", "encoder": "e"}
     config = parse(changed({"datasets.texts": options}))
-    assert config.datasets["texts"].options() == {"path": "x.csv", "features": "ngrams"}
+    del options["source"]
+    assert config.datasets["texts"].options() == options
 
 
 def test_a_dataset_may_be_called_like_a_type() -> None:
@@ -627,6 +628,35 @@ def test_each_wrong_value_in_a_list_is_a_fault_of_its_own() -> None:
 def test_what_does_not_fit_together_is_named(changes, path, rule) -> None:
     assert [f.path for f in details(changes)] in ([path], [path, path])
     assert rule in details(changes)[0].rule
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "found"),
+    [
+        ("residual", {"source": "text", "path": "x", "features": "tokens"}, "ids"),
+        ("mlp", {"source": "text", "path": "x", "features": "ngrams"}, "ids"),
+        ("bag", {"source": "text", "path": "x", "encoder": "e"}, "vectors"),
+        ("bag", {"source": "glyphs", "size": 14}, "pixels"),
+        ("conv", {"source": "images", "path": "x", "encoder": "e"}, "vectors"),
+        ("resnet12", {"source": "table", "path": "x"}, "vectors"),
+    ],
+)
+def test_a_model_gets_what_it_reads(model, dataset, found) -> None:
+    (told,) = details({"model": {"name": model}, "datasets.glyphs": dataset})
+    assert told.path == "datasets.glyphs"
+    assert f"for the model {model}" in told.rule
+    assert found in told.found
+    assert told.remedy
+
+
+def test_a_model_without_a_last_layer_does_not_score_classes() -> None:
+    rates = {"space.lr/inner": 0.1, "space.lr/adapt": 0.1}
+    wrong = {"model": {"name": "residual"}, "learner": {"name": "maml"}, "steps": -1}
+    found = details(wrong | rates)
+    assert {f.path for f in found} >= {"steps"}
+    (told,) = details(wrong | rates | {"steps": 10})
+    assert told.path == "model.name"
+    assert "for the classes of the learner maml" in told.rule
 
 
 FINETUNE = load_config(ROOT / "configs" / "finetune.yaml")

@@ -42,11 +42,14 @@ def config_of(**dataset: Any) -> dict[str, Any]:
         split: [{"each": {"domain": list(domains)}, "dataset": "texts", "label": "label"}]
         for split, domains in (("train", "pq"), ("validation", "rs"), ("test", "t"))
     }
+    vectors = dataset.get("features") == "encoder"
     return {
         "name": "moves",
         "datasets": {"texts": {"source": "text", "features": "ngrams", "max_length": 8} | dataset},
         "tasks": tasks,
-        "model": {"name": "bag", "n_ids": 8192, "width": 4, "n_out": 4},
+        "model": {"name": "residual"}
+        if vectors
+        else {"name": "bag", "n_ids": 8192, "width": 4, "n_out": 4},
         "learner": {"name": "protonet"},
         "episodes": {"way": 3, "shot": 1, "query": 2, "validation": 5, "test": 5},
         "steps": 4,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from fewshot.functional import Params, class_means, linear_params
 from fewshot.models.gain import initial_gain
 from fewshot.models.pretrained.encoder import digest_of_model, folder
@@ -61,12 +61,13 @@ class Lora:
         spread: float = 1.0,
         n_out: int | None = None,
     ) -> None:
-        if type(rank) is not int or rank < 1:
-            raise input_error("model.rank", "must be a whole number of at least 1.", rank)
-        if not 0 < alpha < math.inf:
-            raise input_error("model.alpha", "must be a number above 0.", alpha)
+        _check(rank, alpha, targets)
         self._frozen = _frozen(encoder, layers, None if targets is None else tuple(targets))
         self._encoder, self._states = self._frozen.encoder, self._frozen.states
+        most = min(min(shape) for shape in self._encoder.shapes.values())
+        if rank > most:
+            rule = f"must be at most {most}, the smaller side of the adapted matrices."
+            raise input_error("model.rank", rule, rank)
         texts = isinstance(self._encoder.reads, TokenIds)
         if texts != (len(features) == 1):
             needed = "token ids: texts with `features: tokens`" if texts else "pixels: images"
@@ -175,6 +176,19 @@ class Lora:
             weights[f"{path}.up"] = times * params[f"{path}{UP}"]
         out = self._encoder.above(hidden, real, weights)
         return self._encoder.reads.pooled(out, real)
+
+
+def _check(rank: object, alpha: object, targets: Sequence[object] | None) -> None:
+    details = []
+    if type(rank) is not int or rank < 1:
+        details.append(ErrorDetail("model.rank", "must be a whole number of at least 1.", rank))
+    if not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
+        details.append(ErrorDetail("model.alpha", "must be a number above 0.", alpha))
+    if isinstance(targets, str) or not all(isinstance(name, str) for name in targets or ()):
+        rule = "must be a list of names, such as [query, value]."
+        details.append(ErrorDetail("model.targets", rule, targets))
+    if details:
+        raise InputError(details)
 
 
 def with_rank(params: Params, hyperparameters: Mapping[str, float]) -> Params:
