@@ -1,6 +1,7 @@
 """Loads the datasets of a recipe and selects the rows of its tasks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,30 @@ _SHOWN = 8
 _TEXT_SHOWN = 60  # characters
 
 
+def _loaded(parts: Mapping[str, Component], cache: Path) -> dict[str, Dataset]:
+    """The datasets by name; raises InputError with the errors of all that can't be loaded."""
+    found, details = {}, list[ErrorDetail]()
+    for name, part in parts.items():
+        try:
+            found[name] = load_dataset(part.name, part.options, cache)
+        except InputError as error:
+            places = (part.name, "dataset")
+            details += [replace(d, path=_in_config(d.path, name, places)) for d in error.details]
+    if details:
+        raise InputError(details)
+    return found
+
+
+def _in_config(path: str, name: str, places: Collection[str]) -> str:
+    """The path in a config of an error that names an option of the dataset `name`.
+
+    places: what the path may begin with instead of the dataset.
+    """
+    first, _, rest = path.partition(".")
+    option = path if first not in places else rest
+    return f"datasets.{name}.{option}" if option else f"datasets.{name}"
+
+
 class Sources:
     """All datasets of a recipe, with their inputs in one tensor.
 
@@ -34,9 +59,7 @@ class Sources:
 
     def __init__(self, datasets: Mapping[str, Component], cache: Path) -> None:
         self.parts = dict(datasets)
-        self._datasets = {
-            name: load_dataset(part.name, part.options, cache) for name, part in datasets.items()
-        }
+        self._datasets = _loaded(datasets, cache)
         shapes = {name: tuple(d.inputs.shape[1:]) for name, d in self._datasets.items()}
         if len(set(shapes.values())) > 1:
             raise InputError(
