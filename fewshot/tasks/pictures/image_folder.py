@@ -106,10 +106,14 @@ def open_image(file: Path) -> Image.Image:
     Raises an error of `_UNREADABLE` if the file is damaged or has pixels of more than 16 bits.
     """
     with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
-        form = image.format
+        return in_8_bits(image)
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """An image as `open_image` returns it; raises ValueError if it has more than 16 bits."""
+    upright = ImageOps.exif_transpose(image)
     grey = _is_grey(upright.mode)
-    if upright.mode.startswith("I;16") or (upright.mode == "I" and form == "PNG"):
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
         return Image.fromarray(np.rint(np.asarray(upright) / 257).clip(0, 255).astype(np.uint8))
     if upright.mode in ("I", "F"):
         raise ValueError(f"mode {upright.mode}: pixels of more than 16 bits")

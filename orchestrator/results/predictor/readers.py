@@ -138,24 +138,26 @@ class ImageReader:
         return Examples(rows, files)
 
     def from_values(self, values: Any) -> Examples:
-        found = np.asarray(values) if isinstance(values, list | np.ndarray) else None
-        shaped = found is not None and (
-            found.ndim == 3 or (found.ndim == 4 and found.shape[3] == 3)
-        )
-        if found is None or not shaped or found.dtype != np.uint8:
-            kind = type(values).__name__ if found is None else f"{found.dtype} {found.shape}"
-            rule = "must be images: an array (n, h, w) or (n, h, w, 3) of uint8."
-            raise input_error("inputs", rule, kind)
-        return Examples(pd.DataFrame(index=pd.RangeIndex(len(found))), found)
+        several = isinstance(values, list | tuple) or getattr(values, "ndim", 0) in (3, 4)
+        alone = isinstance(values, np.ndarray) and values.ndim == 3 and values.shape[2] == 3
+        images = [_as_image(one) for one in values] if several and not alone else [None]
+        if None in images:
+            kind = type(values).__name__
+            if isinstance(values, np.ndarray):
+                kind = f"{values.dtype} {values.shape}"
+            rule = "must be several images: a list of arrays or PIL images, or one array."
+            remedy = "Arrays of uint8 have (h, w) or (h, w, 3) for each image."
+            raise input_error("inputs", rule, kind, remedy)
+        return Examples(pd.DataFrame(index=pd.RangeIndex(len(images))), images)
 
     def inputs(self, values: Any) -> Tensor:
-        files = not isinstance(values, np.ndarray)
+        of_archive = isinstance(values, np.ndarray)
         if self._encoder is not None:
-            images = image_folder.open_all(values) if files else list(map(Image.fromarray, values))
+            images = list(map(Image.fromarray, values)) if of_archive else _opened(values)
             place = encoder.folder(str(self._encoder))
             return vision.embed_with(self._processor, self._model, images, place).float()
-        if files:
-            opened = image_folder.open_all(values)
+        if not of_archive:
+            opened = _opened(values)
             channels = self._channels or 3
             mode = "L" if channels == 1 else "RGB"
             pixels = [
@@ -166,7 +168,7 @@ class ImageReader:
                 rule = "must have images of the same shape; the model has no `size`."
                 raise input_error("--data", rule, sorted({each.shape for each in pixels})[:4])
             return to_inputs(torch.from_numpy(np.stack(pixels)), None)
-        own = torch.from_numpy(np.ascontiguousarray(values))
+        own = torch.from_numpy(np.array(values))  # a copy, because an archive may be read-only
         return to_inputs(own, self._size, crop=self._crop, channels=self._channels)
 
     @cached_property
@@ -176,6 +178,23 @@ class ImageReader:
     @cached_property
     def _model(self) -> Any:
         return vision.load_model(encoder.folder(str(self._encoder)))
+
+
+def _as_image(value: Any) -> Image.Image | None:
+    """An array of uint8, (h, w) or (h, w, 3), or a PIL image; None if it is neither."""
+    if isinstance(value, Image.Image):
+        return value
+    of_pixels = isinstance(value, np.ndarray) and value.dtype == np.uint8
+    if of_pixels and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)):
+        return Image.fromarray(np.ascontiguousarray(value))
+    return None
+
+
+def _opened(values: Sequence[Path | Image.Image]) -> list[Image.Image]:
+    """Files or images as images of 8 bits; they are treated in the same way."""
+    if values and isinstance(values[0], Image.Image):
+        return [image_folder.in_8_bits(one) for one in values if isinstance(one, Image.Image)]
+    return image_folder.open_all([one for one in values if isinstance(one, Path)])
 
 
 class TableReader:

@@ -149,7 +149,7 @@ def test_images_are_predicted_from_arrays_and_folders(norm, tmp_path):
     assert list(rows["file"]) == [f"kind 1/{i}.png" for i in range(3)]
     assert list(rows["prediction"]) == list(predictor.predict(images[10:13]))
     assert done.measured == 3
-    with pytest.raises(InputError, match="must be images"):
+    with pytest.raises(InputError, match="must be several images"):
         predictor.predict(["a text"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="--data: must be a folder with images"):
