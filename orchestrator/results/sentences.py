@@ -80,10 +80,11 @@ def _on_validation_tasks(summary: Summary, reference: Finalist, difference: Inte
 
 def _training_did_not_help(summary: Summary) -> str:
     untrained = summary.test.get("untrained")
-    text = "No trained model is better than the untrained model"
+    text = "On the validation tasks, no trained model is clearly better than the untrained model. "
+    text += "The untrained model is exported"
     if untrained is not None:
-        text += f", which has {_value(summary, untrained)} on the test tasks"
-    text += ". The untrained model is exported."
+        text += f"; it has {_value(summary, untrained)} on the test tasks"
+    text += "."
     if summary.candidate is None:
         return f"{_NO_CANDIDATE} {text}"
     trained = summary.test.get("candidate")

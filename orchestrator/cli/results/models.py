@@ -24,7 +24,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A new or empty folder. [default: searches/NAME/best in the home]",
+            help="A new or empty folder, or an earlier export. "
+            "[default: searches/NAME/best in the home]",
             show_default=False,
         ),
     ] = None,

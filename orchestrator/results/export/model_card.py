@@ -99,8 +99,10 @@ def _usage(config: Config) -> list[str]:
         "there is one, names the outputs in order. Where there is a `config.json`, this "
         "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. "
         "Where there is an `adapter_config.json`, this folder is an adapter of PEFT: "
-        "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`. The embedding of "
-        "a text is the mean of its last hidden states, scaled to length 1.",
+        "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`, and `merged/`, "
+        "where there is one, is the trained encoder for `AutoModel.from_pretrained`. A text's embedding "
+        "is the mean of its last hidden states, an image's is the state of its first token; both "
+        "are scaled to length 1.",
     ]
 
 

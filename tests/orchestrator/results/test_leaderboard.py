@@ -278,8 +278,9 @@ class TestUntrained:
         assert summary.verdict == "no better"
         assert summary.difference.high < 0
         assert sentence(summary).startswith(
-            "No trained model is better than the untrained model, which has 92.0 % on the "
-            "test tasks. The untrained model is exported. The best trained model has "
+            "On the validation tasks, no trained model is clearly better than the untrained "
+            "model. The untrained model is exported; it has 92.0 % on the test tasks. The best "
+            "trained model has "
         )
 
     def test_is_preferred_to_a_gain_within_its_error(self) -> None:
@@ -333,4 +334,4 @@ def test_where_only_references_completed_the_summary_says_that_there_is_no_verdi
     if untrained is None:
         assert "Uniform task weights with tuned rates are exported: " in text
     else:
-        assert "The untrained model is exported." in text
+        assert "The untrained model is exported" in text
