@@ -100,9 +100,9 @@ def _usage(config: Config) -> list[str]:
         "folder is a model that `AutoModelForSequenceClassification.from_pretrained` loads. "
         "Where there is an `adapter_config.json`, this folder is an adapter of PEFT: "
         "`PeftModel.from_pretrained(AutoModel.from_pretrained('encoder'), '.')`, and `merged/`, "
-        "where there is one, is the trained encoder for `AutoModel.from_pretrained`. A text's embedding "
-        "is the mean of its last hidden states, an image's is the state of its first token; both "
-        "are scaled to length 1.",
+        "where there is one, is the trained encoder for `AutoModel.from_pretrained`. A text's "
+        "embedding is the mean of its last hidden states, an image's is the state of its first "
+        "token; both are scaled to length 1.",
     ]
 
 
