@@ -148,8 +148,8 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
     tables = measure_tables(tests, known, measure) if done else {}
     best = exported(candidate, uniform, untrained, finals) if done else None
     reference = max((f for f in (uniform, untrained) if f is not None), key=rank, default=None)
-    if best is not None and best.role == "untrained":
-        # The mean with uniform weights may be higher, but by less than the standard error.
+    if best is not None and best.role != "searched":
+        # The mean of the other reference may be higher, but by less than the standard error.
         reference = best
     # An own loop may have no test tasks; then its finalists are compared on the validation tasks.
     alone = done and measure == "score" and not tables
@@ -221,9 +221,9 @@ def _verdict(
     if difference is None:
         return None
     on_test = verdict(difference, negligible)
-    # On the validation tasks no trained model was better than the untrained model. A better result
-    # on the test tasks contradicts that, so the verdict is open.
-    contradicts = on_test == "better" and best is not None and best.role == "untrained"
+    # On the validation tasks the candidate was not clearly better than the reference, which is
+    # exported. A better result on the test tasks contradicts that, so the verdict is open.
+    contradicts = on_test == "better" and best is not None and best.role != "searched"
     return "undecided" if contradicts else on_test
 
 

@@ -13,6 +13,7 @@ from orchestrator.search.finals.finalists import Role, best_candidate, role_of
 from orchestrator.search.finals.intervals import MIN_TASKS, Interval, interval, standard_error
 
 SKILLS = (-math.inf, 1.0)  # the range of skill
+CLEAR = 2.0  # standard errors of the gain over uniform weights that the exported model needs
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,33 @@ def exported(
     untrained: Finalist | None,
     finals: Sequence[StudiedTrial],
 ) -> Finalist | None:
-    """The model to export: the best trained model if it is better than the untrained model.
+    """The model to export: the best candidate, or else the better reference.
 
-    It must be better by more than the standard error of the difference. Otherwise it is not shown
-    that training helps, and the untrained model is the safer choice for new tasks.
+    Uniform weights are the better reference if their gain over the untrained model is larger than
+    its standard error. The candidate needs such a gain too, and one over uniform weights of more
+    than `CLEAR` standard errors: it was chosen among all trials on the same validation tasks, so
+    its weights may suit only these.
     """
-    trained = max((f for f in (candidate, uniform) if f is not None), key=rank, default=None)
-    if trained is None or untrained is None:
-        return trained or untrained
-    with_training = np.array(_skills([t for t in finals if trained.is_of(t)]))
-    without = np.array(_skills([t for t in finals if untrained.is_of(t)]))
-    gain = with_training - without
+    reference, needed = untrained, 1.0
+    if uniform is not None and (untrained is None or _gains(uniform, untrained, finals, 1.0)):
+        reference, needed = uniform, CLEAR
+    if candidate is None or reference is None:
+        return candidate or reference
+    return candidate if _gains(candidate, reference, finals, needed) else reference
+
+
+def _gains(
+    finalist: Finalist, reference: Finalist, finals: Sequence[StudiedTrial], errors: float
+) -> bool:
+    """Whether the gain over the reference is larger than so many of its standard errors."""
+    ours = np.array(_skills([t for t in finals if finalist.is_of(t)]))
+    gain = ours - np.array(_skills([t for t in finals if reference.is_of(t)]))
     sampled = gain.shape[1] >= MIN_TASKS
     error, _ = standard_error(gain, of_tasks=sampled)
-    if not sampled:  # too few tasks to be a sample; the episodes are the sample instead
+    if not sampled and reference.number is None:
+        # Too few tasks to be a sample; the episodes are the sample instead.
         error = math.hypot(error, mean_of(_estimates(finals, None)).standard_error)
-    return trained if gain.mean() > error else untrained
+    return bool(gain.mean() > errors * error)
 
 
 def rank(finalist: Finalist) -> float:

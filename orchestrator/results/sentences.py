@@ -50,8 +50,17 @@ def _against_references(summary: Summary) -> str:
     ours, theirs = summary.test["candidate"], summary.test[_key(summary.reference)]
     return (
         f"{begin}{_number(summary, ours)} against {_value(summary, theirs)} on the test tasks, "
-        f"{difference_text(summary, summary.difference)}." + _other(summary)
+        f"{difference_text(summary, summary.difference)}."
+        + _other(summary)
+        + _exported_reference(summary)
     )
+
+
+def _exported_reference(summary: Summary) -> str:
+    if summary.best is None or summary.best.role != "uniform":
+        return ""
+    name = reference_name(summary, summary.best)
+    return f" On the validation tasks the candidate is not clearly better, so {name} are exported."
 
 
 def _only_references(summary: Summary, best: Finalist) -> str:

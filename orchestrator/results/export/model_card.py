@@ -118,6 +118,10 @@ def _choice(config: Config, summary: Summary, best: Finalist) -> str:
         "No candidate was better than the untrained model by more than the standard error of the "
         "difference, so the untrained model was chosen."
         if best.role == "untrained"
+        else "No candidate was better than the reference by more than two standard errors of the "
+        "difference, so the reference was chosen. The exported weights are from the seed with the "
+        "best validation score."
+        if best.role == "uniform"
         else f"Trial {best.number} had the best mean. The exported weights are from the seed with "
         "the best validation score."
     )

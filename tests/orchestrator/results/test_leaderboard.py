@@ -294,6 +294,22 @@ class TestUntrained:
             assert summary.verdict != "better" or not kept
 
 
+def test_uniform_weights_are_exported_unless_the_candidate_is_clearly_better() -> None:
+    def score(gain: float) -> Any:
+        def of(spec: TrialSpec, step: int) -> float:
+            clean = spec.task_weights["clean"]
+            return 0.4 + gain * clean + 0.02 * math.sin(spec.seed + 99 * clean)
+
+        return of
+
+    clear, within = (summarise("toy", searched(score=score(g), seeds=3)) for g in (0.3, 0.005))
+    assert clear.best.role == "searched"
+    assert "exported" not in sentence(clear)
+    assert within.best.role == "uniform"
+    assert within.reference is within.best
+    assert sentence(within).endswith("uniform task weights with tuned rates are exported.")
+
+
 def test_the_measure_is_what_all_held_out_tasks_have(monkeypatch) -> None:
     """Validation tasks of classes only, test tasks of classes and of numbers."""
     finish = StudyRecord.finish
