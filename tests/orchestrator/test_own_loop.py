@@ -178,7 +178,7 @@ def test_the_export_has_what_the_function_left(finished, tmp_path):
     fixed = Search.from_yaml(out / "config.yaml", trust_code=True)
     assert fixed.plan.space.ranges == {}
     assert fixed.plan.space.fixed == {"rate": rate, "depth": 3.0}
-    with pytest.raises(InputError, match="LoRA"):
+    with pytest.raises(InputError, match="trains an encoder"):
         finished.export(tmp_path / "merged", merged=True)
 
 
