@@ -133,7 +133,12 @@ NAN_ANSWERS = """    meta_logits = logits
             "learner: can't make its initial parameters: AttributeError: 'SoftNeighbours' object h",
         ),
         (LEARNER, "import torch", "import torch, torhc", "that imports a missing module: torhc"),
-        (TASKS, "del cache", "raise OSError", "datasets.arcs: mine.tasks:arcs can't be loaded: OSError"),
+        (
+            TASKS,
+            "del cache",
+            "raise OSError",
+            "datasets.arcs: mine.tasks:arcs can't be loaded: OSError",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["check", "search"])
