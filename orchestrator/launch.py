@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -80,6 +80,9 @@ def run(
     Raises InputError before anything is written, and Stopped if `should_stop` returned true.
     """
     began = time.time()
+    if placement not in get_args(Placement):
+        rule = f"must be {' or '.join(get_args(Placement))}."
+        raise input_error("executor", rule, placement)
     folder = (folder or Path.cwd()).absolute()
     plan = plan_of(with_absolute_paths(config, folder))
     sampler_of(plan)  # finds the errors of a user's sampler before anything is written

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.search.forecast import Forecast
 
 app = typer.Typer()
+_REASONS = 5  # of failed trials that are shown, the most frequent ones
 
 
 @app.command(rich_help_panel=SEARCH)
@@ -263,6 +265,8 @@ def _show(output: Output, name: str, home: Path, *, json: bool) -> "Summary":
         output.json(summary.to_dict() | extra)
         return summary
     output.results.print(leaderboard(summary))
+    for reason, n in Counter(summary.failures).most_common(_REASONS):
+        output.results.print(f"{n} failed: {reason}", markup=False)
     if summary.returns:
         output.results.print(returns_table(summary.returns))
     output.results.print(str(summary))

@@ -1,6 +1,7 @@
 """The summary of a search, computed from its records alone."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -69,6 +70,7 @@ class Summary:
     null_losses: Mapping[str, float] = field(default_factory=dict)  # of the training tasks
     advice: Sequence[str] = ()  # signs that the result may be poor, with remedies
     stopped_early: str = ""  # why the search has fewer trials than planned
+    failures: Mapping[str, int] = field(default_factory=dict)  # failed trials by their reason
     pooled: Sequence[PooledComparison] = ()  # differences from pooled models, on the test tasks
     returns: Sequence[Returns] = ()  # of policies in the test worlds, by step of adaptation
     share: str = ""  # the quantity of which skill is a share; empty for accuracy
@@ -124,6 +126,7 @@ class Summary:
                 "null_losses": dict(self.null_losses),
                 "advice": list(self.advice),
                 "stopped_early": self.stopped_early or None,
+                "failures": dict(self.failures),
             }
         )
         return data
@@ -180,6 +183,7 @@ def summarise(name: str, records: SearchRecords, *, top: int = 10) -> Summary:
         null_losses=dict(records.search.notes.get("null_losses", {})),
         advice=list(records.search.notes.get("advice", {}).values()),
         stopped_early=reason_for_stop(records.search),
+        failures=Counter(t.notes.get("reason", "") for t in trials if t.state == "failed"),
         pooled=pooled_comparisons(tests, trained),
         returns=returns_of(tests, known) if done else (),
         share="" if measure == "score" else _share(held_out),

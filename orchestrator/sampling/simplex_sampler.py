@@ -19,6 +19,16 @@ from orchestrator.space.simplex import Simplex
 _SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
+def _check_affinity(simplex: Simplex | None, affinity: Mapping[str, float]) -> None:
+    """Raises ValueError unless there is a finite number >= 0 for every task, or none at all."""
+    tasks = () if simplex is None else simplex.tasks
+    if affinity and set(affinity) != set(tasks):
+        raise ValueError(f"affinity must have the tasks {sorted(tasks)}, not {sorted(affinity)}")
+    wrong = {task: value for task, value in affinity.items() if not 0 <= value < math.inf}
+    if wrong:
+        raise ValueError(f"affinity must be finite and not negative, not {wrong}")
+
+
 class SimplexSampler(BaseSampler):
     """Suggests by a Gaussian process, see `orchestrator.sampling.process.gaussian_process`.
 
@@ -42,7 +52,9 @@ class SimplexSampler(BaseSampler):
         startup: int = 10,
         affinity: Mapping[str, float] = NO_AFFINITY,
     ) -> None:
-        self._simplex, self._startup, self._affinity = simplex, startup, affinity
+        _check_affinity(simplex, affinity)
+        # A plain dict, because Ray Tune pickles its sampler.
+        self._simplex, self._startup, self._affinity = simplex, startup, dict(affinity)
         self._seed = int(np.random.default_rng(seed).integers(1 << 31)) if seed is None else seed
         self._independent = RandomSampler(seed=self._seed)
         self._common = IntersectionSearchSpace()

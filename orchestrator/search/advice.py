@@ -194,4 +194,18 @@ class Adviser:
         self._seen, self._stage = n, stage
         finals = self._records.final.trials()
         untrained = next((t.score for t in finals if role_of(t) == UNTRAINED.role), math.nan)
-        self.report(advice_on_trials(self._plan, self._records.search.trials(), untrained))
+        found = advice_on_trials(self._plan, self._records.search.trials(), untrained)
+        self.report(found)
+        self._withdraw({advice.path for advice in found})
+
+    def _withdraw(self, valid: set[str]) -> None:
+        """Forget the advice on earlier trials that is not valid any more."""
+        known = dict(self._records.search.notes.get("advice", {}))
+        kept = {path: text for path, text in known.items() if path in valid or not _on_trials(path)}
+        if kept != known:
+            self._records.search.note("advice", kept)
+
+
+def _on_trials(path: str) -> bool:
+    """Whether the advice on this path is one of `advice_on_trials`."""
+    return path == "model" or path.startswith("space.")

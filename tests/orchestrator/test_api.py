@@ -245,6 +245,12 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
     assert (tmp_path / "best" / "model.safetensors").exists()
 
 
+def test_an_unknown_executor_is_refused(tmp_path):
+    with pytest.raises(InputError, match="executor: must be inline or ray"):
+        small(tmp_path / "home").run(executor="local")
+    assert not (tmp_path / "home").exists()
+
+
 CHOICES = [
     "name=recipes",
     "search.rungs=[0.5]",

@@ -131,4 +131,6 @@ def _exported(found: Findings) -> str:
     kind = "with uniform task weights" if best.role == "uniform" else "with searched parameters"
     if best.role == "uniform" and not best.task_weights:
         kind = "without a teacher"
+    if best.role == "uniform" and math.isnan(best.search_score):
+        return f"The exported model has the rates of trial {best.number}, {kind}."
     return f"The exported model is trial {best.number}, {kind}, retrained."

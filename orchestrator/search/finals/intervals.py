@@ -10,6 +10,8 @@ import numpy as np
 Verdict = Literal["better", "no better", "undecided"]
 # A smaller gain, in accuracy or skill, is negligible.
 NEGLIGIBLE = 0.01
+# Deviations that are no larger than this part of the values are rounding errors.
+_ROUNDING = 1e-13
 # Fewer tasks than this are not treated as a sample of all tasks.
 MIN_TASKS = 3
 
@@ -36,7 +38,9 @@ def standard_error(table: np.ndarray, *, of_tasks: bool) -> tuple[float, float]:
     freedom. It is slightly too large, because the residual variance is counted twice.
     """
     means = [table.mean(axis=1)] + ([table.mean(axis=0)] if of_tasks else [])
-    return _summed([(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1])
+    rounding = (_ROUNDING * np.abs(table).max()) ** 2
+    variances = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means if len(m) > 1]
+    return _summed([(v if v > rounding else 0.0, df) for v, df in variances])
 
 
 def _summed(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:

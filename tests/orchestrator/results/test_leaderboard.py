@@ -201,6 +201,8 @@ def test_where_all_diverged_the_summary_says_so() -> None:
     summary = summarise("toy", records)
     assert strict(summary.to_dict())["best"] is None
     assert summary.trials["failed"] == 4, "the search gives up"
+    assert sum(summary.failures.values()) == 4
+    assert all(summary.failures), "each has a reason"
     assert sentence(summary) == "The search has not ended yet."
 
 

@@ -73,6 +73,33 @@ def test_a_right_affinity_helps_among_many_tasks() -> None:
     assert np.mean(told) > np.mean(plain) + 0.3
 
 
+def test_it_searches_for_ray_tune(tmp_path) -> None:
+    from ray.tune.search.optuna import OptunaSearch
+
+    def made() -> OptunaSearch:
+        sampler = SimplexSampler(SIMPLEX, seed=0, startup=4)
+        return OptunaSearch(space=SIMPLEX.suggest, sampler=sampler, metric="score", mode="max")
+
+    search = made()
+    for n in range(12):
+        if n == 8:  # as if Ray Tune had been interrupted
+            search.save(str(tmp_path / "state"))
+            search = made()
+            search.restore(str(tmp_path / "state"))
+        weights = SIMPLEX.decode(search.suggest(str(n)))
+        assert sum(weights.values()) == pytest.approx(1)
+        search.on_trial_complete(str(n), {"score": weights["b"]})
+    assert weights["b"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "affinity", [{"a": 1.0}, dict.fromkeys(TASKS, -1.0), dict.fromkeys(TASKS, float("nan"))]
+)
+def test_a_wrong_affinity_is_refused_at_once(affinity) -> None:
+    with pytest.raises(ValueError, match="affinity must"):
+        SimplexSampler(SIMPLEX, affinity=affinity)
+
+
 def test_suggestions_depend_on_the_seed_and_the_trials_only() -> None:
     def suggested(seed: int) -> dict[str, float]:
         study = optuna.create_study(sampler=SimplexSampler(SIMPLEX, seed=seed, startup=3))

@@ -144,10 +144,20 @@ def test_each_is_told_once_also_by_the_next_process() -> None:
     plan = toys.plan()
     records = toys.records(optuna.storages.InMemoryStorage(), plan)
     told: list[Advice] = []
-    found = [Advice("model", "is narrow.", "Widen it.")]
+    found = [Advice("model.n_out", "is narrow.", "Widen it.")]
     for _ in range(2):
         adviser = Adviser(plan, records, told.append)
         adviser.report(found)
         adviser.check_trials("search")
     assert told == found
-    assert records.search.notes["advice"] == {"model": "model: is narrow. Widen it."}
+    assert records.search.notes["advice"] == {"model.n_out": "model.n_out: is narrow. Widen it."}
+
+
+def test_what_later_trials_refute_is_forgotten() -> None:
+    records = toys.records(optuna.storages.InMemoryStorage(), toys.plan())
+    adviser = Adviser(toys.plan(), records, lambda advice: None)
+    kept = Advice("tasks.train", "are few.", "Use more.")
+    adviser.report([kept, Advice("model", "is worse than untrained.", "Lower the rates.")])
+    adviser.report([Advice("space.lr/outer.low", "is where the best trials are.", "Decrease it.")])
+    adviser.check_trials("final")
+    assert records.search.notes["advice"] == {"tasks.train": str(kept)}
