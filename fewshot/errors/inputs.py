@@ -46,6 +46,21 @@ def input_error(path: str, rule: str, found: Any = None, remedy: str = "") -> In
     return InputError([ErrorDetail(path, rule, found, remedy)])
 
 
+def check_sizes(part: str, **sizes: object) -> None:
+    """Raises InputError unless all sizes are whole numbers of at least 1, or lists of them.
+
+    part: the section of the config whose options these are. An empty list is allowed.
+    """
+    details = []
+    for name, size in sizes.items():
+        every = size if isinstance(size, list | tuple) else [size]
+        if any(type(n) is not int or n < 1 for n in every):
+            what = "a whole number" if every is not size else "a list of whole numbers"
+            details.append(ErrorDetail(f"{part}.{name}", f"must be {what} of at least 1.", size))
+    if details:
+        raise InputError(details)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The text "Did you mean `x`? " for the known name nearest to `name`, or an empty text."""
     nearest = get_close_matches(name, list(known), n=1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewshot.errors.inputs import check_sizes
 from fewshot.functional import Params, linear_params
 
 
@@ -20,6 +21,7 @@ class Bag:
         self, *, features: Sequence[int], n_ids: int = 8192, width: int = 64, n_out: int = 64
     ) -> None:
         del features  # any length
+        check_sizes("model", n_ids=n_ids, width=width, n_out=n_out)
         self.n_out = n_out
         self._n_ids, self._width = n_ids, width
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewshot.errors.inputs import check_sizes, input_error
 from fewshot.functional import Params, linear_params
 
 
@@ -18,6 +19,9 @@ class MLP:
     def __init__(
         self, *, features: Sequence[int], hidden: Sequence[int] = (128,), n_out: int = 64
     ) -> None:
+        if not isinstance(hidden, list | tuple):
+            raise input_error("model.hidden", "must be a list of widths, such as [64].", hidden)
+        check_sizes("model", hidden=hidden, n_out=n_out)
         self.n_out = n_out
         self._sizes = (math.prod(features), *hidden, n_out)
         self.head: tuple[str, ...] = (f"weight{len(hidden)}", f"bias{len(hidden)}")

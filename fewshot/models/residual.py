@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import check_sizes
 from fewshot.functional import Params, linear_params
 from fewshot.models.gain import initial_gain
 
@@ -42,8 +42,7 @@ class Residual:
         scale: float = 5.0,
         spread: float = 1.0,
     ) -> None:
-        if hidden < 1:
-            raise input_error("model.hidden", "must be a whole number of at least 1.", hidden)
+        check_sizes("model", hidden=hidden)
         self.n_out = math.prod(features)
         self._hidden, self._gain = hidden, initial_gain(scale, spread)
 

@@ -342,3 +342,20 @@ class TestConv:
     def test_needs_images_that_last(self, features):
         with pytest.raises(InputError, match="at least 8 pixels a side"):
             Conv(features=features, blocks=3)
+
+
+@pytest.mark.parametrize(
+    ("made", "wrong", "paths"),
+    [
+        (MLP, {"hidden": [16, 0], "n_out": 0}, ["hidden", "n_out"]),
+        (MLP, {"hidden": [[16], 32]}, ["hidden"]),
+        (MLP, {"hidden": 32}, ["hidden"]),
+        (Bag, {"width": 0, "n_ids": 1.5}, ["n_ids", "width"]),
+        (Conv, {"width": "x", "blocks": 0}, ["width", "blocks"]),
+        (Residual, {"hidden": True}, ["hidden"]),
+    ],
+)
+def test_sizes_of_layers_are_whole_numbers(made, wrong, paths):
+    with pytest.raises(InputError) as caught:
+        made(features=(16, 16), **wrong)
+    assert [told.path for told in caught.value.details] == [f"model.{name}" for name in paths]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.nn.functional import conv2d, max_pool2d
 
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import check_sizes, input_error
 from fewshot.functional import Params, linear_params
 from fewshot.models.convolution.blocks import library_block, mapped_block, small_block
 from fewshot.models.convolution.normalisation import Norm, check_norm, norm_params, normalise
@@ -42,6 +42,7 @@ class Conv:
         n_out: int = 64,
     ) -> None:
         check_norm(norm, ("none", "group", "batch"))
+        check_sizes("model", width=width, blocks=blocks, n_out=n_out)
         if len(features) not in (2, 3) or min(features[-2:]) < 2**blocks:
             rule = f"with {blocks} blocks needs images of at least {2**blocks} pixels a side."
             raise input_error(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, leaky_relu, max_pool2d
 
-from fewshot.errors.inputs import ErrorDetail, InputError
+from fewshot.errors.inputs import ErrorDetail, InputError, check_sizes
 from fewshot.functional import Params, linear_params
 from fewshot.models.convolution.normalisation import Norm, check_norm, norm_params, normalise
 
@@ -45,6 +45,7 @@ class ResNet12:
         n_out: int = 640,
     ) -> None:
         check_norm(norm)
+        check_sizes("model", n_out=n_out)
         details = []
         if not widths or any(type(width) is not int or width < 1 for width in widths):
             rule = "must be whole numbers of at least 1."
