@@ -240,7 +240,7 @@ class Search:
             `out/merged`.
 
         Raises InputError if the search has not ended, if `out` is neither empty nor an export, or
-        if the model has no LoRA weights to merge.
+        if the model trains no encoder to write alone.
         """
         export(self.name, self._home, Path(out), merged=merged)
         return Path(out)
