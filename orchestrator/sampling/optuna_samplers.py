@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fewshot.errors.inputs import input_error
+from fewshot.errors.parts import as_input_error
 from fewshot.registry import resolve
 from orchestrator.config.plan import Plan, derived_seed
 from orchestrator.record.studies.study import StudiedTrial, distributions
@@ -63,14 +64,16 @@ class OptunaSampler:
     def suggest(self, trials: RankedTrials, ahead: Sequence[Values], n: int = 1) -> list[Values]:
         """Parameters of the next `n` trials, one after the other.
 
-        Those of `ahead` and those suggested so far are shown as running trials.
+        Those of `ahead` and those suggested so far are shown as running trials. Raises InputError
+        if the sampler, which may be a user's, raises.
         """
         ended = view(trials)
         running = [*(t.params for t in trials.running), *ahead]
         found: list[Values] = []
         known = len(trials.trials) + len(ahead)
-        for _ in range(n):
-            found.append(self._suggest(ended, [*running, *found], known + len(found)))
+        with as_input_error(_PATH, "can't suggest a trial"):
+            for _ in range(n):
+                found.append(self._suggest(ended, [*running, *found], known + len(found)))
         return found
 
     def last(self, trials: RankedTrials, left: int) -> Values | None:

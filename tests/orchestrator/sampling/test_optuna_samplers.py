@@ -37,6 +37,11 @@ def without_a_seed() -> BaseSampler:
     return RandomSampler(seed=3)
 
 
+class Broken(RandomSampler):
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        raise KeyError("its own fault")
+
+
 def raising(seed: int) -> BaseSampler:
     raise ValueError("no licence")
 
@@ -125,6 +130,11 @@ def test_a_users_factory_that_makes_no_sampler_is_refused(name: str, rule: str) 
     with pytest.raises(InputError, match=r"search\.sampler") as error:
         sampler_of(toys.plan(sampler=f"{HERE}:{name}"))
     assert rule in str(error.value)
+
+
+def test_a_users_sampler_that_raises_is_told_in_a_sentence() -> None:
+    with pytest.raises(InputError, match=r"search\.sampler: can't suggest a trial: KeyError"):
+        own(f"{HERE}:Broken", some())
 
 
 def test_our_own_sampler_for_studies_can_be_the_users() -> None:
