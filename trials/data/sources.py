@@ -42,11 +42,14 @@ def _loaded(parts: Mapping[str, Component], cache: Path) -> dict[str, Dataset]:
 def _in_config(path: str, name: str, places: Collection[str]) -> str:
     """The path in a config of an error that names an option of the dataset `name`.
 
-    places: what the path may begin with instead of the dataset.
+    Other paths, such as those of files, are kept. places: what the path may begin with
+    instead of the dataset.
     """
     first, _, rest = path.partition(".")
     option = path if first not in places else rest
-    return f"datasets.{name}.{option}" if option else f"datasets.{name}"
+    if not option:
+        return f"datasets.{name}"
+    return f"datasets.{name}.{option}" if option.isidentifier() else path
 
 
 class Sources:

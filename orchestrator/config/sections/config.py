@@ -155,8 +155,7 @@ class Config(SearchableConfig):
         return {*self.hyperparameters(), WEIGHT_DECAY} | rank
 
     def plain(self) -> "Config":
-        read = self.readable_scalars()
-        unread = {name: None for name in self.space.scalars() if name not in read}
+        unread = dict.fromkeys(self.space.scalars().keys() - self.readable_scalars())
         space = SpaceSection.model_validate(self.space.model_dump(by_alias=True) | unread)
         return self.model_copy(update={"space": space})
 

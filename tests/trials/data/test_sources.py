@@ -7,6 +7,18 @@ from trials.contract import Component
 from trials.data.sources import Sources
 
 
+def test_a_damaged_file_is_told_by_the_path_of_its_folder(tmp_path):
+    damaged = tmp_path / "photos" / "cat" / "1.png"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no image")
+    part = Component(name="images", options={"path": str(tmp_path / "photos"), "size": 8})
+    with pytest.raises(InputError) as caught:
+        Sources({"photos": part}, tmp_path / "cache")
+    (told,) = caught.value.details
+    assert told.path == str(tmp_path / "photos")
+    assert "1.png" in str(told)
+
+
 def test_all_datasets_that_can_not_be_loaded_are_told_by_their_places_in_the_config(tmp_path):
     (tmp_path / "a.txt").write_text("no table")
     parts = {
