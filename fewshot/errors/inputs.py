@@ -4,7 +4,7 @@ FewtuneError
 └── InputError      the user's input is invalid; carries a detail for each error found
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -46,17 +46,23 @@ def input_error(path: str, rule: str, found: Any = None, remedy: str = "") -> In
     return InputError([ErrorDetail(path, rule, found, remedy)])
 
 
-def check_sizes(part: str, **sizes: object) -> None:
-    """Raises InputError unless all sizes are whole numbers of at least 1, or lists of them.
+def check_sizes(
+    part: str, /, *, least: int = 1, lists: Collection[str] = (), **sizes: object
+) -> None:
+    """Raises InputError unless all sizes are whole numbers of at least `least`.
 
-    part: the section of the config whose options these are. An empty list is allowed.
+    part: the section of the config whose options these are. lists: the names of those that are
+    lists of such numbers, which may be empty.
     """
     details = []
     for name, size in sizes.items():
-        every = size if isinstance(size, list | tuple) else [size]
-        if any(type(n) is not int or n < 1 for n in every):
-            what = "a whole number" if every is not size else "a list of whole numbers"
-            details.append(ErrorDetail(f"{part}.{name}", f"must be {what} of at least 1.", size))
+        is_list = name in lists
+        every = size if is_list and isinstance(size, list | tuple) else [size]
+        if any(type(n) is not int or n < least for n in every):
+            what = "a list of whole numbers" if is_list else "a whole number"
+            details.append(
+                ErrorDetail(f"{part}.{name}", f"must be {what} of at least {least}.", size)
+            )
     if details:
         raise InputError(details)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.func import grad
 
 from fewshot.episodes import Episode
+from fewshot.errors.inputs import check_sizes
 from fewshot.functional import (
     Hyperparameters,
     Params,
@@ -56,6 +57,7 @@ class Baseline:
         adapt_steps: int = 50,
         cosine: bool = False,
     ) -> None:
+        check_sizes("learner", least=0, adapt_steps=adapt_steps)
         self.embedding, self._way, self._classes = model, way, tuple(classes)
         self._counts = torch.tensor(self._classes, dtype=torch.int64)
         self._adapt_steps, self._cosine = adapt_steps, cosine

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fewshot.episodes import Episode
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import check_sizes, input_error
 from fewshot.functional import Hyperparameters, Params, mask_absent_classes
 from fewshot.kinds import CLASSIFICATION
 from fewshot.learners.gradient.inner import InnerLoop
@@ -41,8 +41,7 @@ class FineTunedProtoNet(ProtoNet):
         self, *, model: Model, way: int, adapt_steps: int = ADAPT_STEPS, inner: str = "head"
     ) -> None:
         super().__init__(model=model, way=way)
-        if type(adapt_steps) is not int or adapt_steps < 0:
-            raise input_error("learner.adapt_steps", "must be a whole number >= 0.", adapt_steps)
+        check_sizes("learner", least=0, adapt_steps=adapt_steps)
         if inner not in ("all", "head"):
             raise input_error("learner.inner", "must be all or head.", inner)
         self._steps = adapt_steps

@@ -21,7 +21,7 @@ class MLP:
     ) -> None:
         if not isinstance(hidden, list | tuple):
             raise input_error("model.hidden", "must be a list of widths, such as [64].", hidden)
-        check_sizes("model", hidden=hidden, n_out=n_out)
+        check_sizes("model", lists=["hidden"], hidden=hidden, n_out=n_out)
         self.n_out = n_out
         self._sizes = (math.prod(features), *hidden, n_out)
         self.head: tuple[str, ...] = (f"weight{len(hidden)}", f"bias{len(hidden)}")

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from fewshot.errors.inputs import ErrorDetail, InputError, did_you_mean, input_error
 from fewshot.models.pretrained.encoder import ENCODERS, names_module
@@ -17,9 +18,11 @@ from orchestrator.config.sections.config import Config
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig, config_class
 from orchestrator.config.sections.searched import (
     nodes,
+    placed,
     representatives,
     resolved,
     searched_options,
+    split_off_faulty,
 )
 from trials.programs.teachers import TRAINED
 
@@ -112,8 +115,11 @@ def load_config(
 def refused_code(data: Mapping[str, Any]) -> list[ErrorDetail]:
     """One error for each value of a config that names code to import."""
     options = searched_options(nodes(data))
-    plain = [resolved(data, options, values) for values in representatives(options)]
-    details = [detail for one in plain for detail in _refused_code(one)]
+    details = [
+        replace(detail, path=".".join(map(str, placed(detail.path.split("."), options, values))))
+        for values in representatives(options)
+        for detail in _refused_code(resolved(data, options, values))
+    ]
     return list({str(detail): detail for detail in details}.values())
 
 
@@ -164,13 +170,17 @@ def _override(data: dict[str, Any], override: str) -> None:
 def parse(data: Mapping[str, Any]) -> AnyConfig:
     """Validate the values of a YAML file; raises InputError with all errors."""
     section = config_class(data)
-    config, failures = section.validated(data)
-    errors = {(e["loc"], e["msg"]): dict(e) for failed in failures for e in failed.errors()}
-    if errors:
-        details = [_detail_of(e, section) for e in errors.values()]
-        places = {f.path for f in details}
+    sound, faulty = split_off_faulty(data)
+    config, found = section.validated(sound)
+    errors = {(e["loc"], e["msg"]): e for e in found}
+    details = [_detail_of(e, section) for e in errors.values()]
+    if faulty:
         # Which scalars are read is known only if all searched options are valid.
-        rest = [] if nodes(data) else _between_sections(data, list(errors.values()), section)
+        rest = [d for d in details if not _touches(d.path, set(faulty))]
+        raise InputError([d for those in faulty.values() for d in those] + rest)
+    if details:
+        places = {f.path for f in details}
+        rest = _between_sections(data, list(errors.values()), section)
         raise InputError(details + [f for f in rest if not _touches(f.path, places)])
     assert config is not None, "there was no error"
     details = cross_check(config)
@@ -204,10 +214,8 @@ def _between_sections(
     pruned.setdefault("name", "unnamed")
     pruned.setdefault("steps", 1)
     pruned.setdefault("space", {})
-    try:
-        return cross_check(section.model_validate(pruned))
-    except ValidationError:
-        return []
+    config, _ = section.validated(pruned)
+    return [] if config is None else cross_check(config)
 
 
 def _touches(path: str, places: set[str]) -> bool:

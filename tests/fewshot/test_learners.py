@@ -64,6 +64,26 @@ def test_is_always_right_on_separated_gaussians(name):
         assert torch.equal(logits.argmax(-1), problems.query_y)
 
 
+@pytest.mark.parametrize("steps", [-1, 0, 1.5, [1, 3], "1"])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("maml", "inner_steps"),
+        ("maml", "adapt_steps"),
+        ("reptile", "inner_steps"),
+        ("meta_sgd", "adapt_steps"),
+        ("baseline", "adapt_steps"),
+    ],
+)
+def test_numbers_of_steps_are_whole_and_not_negative(name, option, steps):
+    model = MLP(features=(2,), hidden=[4], n_out=2)
+    if (name, steps) == ("baseline", 0):
+        LEARNERS[name](model=model, way=2, **{option: steps})
+        return
+    with pytest.raises(InputError, match=rf"learner.{option}: must be a whole number of at least"):
+        LEARNERS[name](model=model, way=2, **{option: steps})
+
+
 @pytest.mark.parametrize("name", ["matching", "ridge", "simpleshot"])
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
 def test_a_scale_is_above_zero(name, scale):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
-from fewshot.errors.inputs import input_error
+from fewshot.errors.inputs import check_sizes, input_error
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.learners.gradient.inner import InnerLoop
@@ -45,6 +45,7 @@ class MAML:
         heads: str = "shared",
     ) -> None:
         del way  # equal to the width of the model's outputs
+        check_sizes("learner", inner_steps=inner_steps, adapt_steps=adapt_steps)
         if inner not in ("all", "head"):
             raise input_error("learner.inner", "must be all or head.", inner)
         self._model, self._inner = model, InnerLoop(model, kind, first_order)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.episodes import Episode
+from fewshot.errors.inputs import check_sizes
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.learners.gradient.inner import InnerLoop
@@ -47,6 +48,7 @@ class MetaSGD:
         rates: str = "shared",
     ) -> None:
         del way  # equal to the width of the model's outputs
+        check_sizes("learner", inner_steps=inner_steps, adapt_steps=adapt_steps)
         self._model, self._inner = model, InnerLoop(model, kind)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self._factor: Params = {}

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fewshot.episodes import Episode
+from fewshot.errors.inputs import check_sizes
 from fewshot.functional import Hyperparameters, Params
 from fewshot.kinds import CLASSIFICATION, Kind
 from fewshot.learners.gradient.inner import InnerLoop
@@ -44,6 +45,7 @@ class Reptile:
         heads: str = "shared",
     ) -> None:
         del way  # equal to the width of the model's outputs
+        check_sizes("learner", inner_steps=inner_steps, adapt_steps=adapt_steps)
         self._model, self._inner = model, InnerLoop(model, kind, first_order=True)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self.per_task = model.head if is_per_task("heads", heads) else ()

@@ -1,6 +1,7 @@
 """All checks that involve several sections of a config."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fewshot.errors.inputs import ErrorDetail
 from fewshot.learners.fine_tuned import ADAPT_STEPS, STEPS
@@ -48,7 +49,11 @@ def _check_parts(config: Config) -> list[ErrorDetail]:
     variants = [config.variant(values) for values in config.representatives()]
     read = {name for variant in variants for name in variant.readable_scalars()}
     unread = sorted(config.space.scalars().keys() - read)
-    details = [d for variant in variants for d in _check_variant(variant, unread)]
+    details = [
+        replace(d, path=config.placed(d.path, values))
+        for values, variant in zip(config.representatives(), variants, strict=True)
+        for d in _check_variant(variant, unread)
+    ]
     # Most errors occur in each variant.
     return list({(d.path, d.rule, repr(d.found)): d for d in details}.values())
 

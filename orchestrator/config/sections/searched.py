@@ -5,7 +5,7 @@ and in place of `batch`, `optimizer` and `steps`. An option that is a section ca
 options of its own, which are read only if it is chosen.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -74,6 +74,30 @@ def searched_options(written: Mapping[str, Any]) -> list[Searched]:
     if details:
         raise InputError(details)
     return found
+
+
+def split_off_faulty(
+    data: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, list[ErrorDetail]]]:
+    """The config without its faulty outermost searched options, and their errors by path."""
+    faulty: dict[str, list[ErrorDetail]] = {}
+    for path, node in nodes(data).items():
+        try:
+            searched_options({path: node})
+        except InputError as error:
+            faulty[path] = list(error.details)
+    return _without(data, faulty, ""), faulty
+
+
+def _without(section: Mapping[str, Any], paths: Container[str], place: str) -> dict[str, Any]:
+    named = {
+        key: (f"{place}.{key}" if place else str(key), value) for key, value in section.items()
+    }
+    return {
+        key: _without(value, paths, at) if isinstance(value, Mapping) else value
+        for key, (at, value) in named.items()
+        if at not in paths
+    }
 
 
 def _in_node(
@@ -151,6 +175,26 @@ def resolved(
     return {key: fill(key, value) if key in SECTIONS else value for key, value in data.items()}
 
 
+def placed(
+    path: Sequence[str | int], options: list[Searched], values: Mapping[str, Any]
+) -> tuple[str | int, ...]:
+    """The path in the file of what is at `path` in the config `resolved(.., options, values)`."""
+    by_name = {one.name: one for one in options}
+    name, place = "", list[str | int]()
+    for part in path:
+        name = f"{name}.{part}" if name else str(part)
+        place.append(part)
+        if name in by_name:
+            one = by_name[name]
+            value = values.get(name, one.first)
+            if one.values:
+                place += ["choices", list(one.values).index(value)]
+            else:
+                place.append("high" if value == one.first else "low")
+            name = f"{name}.{value}"
+    return tuple(place)
+
+
 def representatives(options: list[Searched]) -> list[dict[str, Any]]:
     """Values of the searched options, such that each option and each end of a range occurs once.
 
@@ -190,20 +234,23 @@ class SearchableConfig(Section):
         return config
 
     @classmethod
-    def validated(cls, data: Mapping[str, Any]) -> tuple[Self | None, list[ValidationError]]:
-        """The config if each of its searched options is valid, else the errors of all of them.
+    def validated(cls, data: Mapping[str, Any]) -> tuple[Self | None, list[dict[str, Any]]]:
+        """The config if each of its searched options is valid, else Pydantic's errors of all.
 
-        Raises InputError of choices, as `of`.
+        Each error has its `loc` in the file. Raises InputError of choices, as `of`.
         """
         written = nodes(data)
         options = searched_options(written)
         variants: dict[str, Self] = {}
-        errors = []
+        errors: list[dict[str, Any]] = []
         for values in representatives(options):
             try:
                 variants[_key(values)] = cls.model_validate(resolved(data, options, values))
-            except ValidationError as error:
-                errors.append(error)
+            except ValidationError as failed:
+                errors += [
+                    {**error, "loc": placed(error["loc"], options, values)}
+                    for error in failed.errors()
+                ]
         if errors:
             return None, errors
         if not written:
@@ -246,6 +293,10 @@ class SearchableConfig(Section):
     def plain(self) -> Self:
         """This variant of a config without what only other variants use."""
         return self
+
+    def placed(self, path: str, values: Mapping[str, Any]) -> str:
+        """The path in the file of what is at `path` in the variant of `values`."""
+        return ".".join(map(str, placed(path.split("."), self.searched, values)))
 
     def representatives(self) -> list[dict[str, Any]]:
         """Values of the searched options, for which `variant` gives each option once."""

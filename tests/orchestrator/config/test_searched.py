@@ -134,7 +134,38 @@ def test_all_errors_of_choices_are_reported_at_once():
 
 def test_an_error_in_an_option_is_found_before_the_search():
     found = errors(learner={"choices": ["ridge", {"name": "maml", "inner_step": 1}]})
-    assert found == {"learner.inner_step": "is not an option of maml."}
+    assert found == {"learner.choices.1.inner_step": "is not an option of maml."}
+
+
+def test_errors_in_options_have_their_places_in_the_file():
+    assert set(errors(batch={"choices": [0, 8]}, optimizer={"choices": ["adam", "adem"]})) == {
+        "batch.choices.0",
+        "optimizer.choices.1",
+    }
+    assert list(errors(batch={"low": 0, "high": 8, "step": 4})) == ["batch.low"]
+    chosen = {"learner": "maml", "learner.maml.inner_steps": 2}
+    nested = CONFIG.placed("learner.inner_steps", chosen)
+    assert nested == "learner.choices.1.inner_steps.choices.1"
+
+
+def test_errors_of_choices_come_with_those_of_other_sections():
+    found = errors(
+        batch={"choices": [8]},
+        model={"choices": [{"name": "mlp", "n_out": 4}, {"name": "residual", "width": 4}]},
+        search={**CHOICES["search"], "trials": 0},
+        seed=-1,
+    )
+    assert list(found) == [
+        "batch.choices",
+        "seed",
+        "search.trials",
+        "model.choices.1.width",
+    ]
+
+
+def test_errors_between_sections_come_with_those_within_beside_choices():
+    found = errors(search={**CHOICES["search"], "trials": 0}, space={"lr/outer": 0.01})
+    assert list(found) == ["search.trials", "space.lr/adapt", "space.lr/inner"]
 
 
 def test_every_variant_needs_its_scalars_and_no_other_is_accepted():
@@ -153,7 +184,7 @@ def test_code_in_a_choice_of_an_untrusted_config_is_not_run(tmp_path):
     path.write_text(dump(CONFIG).replace("- name: ridge", "- name: evil.module:learner"))
     with pytest.raises(InputError) as caught:
         load_config(path, foreign=True)
-    assert [d.path for d in caught.value.details] == ["learner.name"]
+    assert [d.path for d in caught.value.details] == ["learner.choices.0.name"]
     assert caught.value.details[0].found == "evil.module:learner"
 
 
