@@ -37,7 +37,7 @@ def _effects(explanation: Explanation) -> Table:
     table.add_column("training task")
     table.add_column("effect", justify="right")
     table.add_column("verdict")
-    table.add_column("best weight", justify="right")
+    table.add_column("in best trial", justify="right")
     table.add_column("as good", justify="right")
     for row in explanation.effects:
         verdict = f"[{style}]{row.verdict}[/{style}]" if (style := _STYLES[row.verdict]) else ""

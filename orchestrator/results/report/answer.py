@@ -74,6 +74,8 @@ def _against(found: Findings, every: Sequence[Difference], role: Role) -> Agains
     if reference is summary.reference and summary.verdict is not None:
         told = summary.verdict  # also accounts for the choice of the model to export
     detail = f"on the {compared.split} tasks"
+    if summary.best is not summary.candidate:
+        detail = f"of the best candidate, which is not exported, {detail}"
     if not math.isnan(compared.overall.low):  # else the value has the note
         note = compared.overall.note
         detail += ", 95 % interval in parentheses" + (f"; {note}" if note else "")

@@ -224,6 +224,7 @@ def test_what_is_worse_than_doing_nothing_is_not_praised():
     told = answer(made)
     assert told.headline == "Training did not help: use the untrained model"
     assert {a.name: a.verdict for a in told.against}["no training at all"] != "better"
+    assert all("of the best candidate, which is not exported" in a.detail for a in told.against)
     assert "The exported model is the untrained one." in Page(made).visible
 
 
@@ -236,6 +237,7 @@ def test_a_gain_over_both_references_is_told():
         verdicts == ["better", "better"]
     )
     for a in told.against:
+        assert "not exported" not in a.detail
         assert re.search(r"points \([+-][\d.]+ to [+-][\d.]+\)", a.value)
 
 
