@@ -12,12 +12,15 @@ from orchestrator.config.plan import Plan
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
 from orchestrator.record.studies.study import StudiedTrial, read_study
-from orchestrator.space.choices import is_number
-from orchestrator.space.search_space import SearchSpace, Values
+from orchestrator.space.choices import Choice, WholeRange, is_number
+from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 
 FROM = "from_search"  # the note of a study with the trials of an earlier search
 _MOST = 4  # trials of an earlier search that are run
+# The last trials of a search are often near its best one. A trial is left out if less than this
+# share of the weight, and of each range, separates it from a better one.
+_ALIKE = 0.05
 
 
 def params_of(
@@ -150,9 +153,27 @@ def _fitting(trials: Sequence[StudiedTrial], space: SearchSpace) -> list[dict[st
         params = _encoded(space, options, trial.notes["task_weights"])
         if params is None or space.is_reference(params):
             continue
-        if all(params != other["params"] for other in found):
+        if not any(_alike(space, params, other["params"]) for other in found):
             found.append({"number": trial.number, "params": params})
     return found[:_MOST]
+
+
+def _alike(space: SearchSpace, a: Values, b: Values) -> bool:
+    """Whether two trials differ so little that running both tells hardly more than one."""
+    if a.keys() != b.keys():
+        return False
+    of, (_, left), (_, right) = space.parameters(), space.decode(a), space.decode(b)
+    moved = sum(abs(left[task] - right[task]) for task in left) / 2
+    return moved < _ALIKE and all(_apart(of[n], a[n], b[n]) < _ALIKE for n in a if n in of)
+
+
+def _apart(of: Range | Choice | WholeRange, a: Any, b: Any) -> float:
+    """The distance of two values as a share of their range; 1 for two options of a choice."""
+    if isinstance(of, Choice):
+        return float(a != b)
+    if isinstance(of, WholeRange):
+        return float(abs(a - b) / (of.high - of.low))
+    return abs(of.share(a) - of.share(b))
 
 
 def _encoded(

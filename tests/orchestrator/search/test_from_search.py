@@ -42,17 +42,18 @@ def test_trials_are_encoded_in_the_new_space() -> None:
     }
 
 
-def test_the_four_best_distinct_trials_that_are_no_references_fit() -> None:
+def test_the_four_best_different_trials_that_are_no_references_fit() -> None:
     third = 1 / 3
     trials = [
         ended(0, 0.9, 0.01, clean=third, mixed=third, noise=third),  # the reference
         ended(1, 0.8, 0.01, mixed=1.0),  # if that task is gone, nothing is left
         ended(2, 0.5, 0.01, clean=1.0),
         ended(3, 0.7, 0.01, clean=1.0),
+        ended(9, 0.69, 0.011, clean=0.96, noise=0.04),  # almost the same
         ended(4, -0.99, 0.01, noise=1.0),  # pruned
         ended(5, 0.6, 0.02, clean=1.0),
         ended(6, 0.1, 0.03, clean=1.0),
-        ended(7, 0.2, 0.04, clean=1.0),
+        ended(7, 0.2, 0.005, clean=1.0),
         ended(8, 0.3, 0.05, clean=1.0),
     ]
     gone = replace(SPACE, weights=Simplex(("clean", "noise"), (0.5, 0.5), zero_below=0.05))
