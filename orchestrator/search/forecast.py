@@ -33,13 +33,15 @@ from trials.programs.data_summary import DataSummary, summarise_data
 # needs several rounds. At the end of the search and of the finals, lanes become empty one by one.
 # With this many rounds, trials use 95 % of the lane steps.
 _TRIALS_PER_LANE = 32
+_AROUND = 20  # seconds of a search in which no trial is trained: 15 to 25 on two cores
 
 
 @dataclass(frozen=True)
 class Forecast:
     """The estimated cost of a search.
 
-    seconds: duration of the search on workers like this machine. bytes_per_lane: memory. These and
+    seconds: duration of the trials on workers like this machine; starting the processes and
+    writing the report come on top. bytes_per_lane, bytes_of_worker: memory. These and
     `seconds_per_step` are NaN for an own loop, of which no step is run.
     """
 
@@ -47,6 +49,7 @@ class Forecast:
     lanes: int
     seconds_per_step: float  # for one lane, while all lanes train; the mean over the recipes
     bytes_per_lane: float  # of the recipe that needs most
+    bytes_of_worker: float  # of a process with all its lanes; on a GPU, of the GPU's memory
     steps: int  # of a whole trial; the mean over the recipes
     task_sizes: Mapping[str, int]
     figures: Mapping[str, float]
@@ -74,9 +77,10 @@ class Forecast:
             [
                 *lines,
                 f"search: about {duration(self.seconds)} on this machine, {size}, "
-                f"{1000 * self.seconds_per_step:.1f} ms for each step of a lane",
+                f"{1000 * self.seconds_per_step:.1f} ms for each step of a lane; starting and "
+                f"reporting add some {_AROUND} s",
                 f"lanes: {self.lanes}, with about {self.bytes_per_lane / 2**20:.0f} MB of memory "
-                "each",
+                f"each; a worker with all of them needs {self.bytes_of_worker / 2**20:.0f} MB",
             ]
         )
 
@@ -97,7 +101,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     if isinstance(config, OwnLoopConfig):
         unknown, advice = math.nan, advice_on_config(config, ())
         return Forecast(
-            *(unknown, 1, unknown, unknown, config.steps, {}, {}, advice, {}),
+            *(unknown, 1, unknown, unknown, unknown, config.steps, {}, {}, advice, {}),
             trials=config.search.trials,
             kinds=kinds,
         )
@@ -108,7 +112,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     steps, step, score = (
         sum(values) / len(costs) for values in zip(*[c[:3] for c in costs], strict=True)
     )
-    whole = sum(steps * step for steps, step, _, _ in costs) / len(costs)
+    whole = sum(steps * step for steps, step, *_ in costs) / len(costs)
     n_finals = most_retrainings(plan)
     share = _expected_share(plan)
     trainings = config.search.trials * share + n_finals
@@ -120,6 +124,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
         lanes=lanes,
         seconds_per_step=step,
         bytes_per_lane=max(cost[3] for cost in costs),
+        bytes_of_worker=max(cost[4] for cost in costs),
         steps=round(steps),
         task_sizes=summary.task_sizes,
         figures=summary.figures,
@@ -132,8 +137,8 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
 
 def _cost(
     spec: TrialSpec, lanes: int, config: AnyConfig, home: Home
-) -> tuple[int, float, float, float]:
-    """Steps; seconds of one of them and of a scoring for one lane; bytes of memory of a lane."""
+) -> tuple[int, float, float, float, float]:
+    """Steps; seconds of one of them and of a scoring for one lane; bytes of a lane, of a worker."""
     program = programs(spec.recipe, home.cache, threads=config.search.cpus_per_worker)
     device: torch.device = program.keywords["device"]
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
@@ -142,7 +147,7 @@ def _cost(
     with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
         step, score = _measure(spec, program(lanes=lanes, folder=Path(folder)))
         grown = max(0.0, memory.peak(device) - before)
-    return spec.rungs[-1], step, score, grown / lanes
+    return spec.rungs[-1], step, score, grown / lanes, before + grown
 
 
 def lanes_of(

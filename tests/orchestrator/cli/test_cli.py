@@ -397,9 +397,11 @@ def test_check_says_what_a_search_will_take(tmp_path, home_with_glyphs, called, 
     assert done.returncode == 0, done.stderr
     assert "search: about" in done.stdout
     assert "teacher" not in done.stdout
-    found = re.search(r"^lanes: (\d+), with about \d+ MB of memory each$", done.stdout, re.M)
+    line = r"^lanes: (\d+), with about (\d+) MB of memory each; a worker .* needs (\d+) MB$"
+    found = re.search(line, done.stdout, re.M)
     assert found
     assert int(found[1]) in lanes
+    assert int(found[3]) > 100 + int(found[2]), "Python and torch alone need more"
     assert not (tmp_path / "searches").exists()
 
 
