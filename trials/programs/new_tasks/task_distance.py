@@ -6,7 +6,7 @@ from m. The distance of two tasks is that of their means, without what the few e
     d_ij^2 = max(0, ||m_i - m_j||^2 - s_i^2 / n_i - s_j^2 / n_j)
 
 A new task is unlike the training tasks if its distance from the nearest of them is larger than all
-distances between two training tasks.
+distances between two training tasks, and than two errors of its own mean, 2 s / sqrt(n).
 """
 
 import json
@@ -128,7 +128,8 @@ def unlike(known: TaskMeans, embedded: Tensor) -> Unlike | None:
     away = (known.means - mean).square().sum(-1) - noise - spread.square() / count
     distances = away.clamp(min=0).sqrt()
     nearest = int(distances.argmin())
-    if not float(distances[nearest]) > between:
+    # If the training tasks are alike, `between` is about 0.
+    if not float(distances[nearest]) > max(between, float(2 * spread / count.sqrt())):
         return None
     return Unlike(float(distances[nearest]), known.names[nearest], between)
 

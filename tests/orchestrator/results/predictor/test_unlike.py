@@ -89,6 +89,16 @@ def test_the_noise_of_few_examples_is_no_distance():
     assert far.between < 3  # the means of 64 examples differ by 4
 
 
+def test_a_task_like_training_tasks_that_are_all_alike_is_not_unlike():
+    rng = torch.Generator().manual_seed(0)
+    alike = TaskMeans(
+        ("a", "b"), torch.zeros(2, 8), torch.full((2,), 8**0.5), torch.tensor([1e6] * 2)
+    )
+    for _ in range(50):
+        assert unlike(alike, torch.randn(5, 8, generator=rng)) is None
+    assert unlike(alike, torch.randn(5, 8, generator=rng) + 2) is not None
+
+
 def test_with_one_training_task_the_spread_of_its_examples_is_the_limit():
     known = TaskMeans(("a",), torch.zeros(1, 4), torch.tensor([2.0]), torch.tensor([64.0]))
     rows = torch.eye(4)
