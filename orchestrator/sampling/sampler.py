@@ -38,11 +38,12 @@ MOST_PENDING = 256
 _MOST_AHEAD = 128
 # From this number of ended trials on, the kernel is not refitted at each suggestion.
 _FEW = 48
-# Half of the random trials draw learning rates within this factor of those of the best reference
-# trial; if a rate is not on a log scale, within this part of its range. The rates of the other half
-# fill their whole ranges evenly, together with those of the references: the best of a few
-# references may be best by noise only, and a model that knows rates of one place alone finds that
-# they have no effect.
+# Half of the random trials have the choices of the best reference trial, and learning rates within
+# this factor of its own; if a rate is not on a log scale, within this part of its range. So not all
+# of them go to learners that the references have shown to be bad. The rates of the other half fill
+# their whole ranges evenly, together with those of the references: the best of a few references may
+# be best by noise only, and a model that knows rates of one place alone finds that they have no
+# effect.
 _NEAR, _PART = 3.0, 0.25
 
 
@@ -71,9 +72,9 @@ class Sampler:
     def suggest(self, trials: RankedTrials, ahead: Sequence[Values], n: int = 1) -> list[Values]:
         """Parameters of the next `n` joint trials; those of `ahead` are treated as running.
 
-        The first suggestions have random weights. In half of them the rates are near the best rates
-        of the reference, in the others they fill their ranges evenly. Later suggestions come from a
-        Gaussian process that knows the latest 256 running trials.
+        The first suggestions have random weights. Half of them have the choices of the best
+        reference and rates near its own; in the others the rates fill their ranges evenly. Later
+        suggestions come from a Gaussian process that knows the latest 256 running trials.
         """
         known = len(trials.trials) + len(ahead)
         rng = np.random.default_rng([self._seed, known])
@@ -110,10 +111,10 @@ class Sampler:
         return self._coordinates.points([*running, *ahead][-MOST_PENDING:])
 
     def _random(self, trials: RankedTrials, rng: np.random.Generator, number: int) -> Values:
-        """Random weights; rates near the best reference, or the next ones of the design."""
+        """Random weights; choices and rates of the best reference, or the next of the design."""
         drawn = self._coordinates.params(anywhere(1, self._coordinates, rng))[0]
         if rng.random() >= 0.5:
-            return drawn | _near_reference(trials, self._space, rng, drawn)
+            return self._space.complete(drawn | _near_reference(trials, self._space, rng))
         rates = self._space.rates()
         if len(rates) == 1:  # its design has no next point, and the references fill the range
             return drawn
@@ -171,28 +172,21 @@ def _rounded(n: int) -> int:
     return n - n % (1 << max(0, n.bit_length() - 3))
 
 
-def _near_reference(
-    trials: RankedTrials, space: SearchSpace, rng: np.random.Generator, drawn: Values
-) -> Values:
-    """Rates near the best ones of the reference with the choices of `drawn`; else none."""
-    chosen = {name: v for name, v in space.chosen(drawn).items() if space.is_nominal(name)}
-    scored = (t for t in trials.trials if not math.isnan(t.score))
+def _near_reference(trials: RankedTrials, space: SearchSpace, rng: np.random.Generator) -> Values:
+    """The choices of the best reference trial, with rates near its own; else none."""
     references = [
-        t for t in scored if space.is_reference(t.params) and chosen.items() <= t.params.items()
+        t for t in trials.trials if not math.isnan(t.score) and space.is_reference(t.params)
     ]
     if not references:
         return {}
-    best = max(references, key=lambda t: t.score)
-    found = {}
+    best = max(references, key=lambda t: t.score).params
+    found = space.chosen(best)
     for name in space.rates():
-        if name not in best.params or name not in drawn:
+        if name not in best:
             continue
         r, step = space.ranges[name], rng.uniform(-1, 1)
-        if r.log:
-            value = best.params[name] * _NEAR**step
-        else:
-            value = best.params[name] + _PART * step * (r.high - r.low)
-        found[name] = min(max(value, r.low), r.high)
+        value = best[name] * _NEAR**step if r.log else best[name] + _PART * step * (r.high - r.low)
+        found[name] = r.nearest(value)
     return found
 
 

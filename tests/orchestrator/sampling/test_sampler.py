@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from orchestrator.sampling.process import gaussian_process
 from orchestrator.sampling.process.candidates import anywhere
 from orchestrator.sampling.ranked_trials import RankedTrials
 from orchestrator.sampling.sampler import MOST_PENDING, Sampler, coordinates_of, view
+from orchestrator.space.choices import Choice, Condition, WholeRange
 from orchestrator.space.search_space import Range, SearchSpace, Values
 from orchestrator.space.simplex import Simplex
 
@@ -87,6 +89,35 @@ def test_half_of_the_first_rates_are_near_the_best_reference_and_half_anywhere()
     assert near / 200 == pytest.approx(0.5 + 0.5 * by_chance, abs=0.12)
     assert min(rates) < 2 * of.low
     assert max(rates) > of.high / 2
+
+
+def test_half_of_the_first_choices_are_those_of_the_best_reference() -> None:
+    learner = Choice(("ridge", "maml", "protonet"))
+    space = replace(
+        SPACE,
+        ranges={**SPACE.ranges, "lr/inner": Range(0.01, 1.0, log=True)},
+        choices={"learner": learner, "learner.maml.inner_steps": WholeRange(1, 4)},
+        conditions={
+            name: (Condition("learner", ("maml",)),)
+            for name in ("lr/inner", "learner.maml.inner_steps")
+        },
+    )
+    design = space.rate_design(8, 0)
+    best = next(i for i, p in enumerate(design) if p["learner"] == "maml")
+    references = [studied(i, p, "complete", float(i == best)) for i, p in enumerate(design)]
+    found = [suggest(references, space, RUNGS, seed)[0] for seed in range(200)]
+    for params in found:
+        assert space.active(params) == params
+        assert space.box().keys() - params.keys() <= {"lr/inner", "learner.maml.inner_steps"}
+    alike = [p for p in found if p["learner"] == "maml"]
+    assert len(alike) / 200 == pytest.approx(1 / 2 + 1 / 6, abs=0.1)
+    near = [
+        p
+        for p in alike
+        if p["learner.maml.inner_steps"] == design[best]["learner.maml.inner_steps"]
+        and all(1 / 3.01 <= p[n] / design[best][n] <= 3.01 for n in ("lr/outer", "lr/inner"))
+    ]
+    assert len(near) / 200 == pytest.approx(0.5, abs=0.12)
 
 
 def test_a_stopped_trial_is_shown_with_what_the_survivors_gained() -> None:
