@@ -100,8 +100,8 @@ def _training_did_not_help(summary: Summary) -> str:
     if trained is None or summary.difference is None:
         return text
     return (
-        f"{text} The best trained model has {_number(summary, trained)}, "
-        f"{difference_text(summary, summary.difference)}."
+        f"{text} The best candidate has {_number(summary, trained)}, "
+        f"{difference_text(summary, summary.difference)}." + _other(summary)
     )
 
 

@@ -279,11 +279,14 @@ class TestUntrained:
         assert summary.best == summary.untrained
         assert summary.verdict == "no better"
         assert summary.difference.high < 0
-        assert sentence(summary).startswith(
+        said = sentence(summary)
+        assert said.startswith(
             "On the validation tasks, no trained model is clearly better than the untrained "
             "model. The untrained model is exported; it has 92.0 % on the test tasks. The best "
-            "trained model has "
+            "candidate has "
         )
+        uniform = 100 * summary.test["uniform"].mean
+        assert said.endswith(f" Uniform task weights with tuned rates: {uniform:.1f} %.")
 
     def test_is_preferred_to_a_gain_within_its_error(self) -> None:
         def noisy(spec: TrialSpec, step: int) -> float:
