@@ -24,7 +24,7 @@ class MAML:
     """Learns an initialisation from which a few gradient steps suffice.
 
     inner_steps: >= 1, the steps during meta-training, with learning rate `lr/inner`.
-    adapt_steps: >= 1, the steps on a held-out task, with learning rate `lr/adapt`.
+    adapt_steps: >= 0, the steps on a held-out task, with learning rate `lr/adapt`.
     inner: the parameters that the inner loop changes: `all`, or the `head`, the model's last layer.
     heads: `shared`, or `per_task` to give each training task its own last layer.
     """
@@ -45,7 +45,8 @@ class MAML:
         heads: str = "shared",
     ) -> None:
         del way  # equal to the width of the model's outputs
-        check_sizes("learner", inner_steps=inner_steps, adapt_steps=adapt_steps)
+        check_sizes("learner", inner_steps=inner_steps)
+        check_sizes("learner", least=0, adapt_steps=adapt_steps)
         if inner not in ("all", "head"):
             raise input_error("learner.inner", "must be all or head.", inner)
         self._model, self._inner = model, InnerLoop(model, kind, first_order)

@@ -27,7 +27,7 @@ class MetaSGD:
     which starts at 0 and has the same gradient as the rate. The rates are used on held-out tasks
     too.
 
-    inner_steps, adapt_steps: >= 1, the steps during meta-training and on a held-out task.
+    inner_steps: >= 1, the steps during meta-training. adapt_steps: >= 0, those on a held-out task.
     heads: `shared`, or `per_task` to give each training task its own last layer.
     rates: `shared`, or `per_task` to multiply the rates by a factor of each training task. The
         factor starts at 1, and its logarithm is learned.
@@ -48,7 +48,8 @@ class MetaSGD:
         rates: str = "shared",
     ) -> None:
         del way  # equal to the width of the model's outputs
-        check_sizes("learner", inner_steps=inner_steps, adapt_steps=adapt_steps)
+        check_sizes("learner", inner_steps=inner_steps)
+        check_sizes("learner", least=0, adapt_steps=adapt_steps)
         self._model, self._inner = model, InnerLoop(model, kind)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self._factor: Params = {}

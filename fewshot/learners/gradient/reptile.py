@@ -27,7 +27,7 @@ class Reptile:
         between the support and the queries, which together are the training set of the task. Later
         steps on different examples favour earlier steps that generalise. A single step would be
         plain joint training.
-    adapt_steps: >= 1, the steps on the support of a held-out task, with learning rate `lr/adapt`.
+    adapt_steps: >= 0, the steps on the support of a held-out task, with learning rate `lr/adapt`.
     heads: `shared`, or `per_task` to give each training task its own last layer.
     """
 
@@ -45,7 +45,8 @@ class Reptile:
         heads: str = "shared",
     ) -> None:
         del way  # equal to the width of the model's outputs
-        check_sizes("learner", inner_steps=inner_steps, adapt_steps=adapt_steps)
+        check_sizes("learner", inner_steps=inner_steps)
+        check_sizes("learner", least=0, adapt_steps=adapt_steps)
         self._model, self._inner = model, InnerLoop(model, kind, first_order=True)
         self._inner_steps, self._adapt_steps = inner_steps, adapt_steps
         self.per_task = model.head if is_per_task("heads", heads) else ()
