@@ -12,7 +12,7 @@ import torch
 
 from fewshot.errors.inputs import ErrorDetail, InputError, input_error
 from orchestrator.config.paths import with_absolute_paths
-from orchestrator.config.plan import Plan, plan_of, recipes_of
+from orchestrator.config.plan import Plan, plan_of
 from orchestrator.config.sections.own_loop import AnyConfig
 from orchestrator.config.sections.workers import WorkersSection, needed
 from orchestrator.executors.inline import InlineExecutor, as_worker_error
@@ -31,13 +31,18 @@ from orchestrator.results.leaderboard import Summary, summarise
 from orchestrator.sampling.optuna_samplers import sampler_of
 from orchestrator.search.advice import Advice, Adviser, advice_on_config
 from orchestrator.search.decisions.own_trials import FROM, trials_from
-from orchestrator.search.forecast import concurrency, lanes_of, workers_of, workers_per_gpu
+from orchestrator.search.forecast import (
+    checked_data,
+    lanes_of,
+    workers_of,
+    workers_per_gpu,
+)
 from orchestrator.search.loop import Stopped, run_search, score_untrained
 from orchestrator.space.simplex import Simplex
 from orchestrator.tracking.recorder import Recorder
 from trials.contract import Executor, Recipe
 from trials.programs.build import build
-from trials.programs.data_summary import DataSummary, summarise_data
+from trials.programs.data_summary import DataSummary
 from trials.programs.several_recipes import build_for_all
 from trials.programs.similarity.affinity import affinities
 
@@ -93,10 +98,7 @@ def run(
     if placement == "ray" and not os.environ.get("RAY_ADDRESS"):
         check_room(config)
     observe("data", None)  # type: ignore[arg-type]
-    data, *_ = [  # each recipe is checked
-        summarise_data(recipe, home.cache, **concurrency(config))
-        for recipe in recipes_of(with_absolute_paths(config, folder))
-    ]
+    data = checked_data(with_absolute_paths(config, folder), home)
     heartbeat = Heartbeat(home.search(plan.name), stopped=(Stopped, KeyboardInterrupt))
     observe, should_stop = heartbeat.observing(observe), heartbeat.looping(should_stop)
     with home.owned(plan.name), heartbeat, open_storage(home.storage(plan.name)) as storage:

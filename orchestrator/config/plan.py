@@ -129,7 +129,13 @@ def _variants(config: AnyConfig) -> Variants:
     return variant
 
 
-def recipes_of(config: AnyConfig) -> list[Recipe]:
-    """The recipe of the plain config, then others, such that each searched option occurs."""
-    recipes = [recipe_of(config.variant(values)) for values in config.representatives()]
-    return list({recipe.fingerprint: recipe for recipe in recipes}.values())
+def recipes_of(config: AnyConfig) -> list[tuple[Mapping[str, Any], Recipe]]:
+    """Different recipes, such that each searched option occurs; the first is the plain config's.
+
+    Each comes with the values of the searched options that choose it.
+    """
+    found: dict[str, tuple[Mapping[str, Any], Recipe]] = {}
+    for values in config.representatives():
+        recipe = recipe_of(config.variant(values))
+        found.setdefault(recipe.fingerprint, (values, recipe))
+    return list(found.values())

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fewshot.errors.inputs import input_error
-from orchestrator.config.plan import Plan, plan_of
+from fewshot.errors.inputs import ErrorDetail, InputError, input_error
+from orchestrator.config.plan import Plan, plan_of, recipes_of
 from orchestrator.config.sections.own_loop import AnyConfig, OwnLoopConfig
 from orchestrator.record.home import Home
 from orchestrator.sampling.optuna_samplers import sampler_of
@@ -96,7 +96,7 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     """
     plan = plan_of(config)
     sampler_of(plan)  # finds the errors of a user's sampler
-    summary = summarise_data(plan.recipe, home.cache, **concurrency(config))
+    summary = checked_data(config, home)
     kinds = [str(kind) for kind in config.search.kinds]
     if isinstance(config, OwnLoopConfig):
         unknown, advice = math.nan, advice_on_config(config, ())
@@ -108,7 +108,10 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
     lanes = lanes_of(config, plan, summary, home)
     if not isinstance(lanes, int):
         lanes = lanes()
-    costs = [_cost(spec, lanes, config, home) for spec in _first_specs(plan, summary)]
+    costs = []
+    for spec in _first_specs(plan, summary):
+        with config.placing(spec.choices):
+            costs.append(_cost(spec, lanes, config, home))
     steps, step, score = (
         sum(values) / len(costs) for values in zip(*[c[:3] for c in costs], strict=True)
     )
@@ -133,6 +136,20 @@ def forecast(config: AnyConfig, home: Home) -> Forecast:
         trials=config.search.trials,
         kinds=kinds,
     )
+
+
+def checked_data(config: AnyConfig, home: Home) -> DataSummary:
+    """The data of the plain config; raises InputError with the errors of all recipes."""
+    found, details = [], dict[str, ErrorDetail]()
+    for values, recipe in recipes_of(config):
+        try:
+            with config.placing(values):
+                found.append(summarise_data(recipe, home.cache, **concurrency(config)))
+        except InputError as error:
+            details |= {str(detail): detail for detail in error.details}
+    if details:
+        raise InputError(details.values())
+    return found[0]
 
 
 def _cost(

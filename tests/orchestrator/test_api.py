@@ -147,6 +147,20 @@ def test_check_forecasts_the_cost(tmp_path):
     assert not (tmp_path / "searches").exists()
 
 
+def test_check_and_run_find_the_errors_of_all_options(tmp_path):
+    maml = "{name: maml, inner_steps: {choices: [1, 0]}}"
+    learners = f"learner={{choices: [{maml}, {{name: reptile, inner_steps: -2}}]}}"
+    made = small(tmp_path, learners)
+    for ask in (made.check, lambda: made.run(executor="inline")):
+        with pytest.raises(InputError) as caught:
+            ask()
+        assert {(d.path, d.found) for d in caught.value.details} == {
+            ("learner.choices.0.inner_steps.choices.1", 0),
+            ("learner.choices.1.inner_steps", -2),
+        }
+    assert not (tmp_path / "searches").exists()
+
+
 def test_a_name_that_no_search_has_is_refused(tmp_path):
     for ask in (
         lambda: Search.open("none", home=tmp_path),

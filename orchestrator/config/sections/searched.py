@@ -6,7 +6,8 @@ options of its own, which are read only if it is chosen.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -297,6 +298,15 @@ class SearchableConfig(Section):
     def placed(self, path: str, values: Mapping[str, Any]) -> str:
         """The path in the file of what is at `path` in the variant of `values`."""
         return ".".join(map(str, placed(path.split("."), self.searched, values)))
+
+    @contextmanager
+    def placing(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """Gives an InputError about the variant of `values` the places in the file."""
+        try:
+            yield
+        except InputError as error:
+            details = [replace(d, path=self.placed(d.path, values)) for d in error.details]
+            raise InputError(details) from error
 
     def representatives(self) -> list[dict[str, Any]]:
         """Values of the searched options, for which `variant` gives each option once."""
