@@ -189,7 +189,7 @@ def test_what_has_not_begun_ends_when_it_is_first_asked_to(tmp_path, called, mon
         os.kill(os.getpid(), number)
         pytest.fail("it went on to read the data")
 
-    monkeypatch.setattr(launch, "summarise_data", reading)
+    monkeypatch.setattr(launch, "checked_data", reading)
     with hangup_as_default():
         done = called("search", QUICKSTART, "--home", tmp_path / "home", *sets())
     assert done.returncode == 130
