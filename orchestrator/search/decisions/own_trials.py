@@ -155,7 +155,9 @@ def _fitting(trials: Sequence[StudiedTrial], space: SearchSpace) -> list[dict[st
             continue
         if not any(_alike(space, params, other["params"]) for other in found):
             found.append({"number": trial.number, "params": params})
-    return found[:_MOST]
+        if len(found) == _MOST:
+            break
+    return found
 
 
 def _alike(space: SearchSpace, a: Values, b: Values) -> bool:
