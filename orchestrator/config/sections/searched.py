@@ -301,7 +301,7 @@ class SearchableConfig(Section):
 
     @contextmanager
     def placing(self, values: Mapping[str, Any]) -> Iterator[None]:
-        """Gives an InputError about the variant of `values` the places in the file."""
+        """Errors in the body are about the variant of `values`; they get their places in the file."""
         try:
             yield
         except InputError as error:
