@@ -301,7 +301,7 @@ class SearchableConfig(Section):
 
     @contextmanager
     def placing(self, values: Mapping[str, Any]) -> Iterator[None]:
-        """Errors in the body are about the variant of `values`; they get their places in the file."""
+        """Errors of the body about the variant of `values` get their places in the file."""
         try:
             yield
         except InputError as error:
